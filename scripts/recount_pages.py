@@ -114,7 +114,7 @@ def share(row, base, whole, paired):
 
 
 def shares(f):
-    """Yield what is said of all actions, and of what inferred actions recover."""
+    """Yield what the plan and the results say of all actions and of seeds, and the target of what is recovered."""
     whole, own = f.before_of("baseline"), f.won(FREE, "idm")
     (noisy,) = f.before_of("recipe-noisy")
     yield f"({write(noisy)}, row `recipe-noisy`; its Baseline with the same seed reaches {write(whole[0])})"
@@ -130,7 +130,7 @@ def hopes(f):
     yield f"| {pm(blind)}, and {pm(f.over(FREE, 'idm-blind_policy', 'no_proprio'))} above (p < .001) | met |"
     yield f"| {pm(f.won(FREE, 'idm'))} (`idm`), {pm(proprio)} (`idm-proprio`) | met |"
     yield f"| {pm(f.won(ONE, 'idm'))}; with proprio {pm(f.won(ONE, 'idm-proprio'))} | missed from pixels,"
-    yield f"| `idm-video` does not help ({middle(f.won(ONE, 'idm-video'))})."
+    yield f"| `idm-video` has {middle(f.won(ONE, 'idm-video'))}."
     yield f"| {pm(f.of(FREE, 'idm'))} | missed |"
     video, back, control = (pm(f.of(FOUR, f"idm-{row}", part=OTHER)) for row in ("video", "reversible", "known_video"))
     yield f"| {video} (`idm-video`); `idm-reversible` {back} | missed | The control without other videos has {control}."
@@ -183,7 +183,8 @@ def label_sentences(f):
     calm, third = told(ONE, "idm-proprio", figure="systematic")
     yield f"The R² of `idm-proprio` is {proprio} above that of `idm` {second}),"
     yield f"and its systematic error {calm} below {third})."
-    yield f"`idm-proprio` has the same R² as `idm` ({away(f.of_over(FIVE, 'idm-proprio'))} more)"
+    less = pm(f.of_over(FIVE, "idm-proprio"), signed=True)
+    yield f"no difference in R² of `idm-proprio` from `idm` was detected ({less})"
     pair = ("idm-reversible", "idm-video")
     errors = " and ".join(middle(f.of(FOUR, row, "systematic")) for row in pair)
     gains = " and ".join(middle(f.over(FOUR, row, "baseline")) for row in pair)
@@ -197,25 +198,15 @@ def elsewhere(f):
         figures = [pm(f.of(where, f"labels.{name}", key)) for key in ("r2_xyz", "r2_executed_xyz", "systematic")]
         acted = [f.won(where, f"{name}.{source}") for source in ("known", "inferred")]
         yield f"| {' | '.join([*figures, *(pm(values) if values else '–' for values in acted)])} |"
-    yield from elsewhere_gains(f, "They gain {} with `careless` (p {}) and {} with `room` (p {}).")
+    one, two = (f.over(where, f"{name}.inferred", f"{name}.known") for name in ("careless", "room"))
+    first, second = map(p, holm(one, two))
+    yield f"They gain {pm(one)} with `careless` (p {first}) and {pm(two)} with `room` (p {second})."
     names = ("careless", "camera", "room")
     less = [f.of_over(where, f"labels.{name}", "labels.same") for name in names]
     first, second, third = holm(*less)
     yield f"we found no difference in R² from `same` ({pm(less[1])}, p {p(second)})."
     yield f"It is lower by {away(less[0])} with `careless` (p {p(first)}), and"
     yield f"by {away(less[2])} with `room` (p {p(third)})."
-
-
-CARELESS = (
-    "the gain is {} if that recording is careless (p {}), and {} if it is from a room that looks different (p {})."
-)
-
-
-def elsewhere_gains(f, said=CARELESS):
-    """Yield what is said of gains with known actions from other data."""
-    one, two = (f.over("elsewhere", f"{name}.inferred", f"{name}.known") for name in ("careless", "room"))
-    first, second = map(p, holm(one, two))
-    yield said.format(pm(one), first, pm(two), second)
 
 
 def label_ranks(f):
