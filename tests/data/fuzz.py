@@ -21,6 +21,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.data.damage import damage_one
 from tests.data.specimens import LABELS, write_originals
@@ -30,6 +32,7 @@ LIMIT_S = 30.0
 START_S = 120.0  # more for the first case of a child, which imports everything
 MEMORY = 12 * 2**30  # address space of a child: a claim for more than this is a crash
 CHILD = "from tests.data.fuzz import child; child()"
+FILLS = 3  # of so many cases in one, unknown actions are filled in as well
 OPTIONS: dict[str, dict[str, Any]] = {"sidecar": {"fps": 5}}
 
 
@@ -56,11 +59,13 @@ FAILURES = ("exception", "crash", "hang", "different")
 
 
 def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
-    """What a dataset says and holds, item by item: a hash, or "error: ..." where it refuses."""
+    """What a dataset says and holds, item by item: a hash, or "error: ..." where it refuses. With the option `fill`
+    unknown actions are filled in, and what then are the actions is told, too."""
     from lattok import LattokError
     from lattok.data import inspect_dataset, open_dataset
     from lattok.labels import with_labels
 
+    fill = options.pop("fill", False)
     try:
         beside = (path / LABELS).is_dir()
         dataset = (
@@ -84,11 +89,60 @@ def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
                 values = dataset.frames(episode.index, [key]) if camera else dataset.columns(episode.index, [key])[key]
                 if key == "task_index":  # numbers instructions, which may be fewer where an episode is damaged
                     values = np.array([dataset.tasks[number] for number in values.tolist()], dtype=object)
-                content = values.tobytes() if values.dtype != object else repr(values.tolist()).encode()
-                found[f"{episode.index} {key}"] = hashlib.sha256(content).hexdigest()[:16] + f" {values.dtype}"
+                found[f"{episode.index} {key}"] = _hash(values)
             except LattokError as error:
                 found[f"{episode.index} {key}"] = _refusal(error)
-    return found
+    return found | (_filled(dataset, path.with_name(f"{path.name}-filled")) if fill else {})
+
+
+def _hash(values: np.ndarray) -> str:
+    content = values.tobytes() if values.dtype != object else repr(values.tolist()).encode()
+    return hashlib.sha256(content).hexdigest()[:16] + f" {values.dtype}"
+
+
+def _filled(dataset: Any, out: Path) -> dict[str, str]:
+    """Do `annotate --as actions` to a column that has unknown actions, or to a new one where all are known."""
+    from lattok import LattokError
+    from lattok.annotation import label
+    from lattok.annotation.labels import Work
+    from lattok.data import open_dataset
+    from lattok.labels import with_labels
+    from lattok.labels.spec import Options
+    from tests.annotation.test_fill import model
+
+    for folder in (out, out.with_name(f".{out.name}.partial")):
+        shutil.rmtree(folder, ignore_errors=True)
+    key = "action" if dataset.kind in ("lerobot", "hdf5") else "expert"
+    indices, keys = [episode.index for episode in dataset.episodes], (key, "inferred.action", "inferred.filled")
+    try:
+        width = dataset.features[key].shape[0] if key in dataset.features else 3
+        idm = model(cameras=dataset.cameras[:1], action_dim=width, action_names=())
+        result = label(Work(dataset, {"inferred": idm}, Options(fill=True, action_key=key)), out)
+        seen = open_dataset(out) if dataset.kind == "lerobot" else with_labels(dataset, out)
+        failed = {index: f"error: {why}" for index, why in result.unlabelled.get("inferred", {}).items()}
+        found = dict[str, str]()
+        for index in indices:
+            values = {} if index in failed else seen.columns(index, keys)
+            found |= {f"{index} filled {name}": failed.get(index) or _hash(values[name]) for name in keys}
+        return found
+    except LattokError as error:
+        return {f"{index} filled {name}": _refusal(error) for index in indices for name in keys}
+
+
+def forget(name: str, root: Path) -> None:
+    """Make actions of some episodes unknown, as NaN and as null."""
+    for path in (root / "data").rglob("*.parquet") if name.startswith("lerobot") else ():
+        table = pq.read_table(path)
+        episodes, actions = table["episode_index"].to_pylist(), table["action"].to_pylist()
+        unknown = {1: [float("nan")] * 3, 2: None}
+        column = pa.array([unknown.get(i, row) for i, row in zip(episodes, actions, strict=True)], table["action"].type)
+        table = table.set_column(table.column_names.index("action"), table.schema.field("action"), column)
+        pq.write_table(table, path, write_page_checksum=name != "lerobot_plain")
+    for path in root.glob("*.hdf5"):
+        import h5py
+
+        with h5py.File(path, "a") as file:
+            file["data/demo_1/actions"][...] = np.nan  # type: ignore[index]
 
 
 def _refusal(error: Exception) -> str:
@@ -171,7 +225,8 @@ def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
     with Reader() as reader:
         expected = {}
         for name, path in originals.items():
-            answer = reader.read(path, OPTIONS.get(name, {}))
+            forget(name, path)
+            answer = reader.read(path, {**OPTIONS.get(name, {}), "fill": True})
             assert "found" in answer, (name, answer)
             assert not any(value.startswith("error") for value in answer["found"].values()), (name, answer)
             expected[name] = answer["found"]
@@ -181,8 +236,10 @@ def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(originals[name], target)
             file, damage = damage_one(target / LABELS if name == "sidecar" else target, random.Random(seed + i))
-            answer = reader.read(target, OPTIONS.get(name, {}))
-            yield judge(Case(name, file, damage, seed + i), answer, expected[name])
+            fill = i // len(originals) % FILLS == 0
+            answer = reader.read(target, {**OPTIONS.get(name, {}), "fill": fill})
+            wanted = {key: value for key, value in expected[name].items() if fill or " filled " not in key}
+            yield judge(Case(name, file, damage, seed + i), answer, wanted)
 
 
 # where other values may come back without an error, and why; RLDS records and our Parquet pages are not among them
