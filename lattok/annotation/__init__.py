@@ -73,6 +73,7 @@ def annotate(
     action_key: str = "action",
     cameras: Sequence[str] | None = None,
     threads: int = 1,
+    any_rate: bool = False,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -85,16 +86,15 @@ def annotate(
     stream. `meta/lattok.json` says how they were made. Of a model that infers actions `.action` float32 [m] in their
     units and `.confidence` float32 in (0, 1]; with `fill` the column `action_key` holds them where nobody knows the
     robot's own (episodes of which it is NaN, or all where there is no such column), and `.filled` bool says where that
-    is. What was measured stays as it is.
+    is. What was measured stays as it is. A dataset of another rate than a model is for is refused, but with `any_rate`.
 
     The source is only read. After an interruption the same call continues. Episodes that cannot be read
     have codes -1 and are not valid: a warning says so. `threads` of torch are part of the result; `engine` is not.
     `progress(frames done, frames in all)` is called after every unit.
     """
     asked = None if cameras is None else tuple(cameras)
-    options = Options(
-        embedding=embedding, quantized=quantized, action_key=action_key, cameras=asked, threads=threads, fill=fill
-    )
+    written = {"embedding": embedding, "quantized": quantized, "fill": fill}
+    options = Options(**written, action_key=action_key, cameras=asked, threads=threads, any_rate=any_rate)
     given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
     result = label(Work(as_dataset(dataset), given, options), out, engine=engine, progress=progress)
     if not result.complete:

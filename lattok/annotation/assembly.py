@@ -104,7 +104,12 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:
     """Return by prefix what labels were made from, by what, and their columns. No times, no paths."""
     labels, dataset = {}, work.dataset
-    place = {"name": dataset.name, "kind": dataset.kind, **({} if dataset.split is None else {"split": dataset.split})}
+    place = {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "fps": dataset.fps,
+        **({} if dataset.split is None else {"split": dataset.split}),
+    }
     place |= {"episodes": len(dataset.episodes), "frames": sum(episode.length for episode in dataset.episodes)}
     for prefix, model in work.models.items():
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}

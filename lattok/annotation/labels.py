@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
+from lattok.data.alike import check_actions, check_rate, check_states
 from lattok.data.episodes import any_unmeasured, check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.instructions import instruction_of
@@ -30,7 +31,7 @@ from lattok.data.schema import (
     short_name,
     vector_key,
 )
-from lattok.data.views import View, check_trained_space, unwrap
+from lattok.data.views import View, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
@@ -106,19 +107,24 @@ def check_models(work: Work) -> None:
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:
     dataset, key = work.dataset, work.options.action_key
+    if told := check_rate(model, dataset, work.options.any_rate, key):
+        checks.note(told)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
         if feature.shape[0] != wanted:
             has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
             way_out = "Select or add columns, or train a tokenizer on this dataset."
             raise checks.LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
-        check_trained_space(model, dataset, key)
+        check_actions(model, dataset, key)
         return
     video = cast(VideoLabeller, model)
     if video.language is not None:  # it keeps out of its codes what the instruction says: those are no actions
         hint = "Stage 1 takes in the instruction to learn environment codes: train stage 2 with them."
         checks.fail("models", f"a stage-2 model for `{prefix}`", "a stage-1 model (language-conditioned)", hint)
     cameras_of(work, video)
+    if (state := getattr(model, "state_key", None)) is not None:
+        config = cast(Any, model).config
+        check_states(config.state_names, config.state_dim, dataset, state)
     lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
     check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
 
@@ -284,7 +290,7 @@ def _check_fills(work: Work) -> None:
         wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
         hint = f"It infers {names}." if names else ""
         checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
-        check_trained_space(model, dataset, key)
+        check_actions(model, dataset, key)
     _check_any_unknown(dataset, key)
 
 

@@ -12,6 +12,7 @@ from lattok.annotation.fills import compare_fill
 from lattok.annotation.labels import Work, check_model, identities_of, label_episode, versions
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
+from lattok.data.alike import check_rate
 from lattok.data.schema import PROVENANCE
 from lattok.hub import parse_config
 from lattok.labels.spec import LatentSpec, Options, provenance_of
@@ -102,6 +103,10 @@ def _verify_one(
         name, now, unit = "horizon", model.horizon, "steps"
     was = getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
+    if (rate := entry["dataset"].get("fps", dataset.fps)) != dataset.fps:
+        yield f"- the dataset had {rate:g} frames a second, here {dataset.fps:g}"
+    if options.any_rate and (told := check_rate(model, dataset, True, key)):
+        yield f"? {told}: any rate was asked for"
     if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
         return

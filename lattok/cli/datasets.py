@@ -193,6 +193,7 @@ def annotate(
     quantized: bool = False,
     precision: Literal["float32", "bfloat16"] = "float32",
     threads: int = 1,
+    any_rate: bool = False,
     device: Device = "auto",
     engines: Engines = Engines(),
 ) -> int:
@@ -211,6 +212,7 @@ def annotate(
         quantized: Also write the quantized vectors.
         precision: With bfloat16 models of video label faster, and a few codes differ.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
+        any_rate: Label a dataset of another frame rate than a model learned from; what was labelled says so.
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
@@ -220,7 +222,7 @@ def annotate(
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions"}
+    written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions", "any_rate": any_rate}
     options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
     loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}

@@ -25,12 +25,14 @@ class EvalFlags:
         action_key: Column with the actions, or none; of a policy or an inverse dynamics model its own by default.
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in order (default: own).
+        any_rate: Judge also at another frame rate than a model learned from; the report says so.
     """
 
     seed: int = 0
     action_key: str = "action"
     state_key: str = "observation.state"
     cameras: Names = ()
+    any_rate: bool = False
     episodes: Annotated[str, Arg(said=flags.CHOSEN)] = "test"
 
     @property

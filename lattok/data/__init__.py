@@ -9,7 +9,7 @@ from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
-from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
+from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.data.writer import LeRobotWriter
 from lattok.utils.findings import Finding
 
@@ -18,4 +18,4 @@ __all__ += ["LeRobotWriter", "Progress", "RobotDataset", "action_spaces", "as_da
 __all__ += ["convert_actions", "declare", "dimension_names", "export", "frames_from_lerobot", "from_unified"]
 __all__ += ["inspect_dataset", "known_dimensions", "open_dataset", "read_vectors", "resize_pixels"]
 __all__ += ["sample_dataset_path", "select_episodes", "split_by_task", "to_unified", "with_actions", "with_cameras"]
-__all__ += ["with_columns"]
+__all__ += ["with_columns", "with_dimensions"]

@@ -58,10 +58,11 @@ def content_of(
     dataset: RobotDataset, episodes: Sequence[Episode], columns: Iterable[str] = (), cameras: Sequence[str] = ()
 ) -> Content:
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
-    source = unwrap(dataset)
+    source, columns = unwrap(dataset), list(columns)
     keys = _columns(source, [name for key in columns for name in dataset.joined.get(key, (key,))])
     facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
     facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
+    facts["names"] = {key: dataset.features[key].names for key in {*keys, *columns} & dataset.features.keys()}
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for episode in dataset.episodes:  # also the others: which are held out depends on them
         whole.update(repr(tuple(episode)).encode())

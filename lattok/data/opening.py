@@ -6,15 +6,14 @@ Datasets of a mixture are opened together; what they must have in common is chec
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
-from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, dimension_names, short_name, vector_key
+from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, short_name, vector_key
 from lattok.data.video import SUFFIXES as VIDEOS
-from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
+from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
@@ -32,7 +31,8 @@ def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
 
 
 # options of every format, in the order in which they act
-_VIEWS = {"cameras": with_cameras, "columns": with_columns, "action_space": declare, "actions": _converted}
+_VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_dimensions}
+_VIEWS |= {"action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
@@ -43,9 +43,10 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` and `last_action`
     (RLDS; "drop" or "keep"), `captions` (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns`
-    (see `with_columns`), `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and
-    `actions`, what to make of them: {"as": "libero"}, with further options of `with_actions` next to it. A description
-    file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
+    (see `with_columns`), `dimensions` (see `with_dimensions`), `action_space`, what columns mean, such as
+    {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
+    `with_actions` next to it. A description file `*.json` holds the same: `{"dataset": "path below the file's folder,
+    or Hub id", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
@@ -251,21 +252,6 @@ def parse_source(text: str) -> tuple[str, float]:
     if not path or not math.isfinite(weight) or weight <= 0:
         checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
     return path, weight
-
-
-def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
-    """Names of the action dimensions that all datasets have; others are an error with the way out. Of every two
-    datasets, action spaces count where both declare one, otherwise names, where both have them."""
-    known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
-    for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
-        alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names
-        if alike and theirs.shape == mine.shape:
-            continue
-        kind = " of another action space" if space and ours else ""
-        expected = f"the actions of {first} ({', '.join(dimension_names(mine))}) in every dataset"
-        hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
-        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other}", hint)
-    return dimension_names(known[0][1])
 
 
 def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:

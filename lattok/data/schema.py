@@ -316,11 +316,16 @@ def how_to_join(dataset: RobotDataset) -> str:
     columns = json.dumps({**dataset.joined, **parts_of(dataset)})
     if len(columns) > checks.MOST_LISTED:
         columns = '{"action": ["COLUMN", "COLUMN"]}'
+    return "To join them, " + described_by(dataset, f'"columns": {columns}')
+
+
+def described_by(dataset: RobotDataset, entry: str) -> str:
+    """Say how a description file with this entry, written as JSON, is given in place of the dataset."""
     if dataset.address.endswith(".json"):
-        return f'To join them, set in {dataset.address}: "columns": {columns}'
+        return f"set in {dataset.address}: {entry}"
     target, where = (dataset.address, "") if dataset.files.commit else (dataset.root.name, " next to the dataset")
-    entry = f'{{"dataset": {json.dumps(target)}, "columns": {columns}}}'
-    return f"To join them, write a file{where}, such as {Path(target).stem}.json, and name it instead: {entry}"
+    whole = f'{{"dataset": {json.dumps(target)}, {entry}}}'
+    return f"write a file{where}, such as {Path(target).stem}.json, and name it instead: {whole}"
 
 
 def own_vectors(dataset: RobotDataset, kinds: tuple[str, ...] = NUMBERS) -> list[str]:

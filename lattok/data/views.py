@@ -3,6 +3,7 @@
     chosen = with_cameras(dataset, {"front": "image_0"})
     declared = declare(dataset, {"action": "bridge"})      or meta/action_space.json in the dataset
     joined = with_columns(dataset, {"observation.state": ["observation.eef_pos", "observation.gripper"]})
+    renamed = with_dimensions(dataset, {"action": ["dx", "dy", "gripper"]})
     converted = with_actions(declared, "libero")           columns() then gives `action` in that space
 
 All are views: nothing is read before it is asked for, all else is the dataset's own, and they can be pickled.
@@ -115,6 +116,28 @@ def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) ->
     return _JoinedColumns(dataset, columns)
 
 
+def with_dimensions(dataset: RobotDataset, dimensions: Mapping[str, Sequence[str]]) -> RobotDataset:
+    """Return the dataset with other names for the dimensions of some columns, {"action": ["dx", "dy", "gripper"]}."""
+    return _Dimensions(dataset, dimensions)
+
+
+class _Dimensions(View):
+    def __init__(self, dataset: RobotDataset, dimensions: Any):
+        super().__init__(dataset)
+        if not isinstance(dimensions, Mapping):
+            checks.fail("dimensions", 'names by column, as in {"action": ["x", "y"]}', f"{dimensions!r:.60}")
+        named = {}
+        for key, names in dimensions.items():
+            feature, where = vector_key(dataset, "dimensions", key), f"dimensions: {key}"
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+                checks.fail(where, "a list of names", f"{names!r:.60}")
+            checks.size(where, "names, one for each number of the column", len(names), feature.shape[0])
+            if len(set(names)) != len(names):
+                checks.fail(where, "different names", checks.listed(names))
+            named[key] = feature._replace(names=tuple(names))
+        self.features = {**dataset.features, **named}
+
+
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
     """Return the spaces that a dataset declares, by column."""
     if dataset.action_spaces is not None:
@@ -177,20 +200,6 @@ def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None)
     return None if said is None else ActionSpace.of(said, "training.json")
 
 
-def check_trained_space(model: Any, dataset: RobotDataset, key: str) -> None:
-    """Refuse actions of another kind or order than a tokenizer learned from, as far as its training.json tells them."""
-    ours = getattr(getattr(model, "config", None), "action_names", ())  # another package's may have none
-    theirs = (dataset.features[key].names if key in dataset.features else None) or ()
-    if ours != theirs and sorted(ours) == sorted(theirs):
-        checks.fail(key, f"{', '.join(ours)} in this order, as in training", ", ".join(theirs))
-    wanted, space = trained_space(model.trained_on, dataset.name), action_spaces(dataset).get(key)
-    if wanted is not None and space != wanted:
-        expected = f"{wanted.text} in `{key}` of {dataset.name}, as in training"
-        got = "no declaration" if space is None else space.text
-        hint = "Give the description file that the tokenizer was trained with, or one that converts the actions."
-        checks.fail("action_space", expected, got, hint)
-
-
 class _Declaration(View):
     def __init__(self, dataset: RobotDataset, spaces: dict[str, ActionSpace]):
         super().__init__(dataset)
@@ -239,7 +248,8 @@ class _JoinedColumns(ColumnsView):
                 checks.fail("columns", f"different parts of {key!r:.200}", f"{name!r:.200} {count:,} times")
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
-        made = {key: [*chain(*(_dimensions(dataset, name) for name in names))] for key, names in self._parts.items()}
+        own = {name: vector_key(dataset, "columns", name, kinds=PARTS) for name in chain(*self._parts.values())}
+        made = {key: [*chain(*(part_names(name, own[name]) for name in names))] for key, names in self._parts.items()}
         vectors = {key: Feature("float32", (len(names),), tuple(names)) for key, names in made.items()}
         self.features = {**dataset.features, **vectors}
 
@@ -254,9 +264,10 @@ class _JoinedColumns(ColumnsView):
         return {key: joined(self._parts[key]) if key in self._parts else read[key] for key in keys}
 
 
-def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
-    feature, short = vector_key(dataset, "columns", column, kinds=PARTS), column.rpartition(".")[2]
-    return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
+def part_names(column: str, feature: Feature | None) -> Sequence[str]:
+    """Return names of the dimensions of a column that is joined to others, made of its own where they have none."""
+    short, count = column.rpartition(".")[2], 0 if feature is None else feature.shape[0]
+    return (feature and feature.names) or [f"{short}_{i}" for i in range(count)]
 
 
 class _Conversion(ColumnsView):

@@ -43,8 +43,8 @@ def evaluate(
     It is an action tokenizer, a latent action model, an inverse dynamics model or a policy.
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
-    `max_episodes`, `seed`, `progress`, `overwrite`. With `out`, writes `report.json` and
-    `report.html` there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
+    `max_episodes`, `seed`, `progress`, `overwrite`, `any_rate`. With `out`, writes `report.json` and `report.html`
+    there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     Policies and inverse dynamics models are compared with the actions that they learned from unless another
     `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first.
 
@@ -62,9 +62,11 @@ def evaluate(
     if rollouts is not None and kind != "policy":
         checks.fail("rollouts", "none for a model that does not act", "some")
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
+    chosen.check_rate(model, dataset)
     key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
     case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
     asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
+    asked |= {"any_rate": True} if chosen.any_rate else {}
     provenance = {"model": model.describe(), **provenance_of(dataset, case.split, **asked)}
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)

@@ -92,7 +92,8 @@ def compare_latents(models: Mapping[str, Callable[[], Any]], dataset: RobotDatas
             found.append(_candidate(name, opened(), dataset, split, options, decoded))
         except LattokError as error:
             raise LattokError(f"{name}: {error}") from None
-    about = provenance_of(dataset, split, seed=options.seed, action_key=options.action_key, state_key=options.state_key)
+    asked = {"seed": options.seed, "action_key": options.action_key, "state_key": options.state_key}
+    about = provenance_of(dataset, split, **asked, **({"any_rate": True} if options.any_rate else {}))
     return _report(found, options, {"models": {each.name: each.facts for each in found}, **about})
 
 
@@ -101,6 +102,7 @@ def _candidate(
 ) -> Candidate:
     """Probe one model, and time it; `decoded` keeps frames for the next one."""
     named = replace(options.seen_by(model), progress=lambda stage, *counts: options.note(f"{name}: {stage}", *counts))
+    named.check_rate(model, dataset)
     case = Case(model, dataset, split, named)
     with case.eval_mode():
         evidence = LatentEvidence.gather(case, decoded)

@@ -74,6 +74,8 @@ class DatasetRecord(TypedDict, total=False):  # a dataset that a model has learn
     dataset: str
     split: str | None
     weight: float
+    fps: Annotated[float, Rule("frames per second between 1e-6 and 1e6", checks.is_frame_rate)]
+    action_dtype: str
     episodes: list[Run]
     action_space: Space
     inferred_actions: Annotated[InferredRecord, Rule("two numbers of episodes", {"episodes", "of"}.issubset)]

@@ -122,6 +122,7 @@ class Options:
         cameras: Those that a model of video looks at, in its order. None: its own.
         threads: Threads of torch. Sums in another order round differently.
         fill: Inferred actions fill `action_key` where nobody knows the robot's own.
+        any_rate: Models may have learned at another rate than the dataset's.
     """
 
     embedding: bool = True
@@ -130,6 +131,7 @@ class Options:
     cameras: tuple[str, ...] | None = None
     threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)] = 1
     fill: bool = False
+    any_rate: bool = False
 
 
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from

@@ -15,8 +15,8 @@ from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.learned import FitRun, TrainedTokenizer
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.data import select_episodes
+from lattok.data.alike import note_rates, same_actions
 from lattok.data.episodes import check_horizon
-from lattok.data.opening import same_actions
 from lattok.loading import load
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import check_warm_up
@@ -72,6 +72,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         out, sources, horizon = self.folder(resume), self.open(), self.model.horizon
         datasets = [source.dataset for source in sources]
         names = same_actions(datasets, self.data.action_key)
+        note_rates(datasets, horizon)
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(horizon, episodes)
         parts = [ActionWindows(dataset, horizon, self.data.action_key, self.data.episodes) for dataset in datasets]

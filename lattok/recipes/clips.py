@@ -12,8 +12,9 @@ import torch
 
 from lattok.backbones.model import with_base
 from lattok.data import RobotDataset, action_spaces, camera_keys, dimension_names, select_episodes
+from lattok.data.alike import same_actions
 from lattok.data.episodes import any_unmeasured, check_horizon, check_strides_in
-from lattok.data.opening import same_actions, same_cameras
+from lattok.data.opening import same_cameras
 from lattok.data.schema import vector_key
 from lattok.hub.weights import from_anywhere
 from lattok.image_lam.base.features import known_scaling
@@ -219,7 +220,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             expected = "0 for absolute actions: played backwards they are not the opposite ones"
             checks.fail(option, expected, getattr(chosen, option))
         if chosen.proprio:
-            known["state_dim"] = vector_key(dataset, "state_key", chosen.state_key).shape[0]
+            states = dimension_names(vector_key(dataset, "state_key", chosen.state_key))
+            known |= {"state_dim": len(states), "state_names": states}
         if chosen.task_given:
             known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks}))
         mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)

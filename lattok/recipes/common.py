@@ -230,9 +230,9 @@ class Recipe(ABC, Generic[Model]):
     def trained_on(
         self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
     ) -> dict[str, Any]:
-        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
-        fingerprints of their content, and what the actions mean, if the dataset says so; for unified actions also what
-        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
+        """Return what the artefact says about its training: dataset, rate, episodes (first and last of each run),
+        loop. Also fingerprints of their content, and what the actions mean, if the dataset says so; for unified actions
+        also what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -256,6 +256,9 @@ class Recipe(ABC, Generic[Model]):
         known = [episode for episode in episodes if episode.index in acted]
         if inferred := inferred_episodes(dataset, self.data.action_key, known):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
+        declared |= {"fps": dataset.fps}
+        if (feature := dataset.features.get(self.data.action_key)) is not None:
+            declared["action_dtype"] = feature.dtype
         split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 

@@ -22,7 +22,7 @@ from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import LATBOT_RATE, Recipe
-from lattok.recipes.policy_data import PolicySource, policy_config
+from lattok.recipes.policy_data import PolicySource, note_rate, policy_config
 from lattok.recipes.run_folder import broadcast_buffers, first_process
 from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
 from lattok.samples.policy import PolicyWindows
@@ -152,6 +152,8 @@ class LARARecipe(VLARecipe):
 
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
+            if not data.gaps:
+                note_rate(self, lam, dataset)
         rates = {"lam.": data.lam_rate, "policy.backbone.": data.backbone_rate}
         return Learner(policy, joint, weights, rates, gaps, data.init is not None, inputs)
 
@@ -306,6 +308,8 @@ class LatBotRecipe(VLARecipe):
             check_strides_in(dataset, self.data.episodes, [stride], "teacher")
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
+        for dataset in (source.dataset for source in found):
+            note_rate(self, teacher, dataset)
         module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
         texts, inputs = self._texts(policy, found), {"teacher": teacher.describe()["weights_sha256"]}
         weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})

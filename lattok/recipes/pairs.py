@@ -11,9 +11,10 @@ import torch
 
 from lattok import hub
 from lattok.data import RobotDataset, camera_keys
+from lattok.data.alike import same_actions
 from lattok.data.content import Content
 from lattok.data.episodes import select_episodes, unmeasured
-from lattok.data.opening import Source, has_actions, same_actions, same_cameras
+from lattok.data.opening import Source, has_actions, same_cameras
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.hub.weights import from_anywhere

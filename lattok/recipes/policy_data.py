@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
+from lattok.data.alike import check_actions, check_rate, note_rates, same_actions
 from lattok.data.copies import with_copies
 from lattok.data.episodes import EpisodeSpec
-from lattok.data.opening import same_actions, same_cameras
+from lattok.data.opening import same_cameras
 from lattok.data.schema import vector_key
-from lattok.data.views import check_trained_space
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import measured_episodes, provenance_of
@@ -72,12 +72,19 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
         return PolicySource(dataset)
     if data.tokenizer is not None and plan.labels == "chunk":
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
-        check_trained_space(tokenizer, dataset, data.action_key)
+        check_actions(tokenizer, dataset, data.action_key)
+        note_rate(recipe, tokenizer, dataset)
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     given = data.latent_stride
     stride = None if given is None else checks.stride_in_frames(given, dataset.fps, "latent_stride")
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
+
+
+def note_rate(recipe: Recipe[Any], model: Any, dataset: RobotDataset) -> None:
+    """Refuse a dataset of another rate than a model is for that a policy learns by; where any will do, note it."""
+    if told := check_rate(model, dataset, recipe.data.any_rate, recipe.data.action_key):
+        checks.note(told)
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
@@ -91,6 +98,7 @@ def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[
         raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
     cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
     same_actions(datasets, data.action_key)
+    note_rates(datasets, recipe.model.horizon)
     alike = [same_cameras(dataset, cameras) if cameras else () for dataset in datasets]
     found = [find_labels(recipe, dataset)._replace(cameras=own) for dataset, own in zip(datasets, alike, strict=True)]
     facts = [_facts(recipe, source) for source in found]

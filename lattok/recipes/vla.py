@@ -1,6 +1,7 @@
 """Recipe of the policy: dataset, labels, backbone, strategy, model and loop put together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.alike import check_actions
 from lattok.data.episodes import check_horizon
-from lattok.data.views import check_trained_space
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
-from lattok.hub import HubModel, config_of
+from lattok.hub import HubModel, config_of, read_config, resolve
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -57,12 +58,13 @@ class PolicyOptions(ActedOptions):
         align_projection: projection of LA-Align; left out: linear
         prefix: prefix of the label columns; left out: the only one that fits the strategy
         labels: folder of labels that `lattok annotate` wrote for a dataset of another format
-        tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by; with la_tok it
-            labels while the policy trains, in place of columns
+        tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by, and the
+            horizon is its own; with la_tok it labels while the policy trains, in place of columns
         decoder: inverse dynamics model that made the labels; it turns latents that the policy predicts into actions
         init: policy to start from, a folder or a Hub id; all of its weights that fit are copied
         latent_stride: stride that labels must have
         proprio: the policy sees the robot's state; --no-proprio: it does not
+        any_rate: what the policy learns by may have learned at another frame rate than the dataset's
         eval_key: column with held-out actions to compare with; left out: that of action_key
     """
 
@@ -78,6 +80,7 @@ class PolicyOptions(ActedOptions):
     init: str | None = None
     latent_stride: str | None = None
     proprio: bool = True
+    any_rate: bool = False
     crop: float = 0.9
     brightness: float = 0.2
     contrast: float = 0.2
@@ -162,6 +165,8 @@ class VLARecipe(Recipe[LatentVLA]):
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
+        if {**preset, **given}.get("head") == "tokens" and "horizon" not in given:  # the chunk is the tokenizer's
+            given = {**given, **horizon_of(given.get("tokenizer"))}
         if before is None:
             return super().combined(preset, given)
         own = cls.kept(before)
@@ -263,8 +268,10 @@ class VLARecipe(Recipe[LatentVLA]):
         found = for_dataset(load(name), dataset.name)
         if not isinstance(found, ActionTokenizer):
             checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
-        checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon)
-        check_trained_space(found, dataset, self.data.action_key)
+        hint = "Leave out horizon: it is the tokenizer's."
+        checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon, hint)
+        check_actions(found, dataset, self.data.action_key)
+        policy_data.note_rate(self, found, dataset)
         return found
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
@@ -302,6 +309,16 @@ class VLARecipe(Recipe[LatentVLA]):
     def next_step(self) -> str:
         chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
+
+
+def horizon_of(tokenizer: Any) -> dict[str, int]:
+    """Return the horizon of a tokenizer, a folder or a Hub id, as an option; none where it is none, which is said
+    later."""
+    horizon = None
+    with suppress(checks.LattokError):
+        if isinstance(tokenizer, str):
+            horizon = read_config(resolve(tokenizer, argument="tokenizer").folder, "tokenizer").get("horizon")
+    return {"horizon": horizon} if checks.is_int(horizon) else {}
 
 
 def _normalised(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lattok import hub
+from lattok.data.alike import said
 from lattok.data.views import trained_space
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
@@ -22,6 +23,7 @@ from lattok.vla.spaces import from_robot, robot_spaces, to_robot
 Observation = Mapping[str, Any]
 Processor = Callable[[Any], Any]  # of LeRobot
 SIZE = 128  # pixels of images for a function
+ACTION = "action"
 
 
 class Agent(ABC):
@@ -35,6 +37,7 @@ class Agent(ABC):
     cameras: Sequence[str] = ()  # that a task must have
     states: Mapping[str, int] | None = None  # columns that a task must have, and how many numbers are in each
     action_dim: int | None = None  # numbers of an action; None: any
+    names: Mapping[str, Sequence[str]] = {}  # of the dimensions of "action" and of states, where it knows
 
     @abstractmethod
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
@@ -58,6 +61,11 @@ class Agent(ABC):
         if self.action_dim not in (None, len(facts.action_names)):
             takes = f"{len(facts.action_names)} ({', '.join(facts.action_names)})"
             raise LattokError(f"the policy's actions have {self.action_dim} numbers, and {facts.name} takes {takes}.")
+        for key, own in self.names.items():
+            theirs = said(facts.action_names if key == ACTION else there[key].names)
+            if theirs and said(own) and theirs != tuple(own):
+                what = f"the policy knows {key} as {', '.join(own)}, and {facts.name} as {', '.join(theirs)}"
+                raise LattokError(f"{what}. If they are the same by other names, correct them in its config.json.")
 
 
 class FunctionAgent(Agent):
@@ -87,6 +95,9 @@ class PolicyAgent(Agent):
         own = trained_space(policy.trained_on)
         self.robot = robot_spaces(policy) if own is not None and own.is_unified else {}
         self.cameras, self.action_dim = config.cameras, config.action_dim
+        self.names = {} if "actions" in self.robot else {ACTION: config.action_names}
+        if config.proprio_dim and "state" not in self.robot:
+            self.names |= {config.state_key: config.proprio_names}
         state_dim = config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self._from_robot: Callable[[torch.Tensor], torch.Tensor] | None = None

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
@@ -27,6 +27,12 @@ def printable(text: str) -> str:
 def warn(text: str, stacklevel: int = 1) -> None:
     """Warn of something that may hold a stranger's words, at the line of the caller or of one further up."""
     warnings.warn(printable(text), stacklevel=stacklevel + 1)  # noqa: TID251
+
+
+@cache
+def note(text: str) -> None:
+    """Say something that may hold a stranger's words on stderr, once in a process."""
+    print(printable(f"note: {text}"), file=sys.stderr)
 
 
 class LattokError(ValueError):

@@ -179,7 +179,7 @@ def test_labels_are_made_again_with_the_options_that_made_them(make_dataset, tmp
     source = make_dataset([12, 7])
     cases = (
         (OfStates(), {"embedding": False, "quantized": True, "action_key": "observation.state", "threads": 2}),
-        (FakeLAM(), {"cameras": source.cameras[::-1]}),
+        (FakeLAM(), {"cameras": source.cameras[::-1], "any_rate": True}),
         (inverse_dynamics(), {"fill": True, "cameras": source.cameras[:1], "action_key": "expert"}),
     )
     for number, (model, options) in enumerate(cases):

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
-from lattok.data.opening import has_actions, open_mixture, parse_source, same_actions, same_cameras
+from lattok.data.alike import same_actions
+from lattok.data.opening import has_actions, open_mixture, parse_source, same_cameras
 from lattok.data.views import View
 from lattok.image_lam.base import losses
 from lattok.nn.normalize import Normalizer

@@ -546,6 +546,17 @@ def test_a_tokenizer_of_other_actions_is_refused_as_everywhere_else(options, mak
     assert not (tmp_path / "out").exists()
 
 
+def test_the_horizon_is_the_tokenizers_unless_it_is_given(make_dataset, tmp_path):
+    dataset = make_dataset([30, 30, 30])
+    UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all()).save_pretrained(tmp_path / "bins")
+    recipe = partial(lattok.VLARecipe.from_preset, dataset.root, tmp_path / "out", "scratch")
+    given = {"tokenizer": str(tmp_path / "bins"), "head": "tokens"}
+    assert recipe(**given).model.horizon == 4
+    assert recipe(**given, horizon=6).model.horizon == 6  # and is refused when it is trained
+    assert recipe(**given | {"tokenizer": "none"}).model.horizon == 8  # training says that there is none
+    assert recipe(tokenizer=str(tmp_path / "bins")).model.horizon == recipe().model.horizon == 8
+
+
 def test_a_recipe_refuses_what_does_not_go_with_a_tokenizer(make_dataset, tmp_path):
     dataset = make_dataset([30, 30, 30])
     UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all()).save_pretrained(tmp_path / "bins")
@@ -553,7 +564,7 @@ def test_a_recipe_refuses_what_does_not_go_with_a_tokenizer(make_dataset, tmp_pa
     train = partial(lattok.VLARecipe.from_preset, dataset.root, tmp_path / "none", "scratch", horizon=4)
     with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, whose codes head=tokens predict"):
         lattok.train(train(**POLICY))
-    with pytest.raises(LattokError, match=r"`tokenizer`: expected 4 steps of a chunk .*, got 8"):
+    with pytest.raises(LattokError, match=r"`tokenizer`: expected 4 steps of a chunk .*, got 8. Leave out horizon"):
         lattok.train(train(tokenizer=str(tmp_path / "long"), **POLICY))
     with pytest.raises(LattokError, match="learns nothing from tokens of actions. Leave it out, or choose la_tok, or"):
         lattok.train(train(tokenizer=str(tmp_path / "bins"), **POLICY | {"head": "regression"}))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.alike import check_rate
 from lattok.data.copies import with_copies
 from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
@@ -55,6 +56,7 @@ class EvalOptions:
         max_episodes: most episodes that fit probes; at most half as many judge; evenly spaced
         seed: seed of controls and draws
         progress: called with (stage, done, total)
+        any_rate: whether a model may have learned at another rate than the dataset's
         overwrite: whether any report of lattok's in `out` may go; otherwise only one on the same model and dataset
     """
 
@@ -68,6 +70,7 @@ class EvalOptions:
     seed: int = 0
     progress: Progress | None = None
     overwrite: bool = False
+    any_rate: bool = False
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
@@ -102,12 +105,18 @@ class EvalOptions:
         keys = [] if self.seed == 0 else ["--seed", str(self.seed)]
         keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
+        keys += ["--any-rate"] * self.any_rate
         return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
 
     def state_of(self, dataset: RobotDataset) -> str | None:
         """Return the column of the state: the default one may be absent, one that was asked for may not."""
         absent = self.state_key == "observation.state" and self.state_key not in dataset.features
         return None if absent else self.state_key
+
+    def check_rate(self, model: Any, dataset: RobotDataset) -> None:
+        """Refuse a dataset of another rate than the model is for; where any is asked for, note it."""
+        if self.stride is None and (told := check_rate(model, dataset, self.any_rate, self.action_key or "")):
+            checks.note(told)
 
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.

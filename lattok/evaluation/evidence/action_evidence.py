@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from lattok.data import camera_keys, read_vectors, select_episodes
+from lattok.data.alike import check_actions, check_states
 from lattok.data.copies import with_copies
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
-from lattok.data.views import check_trained_space
 from lattok.evaluation.evidence import Case, evenly, judged_episodes, measured, out_of
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
@@ -114,7 +114,9 @@ def _source(case: Case) -> PairSource:
     key = model.config.action_key if given in (None, "action") else given
     width = vector_key(dataset, "action_key", key).shape[0]
     checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
-    check_trained_space(model, dataset, key)
+    check_actions(model, dataset, key)
+    if model.state_key is not None:
+        check_states(model.config.state_names, model.config.state_dim, dataset, model.state_key)
     source = PairSource.of(case)
     return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
 

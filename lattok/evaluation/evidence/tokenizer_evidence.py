@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import FAST, UniformBins
-from lattok.data.views import check_trained_space
+from lattok.data.alike import check_actions
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
@@ -158,7 +158,7 @@ class TokenizerEvidence:
         tokenizer, dataset, key = case.model, case.dataset, case.options.action_key
         if key is None:
             checks.fail("action_key", "a column of actions", "None")
-        check_trained_space(tokenizer, dataset, key)
+        check_actions(tokenizer, dataset, key)
         case.options.note("held-out windows", 0, 1)
         windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
         training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)

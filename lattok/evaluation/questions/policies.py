@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import Progress
+from lattok.data.alike import check_actions, check_states
 from lattok.evaluation.evidence import Case, evenly, judged_episodes
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import OTHERWISE, question
@@ -98,6 +99,9 @@ class PolicyEvidence:
         options |= {"cameras": config.cameras, "interpolation": config.interpolation}
         held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=judged, **options)
         checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
+        check_actions(policy, dataset, key)
+        if state is not None:
+            check_states(config.proprio_names, config.proprio_dim, dataset, state)
         if held_out.camera_sizes != config.camera_sizes:
             expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
             checks.fail("dataset", expected, str(held_out.camera_sizes))

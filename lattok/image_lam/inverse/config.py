@@ -24,6 +24,7 @@ class InverseDynamicsConfig(NormalizedActions):
     Attributes:
         tasks: instructions that it knows, with task_given
         state_dim: numbers of proprio at a moment, with proprio
+        state_names: what they are called
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         offsets: frames to read, counted from that of the action: 0 and others, in order
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
@@ -63,6 +64,7 @@ class InverseDynamicsConfig(NormalizedActions):
     action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     tasks: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     state_dim: int = field(default=0, metadata=FROM_DATA)
+    state_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA | ADDED)
     mean: tuple[float, ...] = field(default=IMAGENET[0], metadata=FROM_DATA)
     std: tuple[float, ...] = field(default=IMAGENET[1], metadata=FROM_DATA)
     stride: str = "1"
@@ -114,6 +116,7 @@ class InverseDynamicsConfig(NormalizedActions):
         checks.counts(0, MOST_TASKS, tasks=len(self.tasks))
         checks.counts(0, MOST_NUMBERS, state_dim=self.state_dim)
         checks.named(self.action_dim, action_names=self.action_names)
+        checks.named(self.state_dim, state_names=self.state_names)
         check_scaling(self.mean, self.std)
         checks.strides(stride=self.stride)
         checks.at_least_zero(**{name: value for name, value in vars(self).items() if name.startswith("loss_")})

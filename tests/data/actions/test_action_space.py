@@ -16,7 +16,8 @@ from lattok.data import action_spaces, declare, open_dataset, with_actions
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.rotations import SIZES, from_matrix, to_matrix, wrapped
 from lattok.data.actions.space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
-from lattok.data.views import View, check_trained_space
+from lattok.data.alike import check_actions
+from lattok.data.views import View, with_dimensions
 from lattok.samples import ActionWindows
 from lattok.utils.checks import LattokError
 
@@ -395,7 +396,7 @@ def test_the_space_of_training_is_that_of_the_same_dataset(dataset):
 
     def check(trained: Any, given: Any, names: tuple[str, ...] = ()) -> None:
         config = SimpleNamespace(action_names=names)
-        check_trained_space(SimpleNamespace(trained_on=trained, config=config), given, "action")
+        check_actions(SimpleNamespace(trained_on=trained, config=config), given, "action")
 
     check(known, dataset)  # it was undeclared then, as it is now
     for trained in ({"mixture": known["mixture"][:1]}, {"dataset": "tiny", "action_space": pose.to_json()}):
@@ -406,7 +407,11 @@ def test_the_space_of_training_is_that_of_the_same_dataset(dataset):
             check(trained, declare(dataset, {"action": closed}))
     names = dataset.features["action"].names
     check(None, dataset, names)
-    check(None, dataset, ("other", *names[1:]))  # two authors may call the same thing by two names
+    with pytest.raises(
+        LattokError, match=r'Only if they are the same .* "dimensions": {"action": \["other", "y", "z"\]}'
+    ):
+        check(None, dataset, ("other", *names[1:]))
+    check(None, with_dimensions(dataset, {"action": ["other", *names[1:]]}), ("other", *names[1:]))
     with pytest.raises(LattokError, match=f"`action`: expected {names[-1]}, .* in this order, as in training"):
         check(None, dataset, names[::-1])
 

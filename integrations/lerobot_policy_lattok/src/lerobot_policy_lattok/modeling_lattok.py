@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import lattok
 from lattok.backbones.model import open_backbone
+from lattok.data.alike import check_actions, check_rate
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import Normalizer, read_statistics
 from lattok.types import ActionTokenizer
@@ -73,6 +74,11 @@ class LattokPolicy(PreTrainedPolicy):
                 checks.fail("tokenizer", "an action tokenizer", type(tokenizer).__name__)
             if config.tokens not in (None, TokenSpec.of(tokenizer)):
                 checks.fail("tokenizer", "the one that the policy was trained with", "another one")
+            if dataset_meta is not None:
+                dataset = lattok.open_dataset(dataset_meta.root)
+                check_actions(tokenizer, dataset, "action")
+                if told := check_rate(tokenizer, dataset, any_rate=True):
+                    checks.note(told)
             config.tokens, config.tokenizer = TokenSpec.of(tokenizer), None
         made = config.model_config()
         config.cameras = list(made.cameras)
