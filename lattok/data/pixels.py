@@ -90,12 +90,17 @@ def frames_at(images: Tensor, key: str, size: int, interpolation: str) -> Tensor
     return resize_pixels(frames, size, interpolation)
 
 
-def _from_floats(images: Tensor, key: str) -> Tensor:
-    """Turn images float [..., 3, H, W] in [0, 1] into frames uint8 [..., H, W, 3]."""
-    if not images.is_floating_point() or images.ndim < 3 or images.shape[-3] != 3:
-        checks.fail(key, "float images [..., 3, H, W]", f"{images.dtype} {list(images.shape)}")
+def check_floats(images: Tensor, key: str) -> None:
+    """The pixels of float images must be numbers from 0 to 1, but for what resizing adds."""
     low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
     if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
         hint = "Pixels 0 to 255 are frames as uint8 with channels last; normalised images must be scaled back."
         checks.fail(key, "values from 0 to 1", f"{low:.3g} to {high:.3g}", hint)
+
+
+def _from_floats(images: Tensor, key: str) -> Tensor:
+    """Turn images float [..., 3, H, W] in [0, 1] into frames uint8 [..., H, W, 3]."""
+    if not images.is_floating_point() or images.ndim < 3 or images.shape[-3] != 3:
+        checks.fail(key, "float images [..., 3, H, W]", f"{images.dtype} {list(images.shape)}")
+    check_floats(images, key)
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)  # ... h w 3

@@ -31,7 +31,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data, flat, options_of
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
-from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
+from lattok.vla.observations import ActionQueues, as_batch, check_observation, policy_batch, prompts
 from lattok.vla.strategies import build_supervision, hidden_index
 from lattok.vla.tokens import TOKENIZER, TokenHead, check_tokenizer, open_tokenizer
 
@@ -334,8 +334,11 @@ class LatentVLA(BackboneModel):
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
 
         `env_ids` names the samples' environments (default 0 .. B-1), which may come and go. One observation gives [m].
+        Every observation is checked, also while planned actions are carried out; another instruction is planned for.
         """
+        self.check_acts()
         observation, single = as_batch(self.config, observation)
+        check_observation(self.config, observation)
         actions = self.queues.select(observation, env_ids, self.predict_chunk)
         return actions[0] if single else actions
 

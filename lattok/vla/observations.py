@@ -4,14 +4,14 @@ Planned actions wait in a queue for each environment, so that environments need 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data.pixels import frames_at
+from lattok.data.pixels import check_floats, frames_at
 from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
@@ -60,9 +60,7 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
         return batch
     if not isinstance(batch, Mapping):
         checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
-    images, texts, proprio = _images(config, batch), instructions_of(batch), None
-    if config.proprio_dim:
-        proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with").float()
+    images, texts, proprio = _images(config, batch), instructions_of(batch), _proprio(config, batch)
     if learning:
         actions = _required(batch, config.action_key, "the actions")
     else:
@@ -77,6 +75,37 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
     if not (learning and config.strategy.learns_labels):
         return found
     return found._replace(latent=target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs))
+
+
+def check_observation(config: VLAConfig, observation: Observation) -> None:
+    """Check an observation as `policy_batch` does, without resizing its images: it may be that nobody looks at it."""
+    if not isinstance(observation, Mapping):
+        checks.fail("observation", "a mapping with LeRobot's keys", type(observation).__name__)
+    texts, proprio, count = instructions_of(observation), _proprio(config, observation), None
+    for key, images in _views(config, observation):
+        count = len(images)
+        if images.is_floating_point():
+            check_floats(images, key)
+    checks.size("task", "instructions, one for each sample", len(texts), len(texts) if count is None else count)
+    if proprio is not None:
+        _check_proprio(config, proprio, len(texts), config.state_key)
+
+
+def _proprio(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor | None:
+    if not config.proprio_dim:
+        return None
+    return _required(batch, config.state_key, "the robot's state, which this policy was trained with").float()
+
+
+def _check_proprio(config: VLAConfig, proprio: Tensor, count: int, state: str, learning: bool = False) -> None:
+    checks.rank(state, proprio, "B s")
+    named = f" ({', '.join(config.proprio_names)})" if config.proprio_names else ""
+    checks.size(state, f"numbers{named}", proprio.shape[1], config.proprio_dim)
+    checks.size(state, "samples, as there are images", len(proprio), count)
+    if not learning and not torch.isfinite(proprio).all():  # it would become an action
+        row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
+        name = config.proprio_names[dim] if config.proprio_names else dim
+        checks.fail(state, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
 
 
 def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, action: str) -> None:
@@ -101,14 +130,7 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
         got = "none" if proprio is None else f"{proprio.shape[-1]} numbers"
         checks.fail(state, f"{config.proprio_dim} numbers, as in training", got)
     if proprio is not None:
-        checks.rank(state, proprio, "B s")
-        named = f" ({', '.join(config.proprio_names)})" if config.proprio_names else ""
-        checks.size(state, f"numbers{named}", proprio.shape[1], config.proprio_dim)
-        checks.size(state, "samples, as there are images", len(proprio), count)
-        if not learning and not torch.isfinite(proprio).all():  # it would become an action
-            row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
-            name = config.proprio_names[dim] if config.proprio_names else dim
-            checks.fail(state, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
+        _check_proprio(config, proprio, count, state, learning)
     if learning:
         checks.rank(action, actions, "B H m")
         checks.size(action, "samples, as there are images", len(actions), count)
@@ -139,7 +161,16 @@ def _check_tokens(spec: TokenSpec, batch: PolicyBatch) -> None:
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
     """Return the cameras of a batch at the size of the policy, uint8 [B, V, h, w, 3]."""
-    views = []
+    found = _views(config, batch)
+    views = [frames_at(images, key, config.image_size, config.interpolation) for key, images in found]
+    if not views:
+        return torch.zeros(len(instructions_of(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    return torch.stack(views, 1)
+
+
+def _views(config: VLAConfig, batch: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the cameras of a batch as they come, checked but for the values of their pixels."""
+    count: int | None = None
     for key, size in zip(config.cameras, config.camera_sizes, strict=True):
         images = _required(batch, key, f"one of the {len(config.cameras)} cameras ({_short(config)})")
         floats = images.is_floating_point()
@@ -151,11 +182,9 @@ def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
         if (height, width) != tuple(size):
             hint = "Record or resize it as the dataset's were: another size or shape looks different to the policy."
             checks.fail(key, f"images of {size[0]}x{size[1]}, as in training", f"{height}x{width}", hint)
-        checks.size(key, "samples, as the other cameras have", len(images), len(views[0]) if views else len(images))
-        views.append(frames_at(images, key, config.image_size, config.interpolation))
-    if not views:
-        return torch.zeros(len(instructions_of(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
-    return torch.stack(views, 1)
+        count = len(images) if count is None else count
+        checks.size(key, "samples, as the other cameras have", len(images), count)
+        yield key, images
 
 
 def instructions_of(batch: Mapping[str, Any]) -> list[str]:
@@ -180,12 +209,15 @@ def _short(config: VLAConfig) -> str:
 
 
 class ActionQueues:
-    """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out."""
+    """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out.
+
+    Another instruction empties the queue of its environment.
+    """
 
     def __init__(self, horizon: int, n_action_steps: int | None = None):
         self.horizon = horizon
         self.n_action_steps = horizon if n_action_steps is None else n_action_steps
-        self._planned: dict[int, deque[Tensor]] = {}
+        self._planned: dict[int, tuple[str, deque[Tensor]]] = {}  # for which instruction, and what
 
     @property
     def n_action_steps(self) -> int:
@@ -200,17 +232,20 @@ class ActionQueues:
         self._steps = steps
 
     def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner) -> Tensor:
-        """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
-        count = len(instructions_of(observation))
+        """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty, or was
+        planned for another instruction."""
+        texts = [text.strip() for text in instructions_of(observation)]
+        count = len(texts)
         ids = list(range(count)) if env_ids is None else _ids(env_ids)
         if len(ids) != count or len(set(ids)) != count:
             checks.fail("env_ids", f"{count} different environments, one for each sample", ids)
-        empty = [row for row, env in enumerate(ids) if not self._planned.get(env)]
+        planned = [self._planned.get(env, ("", ())) for env in ids]
+        empty = [row for row, (text, left) in enumerate(planned) if not left or text != texts[row]]
         if empty:
             chunks = predict(_rows(observation, empty, count))[:, : self.n_action_steps]
             for row, chunk in zip(empty, chunks, strict=True):
-                self._planned[ids[row]] = deque(chunk)
-        return torch.stack([self._planned[env].popleft() for env in ids])
+                self._planned[ids[row]] = texts[row], deque(chunk)
+        return torch.stack([self._planned[env][1].popleft() for env in ids])
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget what is planned for these environments, or for all."""

@@ -268,6 +268,39 @@ def test_each_environment_has_its_own_queue():
     assert planner.sizes == [3, 1, 2, 3]
 
 
+def test_another_instruction_is_planned_for():
+    planner, queues = Planner(), ActionQueues(3)
+    assert queues.select(seen(0, 1), None, planner).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert queues.select(seen(0, 7), None, planner).tolist() == [[0, 1, 1], [7, 2, 0]]
+    assert queues.select(seen(0, 1), None, planner).tolist() == [[0, 1, 2], [1, 3, 0]]
+    spaced = seen(0, 1) | {"task": ["0", " 1 "]}  # the prompt is the same
+    assert queues.select(spaced, None, planner).tolist() == [[0, 4, 0], [1, 3, 1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"observation.state": torch.full((4, 5), torch.nan)}, "`observation.state`: expected finite numbers, got nan"),
+        ({"observation.state": torch.zeros(4, 3)}, "`observation.state`: expected 5 numbers .*, got 3"),
+        ({"observation.state": torch.zeros(3, 5)}, "`observation.state`: expected 4 samples, as there are images"),
+        ({FRONT: torch.rand(4, 3, 16, 16)}, "expected images of 24x32, as in training, got 16x16"),
+        ({FRONT: torch.full((4, 3, 24, 32), torch.nan)}, "expected values from 0 to 1, got nan"),
+        ({FRONT: torch.full((4, 3, 24, 32), 255.0)}, "expected values from 0 to 1, got 255"),
+        ({FRONT: None}, "one of the 2 cameras"),
+        ({"task": ["lift"] * 3}, "`task`: expected 4 instructions, one for each sample, got 3"),
+        ({"task": None}, "`task`: expected a list of instructions"),
+    ],
+)
+def test_every_observation_is_checked_while_planned_actions_are_carried_out(change, text):
+    """A camera or a sensor that fails in the middle of a chunk must not go on unnoticed for the rest of it."""
+    model = policy()
+    good = observation(model.config)
+    model.select_action(good)
+    with pytest.raises(LattokError, match=text):
+        model.select_action({**good, **change})
+    torch.testing.assert_close(model.select_action(good), model.predict_chunk(good)[:, 1])  # nothing was taken
+
+
 @pytest.mark.parametrize("envs", [[0], [0, 0], [0, 1, 2]])
 def test_environments_must_be_named_one_for_each_sample(envs: list[int]):
     with pytest.raises(LattokError, match="`env_ids`: expected 2 different environments, one for each sample"):
