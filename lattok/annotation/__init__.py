@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -23,6 +23,8 @@ from lattok.data.content import dataset_fingerprint
 from lattok.labels.spec import Options
 from lattok.loading import by_prefix
 from lattok.nn.normalize import for_dataset
+from lattok.samples.reach import note_reach
+from lattok.types import ActionTokenizer
 from lattok.utils.checks import LattokError, first_line, warn
 from lattok.utils.files import make_room
 from lattok.utils.output import Busy, Output
@@ -142,6 +144,8 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
         staging.remove()  # a run was killed when all was done
         return AnnotationResult(staging.place, len(work.dataset.episodes), {}, [])
     check_models(work)
+    for model in (each for each in work.models.values() if each.label_source == "actions"):
+        note_reach(cast(ActionTokenizer, model), work.dataset, work.options.action_key)
     if before is None:
         staging.check_absent()
     if work.dataset.kind == "lerobot":

@@ -165,7 +165,7 @@ def check_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: s
     if not rates:
         if steps or not stride.endswith("s"):
             why = f"; {dataset.name} has {dataset.fps:g}, which is taken for the same"
-            checks.note(f"{_called(model)} does not say how many frames a second it learned from{why}")
+            checks.note(f"{called(model)} does not say how many frames a second it learned from{why}")
         return None
     if steps is None:
         here = model.stride_frames(dataset.fps) / dataset.fps
@@ -177,7 +177,7 @@ def check_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: s
         return None
     wanted = " or ".join(f"{rate:g}" for rate in rates)
     if any_rate:
-        return f"{_called(model)} learned from {wanted} frames a second, and {dataset.name} has {dataset.fps:g}"
+        return f"{called(model)} learned from {wanted} frames a second, and {dataset.name} has {dataset.fps:g}"
     hint = f"At another rate {steps}. Take a model or a dataset of the right rate, correct the dataset's where it is"
     expected, got = f"{wanted} frames a second, as the model learned from", f"{dataset.fps:g} in {dataset.name}"
     return checks.fail("dataset", expected, got, f"{hint} wrong, or say that it does not matter: any_rate=True.")
@@ -196,7 +196,8 @@ def _per_step(model: Any, dataset: RobotDataset, key: str) -> str | None:
     return None
 
 
-def _called(model: Any) -> str:
+def called(model: Any) -> str:
+    """Return what messages call a model."""
     return str(getattr(model, "source", None) or getattr(model, "type", None) or "the model")
 
 

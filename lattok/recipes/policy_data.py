@@ -19,6 +19,7 @@ from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
+from lattok.samples.reach import note_reach
 from lattok.samples.stream import keep_frames
 from lattok.types import ActionTokenizer
 from lattok.utils import checks
@@ -74,6 +75,7 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         check_actions(tokenizer, dataset, data.action_key)
         note_rate(recipe, tokenizer, dataset)
+        note_reach(tokenizer, dataset, data.action_key)
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     given = data.latent_stride

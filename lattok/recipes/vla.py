@@ -25,6 +25,7 @@ from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Reci
 from lattok.recipes.policy_data import ActedOptions, PolicySource, held_out_episodes, read_windows
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.samples.reach import note_reach
 from lattok.training import fit
 from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
@@ -272,6 +273,7 @@ class VLARecipe(Recipe[LatentVLA]):
         checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon, hint)
         check_actions(found, dataset, self.data.action_key)
         policy_data.note_rate(self, found, dataset)
+        note_reach(found, dataset, self.data.action_key)
         return found
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import FAST, UniformBins
-from lattok.data.alike import check_actions
+from lattok.data.alike import called, check_actions
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
 from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
+from lattok.samples.reach import reach_of
 from lattok.types import ActionBatch, ActionTokenizer
 from lattok.utils import checks
 
@@ -168,6 +169,8 @@ class TokenizerEvidence:
         scale = Scale.fit(training.actions, names)
         codes, decoded = reconstruct(tokenizer, windows)
         batch = windows.all()
+        if told := reach_of(tokenizer, batch, names, decoded).text(called(tokenizer), f"`{key}` of {dataset.name}"):
+            checks.note(told)
         steps = batch.chunks[batch.valid]  # s m
         rate = Rate.measure(codes, tokenizer, dataset.fps)
         known = encode_all(tokenizer, training)
