@@ -16,6 +16,7 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.copies import copies_of, copies_text
 from lattok.data.episodes import check_stride, select_episodes, split_text
+from lattok.data.formats import last_step
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
@@ -271,6 +272,11 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
             told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
             findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
+    for key in (key for key in columns if key.split(".")[0] == "action" and dataset.kind != "rlds"):
+        values = rows.columns[key].reshape(len(rows.frames), -1)
+        ends = np.split(values, np.flatnonzero(rows.frames == 0)[1:])
+        if last_step.fills_rows([episode[-last_step.ROWS :] for episode in ends]):
+            findings.append(problems.LAST_ACTION_FILLS.finding(column=key))
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]

@@ -35,6 +35,7 @@ _VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_d
 _VIEWS |= {"action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
+LONGEST_NAME = 255  # characters, as of folders
 _SHOWN = 8  # names of a folder that an error lists
 
 
@@ -160,8 +161,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
             checks.fail(key, f"an option that {place} has a use for ({known})", repr(value), hint)
         if kinds[key] is Path and not isinstance(value, str | Path):
             checks.fail(key, "a path", repr(value))
-    if not isinstance(name, str | None):
-        checks.fail("name", "text", repr(name))
+    if not isinstance(name, str | None) or len(name or "") > LONGEST_NAME:
+        checks.fail("name", f"text of at most {LONGEST_NAME} characters", f"{name!r:.60}")
     if (fps := options.get("fps")) is not None:
         checks.frame_rate(fps=fps)
     where = () if files is None or not format_.opens_with else (files,)

@@ -40,6 +40,10 @@ LAST_ACTION_DROPPED = warning(
     "is left out, with its frame and reward.",
     'If they are real actions, put "last_action": "keep" into the description file; "drop" leaves them out unsaid.',
 )
+LAST_ACTION_FILLS = warning(
+    "The last `{column}` of nearly every episode only fills its row: zeros, or the action before. Others do not.",
+    "Models would learn it. If it is no real action, write the dataset again without the last rows.",
+)
 LAST_ACTION_EQUAL = warning(
     "The actions of the steps with `is_last` are all the same, and others are not.",
     'If they only fill the rows, put "last_action": "drop" into the description file, otherwise "keep".',

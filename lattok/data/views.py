@@ -25,7 +25,7 @@ from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
 from lattok.data.schema import INDEX_KEYS, PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
-from lattok.utils.untrusted import inside
+from lattok.utils.untrusted import inside, is_file_name
 
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
@@ -243,6 +243,8 @@ class _JoinedColumns(ColumnsView):
             )
             checks.fail("columns", expected, repr(min(taken)) if taken else f"{len(columns):,}")
         for key, names in columns.items():
+            if not is_file_name(key):
+                checks.fail("columns", "new names that a file can have", f"{key!r:.60}")
             name, count = Counter(names).most_common(1)[0]
             if count > 1:
                 checks.fail("columns", f"different parts of {key!r:.200}", f"{name!r:.200} {count:,} times")

@@ -355,8 +355,9 @@ def test_options_that_a_format_has_no_use_for(tmp_path):
     ):
         open_dataset(sample_dataset_path(), fps=5)
     assert open_dataset(sample_dataset_path(), fps=None).fps == 80
-    with pytest.raises(LattokError, match="`name`: expected text, got 3"):
-        open_dataset(root, fps=5, name=3)
+    for name in (3, "x" * 256):
+        with pytest.raises(LattokError, match="`name`: expected text of at most 255 characters, got "):
+            open_dataset(root, fps=5, name=name)
 
 
 def describe(folder: Path, **entry) -> Path:
@@ -411,6 +412,7 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"dataset": "toy", "fps": 5, "revision": "v1"}, "`revision` .* is for datasets of the Hub"),
         ({"dataset": "toy", "fps": 5, "action_space": {"actoin": "bridge"}}, "actoin"),
         ({"dataset": "toy", "fps": 5, "columns": {"action": ["action"] * 100_000}}, "got 'action' 100,000 times"),
+        ({"dataset": "toy", "fps": 5, "columns": {"": ["action"]}}, "new names that a file can have, got ''"),
         ({"dataset": "toy", "fps": 5, "columns": {f"a{i}": ["action"] for i in range(257)}}, "got 257"),
         *(
             ({"dataset": "toy", "fps": 5, "cameras": ["wrist"], "columns": {name: ["action"]}}, f"got '{name}'")

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -122,3 +123,15 @@ def test_statistics_of_something_else(source, name, change, tmp_path):
         np.testing.assert_allclose(copied["action"][key], right["action"][key], rtol=1e-5)
     assert copied["observation.state"] == right["observation.state"]
     assert found(open_dataset(tmp_path / "out"), "stats.json") == []
+
+
+def test_last_actions_of_a_dataset_that_was_rlds(source):
+    assert found(source, "only fills its row") == []
+    path = source.data_file(0)
+    actions = np.array(pq.read_table(path)["action"].to_pylist(), "f4")
+    for _, last in source.episode_rows(path).values():
+        actions[last - 1] = 0
+    set_column(path, "action", pa.FixedSizeListArray.from_arrays(actions.reshape(-1), 3))
+    assert found(open_dataset(source.root), "The last `action` of nearly every episode only fills its row") == [
+        "warning"
+    ]
