@@ -69,7 +69,7 @@ NO_ENCODER = warning(
     "PyAV {version} has no encoder for {codec}.",
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
 )
-PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work, add it: {install}")
+PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work, install the extra ({install}).")
 NO_RENDERING = warning("{reason}.", "{advice}")
 LITTLE_SPACE = warning(
     "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."

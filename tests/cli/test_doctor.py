@@ -136,7 +136,7 @@ def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     assert "apt-get install libegl1" in finding.advice
 
 
-SIM = f"For closed-loop work, add it: {install_extra('sim')}"
+SIM = f"For closed-loop work, install the extra ({install_extra('sim')})."
 
 
 def test_a_missing_encoder(monkeypatch):
