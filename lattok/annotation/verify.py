@@ -196,7 +196,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     key, parts = fills.get("column"), fills.get("parts", ())
     parts = [key] if not parts or key in work.dataset.joined else [*parts]  # joined, or as they are stored
     columns += (parts := parts if {*parts} <= work.dataset.features.keys() else [])
-    tally, frames, again = {name: _Tally() for name in columns}, 0, Labels()
+    tally, frames, done, again = {name: _Tally() for name in columns}, 0, 0, Labels()
     for episode in chosen:
         try:
             stored = work.dataset.columns(episode.index, columns)
@@ -213,14 +213,14 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
             ends = np.cumsum([values.shape[1] for values in own])
             for part, was, is_ in zip(parts, own, np.split(read, ends[:-1], axis=1), strict=True):
                 again[part] = np.where(filled, is_, was) if is_.shape == was.shape else is_
-        frames += episode.length
+        frames, done = frames + episode.length, done + 1
         for name, seen in tally.items():
             seen.count(stored[name], again.get(name), episode.index)
     yield from _check_given(work, entry, again) if again else ()
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
     yield UNPROVEN
-    yield f"{frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
+    yield f"{frames} frames of {done} of {len(work.dataset.episodes)} episodes were labelled again"
 
 
 def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterator[str]:

@@ -125,7 +125,7 @@ def other_task(table: pa.Table) -> pa.Table:
 
 
 def other_frames(table: pa.Table) -> pa.Table:
-    """Episode 2 shows the frames that it begins with in place of those of episode 1, and so on."""
+    """Episode 2 shows frames of episode 1."""
     for end in ("from", "to"):
         name = f"videos/{CAMERAS[0]}/{end}_timestamp"
         times = [time - 0.5 if row == 2 else time for row, time in enumerate(table[name].to_pylist())]
@@ -166,7 +166,10 @@ TABLE: dict[str, tuple[Alteration, str | None]] = {
     "latents": (cells("inferred.embedding", 0, lambda own: own + 1), "- inferred.embedding: largest deviation"),
     "validity": (cells("inferred.valid", 0, lambda own: ~own), "- inferred.valid: "),
     "another video": (other_video, "- inferred.action: largest deviation"),
-    "frames of another episode": (in_meta("episodes/**/*.parquet", other_frames), "- inferred.action: largest"),
+    "frames of another episode": (
+        in_meta("episodes/**/*.parquet", other_frames),
+        "- episode 2 cannot be labelled agai",
+    ),
     "an episode deleted": (
         without_last_episode,
         "- 4 episodes of 53 frames were labelled, here are 3 episodes of 28",

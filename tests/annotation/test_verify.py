@@ -216,6 +216,7 @@ def test_a_damaged_source_is_a_finding(labelled):
     labelled.video_span(0, labelled.cameras[0])[0].unlink()
     result = verify(open_dataset(labelled.root), {"latent": FakeLAM()})
     assert not result.holds
+    assert result.lines[-1].endswith("0 frames of 0 of 4 episodes were labelled again")
     assert "- episode 0 cannot be labelled again: missing video file" in result.render()
 
 
