@@ -129,6 +129,12 @@ def test_unknown_actions_are_filled_and_measured_ones_stay_bit_for_bit(tmp_path)
         assert new.read(columns=others).equals(old.read(columns=others), check_metadata=False)
 
 
+def test_one_network_alone_does_not_say_how_sure_it_is(tmp_path):
+    out = annotate(open_dataset(write(tmp_path / "data")), model(members=1), tmp_path / "out", fill=True)
+    assert "inferred.action" in open_dataset(out).features
+    assert "inferred.confidence" not in open_dataset(out).features
+
+
 def test_statistics_are_those_of_the_filled_column(tmp_path):
     source, idm = open_dataset(write(tmp_path / "data")), model()
     out = annotate(source, idm, tmp_path / "out", fill=True)
