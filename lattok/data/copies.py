@@ -5,16 +5,19 @@ episodes have in common without a look at rows (length, statistics of actions in
 first: in a dataset without copies hardly any rows are read. Found once for an open dataset.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from lattok.data import problems
 from lattok.data.content import digests
+from lattok.data.problems import Rows
 from lattok.data.schema import RobotDataset
 from lattok.data.views import unwrap
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.findings import Finding
 
 Groups = tuple[tuple[int, ...], ...]  # episodes that equal each other, ascending, by their first
 
@@ -22,6 +25,8 @@ MOST_FRAMES = (2**18, 2**25)  # that are read for it, where columns lie among im
 SHOWN = 4  # groups in a sentence
 CELL, LEVELS = 8, 12.0  # pixels of a cell; how far its means may be apart in a picture that was encoded twice
 MOST_CELLS = 8  # on a side
+STRETCH, LEAST_SHARED = 16, 0.5  # rows of actions; the share from which two episodes are said to have them in common
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 _known: "WeakKeyDictionary[RobotDataset, tuple[Sequence[Episode], Groups | None]]" = WeakKeyDictionary()
 
@@ -100,3 +105,41 @@ def _cells(frames: np.ndarray) -> np.ndarray:
     sums = np.add.reduceat(np.add.reduceat(frames.astype(np.float64), rows, axis=2), columns, axis=3)
     sizes = [np.diff([*starts, side]) for starts, side in zip((rows, columns), frames.shape[2:4], strict=True)]
     return sums / np.multiply.outer(*sizes)[..., None]
+
+
+def shared_stretches(actions: np.ndarray, episodes: np.ndarray) -> list[tuple[int, int, float]]:
+    """Return pairs of episodes with equal stretches of actions, and the share of the shorter one that these are.
+
+    `actions` [F, m] and `episodes` [F] are rows in order. A stretch of `STRETCH` rows, most of which differ from the
+    one before, is one number, as in fingerprints of text (Manber, 1994). Less than `LEAST_SHARED` is left out.
+    """
+    row = np.zeros(len(actions), dtype=np.uint64)
+    for column in np.ascontiguousarray(actions, dtype=np.float32).T:
+        row = (row ^ column.view(np.uint32)) * _FACTOR
+        row ^= row >> np.uint64(29)
+    if len(row) <= STRETCH:
+        return []
+    moved = np.cumsum(np.append(False, row[1:] != row[:-1]))
+    first, last = np.arange(len(row) - STRETCH + 1), np.arange(STRETCH - 1, len(row))
+    kept = first[(episodes[first] == episodes[last]) & (2 * (moved[last] - moved[first]) > STRETCH)]
+    stretch = np.zeros(len(kept), dtype=np.uint64)
+    for step in range(STRETCH):
+        stretch = (stretch ^ row[kept + step]) * _FACTOR
+    of = episodes[kept]
+    order = np.lexsort((of, stretch))
+    stretch, sorted_of = stretch[order], of[order]
+    same = (stretch[1:] == stretch[:-1]) & (sorted_of[1:] != sorted_of[:-1])
+    pairs, counts = np.unique(np.stack([sorted_of[:-1][same], sorted_of[1:][same]], 1), axis=0, return_counts=True)
+    sizes = dict(zip(*(each.tolist() for each in np.unique(of, return_counts=True)), strict=True))
+    shares = [(a, b, n / min(sizes[a], sizes[b])) for (a, b), n in zip(pairs.tolist(), counts.tolist(), strict=True)]
+    return [found for found in shares if found[2] >= LEAST_SHARED]
+
+
+def cut_episodes(dataset: RobotDataset, rows: Rows) -> Iterator[Finding]:
+    """Find episodes that have most of their actions in common and are not equal: one may be cut from the other."""
+    if "action" in rows.columns:
+        first = first_of_copies(dataset)
+        actions = rows.columns["action"].reshape(len(rows.episodes), -1)
+        for one, other, share in shared_stretches(actions, rows.episodes):
+            if first.get(one, one) != first.get(other, other):
+                yield problems.SHARED.finding(one=one, other=other, share=share)

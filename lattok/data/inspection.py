@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.copies import copies_of, copies_text
+from lattok.data.copies import copies_of, copies_text, cut_episodes
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats import last_step
 from lattok.data.formats.lerobot import LeRobotV3
@@ -277,6 +277,7 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
         ends = np.split(values, np.flatnonzero(rows.frames == 0)[1:])
         if last_step.fills_rows([episode[-last_step.ROWS :] for episode in ends]):
             findings.append(problems.LAST_ACTION_FILLS.finding(column=key))
+    findings += some_of(cut_episodes(dataset, rows), "pairs of episodes with actions in common")
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]

@@ -55,6 +55,11 @@ COPIES = warning(
     "Equal ones stay on one side of every split, and training sees them more often. Keep one of each (`episodes`).",
 )
 
+SHARED = note(
+    "Episodes {one} and {other} have {share:.0%} of their actions in common, row by row.",
+    "One may be cut from the other: leave one of them out (`episodes`), since splits may part them.",
+)
+
 # lengths and tasks
 SHORT = note(
     "{count} of {all} episodes are shorter than {seconds:g} s (first: {first}).",

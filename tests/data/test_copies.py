@@ -93,6 +93,24 @@ def test_rows_are_read_where_the_statistics_of_actions_agree_alone(tmp_path, mon
     assert read == [[*range(7)]]
 
 
+def test_an_episode_that_was_cut_from_another_is_a_note(tmp_path, rng):
+    whole = [rng.standard_normal((40, 3)) for _ in range(4)]
+    still = np.repeat(rng.standard_normal((5, 3)), 8, axis=0)  # a robot that waits, as many do
+    with LeRobotWriter.create(tmp_path / "cut", 10.0, {"action": Feature("float32", (3,), None)}) as writer:
+        for actions in (*whole, whole[2][3:-2], whole[0][:24], whole[1][:18], whole[3], still, still[1:]):
+            writer.add_episode({"action": actions}, {}, "lift")
+    dataset = open_dataset(tmp_path / "cut")
+    notes = [found.what for found in inspect_dataset(dataset).findings if "in common" in found.what]
+    pairs = [(0, 5), (1, 6), (2, 4)]
+    assert notes == [f"Episodes {a} and {b} have 100% of their actions in common, row by row." for a, b in pairs]
+    assert copies_of(dataset) == ((3, 7),)
+
+
+def test_clean_datasets_have_neither_copies_nor_cuts(sample):
+    assert copies_of(sample) == ()
+    assert not [found for found in inspect_dataset(sample).findings if "in common" in found.what]
+
+
 def test_other_states_are_another_episode(tmp_path):
     """The same commands, carried out again."""
     dataset = write(tmp_path / "again", states=True)
