@@ -220,8 +220,7 @@ def annotate(
 
     engine = engines.make()
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
-    names = _by_prefix(model, prefix)
-    source = lattok.open_dataset(dataset)
+    names, source = _by_prefix(model, prefix), lattok.open_dataset(dataset)
     written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions", "any_rate": any_rate}
     options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
