@@ -4,7 +4,8 @@
 
 Every trial forks a process that annotates, kills it with SIGKILL after a random part of the time that an undisturbed
 run takes, starts it again, and compares the result byte by byte with the undisturbed one and the source with what it
-was. Over Ray, whose own handlers would end it with a stack, every second one gets SIGTERM, and must end with 143.
+was. Over Ray, whose own handlers would end it with a stack, every second one gets SIGTERM, and must end with 143,
+or while Ray starts with Ray's own abort.
 
 A disk is filled in a small tmpfs, for which one must be root; otherwise that part is left out and said so.
 """
@@ -160,7 +161,7 @@ def kill_study(folder: Path, mode: str, kills: int, seed: int) -> dict:
     seconds, expected = time.perf_counter() - begin, tree(trial.result)
     source = tree(trial.original)
     outcome = {"mode": mode, "kills": 0, "finished_before": 0, "identical": 0, "source_untouched": 0, "left_over": 0}
-    outcome |= {"by SIGTERM": 0, "ended_otherwise": 0} if mode == "ray" else {}
+    outcome |= {"by SIGTERM": 0, "aborted_while_ray_started": 0, "ended_otherwise": 0} if mode == "ray" else {}
     while outcome["kills"] < kills:
         trial.reset()
         number = signal.SIGTERM if mode == "ray" and outcome["kills"] % 2 else signal.SIGKILL
@@ -171,7 +172,8 @@ def kill_study(folder: Path, mode: str, kills: int, seed: int) -> dict:
         outcome["kills"] += 1
         if number == signal.SIGTERM:
             outcome["by SIGTERM"] += 1
-            outcome["ended_otherwise"] += code != 128 + number
+            outcome["aborted_while_ray_started"] += code == -signal.SIGABRT  # by Ray's handler, in C under the GIL
+            outcome["ended_otherwise"] += code not in (128 + number, -signal.SIGABRT)
         else:
             assert code == -number, code
         outcome["source_untouched"] += tree(trial.source) == source

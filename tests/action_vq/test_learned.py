@@ -11,6 +11,7 @@ from lattok.action_vq import FSQ, P2TActionVQ, QueST, ResidualVQ, VQBeT
 from lattok.action_vq.base import families
 from lattok.action_vq.learned import NEAR, TrainedTokenizer, balanced, near_codes, near_levels
 from lattok.action_vq.model import ActionVQConfig
+from lattok.action_vq.quest import QueSTConfig
 from lattok.action_vq.residual import least_squares, refit, search
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
@@ -187,3 +188,23 @@ def test_balance_learns_all_directions_at_one_speed(share):
         np.testing.assert_allclose(left, 0.8**20, atol=5e-3)
     else:
         np.testing.assert_allclose(left, (1 - 0.2 / size * np.array([4.0, 1.0, 0.04])) ** 20, rtol=1e-3, atol=1e-6)
+
+
+def test_balance_of_inputs_that_are_all_zero_has_finite_gradients():
+    layer = nn.Linear(3, 2)
+    with balanced(layer, 0.9):
+        layer(torch.zeros(4, 3)).sum().backward()
+    assert layer.weight.grad is not None
+    assert not layer.weight.grad.any()  # NaN would be any
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_steps_of_a_causal_decoder_do_not_see_later_ones_and_others_do(causal):
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "heads": 2, "decoder_depth": 1, "dropout": 0.0}
+    config = QueSTConfig(action_dim=3, horizon=6, causal_decoder=causal, **sizes)
+    decoder, memory = QueST(config).decoder.eval(), torch.randn(2, 4, 16)
+    before = decoder(memory)
+    decoder.places[-1] += 1.0
+    moved = (decoder(memory) - before).abs().sum((0, 2)) > 0
+    assert moved.tolist() == [*[not causal] * 5, True]
