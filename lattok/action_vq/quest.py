@@ -8,7 +8,9 @@ Published training: 32 steps a chunk, AdamW 1e-4 with weight decay 1e-4, batch 2
 Its encoder is not causal, since norms look at all steps, and never sees the last action; `published` keeps both.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -175,21 +177,13 @@ def quest(
         checks.fail("use_causal_encoder", f"{not causal}, as the convolutions of {path} are", causal)
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
     shortens = checkpoint.axis_of(foreign, convolution, 2, 5) == 5
-    if settings.get("fsq_level") is not None:
-        levels = checkpoint.setting(settings, "fsq_level", tuple[int, ...])
-    else:  # by the size of the codebook
-        size = checkpoint.setting(settings, "codebook_size", int)
-        below = 1 << max(0, size.bit_length() - 1)
-        if below not in LEVELS:
-            checks.fail("codebook_size", f"{checks.listed(map(str, LEVELS))}, or somewhat more", size)
-        levels = LEVELS[below]
     made = QueSTConfig(
         action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
         horizon=checkpoint.setting(settings, "skill_block_size", int),
         normalize="identity",
         action_names=tuple(action_names),
         action_kind=action_kind,
-        levels=levels,
+        levels=_levels(settings),
         dim=checkpoint.axis_of(foreign, "action_proj.weight", 0, 256),
         heads=checkpoint.setting(settings, "encoder_heads", int),
         decoder_heads=checkpoint.setting(settings, "decoder_heads", int),
@@ -203,6 +197,16 @@ def quest(
     )
     unused = [name for name in foreign if name.endswith("inv_freq")]
     return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=("shift", "scale"))
+
+
+def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    if settings.get("fsq_level") is not None:
+        return checkpoint.setting(settings, "fsq_level", tuple[int, ...])
+    size = checkpoint.setting(settings, "codebook_size", int)
+    below = 1 << max(0, size.bit_length() - 1)
+    if below not in LEVELS:
+        checks.fail("codebook_size", f"{checks.listed(map(str, LEVELS))}, or somewhat more", size)
+    return LEVELS[below]
 
 
 def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
