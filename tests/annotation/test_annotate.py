@@ -97,7 +97,7 @@ def test_provenance(source, tmp_path):
     assert record["a.b"]["cameras"] == list(source.cameras)
     assert record["a.b"]["columns"]["a.b.env.embedding"] == {"dtype": "float32", "shape": [3, 1 * 2]}
     assert record["tok"]["model"] == {**FakeTokenizer().describe(), "device": "cpu"}
-    assert record["tok"]["dataset"] == {"name": "one", "kind": "lerobot", "episodes": 7, "frames": 70}
+    assert record["tok"]["dataset"] == {"name": "one", "kind": "lerobot", "fps": 10, "episodes": 7, "frames": 70}
     assert record["tok"]["spec"]["horizon"] == 4
     assert set(record["tok"]["columns"]) == {"tok.codes", "tok.valid"}
     assert str(tmp_path) not in json.dumps(record)

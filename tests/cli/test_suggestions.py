@@ -178,7 +178,7 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     made["latent"]["dataset"]["episodes"] += 1
     labels.write_text(json.dumps(made))
     (check,) = re.findall(r"Check it: (lattok verify .* --model MODEL)", doctored("with labels"))
-    assert "rows equal" in said(check.replace("MODEL", "'my lam'"))
+    said(check.replace("MODEL", "'my lam'"), 1)  # an episode that was labelled is missing
 
 
 def doctored(subject: str) -> str:

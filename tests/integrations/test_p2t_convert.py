@@ -147,7 +147,6 @@ def test_nested_flat_half_and_safetensors_files_give_the_same_model(tmp_path):
 def test_published_sizes_are_the_defaults(tmp_path):
     with pytest.raises(LattokError) as error:
         p2t_vla(write(tmp_path, {}))
-    assert "missing action_head.model.mlp_resnet_blocks.10.q_proj.weight" in str(error.value)
     assert "expected the 151 tensors" in str(error.value)  # 11 blocks of 13 tensors, 8 around them
 
 
@@ -350,7 +349,7 @@ def test_no_tensor_of_the_head_may_be_missing(name, tmp_path):
 
 def test_the_prefix_is_one_only_on_all_names(tmp_path):
     weights = {f"module.{name}": tensor for name, tensor in everything().items()} | {"pooling.query": torch.ones(32)}
-    with pytest.raises(LattokError, match="missing action_head.model.*unexpected module.action_head"):
+    with pytest.raises(LattokError, match="missing action_head.model.*and [0-9]+ more"):
         p2t_vla(write(tmp_path, weights), **FACTS)
 
 

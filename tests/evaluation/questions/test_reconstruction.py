@@ -102,7 +102,7 @@ def test_variable_length_codes_are_counted_without_their_padding(world: World):
 def test_other_actions_are_an_error_that_says_so(world: World):
     tokenizer = Rounding()
     tokenizer.action_dim = 7
-    with pytest.raises(LattokError, match="`action`: expected 7 numbers, as the tokenizer's actions have, got 3"):
+    with pytest.raises(LattokError, match="`action`: expected 7 numbers, as the model's actions have, got 3"):
         evaluate(tokenizer, world, episodes=[5])
 
 

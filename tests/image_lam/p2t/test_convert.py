@@ -170,8 +170,8 @@ def test_no_tensor_may_be_missing_or_of_another_shape(stage, tmp_path):
 
 
 def test_something_else_is_refused(tmp_path):
-    for other in ({"encoder.in_proj.weight": torch.ones(2, 3)}, {}):
-        with pytest.raises(LattokError, match="missing lam.action_latent"):
+    for other, got in (({"encoder.in_proj.weight": torch.ones(2, 3)}, "lam.encoder.in_proj.weight"), ({}, "0 others")):
+        with pytest.raises(LattokError, match=f"expected the 57 tensors of such a checkpoint, got .*{got}"):
             univla_lam(write(tmp_path, other), **PIXELS)
     with pytest.raises(LattokError, match="the entry state_dict, got a dictionary with epoch"):
         univla_lam(write(tmp_path, {"epoch": 3}, "x.ckpt"))
@@ -283,7 +283,7 @@ def test_the_command_for_stage_1_takes_every_fact(tmp_path, capsys):
         ({"--image-size": "50"}, "`image_size`"),
         ({"FILE": "nowhere.ckpt"}, "nowhere.ckpt, which is not there"),
         ({"FILE": str(FIXTURE / "config.json")}, "a file ending in"),
-        ({"FILE": str(FIXTURE / "io.safetensors")}, "missing lam.action_latent"),
+        ({"FILE": str(FIXTURE / "io.safetensors")}, "tensors of such a checkpoint, got"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, text, tmp_path, capsys):
