@@ -254,9 +254,9 @@ def test_a_plan_ends_with_its_episode_and_its_task(policy):
             got.append((await connection.act(obs))["actions"])
 
         await act(drawn(0))
-        await act({"task_description": "nothing to see"})  # RoboTwin with render_every
+        await act({"task_description": drawn(0)["task_description"]})  # RoboTwin with render_every
         await act(drawn(1) | {"episode_restart": True})
-        await act(drawn(2))
+        await act(drawn(2) | {"task_description": " task number 1"})  # the prompt is the same
         await connection.end_episode({})
         await connection.start_episode({"task": {"name": "push"}})
         await act(drawn(3))
@@ -264,6 +264,22 @@ def test_a_plan_ends_with_its_episode_and_its_task(policy):
     asked(PolicyServer(policy, **ARGS), talk)
     chunks = expected(policy, drawn(0), drawn(1), drawn(3))
     np.testing.assert_allclose(got, [*chunks[0, :2], *chunks[1, :2], chunks[2, 0]], atol=1e-5)
+
+
+def test_another_instruction_is_planned_for_in_its_session_alone(policy):
+    got: dict[str, list[np.ndarray]] = {"one": [], "other": []}
+
+    async def talk(one, other):
+        for step in range(3):
+            text = {"task_description": "open the drawer"} if step == 2 else {}
+            got["one"].append((await one.act(drawn(step) | {"task_description": "lift"} | text))["actions"])
+            got["other"].append((await other.act(drawn(7)))["actions"])
+
+    asked(PolicyServer(policy, **ARGS), talk, connections=2)
+    lift, drawer = drawn(0) | {"task_description": "lift"}, drawn(2) | {"task_description": "open the drawer"}
+    chunks = expected(policy, lift, drawer, drawn(7))
+    np.testing.assert_allclose(got["one"], [*chunks[0, :2], chunks[1, 0]], atol=1e-5)
+    np.testing.assert_allclose(got["other"], chunks[2, :3], atol=1e-5)
 
 
 def test_images_are_resized_only_on_request(policy):

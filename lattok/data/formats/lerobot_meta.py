@@ -16,7 +16,7 @@ from lattok.data.schema import IMAGE_DTYPES, Feature
 from lattok.data.tables import damaged_values, read_table
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_frame_rate, refuse
+from lattok.utils.checks import LattokError, is_frame_rate, is_int, refuse
 from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
@@ -111,14 +111,23 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
         if entry["dtype"] in IMAGE_DTYPES and not is_file_name(key):  # a folder may have that name
             where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
             raise LattokError(f"{where}: expected a name that a folder can have. {_AGAIN}")
-        shape, names = tuple(entry["shape"]), entry.get("names")
-        if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
-            (names,) = names.values()
+        shape, names = tuple(entry["shape"]), _dimension_names(entry.get("names"))
         if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and shape[0] == 3 != shape[2]:  # channels come first
             shape = (*shape[1:], 3)
-        named = isinstance(names, list) and shape == (len(names),)
-        features[key] = Feature(entry["dtype"], shape, tuple(map(str, names)) if named else None)
+        features[key] = Feature(entry["dtype"], shape, names if names and shape == (len(names),) else None)
     return features
+
+
+def _dimension_names(given: Any) -> tuple[str, ...] | None:
+    """Return names as recorders write them: ["x", "y"], [["x", "y"]], {"motors": ["x", "y"]} or {"x": 0, "y": 1}."""
+    if isinstance(given, dict) and all(map(is_int, given.values())):
+        given = sorted(given, key=given.__getitem__) if sorted(given.values()) == [*range(len(given))] else None
+    elif isinstance(given, dict) and len(given) == 1:
+        (given,) = given.values()
+    if isinstance(given, list) and given and all(isinstance(part, list) for part in given):
+        given = [name for part in given for name in part]
+    named = isinstance(given, list) and all(isinstance(name, str | int) for name in given)
+    return tuple(map(str, given)) if named else None
 
 
 def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:

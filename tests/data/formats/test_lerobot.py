@@ -17,7 +17,7 @@ from lattok.data.formats.lerobot_meta import EpisodeTable
 from lattok.data.tables import DataFile
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
-from tests.data.edits import edit_info, set_column
+from tests.data.edits import edit_info, read_info, set_column
 
 
 def test_a_pickled_dataset_reads_the_same_in_another_process(make_dataset):
@@ -51,6 +51,33 @@ def test_the_table_of_episodes_is_a_sequence(make_dataset):
     assert expected[2] in dataset.episodes
     with pytest.raises(IndexError):
         dataset.episodes[4]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["x", "y", "grip"], ("x", "y", "grip")),
+        ([["x", "y", "grip"]], ("x", "y", "grip")),  # Unitree's converter
+        ([["x", "y"], ["grip"]], ("x", "y", "grip")),
+        ({"motors": ["x", "y", "grip"]}, ("x", "y", "grip")),
+        ({"motors": [["x", "y", "grip"]]}, ("x", "y", "grip")),
+        ({"grip": 2, "x": 0, "y": 1}, ("x", "y", "grip")),  # LeRobot's environments
+        ({"motors": None}, None),
+        ({"x": 0, "y": 1, "grip": 3}, None),
+        ({"x": 0, "y": [1], "grip": 2}, None),
+        ([["x", "y"]], None),
+        (["x", "y", None], None),
+        ([None], None),
+        ([], None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_names_of_dimensions_in_every_form(make_dataset, written, read):
+    root = make_dataset([4], cameras=False).root
+    action = {"dtype": "float32", "shape": [3], "names": written}
+    edit_info(root, features=read_info(root)["features"] | {"action": action})
+    assert open_dataset(root).features["action"].names == read
 
 
 def edit_episodes(dataset: LeRobotV3, change) -> None:

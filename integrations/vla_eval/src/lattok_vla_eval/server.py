@@ -124,18 +124,25 @@ class PolicyServer(PredictModelServer):
         self._to_benchmark(np.empty((0, config.action_dim)))  # raises where it cannot
         self.state_dim, self._to_proprio = from_robot(self.policy, benchmark_state, "benchmark_state")
         self.low, self.high = _ends(self.space, limits or {})
+        self._planned_for = dict[str, str]()  # the instruction, by session
 
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
         """Check an observation alone, so that a bad one does not fail those that share its batch, and act on it.
 
-        What was planned before CALVIN's next task (`episode_restart`) is forgotten.
+        What was planned before CALVIN's next task (`episode_restart`), or for another instruction, is forgotten.
         """
-        if obs.get("episode_restart"):
+        text = str(obs.get("task_description", "")).strip()
+        if obs.get("episode_restart") or self._planned_for.setdefault(ctx.session_id, text) != text:
             await self.on_episode_start({}, ctx)
+            self._planned_for[ctx.session_id] = text
         planned = self._chunk_buffers.get(ctx.session_id)
         if planned is None or planned.empty:  # otherwise nobody looks: RoboTwin then leaves the images out
             obs = {SEEN: await run_sync(self.see, obs)}
         await super().on_observation(obs, ctx)
+
+    async def on_episode_end(self, result: dict[str, Any], ctx: SessionContext) -> None:
+        self._planned_for.pop(ctx.session_id, None)
+        await super().on_episode_end(result, ctx)
 
     def see(self, obs: Mapping[str, Any]) -> PolicyBatch:
         """Return an observation of the harness as the policy reads it; raises `LattokError` where it cannot."""
