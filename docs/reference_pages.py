@@ -14,11 +14,11 @@ from typing import Any
 
 import lattok
 from lattok.cli import VERBS, Group
-from lattok.cli.flags import Verb, docs_of
+from lattok.cli.flags import Verb
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds, recipe_of
-from lattok.utils.options import Option, options_of
+from lattok.utils.options import Option, docs_of, options_of
 
 FIRST = ("open_dataset", "load", "train", "evaluate", "annotate", "verify")  # on the page of `lattok`
 PACKAGE = Path(__file__).parents[1] / "lattok"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from lattok import hub
 from lattok.hub.client import ASSETS, SAMPLES, LoadOptions
-from lattok.hub.recognised import advice
+from lattok.hub.recognised import recognised
 from lattok.types import Labeller
 from lattok.utils import checks
 
@@ -39,24 +39,11 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
 
     Raises `LattokError` for a folder without a saved model, an unknown type, a newer lattok's config, or wrong tensors.
     """
-    with _recognised(name_or_path):
+    with recognised(name_or_path):
         place = hub.resolve(name_or_path, revision, options=options)
         family = hub.family_of(place.folder)
     model: Any = family.from_place(place, **options)
     return model
-
-
-@contextmanager
-def _recognised(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Say of what cannot be loaded which published system it looks like, and the command that converts it."""
-    try:
-        yield
-    except checks.LattokError as error:
-        place = Path(name).expanduser() if isinstance(name, str | os.PathLike) else None
-        hint = advice(place) if place is not None and place.exists() else ""
-        if not hint:
-            raise
-        raise checks.LattokError(f"{error} {hint}") from None
 
 
 def list_models(pattern: str = "*", folder: str | os.PathLike[str] = ".") -> dict[str, str]:
@@ -90,7 +77,7 @@ def _first_line(name: str) -> str:
 def as_labeller(model: Any) -> Any:
     """Return a model as it is; for a path or a Hub id the tokenizer or latent action model saved there."""
     if isinstance(model, str | os.PathLike):
-        with _recognised(model):
+        with recognised(model):
             place = hub.resolve(model)
             family = hub.family_of(place.folder)
         if family.label_source is None:

@@ -159,12 +159,102 @@ def test_loading_a_published_file_or_folder_names_the_command_that_converts_it(n
     with pytest.raises(LattokError, match=f"Is this a lattok artefact. It looks like a .*{system}"):
         lattok.load(folder)
     (folder / "config.json").unlink()
-    command = re.search(rf"lattok (convert {system} .*?)(;| or |$)", str(error.value))
-    assert command is not None
-    words = shlex.split(command[1].replace("HORIZON", name.partition("_h")[2].partition("_")[0]))
-    code = main(words)
-    assert name in NEEDS_FLAGS or code == 0, capsys.readouterr().err
+    words = command_of(error, system)
+    known = {"HORIZON": name.partition("_h")[2].partition("_")[0], "STRIDE": "calvin"}
+    for placeholder in {*known} & {*words}:
+        assert f"; {placeholder}: {MEANT[placeholder]}" in str(error.value)
+    code = main([known.get(word, word) for word in words])
+    said = capsys.readouterr().err
+    assert code == 0 or (name in NEEDS_FLAGS and re.search(r"`heads`|num_heads|vit|features|shape", said)), said
     assert code != 0 or lattok.load("my-model")
+
+
+MEANT = {"HORIZON": "Steps of an action chunk; the file does not hold it", "STRIDE": "Gap of a frame pair, always"}
+MEANT |= {"CONFIG": "Settings that the tokenizer was built with", "ENTRY": "", "PREFIX": ""}
+
+
+def command_of(error: pytest.ExceptionInfo[LattokError], system: str) -> list[str]:
+    found = re.search(rf"lattok (convert {system} .*?)(;| or |$)", str(error.value))
+    assert found is not None
+    return shlex.split(found[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "around", "given"),
+    [
+        ("quest_a", lambda tensors: {"model": prefixed("autoencoder.", tensors), "step": 3}, ("model", "autoencoder.")),
+        ("oat_a", lambda tensors: {"state_dicts": {"ema_model": tensors, "optimizer": 3}}, ("state_dicts.ema_model",)),
+    ],
+)
+def test_the_command_says_where_in_a_training_state_it_is(name, around, given, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tensors = safetensors.torch.load_file(PARITY / name / "weights.safetensors")
+    torch.save(around(tensors), "state.ckpt")
+    Path("config.json").write_text(json.dumps(json.loads((PARITY / name / "config.json").read_text())["model"]))
+    system = SYSTEMS[name.partition("_")[0]]
+    with pytest.raises(LattokError, match=f"published checkpoint of {system}") as error:
+        lattok.load("state.ckpt")
+    words = command_of(error, system)
+    assert words[4:] == [
+        *("--config", "config.json", "--entry", given[0]),
+        *(word for prefix in given[1:] for word in ("--prefix", prefix)),
+    ]
+    assert main(words) == 0, capsys.readouterr().err
+    assert lattok.load("my-model").type == system
+
+
+def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def test_of_two_copies_in_a_training_state_both_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors = safetensors.torch.load_file(PARITY / "oat_a" / "weights.safetensors")
+    torch.save({"state_dicts": {"model": tensors, "ema_model": tensors}}, "state.ckpt")
+    with pytest.raises(LattokError) as error:
+        lattok.load("state.ckpt")
+    assert command_of(error, "oat")[4:] == ["--config", "CONFIG", "--entry", "ENTRY"]
+    assert "; ENTRY: state_dicts.ema_model or state_dicts.model" in str(error.value)
+    assert "; CONFIG: Settings that the tokenizer was built with" in str(error.value)
+
+
+def test_weights_alone_of_a_system_that_needs_its_settings(tmp_path, monkeypatch):
+    shutil.copy(PARITY / "villax_lam_b" / "weights.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(LattokError) as error:
+        lattok.load(tmp_path)
+    assert command_of(error, "villax-lam")[-2:] == ["--config", "CONFIG"]
+    (tmp_path / "model_config.json").write_text("{}")
+    with pytest.raises(LattokError) as error:
+        lattok.load(tmp_path / "model.safetensors")
+    assert "--config" not in command_of(error, "villax-lam")
+
+
+@pytest.mark.parametrize("family", [lattok.QueST, lattok.UniformBins, lattok.ImageLAM, lattok.LatentVLA])
+def test_a_class_says_of_a_published_file_what_load_says(family, tmp_path):
+    shutil.copy(PARITY / "quest_a" / "weights.safetensors", tmp_path / "quest.safetensors")
+    for place in (tmp_path, tmp_path / "quest.safetensors"):
+        with pytest.raises(LattokError) as error:
+            family.from_pretrained(place)
+        with pytest.raises(LattokError) as other:
+            lattok.load(place)
+        assert str(error.value) == str(other.value)
+        assert command_of(error, "quest")
+
+
+def test_a_folder_in_the_format_of_fast_names_the_call_that_reads_it(tmp_path):
+    chunks = torch.randn(200, 4, 3, generator=torch.Generator().manual_seed(0))
+    fitted = lattok.FAST.fit(chunks, vocab_size=300, normalize="identity")
+    fitted.save_published(tmp_path)
+    facts = json.loads((tmp_path / "processor_config.json").read_text())
+    for known in ({}, {"action_dim": None, "time_horizon": None}):
+        (tmp_path / "processor_config.json").write_text(json.dumps({**facts, **known}))
+        with pytest.raises(LattokError, match="It looks like a published tokenizer of FAST") as error:
+            lattok.load(tmp_path)
+        call = re.search(r"lattok(\.FAST.*?\))", str(error.value))
+        assert call is not None
+        read = eval(f"lattok{call[1]}", {"lattok": lattok, "ACTION_DIM": 3, "HORIZON": 4})
+        assert torch.equal(read.encode(chunks), fitted.encode(chunks))
+    assert "; ACTION_DIM, HORIZON: dimensions of an action and steps of a chunk" in str(error.value)
 
 
 @pytest.mark.parametrize("golden", sorted(Path(__file__).parent.joinpath("golden").rglob("model.safetensors")), ids=str)

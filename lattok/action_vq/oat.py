@@ -138,7 +138,7 @@ class OAT(LevelTokenizer, CoarseToFine):
         return self.limits(self._actions(self._quantized(codes.clamp_min(0)), (codes >= 0).sum(1)))
 
 
-@checkpoint.importer("oat", sign=r"nested_dropout\.dropout_mask_token$")
+@checkpoint.importer("oat", sign=r"decoder\.nested_dropout\.dropout_mask_token$")
 def oat(
     path: checkpoint.FilePath,
     config: checkpoint.Settings,
@@ -156,7 +156,7 @@ def oat(
         path: The checkpoint, .pt or .safetensors.
         config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: levels of the
             quantizer, head_dim of the encoder; head_dim, use_causal_decoder, token_dropout_mode, pdropout of decoder.
-        entry: Name under which a pickled training state holds the weights.
+        entry: Name under which a pickled training state holds the weights, such as state_dicts.ema_model.
         prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.

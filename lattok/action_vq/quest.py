@@ -162,7 +162,7 @@ def quest(
         config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: skill_block_size,
             encoder_heads, decoder_heads, use_causal_encoder, use_causal_decoder, fsq_level or codebook_size, and
             attn_pdrop where it is not 0.1. vq_type must be fsq.
-        entry: Name under which a pickled training state holds the weights.
+        entry: Name under which a pickled training state holds the weights, such as state_dicts.ema_model.
         prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.

@@ -13,15 +13,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
-
 from lattok.utils.checks import LattokError, did_you_mean, one_of
+from lattok.utils.options import docs_of
 
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
@@ -119,16 +117,6 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     shown = "" if default in (MISSING, None, ()) else f"(default: {text_of(default)})"
     flag = "" if mark.positional else f"--{name.rstrip('_').replace('_', '-')}"
     return Word(f"{flag} {metavar}".strip(), f"{text} {shown}".strip(), "", False, default is MISSING, name, kind)
-
-
-@cache
-def docs_of(documented: Any) -> Mapping[str, str]:
-    """Return what docstrings say of the arguments of a function, or of the fields of a class and those it extends."""
-    said: dict[str, str] = {}
-    for each in reversed(documented.__mro__ if isinstance(documented, type) else (documented,)):
-        parsed = docstring_parser.parse((each.__doc__ if each is not object else None) or "")
-        said |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
-    return said
 
 
 def text_of(value: Any) -> str:

@@ -17,7 +17,7 @@ from lattok.cli import flags
 from lattok.cli.flags import Arg, File, Folder, MaybeDataset, MaybeFile, Names, Out, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
-from lattok.utils.options import as_flags
+from lattok.utils.options import as_flags, docs_of
 from lattok.utils.output import Output
 
 WIDTH = 100
@@ -42,7 +42,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb:
     listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
     for group, options in parts.items():
         for each in options:
-            said, names = flags.docs_of(each.owner).get(each.path[-1], ""), choices.get(each.name, ())
+            said, names = docs_of(each.owner).get(each.path[-1], ""), choices.get(each.name, ())
             word = flags.word_of(each.name, each.kind, said, shown.get(each.name), names)
             listed.append(word._replace(group=group, more=group != "common"))
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"

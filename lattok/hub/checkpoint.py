@@ -18,23 +18,22 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lattok.hub.client import FilePath
-from lattok.hub.model import HubModel
 from lattok.hub.weights import Size, Tensors, plan_module, read_tensors
 from lattok.utils import checks, files
 from lattok.utils.options import as_option
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
-Model = TypeVar("Model", bound=HubModel)
-Read = TypeVar("Read", bound=Callable[..., HubModel])
+Model = TypeVar("Model", bound=nn.Module)  # a HubModel, whose module needs this one
+Read = TypeVar("Read", bound=Callable[..., nn.Module])
 Names = Collection[str]  # of tensors
 Settings = Mapping[str, Any] | FilePath  # published ones of a model: a .json or .yaml file, or a dictionary
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
@@ -54,10 +53,12 @@ class Importer:
     """
 
     name: str  # the word that follows `lattok convert`
-    read: Callable[..., HubModel]
+    read: Callable[..., Any]
     sign: str  # a pattern for the name of a tensor that this system's checkpoints hold, and no other's
     unless: str = ""  # a pattern for one that is only in those of another system that has the sign, too
     mind: str = ""  # what to know before its labels are used
+    needed: Mapping[str, str] = field(default_factory=dict)  # options that are needed although they have a default,
+    # unless a file of this name lies next to the checkpoint
 
     @property
     def example(self) -> str:
@@ -74,11 +75,11 @@ class Importer:
 IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq", "lattok.image_lam")
 
 
-def importer(name: str, sign: str, unless: str = "", mind: str = "") -> Callable[[Read], Read]:
+def importer(name: str, sign: str, **fields: Any) -> Callable[[Read], Read]:
     """Register the function below under this name; the arguments are fields of its `Importer`."""
 
     def registered(read: Read) -> Read:
-        IMPORTERS.add(name, Importer(name, read, sign, unless, mind))
+        IMPORTERS.add(name, Importer(name, read, sign, **fields))
         return read
 
     return registered
@@ -92,7 +93,7 @@ def converted(
     `names`, `unused` and the errors are those of `translate`; ours that end in one of `kept` keep their values.
     """
     plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, where)
-    model = build()
+    model: Any = build()
     ours = model.saved_tensors()
     left = [name for name in ours if name.endswith(tuple(kept))]
     model.load_tensors(translate(foreign, names, ours, where, unused=unused, kept=left), where)
@@ -220,9 +221,10 @@ def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence
     """Read tensors of a .pt, .pth, .ckpt, .bin or .safetensors file to the CPU; nested names are joined with ".".
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
-    With `entry` that is asked only of what is under this name: Lightning keeps the weights in "state_dict", with
-    settings and optimisers, whose classes are replaced by ones that do nothing. So they are with `parts`, names of what
-    may hold the weights: where some are there, the rest is left out. Raises `LattokError` about what else is there.
+    With `entry` that is asked only of what is under this name, "states.ema" for one in another: Lightning keeps the
+    weights in "state_dict", with settings and optimisers, whose classes are replaced by ones that do nothing. So they
+    are with `parts`, names of what may hold the weights: where some are there, the rest is left out. Raises
+    `LattokError` about what else is there.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -233,9 +235,10 @@ def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
     content = read_pickled(path, inert=entry is not None or bool(parts))
     if entry is not None:
-        if not isinstance(content, Mapping) or entry not in content:
-            checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
-        content = content[entry]
+        for name in [entry] if isinstance(content, Mapping) and entry in content else entry.split("."):
+            if not isinstance(content, Mapping) or name not in content:
+                checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
+            content = content[name]
     if not isinstance(content, Mapping):
         checks.fail(str(path), "a dictionary of tensors", _contents(content))
     within = {name: content[name] for name in parts if isinstance(content.get(name), Mapping)}

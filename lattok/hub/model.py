@@ -24,6 +24,7 @@ from typing_extensions import Self, Unpack
 
 from lattok.hub import client, records, weights
 from lattok.hub.client import FilePath, LoadOptions, PushOptions
+from lattok.hub.recognised import recognised
 from lattok.hub.records import CARD, CONFIG, EVALUATION, PICTURE, TRAINING, parse_config, read_config
 from lattok.hub.weights import DAMAGED, Size, Sizes, Tensors, check_named, check_sizes, plan_module
 from lattok.utils import checks, devices, files
@@ -228,7 +229,10 @@ class HubModel(nn.Module):
         `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
         `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model.
         """
-        return cls.from_place(resolve(name_or_path, revision, options=options), **options)
+        with recognised(name_or_path):
+            place = resolve(name_or_path, revision, options=options)
+            read_config(place.folder)
+        return cls.from_place(place, **options)
 
     @classmethod
     @devices.float32_by_default()

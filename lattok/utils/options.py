@@ -10,6 +10,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -169,3 +170,15 @@ def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _joined(group: str, name: str) -> str:
     return group if name == "name" else f"{group}_{name}"
+
+
+@cache
+def docs_of(documented: Any) -> Mapping[str, str]:
+    """Return what docstrings say of the arguments of a function, or of the fields of a class and those it extends."""
+    import docstring_parser
+
+    said: dict[str, str] = {}
+    for each in reversed(documented.__mro__ if isinstance(documented, type) else (documented,)):
+        parsed = docstring_parser.parse((each.__doc__ if each is not object else None) or "")
+        said |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+    return said

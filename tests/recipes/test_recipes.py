@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli.flags import docs_of
 from lattok.nn.quantize import VectorQuantizer
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
+from lattok.utils.options import docs_of
 from tests.recipes.policies import stopped, with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}

@@ -66,6 +66,7 @@ class LaryLAQ(LAQ):
     mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
     "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names also work), training "
     "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
+    needed={"stride": ""},
 )
 def lary_laq(
     path: FilePath,

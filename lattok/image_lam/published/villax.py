@@ -204,6 +204,7 @@ class VillaXLAM(PublishedLAM):
     sign=r"encoder\.pe_spatial$",
     mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
     "shows a visible movement. Its attention over time reads tokens that are not normalised.",
+    needed={"config": SETTINGS},
 )
 def villax_lam(
     path: FilePath, config: Settings | None = None, *, cameras: tuple[str, ...] = ("image",), stride: str = "1"
