@@ -13,6 +13,7 @@ actions      = M coefficients
 Its codes stand basis by basis, all dimensions of one first. Dimensions in `stepped`, such as a gripper, have degree 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ from lattok.utils.options import knows_data
 MOST_DEGREE, MOST_BASES, MOST_ENTRIES = 16, 256, 1 << 22  # the last: of the matrix that encodes
 LEAST_RIDGE = 1e-12
 LEAST_HALF = 0.02  # half of the narrowest bounds, in normalised units: a coefficient that never moves needs some
-NEEDED = ("num_dof", "num_basis", "seq_len")  # of published settings
+NEEDED = ("num_dof", "num_basis", "seq_len", "gripper_zero_order")  # of published settings
 UNREAD = ("init_cond_order", "end_cond_order", "use_bpe")
 
 
@@ -226,18 +227,17 @@ def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: floa
     Args:
         path: The checkpoint.
         config: Arguments of the tokenizer's constructor, in a .yaml or .json file or a dictionary: num_dof, num_basis,
-            seq_len, and where they are not the published ones vocab_size, degree_p, gripper_zero_order, gripper_dof.
+            seq_len, gripper_zero_order (published classes differ in its default), and where they are not the published
+            ones vocab_size, degree_p, gripper_dof, gripper_indices, of which the last dimensions are supported.
         ridge: Ridge of the least squares; another public copy of the tokenizer has 1e-4.
     """
     given = checkpoint.published_settings(config)
     faults = [f"no {name}" for name in NEEDED if name not in given]
     if faults := faults + [f"{name} {given[name]}" for name in UNREAD if given.get(name)]:
         checks.fail("config", f"{', '.join(NEEDED)}, and no {', '.join(UNREAD)}", ", ".join(faults))
-    dims, bases, horizon = (given[name] for name in NEEDED)
-    zero_order = checkpoint.setting(given, "gripper_zero_order", bool, False)  # "false" is no bool, and true
-    grippers = checkpoint.setting(given, "gripper_dof", int, 1) if zero_order else 0
+    dims, bases, horizon = (given[name] for name in NEEDED[:3])
     checks.counts(num_dof=dims)
-    checks.counts(0, dims, gripper_dof=grippers)
+    grippers = _grippers(given, dims)
     rest = {"bins": given.get("vocab_size", 256), "degree": given.get("degree_p", 4), "ridge": ridge}
     stepped = tuple(str(i) for i in range(dims - grippers, dims))
     settings = BEASTConfig(dims, horizon, bases=bases, stepped=stepped, normalize="identity", **rest)
@@ -249,3 +249,16 @@ def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: floa
     by_basis = partial(checkpoint.Join, make=lambda w: w.view(dims, bases).T.flatten())  # theirs: by dimension
     names = {"low": by_basis(("w_min",)), "high": by_basis(("w_max",))}
     return checkpoint.converted(lambda: BEAST(settings), found, names, str(path), kept=("shift", "scale"))
+
+
+def _grippers(settings: Mapping[str, Any], dims: int) -> int:
+    """Return how many of the last dimensions are coded as steps; one published class counts, another lists them."""
+    if not checkpoint.setting(settings, "gripper_zero_order", bool):  # "false" is no bool, and true
+        return 0
+    given = settings.get("gripper_indices") is not None
+    listed = list(checkpoint.setting(settings, "gripper_indices", tuple[int, ...])) if given else None
+    count = checkpoint.setting(settings, "gripper_dof", int, 1 if listed is None else len(listed))
+    checks.counts(0, dims, gripper_dof=count)
+    if listed is not None and listed != [*range(dims - count, dims)]:
+        checks.fail("gripper_indices", f"the last {count} of {dims}, {[*range(dims - count, dims)]}", listed)
+    return count

@@ -18,7 +18,7 @@ from lattok.utils.checks import LattokError
 from tests.action_vq.walks import NAMES, smooth
 from tests.image_lam.published.parity import Case, close, open_case
 
-SETTINGS = {"num_dof": 3, "num_basis": 5, "seq_len": 8}
+SETTINGS = {"num_dof": 3, "num_basis": 5, "seq_len": 8, "gripper_zero_order": False}
 
 
 @pytest.fixture(params=["beast_a", "beast_b"])
@@ -154,6 +154,35 @@ def test_published_codes_and_reconstructions(case):
     assert torch.equal(last_id - io["llm_tokens"], io["tokens"])  # as the page of models says
 
 
+GRIPPERS = [({"gripper_zero_order": False, "gripper_dof": 2}, 0), ({"gripper_zero_order": True}, 1)]
+GRIPPERS += [({"gripper_zero_order": True, "gripper_dof": 2}, 2), ({"gripper_zero_order": True, "gripper_dof": 0}, 0)]
+GRIPPERS += [({"gripper_zero_order": True, "gripper_indices": listed}, len(listed)) for listed in ([2], [1, 2], [])]
+
+
+@pytest.mark.parametrize(("given", "grippers"), GRIPPERS)
+@pytest.mark.parametrize("sizes", [{}, {"degree_p": 2, "vocab_size": 64}])
+def test_every_setting_of_the_published_class_in_numpy(bounds, given, grippers, sizes):
+    """scipy's splines, ridge regression as a longer least squares, coefficients cut and rounded to their bins."""
+    low, high = -np.linspace(0.2, 1, 15).reshape(3, 5), np.linspace(0.3, 2, 15).reshape(3, 5)
+    path = bounds(w_min=torch.tensor(low.ravel()).float(), w_max=torch.tensor(high.ravel()).float())
+    model = lattok.convert.beast(path, {**SETTINGS, **sizes, **given})
+    chunks, bins = smooth(9, 8).double().numpy() * 0.3, sizes.get("vocab_size", 256)
+    codes, decoded = np.empty((9, 5, 3)), np.empty_like(chunks)
+    for dim in range(3):
+        degree = 0 if dim >= 3 - grippers else sizes.get("degree_p", 4)
+        knots = np.pad(np.linspace(0, 1, 6 - degree), degree, mode="edge")
+        basis = BSpline.design_matrix(np.linspace(0, 1, 8), knots, degree).toarray()
+        longer = np.concatenate([basis, np.sqrt(1e-5) * np.eye(5)])
+        found = np.linalg.lstsq(longer, np.concatenate([chunks[..., dim].T, np.zeros((5, 9))]), rcond=None)[0].T
+        share = (found.clip(low[dim], high[dim]) - low[dim]) / (high[dim] - low[dim])
+        codes[..., dim] = np.rint(share * (bins - 1))
+        decoded[..., dim] = (codes[..., dim] / (bins - 1) * (high[dim] - low[dim]) + low[dim]) @ basis.T
+    ours = model.encode(torch.tensor(chunks).float())
+    assert (ours.numpy() == codes.reshape(9, 15)).mean() > 0.98  # float32 on a border
+    assert len(np.unique(codes)) > 20
+    np.testing.assert_allclose(model.decode(torch.tensor(codes.reshape(9, 15)).long()), decoded, atol=1e-5)
+
+
 def test_the_command_reads_the_checkpoint_of_a_policy(bounds, tmp_path, capsys):
     (tmp_path / "tokenizer.yaml").write_text("\n".join(f"{name}: {value}" for name, value in SETTINGS.items()))
     words = ["convert", "beast", str(bounds()), str(tmp_path / "out"), "--config", str(tmp_path / "tokenizer.yaml")]
@@ -180,6 +209,9 @@ def test_the_command_reads_the_checkpoint_of_a_policy(bounds, tmp_path, capsys):
         ({}, {"use_bpe": True}, "and no init_cond_order, end_cond_order, use_bpe, got use_bpe True"),
         ({}, {"gripper_zero_order": "false"}, "`gripper_zero_order`: expected a value of type bool"),
         ({}, {"gripper_zero_order": True, "gripper_dof": 4}, "`gripper_dof`: expected at most 3, got 4"),
+        ({}, {"gripper_zero_order": True, "gripper_indices": [0]}, "expected the last 1 of 3, [2], got [0]"),
+        ({}, {"gripper_zero_order": True, "gripper_indices": [1]}, "`gripper_indices`: expected the last 1 of 3, [2],"),
+        ({}, {"gripper_zero_order": True, "gripper_indices": "x"}, "`gripper_indices`: expected a value of type"),
     ],
 )
 def test_what_does_not_fit_is_said(bounds, changed, settings, text):

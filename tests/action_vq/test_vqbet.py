@@ -241,8 +241,9 @@ def test_settings_that_are_missing_and_files_of_others(saved, tmp_path):
         lattok.convert.vqbet(tmp_path / "other.safetensors", SETTINGS)
     found = {name: value for part, group in published().items() for name, value in named(part, group)}
     safetensors.torch.save_file(found, tmp_path / "vqbet.safetensors")
+    sizes = {"num_dof": 3, "num_basis": 5, "seq_len": 8, "gripper_zero_order": False}
     with pytest.raises(LattokError, match=r"for beast, got one for vqbet. Run: lattok convert vqbet\."):
-        lattok.convert.beast(tmp_path / "vqbet.safetensors", {"num_dof": 3, "num_basis": 5, "seq_len": 8})
+        lattok.convert.beast(tmp_path / "vqbet.safetensors", sizes)
 
 
 def named(part, group):
