@@ -84,6 +84,11 @@ def moto_lam(
     held = features is None and any(name.startswith("image_encoder.") for name in foreign)
     facts |= {"features": HELD if held else features or f"hf:{ENCODER}", "features_revision": features_revision}
     facts |= _image_encoder(foreign, settings) if held else {}
+    encoder = settings.get("image_encoder")
+    named = encoder.get("pretrained_model_name_or_path") if isinstance(encoder, Mapping) else None
+    if named and not held and features is None and not str(named).endswith(ENCODER.rpartition("/")[2]):
+        hint = "Name them with `features`, or `--features`."
+        checks.fail("config", f"the image encoder {ENCODER}, or features in its place", repr(named), hint)
     made = built(MotoLAMConfig, facts | sizes(foreign, settings))
     network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes
     unused = [name for name in foreign if name.startswith(NOT_NEEDED[held:])]

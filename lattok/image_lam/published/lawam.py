@@ -32,6 +32,9 @@ HEAD_WIDTH = 64  # of every published DINOv3
 # what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
 PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
 PUBLISHED |= {"enc_modal_mask": True, "image_hw": (256, 256), "num_attention_heads": None, "vq_type": "vae"}
+# what is no choice here, and what no tensor tells of
+FIXED = {"enc_add_state": False, "multi_input": False}
+FIXED |= {"rope_theta": 100.0, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +241,10 @@ def _settings(config: Settings | None, path: Path) -> dict[str, Any]:
         for other in (name, f"lam_{name}", f"dinov3_{name}"):
             found[name] = settings.get(other, found[name])
     checks.one_of("vq_type", found["vq_type"], ("vae",))
+    for name, value in FIXED.items():
+        for other in (name, f"lam_{name}", f"dinov3_{name}"):
+            if checkpoint.as_number(settings.get(other, value)) != value:
+                checks.fail(other, str(value), repr(settings[other]))
     return found
 
 

@@ -390,6 +390,15 @@ def test_settings_that_do_not_fit_are_one_line(change, text):
         moto_lam(case.file, {**case.config, **change})
 
 
+def test_another_image_encoder_than_the_default_has_to_be_named(tmp_path):
+    """Its features have as many channels and places, so that no shape told of it."""
+    case = opened("lara_lam_a")
+    file = written(tmp_path, {name: each for name, each in case.weights.items() if not name.startswith(ENCODER)})
+    settings = {**case.config, "image_encoder": {"pretrained_model_name_or_path": "facebook/vit-msn-large"}}
+    with pytest.raises(LattokError, match=r"`config`: expected the image encoder facebook/vit-mae-large, .*vit-msn-l"):
+        moto_lam(file, settings)
+
+
 def test_facts_and_settings_files_that_do_not_fit_are_one_line(tmp_path):
     file = opened("lara_lam_a").file
     for options, text in (

@@ -112,6 +112,10 @@ def test_a_policy_folder_of_lerobot_is_read(first, tmp_path):
         *(({"image_hw": size}, "`image_hw`: expected height and width, got") for size in (64, (64,), {"h": 1, "w": 2})),
         ({"image_hw": [60, 64]}, "`image_size`: expected multiples of the patch size 16, got (60, 64)."),
         ({"norm_latents_type": "bn"}, "`feature_norm`: expected one of ln, l2, none, got 'bn'."),
+        ({"enc_add_state": True}, "`enc_add_state`: expected False, got True."),
+        ({"lam_multi_input": True}, "`lam_multi_input`: expected False, got True."),
+        ({"dinov3_rope_theta": 10_000}, "`dinov3_rope_theta`: expected 100.0, got 10000."),
+        ({"dinov3_config": {"layer_norm_eps": "1e-6"}}, "`layer_norm_eps`: expected 1e-05, got '1e-6'."),
         ({"vq_type": "nsvq"}, "`vq_type`: expected one of vae, got 'nsvq'."),
     ],
 )
