@@ -217,7 +217,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         for name, seen in tally.items():
             seen.count(stored[name], again.get(name), episode.index)
     yield from _check_given(work, entry, again) if again else ()
-    for name, seen in tally.items():
+    for name, seen in tally.items() if done else ():  # of what was not compared nothing can be said
         yield seen.line(name, frames, made)
     yield UNPROVEN
     yield f"{frames} frames of {done} of {len(work.dataset.episodes)} episodes were labelled again"

@@ -104,15 +104,28 @@ def same_file(file: IO[Any], path: Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and write into it, before hours of work go there. Raises `LattokError` with the reason."""
+    """Write into `folder`, before hours of work go there, and leave nothing. Raises `LattokError` with the reason."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        with _temporary_in(folder) as probe:
-            probe.write_bytes(b"0" * 4096)
-            sync(probe)
+        with made(folder):
+            sweep(folder)
+            with _temporary_in(folder) as probe:
+                probe.write_bytes(b"0" * 4096)
+                sync(probe)
     except OSError as error:
         raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make `folder` where it is not there, and remove it again, with parents that were made, if nothing is in it."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
 
 
 def make_room(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import check_writable, held_alone, is_temporary, same_file, sweep, sync, write_text
+from lattok.utils.files import check_writable, held_alone, is_temporary, made, same_file, sweep, sync, write_text
 
 LOCK, DONE = "lock", "done"  # in the hidden folder: either says that it is ours; the second goes last
 MARK = "lattok works here. The folder is removed when it has finished.\n"
@@ -111,9 +111,8 @@ class Output:
     @contextmanager
     def locked(self, lock: Path) -> Iterator[None]:
         """Hold the lock file, which is there only meanwhile; raises `Busy` where another process holds it."""
-        lock.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            with open(lock, "ab") as file:
+            with made(lock.parent), open(lock, "ab") as file:
                 if not held_alone(file, lock):
                     if same_file(file, lock):
                         raise self._busy()

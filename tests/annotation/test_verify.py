@@ -218,6 +218,7 @@ def test_a_damaged_source_is_a_finding(labelled):
     assert not result.holds
     assert result.lines[-1].endswith("0 frames of 0 of 4 episodes were labelled again")
     assert "- episode 0 cannot be labelled again: missing video file" in result.render()
+    assert "rows equal" not in result.render()
 
 
 def test_what_cannot_be_verified(labelled, make_dataset):
