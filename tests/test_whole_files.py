@@ -50,6 +50,18 @@ def test_names_of_others_are_left_alone_and_leftovers_of_ours_go(work, tmp_path)
     assert len(list(tmp_path.iterdir())) == len(THEIRS) + 2 + (work == "write_text")
 
 
+def test_nothing_is_left_of_a_place_that_was_only_tried(tmp_path):
+    files.check_writable(tmp_path / "new" / "folder")
+    with output.Output(tmp_path / "new").locked(tmp_path / "new" / "run" / "lock"):
+        assert (tmp_path / "new" / "run" / "lock").exists()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    files.check_writable(tmp_path / "mine")
+    with output.Output(tmp_path / "mine").locked(tmp_path / "mine" / "run" / "lock"):
+        files.write_text(tmp_path / "mine" / "run" / "log", "begun")
+    assert [path.name for path in (tmp_path / "mine" / "run").iterdir()] == ["log"]
+
+
 def test_what_somebody_is_writing_is_not_swept(tmp_path):
     with files.whole_file(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")
