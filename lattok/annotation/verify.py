@@ -195,7 +195,8 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     fills = entry.get("fills", {})
     key, parts = fills.get("column"), fills.get("parts", ())
     parts = [key] if not parts or key in work.dataset.joined else [*parts]  # joined, or as they are stored
-    columns += (parts := parts if {*parts} <= work.dataset.features.keys() else [])
+    infers = getattr(work.models[prefix], "infers_actions", False)  # who edits the record need not ask for it
+    columns += (parts := parts if infers and {*parts} <= work.dataset.features.keys() else [])
     tally, frames, done, again = {name: _Tally() for name in columns}, 0, 0, Labels()
     for episode in chosen:
         try:

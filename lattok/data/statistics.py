@@ -13,6 +13,7 @@ MOST_DIMENSIONS = 256  # of a column that is compared
 PARTS_PER_MERGE = 256
 # how far statistics may be off: of the range of a dimension, and of a standard deviation
 OF_RANGE, OF_MEAN, OF_STD = 1e-3, 1e-2, 0.05
+ROUNDED = 1e-3  # of the largest value: LeRobot sums float32 row by row, so a constant gets another mean, and some std
 
 
 class WrongStatistic(NamedTuple):
@@ -26,8 +27,9 @@ def misfit(stored: Any, measured: Mapping[str, np.ndarray], whole: bool) -> Wron
     """Compare min, max, mean and std [m] of a column with those of its rows; unless these are all (`whole`), only
     whether they lie within. What is stored as something else, or is not finite, is not compared."""
     spread = measured["max"].astype(np.float64) - measured["min"]
-    allowed = {"min": OF_RANGE * spread, "max": OF_RANGE * spread, "mean": OF_MEAN * spread}
-    allowed["std"] = OF_RANGE * spread + OF_STD * measured["std"]
+    summed = ROUNDED * np.maximum(np.abs(measured["min"]), np.abs(measured["max"]))
+    allowed = {"min": OF_RANGE * spread, "max": OF_RANGE * spread, "mean": OF_MEAN * spread + summed}
+    allowed["std"] = OF_RANGE * spread + OF_STD * measured["std"] + summed
     for name in allowed if whole else ("min", "max"):
         try:
             said = np.asarray(stored[name], dtype=np.float64).reshape(len(spread))

@@ -136,6 +136,7 @@ class Options:
 
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
     name: str
+    fps: Annotated[float, Rule("frames per second between 1e-6 and 1e6", checks.is_frame_rate)]
 
 
 class ColumnRecord(TypedDict, total=False):  # a label column; both facts are there

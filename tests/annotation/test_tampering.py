@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lattok.action_vq import UniformBins
 from lattok.annotation import annotate, verify
 from lattok.data import export, open_dataset
 from lattok.labels import with_labels
 from lattok.labels.sharing import listing
+from lattok.samples import ActionWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, write_json
 from tests.annotation.test_fill import LENGTHS, model, write
@@ -225,6 +227,24 @@ def test_odd_runs_are_one_line(runs, out):
     fills(lambda own: own.update(filled=runs))(out)
     with pytest.raises(LattokError, match="`inferred.fills` in .*: expected a column, and runs of episodes, got"):
         verify(open_dataset(out), {"inferred": model()})
+
+
+@pytest.mark.parametrize("rate", ["30", None, -1, []])
+def test_an_odd_rate_is_one_line(rate, out):
+    as_json(out, "lattok.json", lambda record: record["inferred"]["dataset"].update(fps=rate))
+    with pytest.raises(LattokError, match="`inferred.dataset.*: expected "):
+        verify(open_dataset(out), {"inferred": model()})
+
+
+def test_a_record_of_fills_beside_a_tokenizer_is_said(make_dataset, tmp_path):
+    dataset = make_dataset([12, 12], cameras=False)
+    tokenizer = UniformBins.fit(*ActionWindows(dataset, 4).all(), bins=8)
+    made = annotate(dataset, {"latent": tokenizer}, tmp_path / "made")
+    odd = {"column": "action", "filled": [[0, 0]]}
+    as_json(made, "lattok.json", lambda record: record["latent"].update(fills=odd))
+    told = verify(open_dataset(made), {"latent": tokenizer})
+    assert not told.holds
+    assert "- action: not compared, there is no latent.filled" in told.render()
 
 
 @pytest.mark.parametrize("format", ["lerobot", "rlds"])

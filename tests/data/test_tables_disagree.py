@@ -125,6 +125,24 @@ def test_statistics_of_something_else(source, name, change, tmp_path):
     assert found(open_dataset(tmp_path / "out"), "stats.json") == []
 
 
+def test_a_constant_that_lerobot_averaged_in_float32_is_no_finding(source):
+    """A sum of rows in float32 drifts: 600 times 0.7 has another mean than 0.7, and a spread."""
+    path = source.data_file(0)
+    actions = np.array(pq.read_table(path)["action"].to_pylist(), dtype=np.float32)
+    actions[:, 1] = 0.7
+    set_column(path, "action", actions.tolist())
+    stored = json.loads((source.root / "meta" / "stats.json").read_text())
+    drifted = np.full((600, 3), 0.7, dtype=np.float32)
+    assert drifted.std(0)[1] > 0
+    assert abs(drifted.mean(0)[1] - np.float32(0.7)) > 1e-6
+    exact = actions.astype(np.float64)
+    measured = {"min": exact.min(0), "max": exact.max(0), "mean": exact.mean(0), "std": exact.std(0)}
+    measured["mean"][1], measured["std"][1] = drifted.mean(0)[1], drifted.std(0)[1]
+    stored["action"] |= {name: values.tolist() for name, values in measured.items()}
+    (source.root / "meta" / "stats.json").write_text(json.dumps(stored))
+    assert found(open_dataset(source.root), "stats.json") == []
+
+
 def test_last_actions_of_a_dataset_that_was_rlds(source):
     assert found(source, "only fills its row") == []
     path = source.data_file(0)
