@@ -92,7 +92,7 @@ def frames_at(images: Tensor, key: str, size: int, interpolation: str) -> Tensor
 
 def check_floats(images: Tensor, key: str) -> None:
     """The pixels of float images must be numbers from 0 to 1, but for what resizing adds."""
-    low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
+    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0.0, 1.0)  # one wait for a device
     if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
         hint = "Pixels 0 to 255 are frames as uint8 with channels last; normalised images must be scaled back."
         checks.fail(key, "values from 0 to 1", f"{low:.3g} to {high:.3g}", hint)

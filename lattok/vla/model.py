@@ -10,6 +10,7 @@ Variants of the paper differ in strategy alone: which placeholders there are, an
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -338,8 +339,8 @@ class LatentVLA(BackboneModel):
         """
         self.check_acts()
         observation, single = as_batch(self.config, observation)
-        check_observation(self.config, observation)
-        actions = self.queues.select(observation, env_ids, self.predict_chunk)
+        check = partial(check_observation, self.config)
+        actions = self.queues.select(observation, env_ids, self.predict_chunk, check)
         return actions[0] if single else actions
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:

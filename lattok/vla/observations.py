@@ -21,6 +21,7 @@ from lattok.utils.untrusted import plain_format
 from lattok.vla.config import TokenSpec, VLAConfig
 
 Observation = Mapping[str, Any]
+Check = Callable[[Observation], None]
 Planner = Callable[[Observation], Tensor]  # observation -> chunks [B, H, m]
 
 
@@ -61,6 +62,7 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
     if not isinstance(batch, Mapping):
         checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
     images, texts, proprio = _images(config, batch), instructions_of(batch), _proprio(config, batch)
+    checks.size("task", "instructions, one for each sample", len(texts), len(images))
     if learning:
         actions = _required(batch, config.action_key, "the actions")
     else:
@@ -231,9 +233,9 @@ class ActionQueues:
             checks.fail("n_action_steps", f"at most the {self.horizon} actions of a chunk", steps)
         self._steps = steps
 
-    def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner) -> Tensor:
+    def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner, check: Check) -> Tensor:
         """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty, or was
-        planned for another instruction."""
+        planned for another instruction, and `check` looks at the observations of the others."""
         texts = [text.strip() for text in instructions_of(observation)]
         count = len(texts)
         ids = list(range(count)) if env_ids is None else _ids(env_ids)
@@ -241,6 +243,8 @@ class ActionQueues:
             checks.fail("env_ids", f"{count} different environments, one for each sample", ids)
         planned = [self._planned.get(env, ("", ())) for env in ids]
         empty = [row for row, (text, left) in enumerate(planned) if not left or text != texts[row]]
+        if waiting := [row for row in range(count) if row not in empty]:
+            check(_rows(observation, waiting, count))
         if empty:
             chunks = predict(_rows(observation, empty, count))[:, : self.n_action_steps]
             for row, chunk in zip(empty, chunks, strict=True):

@@ -221,10 +221,10 @@ def test_policies(name: str, device: Device):
     seen, batch = fakes.observation(model.config), fakes.batch(model.config)
     # noise is that of the sample, codes are decoded on the host
     own = {"regression": 0, "clipped": 0, "tokens, drawn": 4}.get(name, 2)
-    # two cameras, proprio and the answer are checked
-    check(device, model, lambda m, x: m.predict_chunk(x), seen, reads=own + 6)
+    # two cameras, proprio and the answer are checked; the second observation as well, for which nothing is predicted
+    check(device, model, lambda m, x: m.predict_chunk(x), seen, reads=own + 4)
     check(device, model, lambda m, x: m.predict_chunk(x), batch, reads=own + 2)
-    check(device, model, lambda m, x: [m.reset(), m.select_action(x), m.select_action(x)], seen, reads=own + 6)
+    check(device, model, lambda m, x: [m.reset(), m.select_action(x), m.select_action(x)], seen, reads=own + 7)
     with torch.no_grad():
         check(
             device,

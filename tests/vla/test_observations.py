@@ -34,7 +34,7 @@ def change(**changes):
             change(task="open the drawer"),
             "`task`: expected a list of instructions, one for each sample, got 'open the drawer'",
         ),
-        (change(task=["a", "b"]), "`texts`: expected 4 instructions, one for each sample, got 2"),
+        (change(task=["a", "b"]), "`task`: expected 4 instructions, one for each sample, got 2"),
         (change(task=None), "`task`: expected a list of instructions, one for each sample, got None"),
         (change(task=["a", "b", "c", 4]), "`task`: expected a list of instructions"),
         (change(**{"observation.state": None}), "`batch`: expected `observation.state`, the robot's state"),
@@ -247,6 +247,10 @@ class Planner:
         return torch.tensor(rows)
 
 
+def unchecked(seen) -> None:
+    """Look at no observation."""
+
+
 def seen(*envs: int):
     return {"task": [str(env) for env in envs], "state": torch.tensor(envs)}
 
@@ -255,7 +259,7 @@ def test_each_environment_has_its_own_queue():
     planner, queues = Planner(), ActionQueues(3)
 
     def act(*envs: int):
-        return queues.select(seen(*envs), list(envs), planner).tolist()
+        return queues.select(seen(*envs), list(envs), planner, unchecked).tolist()
 
     assert act(0, 1, 2) == [[0, 1, 0], [1, 1, 0], [2, 1, 0]]
     queues.reset([1])  # its next chunk starts in the middle of that of the others
@@ -268,13 +272,21 @@ def test_each_environment_has_its_own_queue():
     assert planner.sizes == [3, 1, 2, 3]
 
 
+def test_observations_are_checked_for_which_nothing_is_predicted():
+    looked_at: list[list[str]] = []
+    queues = ActionQueues(3)
+    for envs in ((0, 1), (0, 2), (2, 1)):
+        queues.select(seen(*envs), list(envs), Planner(), lambda part: looked_at.append(part["task"]))
+    assert looked_at == [["0"], ["2", "1"]]
+
+
 def test_another_instruction_is_planned_for():
     planner, queues = Planner(), ActionQueues(3)
-    assert queues.select(seen(0, 1), None, planner).tolist() == [[0, 1, 0], [1, 1, 0]]
-    assert queues.select(seen(0, 7), None, planner).tolist() == [[0, 1, 1], [7, 2, 0]]
-    assert queues.select(seen(0, 1), None, planner).tolist() == [[0, 1, 2], [1, 3, 0]]
+    assert queues.select(seen(0, 1), None, planner, unchecked).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert queues.select(seen(0, 7), None, planner, unchecked).tolist() == [[0, 1, 1], [7, 2, 0]]
+    assert queues.select(seen(0, 1), None, planner, unchecked).tolist() == [[0, 1, 2], [1, 3, 0]]
     spaced = seen(0, 1) | {"task": ["0", " 1 "]}  # the prompt is the same
-    assert queues.select(spaced, None, planner).tolist() == [[0, 4, 0], [1, 3, 1]]
+    assert queues.select(spaced, None, planner, unchecked).tolist() == [[0, 4, 0], [1, 3, 1]]
 
 
 @pytest.mark.parametrize(
@@ -304,16 +316,16 @@ def test_every_observation_is_checked_while_planned_actions_are_carried_out(chan
 @pytest.mark.parametrize("envs", [[0], [0, 0], [0, 1, 2]])
 def test_environments_must_be_named_one_for_each_sample(envs: list[int]):
     with pytest.raises(LattokError, match="`env_ids`: expected 2 different environments, one for each sample"):
-        ActionQueues(3).select(seen(0, 1), envs, Planner())
+        ActionQueues(3).select(seen(0, 1), envs, Planner(), unchecked)
 
 
 def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_is_left_alone():
     planner, queues = Planner(), ActionQueues(3)
     extra = {"timestamp": torch.zeros(1)}
     for _ in range(2):
-        queues.select(seen(0, 1) | extra, torch.arange(2), planner)
+        queues.select(seen(0, 1) | extra, torch.arange(2), planner, unchecked)
     queues.reset([1])
-    queues.select(seen(0, 1) | extra, None, planner)
+    queues.select(seen(0, 1) | extra, None, planner, unchecked)
     assert planner.sizes == [2, 1]
 
 
