@@ -54,6 +54,8 @@ def test_nothing_is_left_of_a_place_that_was_only_tried(tmp_path):
     files.check_writable(tmp_path / "new" / "folder")
     with output.Output(tmp_path / "new").locked(tmp_path / "new" / "run" / "lock"):
         assert (tmp_path / "new" / "run" / "lock").exists()
+    tried = output.Output(tmp_path / "new" / "folder" / "out").hold()
+    tried.remove()
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").mkdir()
     files.check_writable(tmp_path / "mine")

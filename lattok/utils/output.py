@@ -65,6 +65,7 @@ class Output:
         self.work = named.with_name(f".{named.name}.{kind}") if named.name else named / f".{kind}"
         self.made = self.work / "dataset"  # takes the place when it is finished
         self._release: Callable[[], object] | None = None
+        self._parents: list[Path] = []  # that were made for the hidden folder
 
     # new
 
@@ -132,6 +133,7 @@ class Output:
         """
         if os.path.lexists(self.work) and not _is_ours(self.work):
             raise Busy(f"{self.work} is in the way and was not made by lattok. Move it away.")
+        self._parents = [each for each in self.work.parents if not each.exists()] or self._parents
         self.work.mkdir(parents=True, exist_ok=True)
         file = open(self.work / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  as long as its holder wants
         try:
@@ -181,6 +183,8 @@ class Output:
                 for name in (LOCK, DONE):
                     (self.work / name).unlink(missing_ok=True)
                 self.work.rmdir()
+            for each in self._parents:  # that nothing is in
+                each.rmdir()
 
     def _busy(self) -> Busy:
         hint = "Wait until it has finished, or choose another folder."
