@@ -1,8 +1,8 @@
 """Episodes that equal others of the same dataset: saved twice, or merged from datasets that share some.
 
-Equal are their actions and the robot's state, or, where actions say nothing, the bytes of their video files. What equal
-episodes have in common without a look at rows (length, statistics of actions in meta/, size of a record or file) comes
-first: in a dataset without copies hardly any rows are read. Found once for an open dataset.
+Equal are their actions, the robot's state and what some frames show, or, where actions say nothing, the bytes of their
+video files. What equal episodes have in common without a look at rows (length, statistics of actions in meta/, size of
+a record or file) comes first: in a dataset without copies hardly any rows are read. Found once for an open dataset.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +20,13 @@ from lattok.utils import checks
 from lattok.utils.findings import Finding
 
 Groups = tuple[tuple[int, ...], ...]  # episodes that equal each other, ascending, by their first
+Looks = list[np.ndarray]  # of each camera the cells of some frames
 
 MOST_FRAMES = (2**18, 2**25)  # that are read for it, where columns lie among images and where they do not
 SHOWN = 4  # groups in a sentence
 CELL, LEVELS = 8, 12.0  # pixels of a cell; how far its means may be apart in a picture that was encoded twice
 MOST_CELLS = 8  # on a side
+MOST_SEEN = 256  # episodes with the actions and states of others whose pictures are compared
 STRETCH, LEAST_SHARED = 16, 0.5  # rows of actions; the share from which two episodes are said to have them in common
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -64,13 +66,7 @@ def known_to_differ(dataset: RobotDataset, one: int, other: int) -> bool:
     states = digests(dataset, (one, other), "states")[0]
     if states.get(one) != states.get(other):
         return True
-    try:
-        where = sorted({0, dataset.length(one) // 2, dataset.length(one) - 1})
-        seen = [[dataset.frames(index, [camera], where) for camera in dataset.cameras] for index in (one, other)]
-    except checks.LattokError:  # nothing is known of what cannot be read
-        return False
-    pairs = zip(*seen, strict=True)
-    return any(a.shape == b.shape and np.abs(_cells(a) - _cells(b)).max() > LEVELS for a, b in pairs)
+    return _look_different(*(_looks(dataset, index) for index in (one, other)))
 
 
 def _found(source: RobotDataset, episodes: Sequence[Episode]) -> Groups | None:
@@ -83,6 +79,8 @@ def _found(source: RobotDataset, episodes: Sequence[Episode]) -> Groups | None:
     same = [index for group in _alike(actions.items()) for index in group]
     states = digests(source, same, "states")[0]
     groups = _alike((index, (actions[index], states.get(index))) for index in same)
+    if sum(map(len, groups)) <= MOST_SEEN and source.files.commit is None:  # on the Hub, whole videos would be fetched
+        groups = [part for group in groups for part in _by_looks(source, group)]
     still = likely - actions.keys()
     cameras = digests(source, still, "videos") if still else []
     groups += _alike((i, tuple(seen[i] for seen in cameras)) for i in still if cameras and all(i in s for s in cameras))
@@ -95,6 +93,32 @@ def _alike(keys: Iterable[tuple[int, object]]) -> list[tuple[int, ...]]:
     for index, key in keys:
         found.setdefault(key, []).append(index)
     return [tuple(sorted(group)) for group in found.values() if len(group) > 1]
+
+
+def _by_looks(source: RobotDataset, group: Sequence[int]) -> list[tuple[int, ...]]:
+    """Divide episodes with the same numbers, as of an expert that repeats itself, by what their pictures show."""
+    parts: list[tuple[Looks, list[int]]] = []
+    for index in group:
+        looks = _looks(source, index)
+        mine = next((members for other, members in parts if not _look_different(looks, other)), None)
+        if mine is None:
+            parts.append((looks, [index]))
+        else:
+            mine.append(index)
+    return [tuple(members) for _, members in parts if len(members) > 1]
+
+
+def _looks(dataset: RobotDataset, index: int) -> Looks:
+    """Return what three frames of an episode show, in cells; nothing where they cannot be read."""
+    where = sorted({0, dataset.length(index) // 2, dataset.length(index) - 1})
+    try:
+        return [_cells(dataset.frames(index, [camera], where)) for camera in dataset.cameras]
+    except checks.LattokError:
+        return []
+
+
+def _look_different(looks: Looks, others: Looks) -> bool:
+    return any(a.shape == b.shape and np.abs(a - b).max() > LEVELS for a, b in zip(looks, others, strict=False))
 
 
 def _cells(frames: np.ndarray) -> np.ndarray:
@@ -136,10 +160,15 @@ def shared_stretches(actions: np.ndarray, episodes: np.ndarray) -> list[tuple[in
 
 
 def cut_episodes(dataset: RobotDataset, rows: Rows) -> Iterator[Finding]:
-    """Find episodes that have most of their actions in common and are not equal: one may be cut from the other."""
+    """Name pairs of episodes that have most of their actions in common and are not equal: one may be cut from the
+    other, or the same actions were carried out again."""
     if "action" in rows.columns:
         first = first_of_copies(dataset)
         actions = rows.columns["action"].reshape(len(rows.episodes), -1)
-        for one, other, share in shared_stretches(actions, rows.episodes):
-            if first.get(one, one) != first.get(other, other):
-                yield problems.SHARED.finding(one=one, other=other, share=share)
+        found = [
+            (a, b, n) for a, b, n in shared_stretches(actions, rows.episodes) if first.get(a, a) != first.get(b, b)
+        ]
+        if found:
+            pairs = ", ".join(f"{one} and {other}" for one, other, _ in found[:SHOWN])
+            pairs += f", {len(found) - SHOWN:,} more pairs" if len(found) > SHOWN else ""
+            yield problems.SHARED.finding(pairs=pairs, share=min(share for _, _, share in found))

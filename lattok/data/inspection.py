@@ -277,7 +277,7 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
         ends = np.split(values, np.flatnonzero(rows.frames == 0)[1:])
         if last_step.fills_rows([episode[-last_step.ROWS :] for episode in ends]):
             findings.append(problems.LAST_ACTION_FILLS.finding(column=key))
-    findings += some_of(cut_episodes(dataset, rows), "pairs of episodes with actions in common")
+    findings += cut_episodes(dataset, rows)
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]

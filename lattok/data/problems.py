@@ -56,8 +56,8 @@ COPIES = warning(
 )
 
 SHARED = note(
-    "Episodes {one} and {other} have {share:.0%} of their actions in common, row by row.",
-    "One may be cut from the other: leave one of them out (`episodes`), since splits may part them.",
+    "Episodes have at least {share:.0%} of their actions in common, row by row: {pairs}.",
+    "Where one was cut from the other, leave one of them out (`episodes`), since splits may part them.",
 )
 
 # lengths and tasks

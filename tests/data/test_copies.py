@@ -101,14 +101,24 @@ def test_an_episode_that_was_cut_from_another_is_a_note(tmp_path, rng):
             writer.add_episode({"action": actions}, {}, "lift")
     dataset = open_dataset(tmp_path / "cut")
     notes = [found.what for found in inspect_dataset(dataset).findings if "in common" in found.what]
-    pairs = [(0, 5), (1, 6), (2, 4)]
-    assert notes == [f"Episodes {a} and {b} have 100% of their actions in common, row by row." for a, b in pairs]
+    assert notes == ["Episodes have at least 100% of their actions in common, row by row: 0 and 5, 1 and 6, 2 and 4."]
     assert copies_of(dataset) == ((3, 7),)
 
 
 def test_clean_datasets_have_neither_copies_nor_cuts(sample):
     assert copies_of(sample) == ()
     assert not [found for found in inspect_dataset(sample).findings if "in common" in found.what]
+
+
+def test_a_script_that_repeats_itself_in_other_scenes_is_judged_as_ever(tmp_path):
+    """Its actions are the same in every episode, and there are no states, but each scene is another one."""
+    dataset = write(tmp_path / "script", [3] * 10, picture=lambda place, number: place)
+    assert copies_of(dataset) == ()
+    assert len(split_by_task(dataset)[1]) > 1
+    notes = [found.what for found in inspect_dataset(dataset).findings if "in common" in found.what]
+    assert len(notes) <= 1
+    shown_twice = write(tmp_path / "twice", [3] * 4, picture=lambda place, number: place % 2)
+    assert copies_of(shown_twice) == ((0, 2), (1, 3))
 
 
 def test_other_states_are_another_episode(tmp_path):
