@@ -15,8 +15,8 @@ from lattok.utils import checks
 
 EPISODES, CHUNKS = 8, 64  # evenly spaced ones that are looked at, and of each so many
 REACH = {"mean_std": 3.0, "quantile": 1.0, "min_max": 1.0, "bounded": 1.0}  # of normalised values, by kind
-FAR, OFTEN = 4.0, 0.05  # so many times as far is far outside, if so large a share of the values is
-LOST = 0.5  # share of the variance of a dimension that is lost where its values cannot be said
+FAR, OFTEN = 4.0, 0.05  # so many times as far is far outside, if so large a share of the values is; as near, narrow
+LOST = 0.1  # share of the variance that is lost where values cannot be said
 USELESS = 0.9  # mean share that is lost where codes say no more than the mean action
 
 
@@ -25,6 +25,7 @@ class Reach(NamedTuple):
 
     lost: dict[str, float]  # share of the variance that is lost
     outside: dict[str, float]  # how far values lie outside, in times of what the tokenizer was fitted to
+    span: float | None  # of what it was fitted to, the largest of all dimensions; None where nobody knows that
 
     @property
     def error(self) -> float:
@@ -42,6 +43,9 @@ class Reach(NamedTuple):
             each = checks.listed(f"{name} {self.outside[name]:.3g} times" for name in self.beyond)
             what = f"values lie beyond the range that {tokenizer} was fitted to ({each})"
             return f"{whose}: {what}. Are their units the same? Codes lose {self.error:.0%} of the variance"
+        if self.span is not None and self.span < 1 / FAR and self.error > LOST:
+            what = f"values span {self.span:.2g} of the range that {tokenizer} was fitted to"
+            return f"{whose}: {what}. Are their units the same? Codes lose {self.error:.0%} of the variance"
         if self.error >= USELESS:
             what = f"what {tokenizer} decodes is no nearer than the mean action"
             return f"{whose}: {what}: codes lose {self.error:.0%} of the variance"
@@ -56,13 +60,17 @@ def reach_of(tokenizer: Any, batch: ActionBatch, names: tuple[str, ...], decoded
     steps = batch.chunks[batch.valid].double()  # s m
     errors, variance = (decoded[batch.valid].double() - steps).square().mean(0), steps.var(0, correction=0)
     lost = {name: float(errors[i] / variance[i]) for i, name in enumerate(names) if variance[i] > 0}
-    outside = dict[str, float]()
+    outside, spans = dict[str, float](), list[float]()
     if (normalizer := getattr(tokenizer, "normalizer", None)) is not None:
-        values = ((steps - normalizer.shift.cpu()) / normalizer.scale.cpu()).abs()  # without clipping
+        values = (steps - normalizer.shift.cpu()) / normalizer.scale.cpu()  # without clipping
         for i, kind in enumerate(tokenizer.config.action_kinds):
-            if kind in REACH and (far := float(values[:, i].quantile(1 - OFTEN)) / REACH[kind]) > FAR:
+            if kind not in REACH:
+                continue
+            if (far := float(values[:, i].abs().quantile(1 - OFTEN)) / REACH[kind]) > FAR:
                 outside[names[i]] = far
-    return Reach(lost, outside)
+            low, high = values[:, i].quantile(torch.tensor([OFTEN, 1 - OFTEN], dtype=values.dtype)).tolist()
+            spans.append((high - low) / 2 / REACH[kind])
+    return Reach(lost, outside, max(spans, default=None))
 
 
 def note_reach(tokenizer: ActionTokenizer, dataset: RobotDataset, key: str) -> None:
