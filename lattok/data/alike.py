@@ -95,12 +95,12 @@ def check_actions(model: Any, dataset: RobotDataset, key: str) -> None:
     dtype, space = dtypes.pop() if len(dtypes) == 1 else None, trained_space(trained, dataset.name)
     own = Quantities(width, said(names), space, dtype)
     what = own.difference(column)
-    if what == "width":
-        hint = f"It learned from {own.text}." if own.names else "Select or add columns, or train on this dataset."
-        checks.size(key, "numbers, as the model's actions have", column.width, own.width, hint)
     if own.space is not None and own.space != column.space:
         expected = f"{own.space.text} in `{key}` of {dataset.name}, as in training"
         checks.fail("action_space", expected, "no declaration" if column.space is None else column.space.text, DECLARED)
+    if what == "width":
+        hint = f"It learned from {own.text}." if own.names else "Select or add columns, or train on this dataset."
+        checks.size(key, "numbers, as the model's actions have", column.width, own.width, hint)
     if what == "numbers":
         checks.fail(key, f"{own.dtype}, as in training", column.dtype, _as_floats(dataset, key))
     if own.space is None:
