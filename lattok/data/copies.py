@@ -30,6 +30,7 @@ MOST_SEEN = 256  # episodes with the actions and states of others whose pictures
 STRETCH, LEAST_SHARED = 16, 0.5  # rows of actions; the share from which two episodes are said to have them in common
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
+_shown: "WeakKeyDictionary[RobotDataset, dict[int, Looks]]" = WeakKeyDictionary()  # one episode is compared with many
 _known: "WeakKeyDictionary[RobotDataset, tuple[Sequence[Episode], Groups | None]]" = WeakKeyDictionary()
 
 
@@ -110,11 +111,14 @@ def _by_looks(source: RobotDataset, group: Sequence[int]) -> list[tuple[int, ...
 
 def _looks(dataset: RobotDataset, index: int) -> Looks:
     """Return what three frames of an episode show, in cells; nothing where they cannot be read."""
-    where = sorted({0, dataset.length(index) // 2, dataset.length(index) - 1})
-    try:
-        return [_cells(dataset.frames(index, [camera], where)) for camera in dataset.cameras]
-    except checks.LattokError:
-        return []
+    known = _shown.setdefault(dataset, {})
+    if index not in known:
+        where = sorted({0, dataset.length(index) // 2, dataset.length(index) - 1})
+        try:
+            known[index] = [_cells(dataset.frames(index, [camera], where)) for camera in dataset.cameras]
+        except checks.LattokError:
+            known[index] = []
+    return known[index]
 
 
 def _look_different(looks: Looks, others: Looks) -> bool:
