@@ -35,7 +35,12 @@ CODE = ("lattok", "benchmarks", "scripts", "pyproject.toml", ":(exclude)benchmar
 
 
 def commit_of(root: Path) -> str:
-    """Commit of a tree, with "+" where code is changed or not in it; empty where there is no git."""
+    """Commit of a tree, with "+" where code is changed or not in it; empty where there is no git.
+
+    A copy without git, on a machine that is lent, is told its commit by LATTOK_COMMIT.
+    """
+    if not (root / ".git").exists():
+        return os.environ.get("LATTOK_COMMIT", "")
     changed = _git(root, "status", "--porcelain", "--", *CODE)
     return _git(root, "rev-parse", "--short", "HEAD") + ("+" if changed else "")
 

@@ -24,6 +24,7 @@ from benchmarks.closed_loop.labels import (
 )
 from benchmarks.closed_loop.plan import (
     ACTED_SHARE,
+    DEVICE,
     DISTIL_STEPS,
     EXECUTE,
     FEW_STARTS,
@@ -37,7 +38,7 @@ from benchmarks.closed_loop.plan import (
     WORLD,
     Cell,
 )
-from benchmarks.common import environment, write_results
+from benchmarks.common import environment, name_of, write_results
 from lattok.data import select_episodes
 from lattok.sim import find_tasks
 from lattok.sim.rollout import rollout
@@ -123,7 +124,8 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     row, apart = ROWS[cell.row], REGIMES[cell.regime].apart
     learned = cell._replace(row=row.of or cell.row)
     out = folder / "policies" / learned.name
-    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
+    where = {**environment(), "device": name_of(torch.device(DEVICE))}
+    results: dict[str, Any] = {"cell": cell._asdict(), "environment": where, "own": {}}
     trainings, rollouts, waits, codes = list[float | None](), 0.0, list[float](), list[int]()
     for task in PAIRS if apart else [None]:
         world = REGIMES[cell.regime].tasks if task is None else [f"{WORLD[0]}/{task}"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import lattok
-from benchmarks.closed_loop.plan import LABELS, Regime
+from benchmarks.closed_loop.plan import DEVICE, LABELS, Regime
 from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
@@ -96,7 +96,7 @@ def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int
     which, out = LABELS[labels], folder / "models" / dataset_name(labels, regime, seed)
     if (out / "config.json").exists():
         return out
-    given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": ACTION}
+    given: dict[str, Any] = {**which.options, "seed": seed, "device": DEVICE, "action_key": ACTION}
     if which.kind == "idm":
         given["action_key"] = EXECUTED  # which is what a video shows
     given["episodes"], acting = regime.episodes(seed), known_episodes(data, regime, seed)

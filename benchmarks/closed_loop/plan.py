@@ -4,6 +4,7 @@ All rows of a seed share demonstrations, backbone, order of the data, steps and 
 differ in what their row says and in nothing else.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,8 @@ DISTIL_STEPS = 1500  # of LatBot's student, before those of every row
 FIRST_STEPS = 1500  # of a policy that goes on as another row's
 ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
 EXECUTE = 4  # actions of a chunk that are carried out
-POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
+DEVICE = os.environ.get("LATTOK_STUDY_DEVICE", "cpu")  # where everything is trained; rollouts are on the CPU
+POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": DEVICE})  # over preset `scratch`
 FOUR = ("drawer-close", "faucet-close", "window-close", "door-lock")  # one of each scene
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
