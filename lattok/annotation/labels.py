@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
-from lattok.data.alike import check_actions, check_rate, check_states
+from lattok.data.alike import check_actions, check_cameras, check_states, note_rate, stand_ins
 from lattok.data.episodes import any_unmeasured, check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.instructions import instruction_of
@@ -107,8 +107,7 @@ def check_models(work: Work) -> None:
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:
     dataset, key = work.dataset, work.options.action_key
-    if told := check_rate(model, dataset, work.options.any_rate, key):
-        checks.note(told)
+    note_rate(model, dataset, work.options.any_rate, key)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
         if feature.shape[0] != wanted:
@@ -200,10 +199,11 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
     except checks.LattokError as error:
         if work.options.cameras:
             raise
-        names = " ".join(map(short_name, work.dataset.cameras[: len(model.cameras)]))
+        names = " ".join(stand_ins(work.dataset, model.cameras))
         hint = f"The model looks at it; name what stands for it here, such as cameras={names}."
         raise checks.LattokError(f"{error} {hint}") from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
+    check_cameras(keys, model.cameras)
     return keys
 
 

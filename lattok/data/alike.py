@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from lattok.data.actions.space import ActionSpace
-from lattok.data.schema import RobotDataset, described_by, dimension_names, vector_key
+from lattok.data.schema import RobotDataset, described_by, dimension_names, short_name, vector_key
 from lattok.data.views import action_spaces, part_names, trained_space, unwrap
 from lattok.utils import checks
 
@@ -40,6 +40,10 @@ class Quantities(NamedTuple):
     @property
     def text(self) -> str:
         return checks.listed(self.names or map(str, range(self.width)))
+
+    def told(self, by: str) -> str:
+        """Return what is said of it where it differs `by` this from others."""
+        return {"space": self.space.text if self.space else "", "numbers": str(self.dtype)}.get(by, self.text)
 
     def difference(self, other: "Quantities") -> str | None:
         """Return by what they differ: width, numbers, space or names; None where nothing says so."""
@@ -67,14 +71,24 @@ def named(dataset: RobotDataset, key: str) -> tuple[str, ...] | None:
 
 def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
     """Names of the action dimensions that all datasets have; others are an error with the way out."""
-    known = [(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "action_key", key)]
+    return _same([(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "action_key", key)], key, "actions")
+
+
+def same_states(datasets: Iterable[RobotDataset], key: str, hint: str = "") -> tuple[str, ...]:
+    """Names of the dimensions of the states that all datasets have; `hint` is for those without."""
+    return _same([(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "state_key", key, hint)], key, "states")
+
+
+def _same(known: Sequence[tuple[RobotDataset, Quantities]], key: str, called: str) -> tuple[str, ...]:
     for (first, ours), (other, theirs) in combinations(known, 2):
         if (what := ours.difference(theirs)) is None:
             continue
         kind = {"space": " of another action space", "numbers": f" as {theirs.dtype}"}.get(what, "")
-        expected = f"the actions of {first.name} ({ours.text}) in every dataset"
+        expected = f"the {called} of {first.name} ({ours.text}) in every dataset"
         hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
-        hint = f"{hint} {_renamed(other, key, ours.names)}" if what == "names" else hint
+        hint = hint if called == "actions" else ""
+        if what == "names" and sorted(ours.names or ()) != sorted(theirs.names or ()):
+            hint = f"{hint} {_renamed(other, key, ours.names)}".strip()
         hint = _as_floats(first if "float" in str(theirs.dtype) else other, key) if what == "numbers" else hint
         checks.fail("mix", expected, f"{theirs.text}{kind} in {other.name}", hint)
     named, bare = ([d.name for d, each in known if bool(each.names) is has] for has in (True, False))
@@ -84,16 +98,37 @@ def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
     return dimension_names(known[0][0].features[key])
 
 
-def check_actions(model: Any, dataset: RobotDataset, key: str) -> None:
-    """Refuse actions other than those a model learned from, as far as its configuration and training.json tell them."""
+def learned_actions(model: Any, name: str, width: int) -> Quantities:
+    """Return the actions that a model learned from, as far as its configuration and training.json tell them; `name` is
+    of the dataset that it meets, which has this many."""
     config = getattr(model, "config", None)  # another package's may have none
     names, trained = getattr(config, "action_names", ()), getattr(model, "trained_on", None) or {}
+    width = getattr(model, "action_dim", None) or getattr(config, "action_dim", 0) or width
+    dtypes = {entry.get("action_dtype") for entry in trained.get("mixture", [trained])}
+    dtype, space = dtypes.pop() if len(dtypes) == 1 else None, trained_space(trained, name)
+    return Quantities(width, said(names), space, dtype)
+
+
+def note_start(policy: Any, dataset: RobotDataset, key: str, state_key: str | None) -> None:
+    """Note that a policy which is trained further learned other actions or states, or at another rate."""
+    config, column = policy.config, Quantities.of(dataset, key)
+    pairs = [("actions", learned_actions(policy, dataset.name, column.width), column)]
+    if state_key is not None and config.proprio_dim:
+        states = Quantities(config.proprio_dim, said(config.proprio_names))
+        pairs.append(("states", states, Quantities.of(dataset, state_key)))
+    for what, before, now in pairs:
+        if (by := before.difference(now)) is not None:
+            learned = f"{called(policy)} learned {what} {before.told(by)}"
+            checks.note(f"init: {learned}, and {dataset.name} has {now.told(by)}")
+    if told := check_rate(policy, dataset, True, key):
+        checks.note(f"init: {told}")
+
+
+def check_actions(model: Any, dataset: RobotDataset, key: str) -> None:
+    """Refuse actions other than those a model learned from, as far as its configuration and training.json tell them."""
     vector_key(dataset, "action_key", key)
     column = Quantities.of(dataset, key)
-    width = getattr(model, "action_dim", None) or getattr(config, "action_dim", 0) or column.width
-    dtypes = {entry.get("action_dtype") for entry in trained.get("mixture", [trained])}
-    dtype, space = dtypes.pop() if len(dtypes) == 1 else None, trained_space(trained, dataset.name)
-    own = Quantities(width, said(names), space, dtype)
+    own = learned_actions(model, dataset.name, column.width)
     what = own.difference(column)
     if own.space is not None and own.space != column.space:
         expected = f"{own.space.text} in `{key}` of {dataset.name}, as in training"
@@ -112,6 +147,28 @@ def check_states(names: Sequence[str], width: int, dataset: RobotDataset, key: s
     found = vector_key(dataset, "state_key", key).shape[0]
     checks.size(key, "numbers, as the model's states have", found, width, checks.listed(said(names) or ()))
     check_names(names, dataset, key)
+
+
+def check_cameras(given: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse cameras, which stand for a model's `own` in order, where one of its own names is at another's place."""
+    names, wanted = _called(given), _called(own)
+    if any(name in wanted and wanted.index(name) != place for place, name in enumerate(names)):
+        known = set(wanted) <= set(names)
+        hint = "Leave cameras out: it knows them by name." if known else "Its own names keep their places."
+        checks.fail("cameras", f"{', '.join(wanted)} in this order, as the model looks at them", ", ".join(names), hint)
+
+
+def stand_ins(dataset: RobotDataset, own: Sequence[str]) -> list[str]:
+    """Propose cameras of a dataset for a model's `own`, in its order: those of the same names, else the next ones."""
+    names, wanted = _called(dataset.cameras), _called(own)
+    others = (name for name in names if name not in wanted)
+    return [name if name in names else next(others) for name in wanted]
+
+
+def _called(cameras: Sequence[str]) -> list[str]:
+    """Return the names of cameras, short ones where these are different."""
+    names = [short_name(key) for key in cameras]
+    return names if len(set(names)) == len(names) else [*cameras]
 
 
 def check_names(names: Sequence[str] | None, dataset: RobotDataset, key: str) -> None:
@@ -181,6 +238,12 @@ def check_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: s
     hint = f"At another rate {steps}. Take a model or a dataset of the right rate, correct the dataset's where it is"
     expected, got = f"{wanted} frames a second, as the model learned from", f"{dataset.fps:g} in {dataset.name}"
     return checks.fail("dataset", expected, got, f"{hint} wrong, or say that it does not matter: any_rate=True.")
+
+
+def note_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: str = "action") -> None:
+    """Refuse a dataset of another rate than a model is for; with `any_rate` note how they differ instead."""
+    if told := check_rate(model, dataset, any_rate, key):
+        checks.note(told)
 
 
 def _per_step(model: Any, dataset: RobotDataset, key: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from lattok import hub
 from lattok.backbones.model import with_backbone, with_base
+from lattok.data.alike import note_rate
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
@@ -22,7 +23,7 @@ from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import LATBOT_RATE, Recipe
-from lattok.recipes.policy_data import PolicySource, note_rate, policy_config
+from lattok.recipes.policy_data import PolicySource, policy_config
 from lattok.recipes.run_folder import broadcast_buffers, first_process
 from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
 from lattok.samples.policy import PolicyWindows
@@ -153,7 +154,7 @@ class LARARecipe(VLARecipe):
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
             if not data.gaps:
-                note_rate(self, lam, dataset)
+                note_rate(lam, dataset, data.any_rate, data.action_key)
         rates = {"lam.": data.lam_rate, "policy.backbone.": data.backbone_rate}
         return Learner(policy, joint, weights, rates, gaps, data.init is not None, inputs)
 
@@ -309,7 +310,7 @@ class LatBotRecipe(VLARecipe):
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
         for dataset in (source.dataset for source in found):
-            note_rate(self, teacher, dataset)
+            note_rate(teacher, dataset, self.data.any_rate, self.data.action_key)
         module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
         texts, inputs = self._texts(policy, found), {"teacher": teacher.describe()["weights_sha256"]}
         weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})

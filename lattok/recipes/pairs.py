@@ -11,7 +11,7 @@ import torch
 
 from lattok import hub
 from lattok.data import RobotDataset, camera_keys
-from lattok.data.alike import same_actions
+from lattok.data.alike import check_cameras, note_rate, same_actions
 from lattok.data.content import Content
 from lattok.data.episodes import select_episodes, unmeasured
 from lattok.data.opening import Source, has_actions, same_cameras
@@ -155,6 +155,8 @@ class PairRecipe(Recipe[Model]):
         learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **known)))
         model: Any = learner.lam
         if before is not None:
+            for dataset in datasets if data.init is not None and config.stride == before.config.stride else ():
+                note_rate(before, dataset, any_rate=True)
             model.features = before.features  # the same ones, loaded already
             if data.init is not None:
                 model.load_tensors(before.saved_tensors(), data.init)
@@ -197,13 +199,14 @@ class PairRecipe(Recipe[Model]):
         asked, count = self.data.cameras, self.data.camera_count
         if before is None or self.data.init is None:
             return camera_keys(dataset, asked)[: count if asked is None and count else None]
-        if asked is None and set(before.cameras) <= set(dataset.cameras):
-            asked = before.cameras
-        cameras = camera_keys(dataset, asked)
-        short = ", ".join(map(short_name, cameras))
-        if len(cameras) != len(before.cameras):
-            expected = f"{len(before.cameras)}, as many as the model in init has"
-            checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
+        own = [key if key in dataset.cameras else short_name(key) for key in before.cameras]
+        known = {*own} <= {*dataset.cameras, *map(short_name, dataset.cameras)}
+        cameras = camera_keys(dataset, own if asked is None and known else asked)
+        ours, theirs = (", ".join(map(short_name, keys)) for keys in (before.cameras, cameras))
+        if len(cameras) != len(before.cameras) or (asked is None and not known and len(cameras) > 1):
+            expected = f"{len(before.cameras)}, as many as the model in init has ({ours})"
+            checks.fail("cameras", expected, f"{len(cameras)} ({theirs})", "Name them in order.")
+        check_cameras(cameras, before.cameras)
         return cameras
 
     def _with_actions(self, datasets: Sequence[RobotDataset]) -> list[RobotDataset]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
-from lattok.data.alike import check_actions, check_rate, note_rates, same_actions
+from lattok.data.alike import check_actions, note_rate, note_rates, same_actions, same_states
 from lattok.data.copies import with_copies
 from lattok.data.episodes import EpisodeSpec
 from lattok.data.opening import same_cameras
@@ -74,19 +74,13 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     if data.tokenizer is not None and plan.labels == "chunk":
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         check_actions(tokenizer, dataset, data.action_key)
-        note_rate(recipe, tokenizer, dataset)
+        note_rate(tokenizer, dataset, data.any_rate, data.action_key)
         note_reach(tokenizer, dataset, data.action_key)
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     given = data.latent_stride
     stride = None if given is None else checks.stride_in_frames(given, dataset.fps, "latent_stride")
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
-
-
-def note_rate(recipe: Recipe[Any], model: Any, dataset: RobotDataset) -> None:
-    """Refuse a dataset of another rate than a model is for that a policy learns by; where any will do, note it."""
-    if told := check_rate(model, dataset, recipe.data.any_rate, recipe.data.action_key):
-        checks.note(told)
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
@@ -100,10 +94,12 @@ def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[
         raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
     cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
     same_actions(datasets, data.action_key)
+    if data.proprio:
+        same_states(datasets, data.state_key, STATELESS)
     note_rates(datasets, recipe.model.horizon)
     alike = [same_cameras(dataset, cameras) if cameras else () for dataset in datasets]
     found = [find_labels(recipe, dataset)._replace(cameras=own) for dataset, own in zip(datasets, alike, strict=True)]
-    facts = [_facts(recipe, source) for source in found]
+    facts = [_facts(source) for source in found]
     for source, mine in zip(found, facts, strict=True):
         for what, value in mine.items():
             if value != facts[0][what]:
@@ -112,13 +108,11 @@ def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[
     return found
 
 
-def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
+def _facts(source: PolicySource) -> dict[str, Any]:
     """Return what has to be the same in all datasets of a mixture."""
-    data, dataset, spec = recipe.data, source.dataset, source.spec
+    dataset, spec = source.dataset, source.spec
     sizes = camera_sizes(dataset, dataset.episodes[0], source.cameras or ())
     facts: dict[str, Any] = {"sizes of images": ", ".join(f"{height}x{width}" for height, width in sizes)}
-    if data.proprio:
-        facts["numbers of proprio"] = vector_key(dataset, "state_key", data.state_key, STATELESS).shape[0]
     if spec is None:
         return facts
     labels = {name: value for name, value in spec.to_json().items() if name != "stride"}  # which may be a time

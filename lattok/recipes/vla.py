@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
-from lattok.data.alike import check_actions
+from lattok.data.alike import check_actions, note_rate, note_start
 from lattok.data.episodes import check_horizon
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of, read_config, resolve
@@ -235,7 +235,9 @@ class VLARecipe(Recipe[LatentVLA]):
             decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
         config, before = policy_data.policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
-            before = self.load_earlier(self.data.init)
+            before, data = self.load_earlier(self.data.init), self.data
+            for source in found:
+                note_start(before, source.dataset, data.action_key, data.state_key if data.proprio else None)
             config = share_backbone(config, before.config)
         policy = LatentVLA(*with_base(config), tokenizer)
         if before is not None:
@@ -272,7 +274,7 @@ class VLARecipe(Recipe[LatentVLA]):
         hint = "Leave out horizon: it is the tokenizer's."
         checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon, hint)
         check_actions(found, dataset, self.data.action_key)
-        policy_data.note_rate(self, found, dataset)
+        note_rate(found, dataset, self.data.any_rate, self.data.action_key)
         note_reach(found, dataset, self.data.action_key)
         return found
 

@@ -276,3 +276,35 @@ def test_trained_models_know_their_rate(kind, tmp_path):
     assert (trained["fps"], trained["action_dtype"]) == (12.5, "float32")
     if kind == "idm":
         assert lattok.load(out).config.state_names == ("j0", "j1")
+
+
+def test_a_policy_that_goes_on_with_other_actions_states_or_another_rate_says_so(tmp_path, capsys):
+    data, first = write(tmp_path / "data"), tmp_path / "first"
+    assert main(["train", "vla", str(data), "--out", str(first), *TINY, "--steps", "1"]) == 0
+    write(tmp_path / "other", OTHERS, fps=30.0)
+    described = tmp_path / "turned.json"
+    described.write_text(json.dumps({"dataset": "other", "dimensions": {"observation.state": ["j1", "j0"]}}))
+    capsys.readouterr()
+    again = ["--init", str(first), *TINY, "--steps", "1"]
+    assert main(["train", "vla", str(described), "--out", str(tmp_path / "second"), *again]) == 0
+    said = capsys.readouterr().err
+    assert "note: init: first learned actions dx, dy, dz, and other has roll, pitch, yaw\n" in said
+    assert "note: init: first learned states j0, j1, and other has j1, j0\n" in said
+    assert "note: init: first learned from 10 frames a second, and other has 30\n" in said
+    assert main(["train", "vla", str(data), "--out", str(tmp_path / "third"), *again]) == 0
+    assert "init:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("j1", "j0"), ("a", "b")])
+def test_states_of_a_mixture_have_the_same_names_in_the_same_order(names, tmp_path, capsys):
+    for name in ("one", "other"):
+        write(tmp_path / name)
+    described = tmp_path / "two.json"
+    described.write_text(json.dumps({"dataset": "other", "dimensions": {"observation.state": names}}))
+    words = ["train", "vla", "--mix", f"{tmp_path / 'one'}:1", f"{described}:1", "--out", str(tmp_path / "out"), *TINY]
+    assert main(words) == 2
+    expected = "`mix`: expected the states of one (j0, j1) in every dataset, got"
+    said = capsys.readouterr().err
+    assert f"{expected} {', '.join(names)} in other" in said
+    assert ('"dimensions"' in said) == (names == ("a", "b"))  # the same ones are no others by another name
+    assert main([*words, "--no-proprio"]) == 0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lattok.data import RobotDataset, select_episodes
-from lattok.data.alike import check_rate
+from lattok.data.alike import check_cameras, note_rate
 from lattok.data.copies import with_copies
 from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
@@ -97,6 +97,7 @@ class EvalOptions:
             return self
         cameras = tuple(self.cameras)[: len(own)]
         checks.size("cameras", "names, as many as the model sees", len(cameras), len(own))
+        check_cameras(self.cameras, own)
         return replace(self, cameras=cameras)
 
     @property
@@ -115,8 +116,8 @@ class EvalOptions:
 
     def check_rate(self, model: Any, dataset: RobotDataset) -> None:
         """Refuse a dataset of another rate than the model is for; where any is asked for, note it."""
-        if self.stride is None and (told := check_rate(model, dataset, self.any_rate, self.action_key or "")):
-            checks.note(told)
+        if self.stride is None:
+            note_rate(model, dataset, self.any_rate, self.action_key or "")
 
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.

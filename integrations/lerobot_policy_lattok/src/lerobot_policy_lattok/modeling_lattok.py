@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lattok
 from lattok.backbones.model import open_backbone
-from lattok.data.alike import check_actions, check_rate
+from lattok.data.alike import check_actions, note_rate
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import Normalizer, read_statistics
 from lattok.types import ActionTokenizer
@@ -77,8 +77,7 @@ class LattokPolicy(PreTrainedPolicy):
             if dataset_meta is not None:
                 dataset = lattok.open_dataset(dataset_meta.root)
                 check_actions(tokenizer, dataset, "action")
-                if told := check_rate(tokenizer, dataset, any_rate=True):
-                    checks.note(told)
+                note_rate(tokenizer, dataset, any_rate=True)
             config.tokens, config.tokenizer = TokenSpec.of(tokenizer), None
         made = config.model_config()
         config.cameras = list(made.cameras)
