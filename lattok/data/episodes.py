@@ -257,7 +257,7 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
 
     if 2 * pairs(stride) < total:
         usable = bisect_left(range(1, min(stride, total)), True, key=lambda gap: 2 * pairs(gap) < total)
-        largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
+        largest = f"The largest usable gap is {usable} ({usable / fps:.3g} s)."
         hint = largest if usable else "The episodes are too short for pairs."
         got = f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"
         checks.fail(name, "a gap that leaves at least half of the frames with a partner in their episode", got, hint)

@@ -232,6 +232,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     def _windows(self, model: InverseDynamics, dataset: RobotDataset) -> PolicyWindows:
         """Return a clip around every frame; episodes whose actions are not known only where they teach."""
         data, config = self.data, model.config
+        name = "stride" if config.span == 1 else "stride with offsets"
+        check_strides_in(dataset, data.episodes, [model.stride_frames(dataset.fps)], name)
         chosen = select_episodes(dataset, data.episodes)
         asked = {episode.index for episode in select_episodes(dataset, data.action_episodes)}
         inferred = inferred_episodes(dataset, data.action_key, chosen)  # which were not measured

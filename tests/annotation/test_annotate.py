@@ -436,7 +436,7 @@ def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_pat
 
 
 def test_videos_shorter_than_the_stride(make_dataset, tmp_path):
-    message = r"`stride`: .*got 3 frames \(0\.3 s\), which leaves 0 of 8\. The largest usable stride is 1 "
+    message = r"`stride`: .*got 3 frames \(0\.3 s\), which leaves 0 of 8\. The largest usable gap is 1 "
     with pytest.raises(LattokError, match=message):
         annotate(make_dataset([3, 2, 3]), {"latent": FakeLAM()}, tmp_path / "out")
     with pytest.raises(LattokError, match="The episodes are too short for pairs"):

@@ -27,7 +27,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from tests.annotation.fakes import stop, tree
 from tests.annotation.test_gaps import corrupt_page
-from tests.conftest import CAMERAS, moving_square, put_video
+from tests.conftest import CAMERAS, moving_square, put_video, write_dataset
 from tests.recipes.policies import TINY
 
 KNOWN, LENGTHS = {0, 3}, [12, 7, 9, 25]
@@ -635,3 +635,13 @@ def test_inspecting_says_whose_actions_nobody_knows(tmp_path):
 @pytest.mark.parametrize(("offsets", "beyond"), [((-2, 0, 1), 1), ((-3, -1, 0), 0), ((-1, 0, 1, 2), 2)])
 def test_rows_are_valid_where_no_later_frame_is_beyond_the_end(offsets: tuple[int, ...], beyond: int):
     assert model(offsets=offsets, stride="2").later_frames(10) == 2 * beyond
+
+
+def test_a_stride_beyond_every_episode_is_refused_before_training(tmp_path, capsys):
+    source, words = write_dataset(tmp_path / "source", [12, 12]), ["--preset", "tiny", "--out", str(tmp_path / "out")]
+    for options, name in ((("--offsets", "0", "1"), "stride"), ((), "stride with offsets")):
+        assert main(["train", "idm", str(source), "--stride", "99", *options, *words]) == 2
+        said = capsys.readouterr().err
+        assert f"`{name}`: expected a gap that leaves at least half of the frames with a partner in their" in said
+        assert "leaves 0 of 24. The largest usable gap is 6 (0.6 s)." in said
+    assert not (tmp_path / "out").exists()

@@ -261,7 +261,7 @@ def test_strides_of_nothing(text):
 
 def test_a_stride_that_is_too_long_names_a_usable_one():
     dataset = Memory([10, 10, 4])
-    message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable stride is 4 \(0\.4 s\)\."
+    message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable gap is 4 \(0\.4 s\)\."
     with pytest.raises(LattokError, match=message):
         FramePairs(dataset, 6)
     FramePairs(dataset, 4)
@@ -277,7 +277,7 @@ def test_the_largest_usable_stride_against_a_loop(lengths, stride):
         check_stride(stride, np.array(lengths), 10.0)
         return
     largest = max(usable, default=0)
-    says = rf"largest usable stride is {largest} \({largest / 10:.3g} s\)" if usable else "episodes are too short"
+    says = rf"largest usable gap is {largest} \({largest / 10:.3g} s\)" if usable else "episodes are too short"
     with pytest.raises(LattokError, match=says):
         check_stride(stride, np.array(lengths), 10.0)
 
@@ -484,7 +484,7 @@ def test_episodes_of_one_frame_have_no_pairs_and_no_labels():
     assert pairs.tasks == ("a", "b", "c")
     with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 3. The episodes are too short for pairs"):
         FramePairs(Memory([1, 1, 1]), 2)
-    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 9. The largest usable stride is 1"):
+    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 9. The largest usable gap is 1"):
         FramePairs(Memory([3, 3, 3]), 5)
 
 

@@ -182,7 +182,8 @@ class TokenizerEvidence:
             bins = Method("uniform_bins", scale.errors(scale.binned(steps, rate.cells), steps))
         if tokenizer.type != FAST.type:
             fast = _fast_control(rate, scale, training, windows, batch)
-        mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
+        middle = training.actions.double().mean(0).float()  # of equal actions exactly that action
+        mean = Method("mean", scale.errors(middle.expand_as(steps), steps))
         shown = None
         if kmeans is not None:
             shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))

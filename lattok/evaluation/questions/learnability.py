@@ -165,7 +165,9 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     case, tokenizer = evidence.case, evidence.case.model
     scale, known, both = evidence.scale, evidence.known, None
     known = known[:, : int((known >= 0).sum(1).max())]  # as long as the longest row
-    if not (why := _too_large(tokenizer, known)):
+    codec = codec_figures(evidence.methods, evidence.rate)
+    why = "held-out actions never change" if codec["normalised_mse/mean"] == 0 else _too_large(tokenizer, known)
+    if not why:
         both = policy_inputs(case, evidence.training, evidence.windows)
     if both is None:
         text = f"Not run: {why or 'the dataset has neither states nor several instructions'}."
@@ -198,7 +200,7 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
     verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
     worth = bootstrap.interval(bootstrap.mean(found["/mean"] - found["/regression"]))
-    decision = _decision(codec_figures(evidence.methods, evidence.rate), figures, worth)
+    decision = _decision(codec, figures, worth)
     return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
 
 

@@ -217,6 +217,18 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_the_report_s
         evaluate(tokenizer, world, episodes=[5], state_key="observation.stat")
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, -700.3])
+def test_where_actions_never_change_no_policy_is_trained(value, monkeypatch):
+    """They are the same as their mean, however that is rounded."""
+    world = World(episodes=6, length=20, names=("x", "y"))
+    tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
+    world.actions[:] = value
+    monkeypatch.setattr(learnability.ReferencePolicy, "fit", None)
+    report = evaluate(tokenizer, world, episodes=[5])
+    assert report.sections[0].reading == "Not run: held-out actions never change."
+    assert answer_of(report).text == "That cannot be told: held-out actions never change."
+
+
 @pytest.mark.parametrize(
     ("limit", "most", "why"),
     [
