@@ -138,9 +138,9 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
         if was == is_ or (None in (was, is_) and stored.get("type") != now.get("type")):  # not every kind has them all
             continue
         if name in ("model", "revision"):
-            yield f"? {name} was {was}, here {is_}"
+            yield f"? {name} was {was!s:.200}, here {is_!s:.200}"
         elif name in ("device", "backend"):
-            explanations.append(f"{name} {was}, here {is_}")
+            explanations.append(f"{name} {was!s:.60}, here {is_!s:.60}")
         else:
             yield f"- {name} was {str(was)[:16]}, here {str(is_)[:16]}: another model made these labels"
     if hashes := [name for name in stored if name.endswith("sha256") and stored[name] == now.get(name)]:

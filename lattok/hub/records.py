@@ -46,6 +46,7 @@ _MARK = "<!-- lattok wrote this card and writes it again as long as nobody chang
 _LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*)[ \r]*$", re.MULTILINE | re.ASCII)
 
 
+NUMBERS = re.compile(r"b?float\d{0,3}|u?int\d{0,3}|bool", re.ASCII)  # types of columns
 Count = Annotated[int, Rule("a whole number of at least 0", lambda it: it >= 0)]
 Flat = Annotated[dict[str, str | bool | float | None], Rule("an object of numbers and texts")]
 Run = Annotated[list[Count], Rule("[first, last], whole numbers in order", lambda it: len(it) == 2 and it[0] <= it[1])]
@@ -75,7 +76,7 @@ class DatasetRecord(TypedDict, total=False):  # a dataset that a model has learn
     split: str | None
     weight: float
     fps: Annotated[float, Rule("frames per second between 1e-6 and 1e6", checks.is_frame_rate)]
-    action_dtype: str
+    action_dtype: Annotated[str, Rule("a type of numbers such as float32", lambda it: bool(NUMBERS.fullmatch(it)))]
     episodes: list[Run]
     action_space: Space
     inferred_actions: Annotated[InferredRecord, Rule("two numbers of episodes", {"episodes", "of"}.issubset)]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 from lattok.data.episodes import unmeasured
 from lattok.data.schema import NOTE, PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
+from lattok.hub.records import Count
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Gap, Labeller, VideoLabeller
 from lattok.utils import checks
@@ -137,6 +138,10 @@ class Options:
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
     name: str
     fps: Annotated[float, Rule("frames per second between 1e-6 and 1e6", checks.is_frame_rate)]
+    kind: str
+    split: str | None
+    episodes: Count
+    frames: Count
 
 
 class ColumnRecord(TypedDict, total=False):  # a label column; both facts are there
@@ -169,6 +174,16 @@ class FillRecord(TypedDict, total=False):  # what inferred actions fill where no
     converted: bool  # to another action space, by an export
 
 
+UNREADABLE = {"file", "first", "last", "column"}
+
+
+class UnreadableRecord(TypedDict, total=False):  # a part of the dataset that could not be copied; all facts are there
+    file: str
+    first: Count
+    last: Count
+    column: str
+
+
 class LabelRecord(TypedDict, total=False):
     """What is written down about the labels of a prefix; readers count on these facts."""
 
@@ -178,9 +193,15 @@ class LabelRecord(TypedDict, total=False):
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
     options: Options
+    actions_as: Annotated[list[dict[str, Any]], Rule("a list of objects, the parts of an action space")]
     cameras: list[str]
+    original_cameras: list[str]
+    stride_seconds: float
     fills: Annotated[FillRecord, Rule("a column, and runs of episodes", lambda it: "column" in it)]
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
+    unreadable: list[Annotated[UnreadableRecord, Rule("a file, rows and a column", UNREADABLE.issubset)]]
+    frames: Literal["same", "source"]  # of an export: those that labels were made from, or others
+    restored: bool  # from meta/info.json
 
 
 def prefix_flags(dataset: RobotDataset, prefix: str) -> list[str]:

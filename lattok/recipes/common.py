@@ -22,6 +22,7 @@ from lattok.data.copies import copies_text, with_copies
 from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
+from lattok.hub.records import NUMBERS
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, judged_words, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
@@ -257,7 +258,8 @@ class Recipe(ABC, Generic[Model]):
         if inferred := inferred_episodes(dataset, self.data.action_key, known):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
         declared |= {"fps": dataset.fps}
-        if (feature := dataset.features.get(self.data.action_key)) is not None:
+        feature = dataset.features.get(self.data.action_key)
+        if feature is not None and NUMBERS.fullmatch(feature.dtype):
             declared["action_dtype"] = feature.dtype
         split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}

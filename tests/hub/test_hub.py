@@ -428,6 +428,13 @@ def test_a_declared_action_space_is_read_back(folder):
     space = [{"part": "gripper", "convention": "open_is_1"}]
     model.trained_on = {"dataset": "d", "episodes": [[0, 3]], "action_space": space}
     assert lattok.load(model.save_pretrained(folder)).trained_on["action_space"] == space
+    for wrong in ("complex", "float32" * 1000, "", 32, ["float32"]):
+        (folder / "training.json").write_text(json.dumps({"dataset": "d", "action_dtype": wrong}))
+        text = (
+            "`action_dtype` in `.*training.json`: expected a type of numbers such as float32, got .{2,60}\\. Copy the"
+        )
+        with pytest.raises(LattokError, match=text):
+            lattok.load(folder)
     (folder / "training.json").write_text('{"action_space": [3]}')
     with pytest.raises(LattokError, match="`action_space` in `.*training.json`: expected a list of objects"):
         lattok.load(folder)

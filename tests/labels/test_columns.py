@@ -318,7 +318,7 @@ def test_what_is_carried_is_true_of_any_part():
 COLUMN = {"dtype": "int64", "shape": [2]}
 FINE = {
     "spec": [{"target": "steps"}],
-    "dataset": [{"name": "arm"}],
+    "dataset": [{"name": "arm"}, {"name": "a", "split": None, "kind": "rlds", "episodes": 2, "frames": 9}],
     "versions": [{}, {"lattok": "1"}],
     "model": [{}],
     "columns": [{}, *({"a": COLUMN, "b": COLUMN | {"shape": shape}} for shape in ([], [1], [2**31 - 1], [3, 2]))],
@@ -326,11 +326,23 @@ FINE = {
     "cameras": [[], ["front"]],
     "fills": [{"column": "action"}, {"column": "action", "names": ["x"]}],
     "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1], "reason": ""}]],
+    "actions_as": [[{"part": "position"}]],
+    "original_cameras": [["front"]],
+    "stride_seconds": [0, 0.1],
+    "unreadable": [[], [{"file": "data/a", "first": 0, "last": 3, "column": "action"}]],
+    "frames": ["same", "source"],
+    "restored": [True],
 }
 GAP = {"episodes": [3], "reason": "torn"}
 WRONG = {
     "spec": [3, {}, {"target": "frames"}],
-    "dataset": [[], {}, {"name": 3}],
+    "dataset": [
+        [],
+        {},
+        {"name": 3},
+        *({"name": "a", key: "3"} for key in ("episodes", "frames")),
+        {"name": "a", "split": 3},
+    ],
     "versions": ["1", {"lattok": 1}, {"a": "1", "b": 2}],
     "model": ["org/lam"],
     "columns": [
@@ -346,6 +358,12 @@ WRONG = {
         *([GAP, gap] for gap in (3, {"reason": "torn"}, {"episodes": [1]}, GAP | {"reason": 3})),
         *([GAP, GAP | {"episodes": episodes}] for episodes in ([], [1, "a"], 3)),
     ],
+    "actions_as": ["position", [3]],
+    "original_cameras": ["front"],
+    "stride_seconds": ["0.1", True],
+    "unreadable": ["all", [{"file": "data/a"}], [{"file": "data/a", "first": "0", "last": 3, "column": "action"}]],
+    "frames": [True, "other", ["same"], 9],
+    "restored": ["yes", 1],
 }
 
 
