@@ -1,7 +1,7 @@
 """Finite scalar quantisation of whole chunks (Mentzer et al., 2024), coarse to fine.
 
 components = A chunk + MLP(chunk)       A: principal axes at the start
-level_i    = round(bound(component_i))  2^b_i levels, gradients go straight through
+level_i    = component_i, rounded       2^b_i levels (nn/levels.py, symmetric), gradients go straight through
 chunk^     = B levels + MLP(levels)
 
 Each bit goes to the component whose variance it cuts most (reverse water-filling); the codes are these bits in the
@@ -22,6 +22,7 @@ from lattok.action_vq.chunks import Arrays, TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
 from lattok.action_vq.model import reconstruction
 from lattok.action_vq.residual import CoarseToFine, with_synthetic
+from lattok.nn.levels import LevelGrid
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.options import FROM_DATA, knows_data
@@ -132,14 +133,11 @@ class FSQ(TrainedTokenizer, CoarseToFine):
 
     def __init__(self, config: FSQConfig):
         super().__init__(config)
-        from vector_quantize_pytorch import FSQ as Rounding  # slow to import
-
         width = config.horizon * config.action_dim
         bits = config.bits or config.allocate_bits(1 / torch.arange(1, width + 1, device="cpu") ** 2)
         counts, left, shift = Counter(bits), Counter(bits), list[int]()
         levels = [2 ** counts[c] for c in range(len(counts))]
-        with torch.device("cpu"):  # it looks at its own numbers
-            self.rounding = Rounding(levels, preserve_symmetry=True, return_indices=False)
+        self.grid = LevelGrid(levels, symmetric=True)
         self.encoder = CorrectedLinear(width, len(counts), config.hidden)
         self.decoder = CorrectedLinear(len(counts), width, config.hidden)
         for c in bits:
@@ -147,7 +145,6 @@ class FSQ(TrainedTokenizer, CoarseToFine):
             shift.append(left[c])  # as many bits of its component follow
         self.component = nn.Buffer(torch.tensor(bits), persistent=False)  # of each bit
         self.shift = nn.Buffer(torch.tensor(shift), persistent=False)  # its place in the level
-        self.top = nn.Buffer(torch.tensor(levels) - 1.0, persistent=False)  # the highest level of each component
         # what each bit of a code counts, the most significant first
         self.places = nn.Buffer(2 ** torch.arange(config.bits_per_token - 1, -1, -1), persistent=False)
 
@@ -160,8 +157,9 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
         model.normalizer, model.limits = plain.normalizer, plain.limits
-        axes = axes[:, : len(model.top)]
-        width = START_WIDTH * variances[: len(model.top)].sqrt().clamp_min(1e-3)
+        components = len(model.grid.sizes)
+        axes = axes[:, :components]
+        width = START_WIDTH * variances[:components].sqrt().clamp_min(1e-3)
         project = axes.T / width[:, None]
         model.encoder.start_from(project, -project @ mean)
         model.decoder.start_from(axes * width, mean)
@@ -169,29 +167,25 @@ class FSQ(TrainedTokenizer, CoarseToFine):
 
     def _terms(self, actions: Tensor, valid: Tensor) -> LossTerms:
         """Return the reconstruction error before clipping: an action beyond the limits still learns."""
-        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
+        levels = self.grid.quantize(self.encoder(actions.flatten(1)))
         terms = {"reconstruction": reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
         if self.config.perturb:  # of each component, next to its level
-            near = 2 * near_levels(self._numbers(levels), self.top) / self.top - 1
+            near = self.grid.values(near_levels(self.grid.numbers(levels), self.grid.top))
             moved = levels + self._shift(levels[..., None], near[..., None])[..., 0]
             terms["perturbed"] = reconstruction(self.decoder(moved).view_as(actions), actions, valid)
         return terms
 
-    def _numbers(self, levels: Tensor) -> Tensor:
-        """Number levels from -1 to 1 of each component, [B, C], from 0 on."""
-        return ((levels + 1) / 2 * self.top).round()
-
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
-        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
-        bits = (self._numbers(levels).long()[:, self.component] >> self.shift) & 1
+        levels = self.grid.quantize(self.encoder(actions.flatten(1)))
+        bits = (self.grid.numbers(levels).long()[:, self.component] >> self.shift) & 1
         return (bits.view(-1, self.config.tokens, self.config.bits_per_token) * self.places).sum(-1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         bits = (codes[..., None] // self.places % 2).float()
         bits = torch.where(codes[..., None] < 0, 0.5, bits).flatten(1)  # unknown: the middle of what is known
-        levels = bits.new_zeros(len(bits), len(self.top)).index_add_(1, self.component, bits * 2**self.shift)
-        return self.limits(self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim))
+        numbers = bits.new_zeros(len(bits), len(self.grid.sizes)).index_add_(1, self.component, bits * 2**self.shift)
+        return self.limits(self.decoder(2 * numbers / self.grid.top - 1).view(-1, self.horizon, self.action_dim))
 
 
 def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

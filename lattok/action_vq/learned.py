@@ -8,10 +8,7 @@ After ProAct (Chen et al., 2026, arXiv 2610.09170), whose rates and precondition
 Decoding from near codes makes a policy's slip a small one. Where directions are learned at one speed, none that hardly
 moves is left to the last codes.
 
-`LevelTokenizer` is what OAT and QueST share: codes on a grid of levels, and a decoder that reads them.
-
-    quantized_i = round(h_i tanh(latent_i + s_i) - o_i) / floor(L_i / 2)       FSQ, Mentzer et al., 2024, appendix A.1
-    code        = sum_i (level_i) L_1 ... L_(i-1)                              the first level varies fastest
+`LevelTokenizer` is what OAT and QueST share: codes on a grid of levels (nn/levels.py), and a decoder that reads them.
 """
 
 import math
@@ -31,7 +28,7 @@ from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
-from lattok.nn.blocks import onto
+from lattok.nn.levels import LevelGrid
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
 from lattok.samples.order import Batches, Passes
@@ -261,10 +258,7 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 
     def __init__(self, config: LevelsConfig):
         super().__init__(config)
-        from vector_quantize_pytorch import FSQ  # slow to import
-
-        with torch.device("cpu"):  # it looks at its own numbers
-            self.grid = FSQ(list(config.levels), return_indices=False)
+        self.grid = LevelGrid(config.levels)
 
     @abstractmethod
     def _latents(self, actions: Tensor) -> Tensor:
@@ -284,11 +278,9 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 
     def _near(self, quantized: Tensor) -> Tensor:
         """Draw for each of quantized latents [B, P, d] one that differs by a level, in one scalar."""
-        sizes = onto(torch.tensor(self.config.levels), quantized.device)
-        half = sizes // 2
-        other = near_levels((quantized * half).round() + half, sizes - 1.0)
-        one = torch.randint(len(sizes), (*quantized.shape[:-1], 1), device=quantized.device)
-        return torch.where(torch.arange(len(sizes), device=one.device) == one, (other - half) / half, quantized)
+        other, scalars = near_levels(self.grid.numbers(quantized), self.grid.top), quantized.shape[-1]
+        one = torch.randint(scalars, (*quantized.shape[:-1], 1), device=quantized.device)
+        return torch.where(torch.arange(scalars, device=one.device) == one, self.grid.values(other), quantized)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
@@ -298,13 +290,10 @@ class LevelTokenizer(TrainedTokenizer, ABC):
         return torch.cat([self._decode_block(block) for block in codes.split(BLOCK)])
 
     def _decode_block(self, codes: Tensor) -> Tensor:
-        return self._actions(self._quantized(codes))
-
-    def _quantized(self, codes: Tensor) -> Tensor:
-        return self.grid.indices_to_codes(codes).float()  # whatever torch's default dtype is
+        return self._actions(self.grid.lookup(codes))
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         latents = torch.cat([self._latents(block) for block in actions.split(BLOCK)])
         latents = latents.nan_to_num(0.0)  # absurd actions have codes, too
-        quantized = self.grid.quantize(latents).float()
-        return LatentActions(self.grid.codes_to_indices(quantized).long(), latents, quantized)
+        quantized = self.grid.quantize(latents)
+        return LatentActions(self.grid.codes(quantized), latents, quantized)

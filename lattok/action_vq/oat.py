@@ -135,7 +135,7 @@ class OAT(LevelTokenizer, CoarseToFine):
         return self.head(norm(self.decoder(memory)))
 
     def _decode_block(self, codes: Tensor) -> Tensor:
-        return self.limits(self._actions(self._quantized(codes.clamp_min(0)), (codes >= 0).sum(1)))
+        return self.limits(self._actions(self.grid.lookup(codes.clamp_min(0)), (codes >= 0).sum(1)))
 
 
 @checkpoint.importer("oat", sign=r"decoder\.nested_dropout\.dropout_mask_token$")

@@ -28,9 +28,12 @@ def test_each_bit_goes_to_the_component_with_the_largest_error():
 
 
 def test_codes_hold_the_level_indices_of_vector_quantize_pytorch(fsq):
+    from vector_quantize_pytorch import FSQ as Rounding
+
     actions = fsq._prepare(saturating(), None)[0]
-    quantized = fsq.rounding.quantize(fsq.encoder(actions.flatten(1)))
-    expected = fsq.rounding._scale_and_shift(quantized).round().long()
+    theirs = Rounding(fsq.grid.sizes.tolist(), preserve_symmetry=True, return_indices=False)
+    quantized = theirs.quantize(fsq.encoder(actions.flatten(1)))
+    expected = theirs._scale_and_shift(quantized).round().long()
     codes, bits = fsq.encode(saturating()), fsq.config.bits
     for row, levels in zip(codes.tolist(), expected.tolist(), strict=True):
         text = "".join(f"{code:04b}" for code in row)

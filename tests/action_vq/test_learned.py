@@ -87,11 +87,11 @@ def test_the_second_reconstruction_is_of_the_other_code_where_there_are_two(fami
 def test_a_near_code_of_a_grid_differs_by_one_level_of_one_scalar():
     torch.manual_seed(0)
     model = QueST.fit(smooth(), **small(QueST) | {"levels": (4, 5, 3), "perturb": 0.5})
-    quantized = model.grid.indices_to_codes(torch.arange(60).view(1, 60))
+    quantized = model.grid.lookup(torch.arange(60).view(1, 60))
     gap = (model._near(quantized) - quantized) * torch.tensor([2.0, 2.0, 1.0])  # floor(L / 2) levels from 0 to 1
     assert bool(((gap != 0).sum(-1) == 1).all())
     assert gap.abs().max() == 1.0
-    codes = model.grid.codes_to_indices(model._near(quantized))
+    codes = model.grid.codes(model._near(quantized))
     assert int(codes.min()) >= 0
     assert int(codes.max()) < 60
 

@@ -34,10 +34,10 @@ def test_codes_number_the_grid_with_the_first_level_fastest_and_are_rounded_not_
     quantized = model.grid.quantize(latents)
     assert np.allclose(quantized, values, atol=1e-9)
     quantized = quantized.float()[None]
-    assert np.array_equal(model.grid.codes_to_indices(quantized)[0], codes)
-    torch.testing.assert_close(model.grid.indices_to_codes(torch.from_numpy(codes)[None]), quantized)
+    assert np.array_equal(model.grid.codes(quantized)[0], codes)
+    torch.testing.assert_close(model.grid.lookup(torch.from_numpy(codes)[None]), quantized)
     middle = torch.zeros(1, 1, len(sizes))
-    assert int(model.grid.codes_to_indices(middle)) == plain_fsq(middle[0].numpy(), sizes)[1]
+    assert int(model.grid.codes(middle)) == plain_fsq(middle[0].numpy(), sizes)[1]
 
 
 @pytest.mark.parametrize("config", [OATConfig, QueSTConfig])

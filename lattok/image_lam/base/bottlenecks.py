@@ -1,7 +1,7 @@
 """What stands between latents and decoder: one entry here for each kind, or in a package of somebody else.
 
     vq, residual     the nearest rows of codebooks              lattok/nn/quantize.py
-    fsq              code(c) = digits of round(bound(W c))      Mentzer et al., 2024; every code exists from the start
+    fsq              code(c) = levels of W c                    lattok/nn/levels.py; every code exists from the start
     none             c, or c + exp(s/2) * noise with KL(N(c, exp(s)) || N(0, 1)), Kingma & Welling, 2014; no codes
 
 A bottleneck is a module: `forward(latents, update, valid)` turns latents [B, p, d] into `Quantized` and counts only
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok.nn.blocks import upcast
+from lattok.nn.levels import LevelGrid
 from lattok.nn.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
 from lattok.types import Quantized
 from lattok.utils import checks
@@ -92,27 +93,27 @@ class ScalarQuantizer(CodeUsage):
 
     def __init__(self, dim: int, size: int):
         super().__init__(size)
-        from vector_quantize_pytorch import FSQ  # slow to import
-
         self.dim = dim
         if size > MOST_CODES:
             checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
-        with torch.device("cpu"):  # it looks at its own numbers
-            self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
+        self.levels = LevelGrid(levels := grid_levels(size), symmetric=True)
+        straight = dim == len(levels)
+        sizes = {"project_in": (dim, len(levels)), "project_out": (len(levels), dim)}  # names in saved files
+        self.grid = nn.ModuleDict({name: nn.Identity() if straight else nn.Linear(*of) for name, of in sizes.items()})
 
     def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
         """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts those of `valid`."""
         checks.size("latents", "channels", latents.shape[-1], self.dim)
         with torch.autocast(latents.device.type, enabled=False):
-            vectors, codes = self.grid(latents.float())
-        codes = codes.long()
+            values = self.levels.quantize(self.grid["project_in"](latents.float()))
+            vectors, codes = self.grid["project_out"](values), self.levels.codes(values)
         if self.training and update:
             self.remember(codes, valid)
         return Quantized(vectors, codes, {})
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors [..., d] that codes [...] stand for."""
-        return self.grid.indices_to_codes(codes)
+        return self.grid["project_out"](self.levels.lookup(codes))
 
 
 class PlainLatents(nn.Module):
