@@ -342,7 +342,8 @@ def _check_camera(
             if facts and dataset.kind == "lerobot" and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
                 damaged.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
-            facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
+            height, width, _ = image.shape  # a header has the size before frames are turned
+            facts = (facts or VideoFacts(0, 0.0, 0, 0, "images"))._replace(height=height, width=width)
             sizes.setdefault((facts.width, facts.height), facts)
             blank, looked_at = blank + (int(np.ptp(image)) <= MAX_BLANK_LEVELS), looked_at + 1
         except checks.LattokError as error:

@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from lattok.data.orientation import SEI, Orientation, orientation_of, orientation_of_container
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
@@ -69,12 +70,12 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
     breaks = np.flatnonzero(np.diff(timestamps) > SEEK_GAP_S) + 1
     to_rgb = VideoReformatter()  # kept: setting one up for every frame costs more than decoding
     buffer, filled = np.empty((0, 0, 0, 3), dtype=np.uint8), 0
+    orientation: Orientation | None = None
     with open_video(path) as container:
         for run in np.split(timestamps, breaks):
             for frame in _nearest(path, container, run, 0.5 / fps):
-                turns = round(frame.rotation / 90)  # phones film sideways and say so
-                image = to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
-                image = np.rot90(image, turns) if turns else image
+                orientation = orientation or _orientation(path, container, frame)
+                image = orientation.apply(to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray())
                 if filled and (filled == len(buffer) or image.shape != buffer.shape[1:]):
                     yield buffer[:filled]
                     filled = 0
@@ -85,6 +86,15 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
                 filled += 1
         if filled:
             yield buffer[:filled]
+
+
+def _orientation(path: Path, container: InputContainer, frame: av.VideoFrame) -> Orientation:
+    """Tell which way up a video is from any of its frames: each comes with the container's matrix, if there is one."""
+    found = orientation_of(frame)
+    if found is None or container.streams.video[0].codec.canonical_name not in SEI:
+        return found or Orientation()
+    with open_video(path) as again:  # the frame's may be its own
+        return orientation_of_container(again)
 
 
 def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, tolerance: float):
