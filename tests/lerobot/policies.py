@@ -10,11 +10,18 @@ import torch
 
 CAMERA, STEPS, HZ = "observation.images.corner2", 8, 80
 PARTS = ("codes", "embedding", "valid")
+NEEDS = {"diffusion": "diffusers", "smolvla": "transformers"}  # extras of LeRobot 0.6
 
 
 def lerobot(name: str) -> Any:
     """A module of the package."""
     return importlib.import_module(f"lerobot.{name}")
+
+
+def needs(kind: str) -> None:
+    """Skip where a policy cannot be made."""
+    if kind in NEEDS:
+        pytest.importorskip(NEEDS[kind], reason=f"LeRobot's {kind} needs it")
 
 
 def script(name: str, **options: Any) -> None:
@@ -82,6 +89,7 @@ def act(meta: Any, **options: Any) -> tuple[Any, Any]:
 
 def diffusion(meta: Any, **options: Any) -> tuple[Any, Any]:
     """Diffusion Policy, which wants states with an axis of time, and its preprocessor."""
+    needs("diffusion")
     config = lerobot("policies.diffusion.configuration_diffusion").DiffusionConfig(
         **features(meta), **{"horizon": STEPS, "n_action_steps": STEPS, "n_obs_steps": 1, **options},
         down_dims=(32, 64), diffusion_step_embed_dim=32, num_inference_steps=4, drop_n_last_frames=0,
@@ -108,6 +116,7 @@ def smolvla(meta: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
 
 def tiny_smolvlm(folder: Path) -> Path:
     """The configuration and the processor of a SmolVLM2 of 0.2 M parameters, without weights."""
+    needs("smolvla")
     transformers, tokenizers = (importlib.import_module(name) for name in ("transformers", "tokenizers"))
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     tokens = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))

@@ -50,7 +50,6 @@ def make(lerobot_dataset, annotated, tmp_path):
     def build(kind: str, count: int = 1, delta: dict | None = None, prefix: str = "latent", **options: Any):
         dataset = lerobot_dataset(annotated, delta_timestamps=delta or window())
         if kind == "smolvla":
-            pytest.importorskip("transformers", reason="SmolVLA needs it")
             policy, preprocessor = smolvla(dataset.meta, tmp_path / "vlm", **options)
         else:
             policy, preprocessor = (act if kind == "act" else diffusion)(dataset.meta, **options)
@@ -223,7 +222,6 @@ def test_a_latent_action_model_learns_too(kind: str, lerobot_dataset, annotated,
     delta |= {"observation.state": [0.0]} if kind == "diffusion" else {}
     dataset = lerobot_dataset(annotated, delta_timestamps=delta)
     if kind == "smolvla":
-        pytest.importorskip("transformers", reason="SmolVLA needs it")
         policy, preprocessor = smolvla(dataset.meta, tmp_path / "vlm")
     else:
         policy, preprocessor = (act if kind == "act" else diffusion)(dataset.meta)
