@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,10 @@ __version__ = "0.1.0"
 INSTALL = "pip install lattok-*.whl"  # what cards and notebooks say; once it is on the index: "pip install lattok"
 REPOSITORY = ""  # where it is public, such as "https://github.com/ORG/lattok": badges and Colab links point there
 SIMULATORS = ("gymnasium", "mujoco", "metaworld", "ogbench")  # packages of the extra `sim` on which episodes depend
+NO_WHEEL = {  # those that cannot be installed from some Python on, with what has no wheel there; `sim` leaves them out
+    "metaworld": ((3, 14), "its mujoco 3.3.0"),
+    "ogbench": ((3, 13), "labmaze, which its dm-control needs,"),
+}
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
@@ -24,6 +29,12 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def no_wheel(package: str) -> tuple[str, str] | None:
+    """Return what keeps a package of `sim` from this Python, and the newest Python without that; else None."""
+    since, needed = NO_WHEEL.get(package, (None, ""))
+    return None if since is None or sys.version_info < since else (needed, f"Python {since[0]}.{since[1] - 1}")
 
 
 def install_extra(extra: str) -> str:

@@ -22,10 +22,14 @@ resolve() { # NAME ARGS...: resolve pyproject.toml (and more requirements from s
     fi
 }
 
-for version in 3.10 3.11 3.12; do
-    resolve "newest-$version" --python-version "$version" </dev/null
+# from wheels alone, so that no installation ends in a build log; docopt, which num2words needs, is one file of Python
+wheels=(--only-binary :all: --no-binary docopt)
+for version in 3.10 3.11 3.12 3.13 3.14; do
+    resolve "newest-$version" --python-version "$version" "${wheels[@]}" </dev/null
+    resolve "all-extras-$version" --python-version "$version" "${wheels[@]}" --all-extras </dev/null
+done
+for version in 3.10 3.11 3.12; do # oldest releases have no wheels for Pythons that came later
     resolve "lowest-$version" --python-version "$version" --resolution lowest-direct </dev/null
-    resolve "all-extras-$version" --python-version "$version" --all-extras </dev/null
 done
 resolve "lerobot-0.4.4-3.11" --python-version 3.11 <<<"lerobot==0.4.4"
 resolve "vla-lerobot-0.6-3.12" --python-version 3.12 --extra vla <<<"lerobot>=0.6"

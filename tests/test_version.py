@@ -73,3 +73,15 @@ def test_the_name_alone_is_asked_for_only_once_it_is_on_the_index(come_from, mon
     assert version.install_extra("sim") == "pip install '.[sim]' in a clone of lattok"
     monkeypatch.setattr(version, "INSTALL", "pip install lattok")
     assert version.install_extra("sim") == "pip install 'lattok[sim]'"
+
+
+def test_what_a_newer_python_cannot_install_is_left_out_of_its_extra():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^sim = \[.*?^\]", text, re.DOTALL | re.MULTILINE)
+    sim = [Requirement(line) for line in re.findall(r'^    "(.*)",', block, re.MULTILINE)]
+    assert {each.name for each in sim} == set(version.SIMULATORS)
+    for minor in range(10, 16):
+        left_out = {
+            each.name for each in sim if each.marker and not each.marker.evaluate({"python_version": f"3.{minor}"})
+        }
+        assert left_out == {name for name, (since, _) in version.NO_WHEEL.items() if (3, minor) >= since}

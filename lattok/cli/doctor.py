@@ -21,7 +21,7 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores, cpu_quota, devices, memory_bytes, module_of
 from lattok.utils.findings import ORDER, WIDTH, Finding, Found, by_severity, error, fitted, lines, note, warning
-from lattok.version import INSTALL, SIMULATORS, __version__, install_extra, installed
+from lattok.version import INSTALL, SIMULATORS, __version__, install_extra, installed, no_wheel
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
@@ -70,6 +70,9 @@ NO_ENCODER = warning(
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
 )
 PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work, install the extra ({install}).")
+NOT_IN_THIS_PYTHON = note(
+    "{name} cannot be installed: {needed} has no wheel for this Python.", "For its tasks, use {older}."
+)
 NO_RENDERING = warning("{reason}.", "{advice}")
 LITTLE_SPACE = warning(
     "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
@@ -284,11 +287,14 @@ def media() -> Found:
 def simulation() -> Found:
     """Simulators, and whether one of them draws."""
     there = installed(SIMULATORS)
-    missing = [name for name in SIMULATORS if name not in there]
+    barred = {name: why for name in SIMULATORS if name not in there and (why := no_wheel(name))}
+    missing = [name for name in SIMULATORS if name not in there and name not in barred]
     yield "simulator", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
-    if missing:
-        if there:
-            yield PART_OF_SIM.finding(names=", ".join(missing), install=install_extra("sim"))
+    for name, (needed, older) in barred.items() if there else ():
+        yield NOT_IN_THIS_PYTHON.finding(name=name, needed=needed, older=older)
+    if missing and there:
+        yield PART_OF_SIM.finding(names=", ".join(missing), install=install_extra("sim"))
+    if missing or "metaworld" in barred:
         return
     try:
         with _quiet():

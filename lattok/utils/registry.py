@@ -1,7 +1,8 @@
 """Things that anybody can add by name: families of artefacts, recipes, dataset formats, losses, strategies, worlds.
 
 A thing registers itself when its module is imported. Modules of ours lie in the packages that a registry names, all of
-which are imported when an unknown name is looked up; other packages name theirs by entry points, imported one by one.
+which are imported when an unknown name is looked up. Modules of ours that need further packages are named, and imported
+one by one, as are those that other packages name by entry points.
 """
 
 import pkgutil
@@ -19,14 +20,15 @@ Thing = TypeVar("Thing")
 class Registry(Mapping[str, Thing]):
     """Things of one kind by name, ours and those of installed packages.
 
-    `packages` are the dotted names of ours. Another package names its module, or a thing in it, in its pyproject.toml:
+    `packages` are the dotted names of ours; `named` has the modules of things that need further packages, by the names
+    of the things. Another package names its module, or a thing in it, in its pyproject.toml:
 
         [project.entry-points."lattok.artefacts"]   # the `group`
         my-tokenizer = "my_package.my_tokenizer"
     """
 
-    def __init__(self, group: str, *packages: str):
-        self.group, self.packages = group, packages
+    def __init__(self, group: str, *packages: str, named: Mapping[str, str] | None = None):
+        self.group, self.packages, self.named = group, packages, named or {}
         self._known: dict[str, Thing] = {}
 
     def add(self, name: str, thing: Thing) -> Thing:
@@ -39,21 +41,24 @@ class Registry(Mapping[str, Thing]):
 
     def __getitem__(self, name: str) -> Thing:
         """Return the thing called `name`, imported if need be; `KeyError` where there is none."""
-        if name not in self._known and name not in self._ours:
+        if name not in self._known and name in self.named:
+            import_module(self.named[name])
+        elif name not in self._known and name not in self._ours:
             loaded = _load(self._theirs[name])
             if name not in self._known:  # an entry point that leads to the thing itself
                 self.add(name, loaded)
         return self._known[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known or name in self._ours or name in self._theirs
+        return name in self._known or name in self.named or name in self._ours or name in self._theirs
 
     def __iter__(self) -> Iterator[str]:
-        names = dict.fromkeys((*self._ours, *self._known, *sorted(self._theirs)))
-        return iter(sorted(names) if self.packages else names)  # without packages ours are known, in their order
+        names = dict.fromkeys((*self._ours, *self.named, *self._known, *sorted(self._theirs)))
+        lazy = self.packages or self.named  # otherwise ours are known, in their order
+        return iter(sorted(names) if lazy else names)
 
     def __len__(self) -> int:
-        return len({*self._ours, *self._known, *self._theirs})
+        return len({*self._ours, *self.named, *self._known, *self._theirs})
 
     @cached_property
     def _ours(self) -> tuple[str, ...]:

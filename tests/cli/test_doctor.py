@@ -120,12 +120,19 @@ def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
 
 def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     with monkeypatch.context() as patch:
+        patch.setattr("sys.version_info", (3, 12, 0))
         patch.setattr(doctor, "installed", lambda names: {})
         assert list(doctor.simulation()) == [("simulator", "not there (extra sim)")]
         patch.setattr(doctor, "installed", lambda names: {"mujoco": "3.3.0", "metaworld": "3.1.1"})
         fact, finding = doctor.simulation()
         assert fact == ("simulator", "mujoco 3.3.0, metaworld 3.1.1")
         assert finding == ("note", "gymnasium, ogbench of the extra sim is not installed.", SIM)
+        patch.setattr("sys.version_info", (3, 14, 0))
+        patch.setattr(doctor, "installed", lambda names: {"gymnasium": "1.1", "mujoco": "4.0.0"})
+        _, *found = doctor.simulation()
+        assert [finding.what.split()[0] for finding in found] == ["metaworld", "ogbench"]
+        assert found[1].what.endswith("labmaze, which its dm-control needs, has no wheel for this Python.")
+        assert found[1].advice == "For its tasks, use Python 3.12."
     pytest.importorskip("metaworld")
     from lattok.sim import rendering
 

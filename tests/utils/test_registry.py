@@ -68,3 +68,16 @@ def test_two_things_of_one_name_are_refused_and_a_module_may_be_loaded_twice():
     assert things.add("tap", Again) is things["tap"] is Again
     with pytest.raises(LattokError, match=r"'tap' is the name of tests\..*Tap: choose another one for .*Other"):
         things.add("tap", type("Other", (), {}))
+
+
+def test_things_that_need_further_packages_are_imported_one_by_one(package, monkeypatch):
+    package("light", f"from {__name__} import NAMED\nNAMED.add('light', dict)")
+    package("heavy", "import no_such_package")
+    things = Registry[type](GROUP, named={"light": "light", "heavy": "heavy"})
+    monkeypatch.setattr(sys.modules[__name__], "NAMED", things, raising=False)
+    assert list(things) == ["heavy", "light"]
+    assert len(things) == 2
+    assert things["light"] is dict
+    assert "heavy" in things
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        things["heavy"]

@@ -24,10 +24,13 @@ from lattok.sim.rendering import OFF, SceneCameras, Variation
 from lattok.utils import checks
 from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
-from lattok.version import install_extra
+from lattok.version import install_extra, no_wheel
 
 KEPT_ENVIRONMENTS = 8  # open in a process, of some 110 MB each; a new one costs half a second with its renderer
-WORLDS: "Registry[type[SimEnv]]" = Registry("lattok.worlds", "lattok.sim.worlds")
+MODULES = {"metaworld": "metaworld", "metaworld-pairs": "metaworld", "ogbench": "ogbench"}  # and packages, by world
+WORLDS: "Registry[type[SimEnv]]" = Registry(
+    "lattok.worlds", named={world: f"lattok.sim.worlds.{module}" for world, module in MODULES.items()}
+)
 IMAGES = "observation.images."
 STATE, OBJECTS = "observation.state", "observation.environment_state"
 
@@ -220,9 +223,11 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
         try:
             checks.one_of("tasks", world, WORLDS)
             known = WORLDS[world].tasks()
-        except ModuleNotFoundError as error:  # from the first look at what there is
-            what = f"{world} needs {error.name}, which is not installed. Run: {install_extra('sim')}"
-            raise checks.LattokError(what) from None
+        except ModuleNotFoundError as error:  # of a world that nobody has looked at before
+            what = f"{world} needs {error.name}, which is not installed"
+            barred = no_wheel(MODULES.get(world, ""))
+            why = f": {barred[0]} has no wheel for this Python. Use {barred[1]}." if barred else None
+            raise checks.LattokError(what + (why or f". Run: {install_extra('sim')}")) from None
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
@@ -231,16 +236,21 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
 
 def tasks_by_instructions(instructions: Collection[str], fps: float | None) -> list[str]:
     """Return the tasks that have these instructions: those of the world with most, acting at `fps` if given.
-    Worlds that cannot be read without a package are left out; none of ours is read where one of theirs is missing."""
-    names, found = list[str](), list[str]()
-    with suppress(ModuleNotFoundError):  # from the first look at what there is
-        names = list(WORLDS)
-    for name in names:
+    Worlds that cannot be read without a package are left out."""
+    found = list[str]()
+    for name, (world, tasks) in _readable().items():
+        known = [f"{name}/{task}" for task, instruction in tasks.items() if instruction in instructions]
+        if len(known) > len(found) and fps in (None, world.rate / world.repeat):
+            found = known
+    return found
+
+
+def _readable() -> dict[str, tuple[type[SimEnv], Mapping[str, str]]]:
+    """Return the worlds whose packages are installed, with their tasks."""
+    found = {}
+    for name in WORLDS:
         with suppress(ModuleNotFoundError):
-            world = WORLDS[name]
-            known = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
-            if len(known) > len(found) and fps in (None, world.rate / world.repeat):
-                found = known
+            found[name] = WORLDS[name], WORLDS[name].tasks()
     return found
 
 
@@ -253,7 +263,7 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
         checks.fail("name", "one task, such as metaworld/reach", repr(name))
     world, _, task = name.partition("/")
     if variation.layout and not WORLDS[world].rearranges:
-        able = " and ".join(other for other, found in WORLDS.items() if found.rearranges)
+        able = " and ".join(other for other, (found, _) in _readable().items() if found.rearranges)
         checks.fail("variation", f"layout only in {able}", f"it in {world}")
     return WORLDS[world](task, size=size, repeat=repeat, variation=variation)
 
