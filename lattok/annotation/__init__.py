@@ -122,8 +122,8 @@ def label(
     except Busy:
         raise
     except KeyboardInterrupt as stop:
-        wait = f"finished labels wait in {staging.work}. " if staging.holds_labels() else ""
-        raise restate(stop, f"annotation interrupted; {wait}Run the same command to continue.") from None
+        wait = f"Finished labels wait in {staging.work}. " if staging.holds_labels() else ""
+        raise restate(stop, f"annotation interrupted. {wait}Run the same command to continue.") from None
     except LattokError:
         if staging.is_new():
             staging.remove()

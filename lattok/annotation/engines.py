@@ -18,7 +18,7 @@ from typing import Any
 
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, piece_of_frames
 from lattok.annotation.units import Unit, UnitLabels
-from lattok.utils import checks, signals
+from lattok.utils import checks, signals, watching
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher
 from lattok.version import install_extra
@@ -46,6 +46,9 @@ class RayEngine:
     `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of
     an annotation, and asks callers for a token, unless this process has started it. By default there are as many
     workers as resources.
+
+    While Ray starts, it hears SIGTERM in C and aborts the process; afterwards SIGTERM is yours again. The command
+    `lattok annotate` has a process that outlives this (`lattok.utils.watching`).
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):
@@ -73,12 +76,18 @@ class RayEngine:
         own: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
         with _asking_for_a_token() if self.address is None else nullcontext():
             try:
-                with signals.kept():  # Ray's end the process with a stack
+                with signals.kept(), watching.hushed():  # Ray's end the process with a stack
                     where = own if self.address is None else {"address": self.address}
                     ray.init(**where, log_to_driver=False, logging_level="ERROR")
+                signals.check()
             except SystemExit:  # Ray's answer to SIGTERM while it starts
                 raise signals.Interrupted(number=signal.SIGTERM) from None
             except Exception as error:  # Ray's own kinds differ between its versions
+                signals.check()
+                if self.address is None:
+                    raise LattokError(
+                        f"`engine`: Ray cannot start here: {checks.first_line(error).rstrip('.')}."
+                    ) from None
                 checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
             try:
                 yield

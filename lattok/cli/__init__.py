@@ -16,6 +16,7 @@ from lattok.cli import datasets, demo, flags, judging, models
 from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.devices import cpu_quota
+from lattok.utils.watching import watched
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
 
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
     Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 128 + the signal's number: Ctrl-C
     (130), SIGTERM (143), SIGHUP (129), after saving.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # what knows no `×` gets a `?`, rather than ending the verb
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -70,8 +71,8 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for one another starve on a busy machine
     try:
-        with signals.raising():
-            code = (run or run_words)(arguments)
+        with watched() if arguments is None and datasets.starts_ray(words) else signals.raising():
+            code = (run or run_words)(words)
             if sys.stdout is not None:
                 sys.stdout.flush()
         return code or 0  # a verb that found something wrong says so
@@ -79,11 +80,11 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
         sys.stdout = None  # the reader left; nothing to say to it
         return 0
     except KeyboardInterrupt as stop:
-        print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
+        print(f"\nlattok: {stop}\n" if str(stop) else signals.INTERRUPTED, end="", file=sys.stderr)
         return 128 + signals.number_of(stop)
     except (checks.LattokError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, OSError):
-            said = _of_system(error, arguments)
+            said = _of_system(error, words)
         elif checks.out_of_memory(error):
             said = "out of memory. Close other programs, or take fewer episodes at a time."
         elif isinstance(error, checks.LattokError):
@@ -166,7 +167,7 @@ def _list(command: str, title: str, abouts: Mapping[str, str]) -> None:
 
 def _load(module: str) -> None:
     """Import what a verb needs. Ctrl-C in the middle of torch's own imports is swallowed or mangled, so it ends us."""
-    with signals.ending("\nlattok: interrupted; run the same command again\n"):
+    with signals.ending(signals.INTERRUPTED):
         import_module(module)
 
 

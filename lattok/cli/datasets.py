@@ -180,6 +180,11 @@ class Engines:
         return LocalEngine()
 
 
+def starts_ray(words: Sequence[str]) -> bool:
+    """Whether a command may start Ray, told by its words alone: it has to be known before anything is imported."""
+    return words[:1] == ["annotate"] and any(word.rpartition("=")[2] == "ray" for word in words)
+
+
 def annotate(
     dataset: Dataset,
     model: Models,

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+INTERRUPTED = "\nlattok: interrupted; run the same command again\n"
 GRACE_S = 1.0  # launchers pass on what their processes got already: only what comes later is a second request
 
 
-_raised: list[int] = []  # by `raising`: waiting in Ray ends with a KeyboardInterrupt of its own, without the number
+_raised: list[int] = []  # within `raising`: waiting in Ray ends with a KeyboardInterrupt of its own, without the number
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,7 +55,7 @@ def deferred() -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def raising() -> Iterator[None]:
+def raising(numbers: tuple[int, ...] = ASKING[1:]) -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt; the second ends the process."""
     begun: list[float] = []
 
@@ -67,9 +68,19 @@ def raising() -> Iterator[None]:
             signal.signal(got, signal.SIG_DFL)
             os.kill(os.getpid(), got)
 
-    _raised.clear()
-    with _handled(stop, ASKING[1:]):
-        yield
+    with _handled(stop, numbers):
+        try:
+            yield
+        except KeyboardInterrupt as request:
+            raise restate(request, str(request)) from None
+        finally:
+            _raised.clear()
+
+
+def check() -> None:
+    """Raise `Interrupted` where it was raised and somebody made another error of it, or none."""
+    if _raised:
+        raise Interrupted(number=_raised[-1])
 
 
 @contextmanager

@@ -141,17 +141,41 @@ from lattok.cli import main
 spawn = engines._Pool._spawn
 def stop(self, number):  # while this process waits in C for the worker
     spawn(self, number)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    threading.Timer(0.3, os.kill, (os.getppid(), signal.SIGTERM)).start()
 engines._Pool._spawn = stop
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
+"""
+# Ray starts for as long as one likes, with a handler in C that ends the process with a stack, as Ray's own does
+STARTING = """
+import ctypes, faulthandler, os, resource, signal, sys, time, types
+from lattok.annotation import engines
+from lattok.cli import main
+
+def init(**_):
+    if "fails" in sys.argv[-1]:
+        raise OSError("no room")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGTERM, ctypes.cast(libc.abort, ctypes.c_void_p))
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+
+engines._ray = lambda: types.SimpleNamespace(is_initialized=lambda: False, init=init)
+sys.exit(main())
 """
 
 
-def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(source, tmp_path, cluster):
-    """A time limit of SLURM ends jobs so; Ray's own handlers, one of them in C, end with a stack."""
+@pytest.fixture
+def words(source, tmp_path):
+    """A command that labels over Ray, but for --out."""
     tokenizer = UniformBins.fit(np.stack([source.columns(0, ["action"])["action"][:4]]))
     tokenizer.save_pretrained(tmp_path / "tok")
-    words = ["annotate", str(source.root), "--model", str(tmp_path / "tok"), "--workers", "1", "--engine", "ray"]
+    return ["annotate", str(source.root), "--model", str(tmp_path / "tok"), "--workers", "1", "--engine", "ray"]
+
+
+def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(words, tmp_path, cluster):
+    """A time limit of SLURM ends jobs so; Ray's own handlers, one of them in C, end with a stack."""
     run = subprocess.run([sys.executable, "-c", STOPPED, *words, "--out", str(tmp_path / "out")], **CAPTURED)
     assert run.returncode == 128 + signal.SIGTERM, run.stderr
     assert re.findall("interrupted.*Run the same command to continue", run.stderr)
@@ -160,6 +184,20 @@ def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(source,
     for out, rest in (("out", words), ("local", words[:4])):
         assert main([*rest, "--out", str(tmp_path / out)]) == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "local")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="commands are watched on Linux")
+def test_sigterm_while_ray_starts(words, tmp_path):
+    run = subprocess.run([sys.executable, "-c", STARTING, *words, "--out", str(tmp_path / "out")], **CAPTURED)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert re.fullmatch("(note: .*\n)*\nlattok: interrupted; run the same command again\n", run.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ray_that_cannot_start_here(words, tmp_path):
+    run = subprocess.run([sys.executable, "-c", STARTING, *words, "--out", str(tmp_path / "fails")], **CAPTURED)
+    assert run.returncode == 2
+    assert run.stderr.endswith("\nlattok: `engine`: Ray cannot start here: no room.\n")
 
 
 def test_what_ray_cannot_do(source, tmp_path, cluster):
