@@ -38,6 +38,7 @@ GROUPS = {
         "closed_loop",
         "closed_loop_labels",
         "closed_loop_refined",
+        "out_of_domain",
         "few_actions",
         "inferred_actions",
         "known_elsewhere",
@@ -71,6 +72,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "benchmarks/closed_loop/quality.py",
         "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
     ),
+    "out_of_domain": ("benchmarks/closed_loop/out_of_domain.py", "[The study](out_of_domain.md#results)."),
     "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
     "acting_by_tokens": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#results)."),
     "acting_by_tokens_again": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#fresh-seeds)."),
@@ -277,6 +279,12 @@ def closed_loop() -> str:
 def few_actions() -> str:
     """Return the tables of the study of few actions, of the rows that have all their seeds."""
     return (RESULTS / "few_actions.md").read_text(encoding="utf-8")
+
+
+@mark("changed scenes")
+def changed_scenes() -> str:
+    """Return the tables of the study of changed scenes."""
+    return (RESULTS / "out_of_domain.md").read_text(encoding="utf-8")
 
 
 @mark("acting by tokens")

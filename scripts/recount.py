@@ -26,14 +26,14 @@ STUDIES = "few_actions", "acting_by_tokens", "acting_by_tokens_again"
 KNOWN = ("drawer-close", "faucet-close", "window-close", "door-lock")  # the tasks of `four-tasks` with known actions
 
 
-def read(folder):
-    """Return {(regime, row, seed): {(task, start): end}}."""
+def read(folder, scene="own"):
+    """Return {(regime, row, seed): {(task, start): end}} of the rollouts in a scene."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         place = content["cell"]
         found[place["regime"], place["row"], place["seed"]] = {
-            (task, start): end for task, played in content["outcomes"]["own"].items() for start, end, _ in played
+            (task, start): end for task, played in content["outcomes"][scene].items() for start, end, _ in played
         }
     return found
 

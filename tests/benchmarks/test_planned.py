@@ -198,6 +198,9 @@ def test_pages_say_what_is_counted(tmp_path, monkeypatch, capsys):
     changed = "| .788 |", "| .789 |"
     wrong = {name: text.replace(*changed) for name, text in texts.items()}
     for place, begin, end, _ in recount_claims.SECTIONS:
+        if not end:  # a whole table
+            wrong[place] = wrong[place].replace("| 0.858 ", "| 0.859 ", 1)
+            continue
         first = wrong[place].index(begin)
         last = wrong[place].index(end, first)
         part = wrong[place][first:last]

@@ -13,7 +13,7 @@ from docs.result_pages import AGAIN, EARLIER, MOVED, RESULTS, commits, makers, r
 
 ROOT = result_pages.ROOT
 STORED = sorted(path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.rglob("*.json"))
-SUMS = {"closed_loop", "few_actions", "acting_by_tokens", "acting_by_tokens_again"}  # made of other results
+SUMS = {"closed_loop", "out_of_domain", "few_actions", "acting_by_tokens", "acting_by_tokens_again"}  # of other results
 
 
 def git(*arguments: str, root: Path = ROOT, given: str | None = None) -> str:
@@ -36,7 +36,7 @@ def entries() -> dict[tuple[str, str], str]:
     """Every result and commit that it names, but the known exceptions, with the script that makes it."""
     found = {}
     for name in STORED:
-        cell = Path(name).parent.name in {*SUMS, "out_of_domain"}
+        cell = Path(name).parent.name in SUMS
         path = ROOT / "benchmarks/closed_loop/cell.py" if cell else makers()[name][0]
         for commit, _ in commits(results(name)):
             if commit not in AGAIN.get(name, {}):
