@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
+from lattok.data.carried import DepthCameras, check_cells, told, told_of_all, undeclared
 from lattok.data.content import digests_from_json, digests_to_json
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
@@ -63,7 +64,8 @@ class _Plan(NamedTuple):
     columns: dict[str, Feature]
     cameras: list[_Camera]
     resized: bool
-    kept: dict[str, Feature]  # columns of LeRobot that are neither numbers nor text, stored as they are
+    kept: dict[str, Feature]  # columns of LeRobot that are stored as they are: neither numbers nor text, or undeclared
+    depth: DepthCameras
 
 
 def export(
@@ -88,7 +90,7 @@ def export(
     frames without loss. A video has even sides: an odd last row or column is cut off. `size` (height, width)
     resizes all frames, which sources with frames of different sizes need. An episode that cannot be read, also one
     within a range, is an error; with `skip_damaged` it is left out, and everything is read twice. `progress(frames
-    done, frames in all)` is called after every episode.
+    done, frames in all)` is called after every episode. Depth cameras of LeRobot are copied as they are.
     """
     out, dataset = Path(out), as_dataset(dataset)
     _check(dataset, out, format, images, size)
@@ -97,17 +99,19 @@ def export(
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
     chosen = select_episodes(dataset, episodes, skip_damaged)
-    plan = _plan(dataset, chosen[:MAX_EPISODES_TRIED], images, size)
+    plan = _plan(dataset, chosen, images, size)
     if skip_damaged:
         left_out += [Damage(e.index, why) for e in chosen if (why := _damage(plan, e)) is not None]
         damaged = {damage.episode_index for damage in left_out}
         chosen = [episode for episode in chosen if episode.index not in damaged]
         if not chosen:
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
-    if format == "rlds" and plan.kept:
-        what = f"RLDS has no place for {', '.join(plan.kept)[:200]} of {dataset.name}: the export is without"
+    if format == "rlds" and (missing := [*plan.kept, *plan.depth.videos]):
+        what = f"RLDS has no place for {', '.join(missing)[:200]} of {dataset.name}: the export is without"
         checks.warn(what, stacklevel=2)
         plan.kept.clear()
+    elif format == "lerobot":
+        plan.depth.warn_of_others(chosen)
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
     kept, records = _types(plan, chosen), [*_records(plan, chosen)]
     try:
@@ -117,22 +121,27 @@ def export(
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
             _write(writer, plan, chosen, progress)
-            _write_records(writer, records)
-            if texts := getattr(dataset, "subtask_texts", ()):
-                writer.write_subtasks(texts)
+            _write_records(writer, plan, records)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        hint = f"{make_room(error)}, check the permissions, or choose another `out`."
+        hint = f"{make_room(error)}, check the permissions, or choose another `out`." * isinstance(error, OSError)
         raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
-def _write_records(writer: RLDSWriter | LeRobotWriter, records: Sequence[tuple[str, Any]]) -> None:
+def _write_records(writer: RLDSWriter | LeRobotWriter, plan: _Plan, records: Sequence[tuple[str, Any]]) -> None:
+    """Write what is known of the dataset beside its episodes."""
     for name, value in records:
         writer.write_meta(name, value)
         if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
             notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
             writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
+    if isinstance(writer, LeRobotWriter):
+        keys = [*plan.columns, *plan.kept, *plan.depth.videos, *(camera.key for camera in plan.cameras)]
+        writer.told = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim])
+        writer.told_of_all = told_of_all(plan.dataset)
+    if texts := getattr(plan.dataset, "subtask_texts", ()):
+        writer.write_subtasks(texts)
 
 
 def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> None:
@@ -152,28 +161,33 @@ class _Misfit(LattokError):
     """Frames of another size, which is no damage."""
 
 
-def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: Size) -> _Plan:
-    """Say what is written and how; the episodes `tried` show whether images are stored encoded."""
+def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: Size) -> _Plan:
+    """Say what is written and how; the first episodes show whether images are stored encoded."""
     columns, kept = dict[str, Feature](), dict[str, Feature]()
     for key, feature in dataset.features.items():
         if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES:
             dtype = "float32" if feature.dtype == "float16" else feature.dtype  # LeRobot does not know float16
             place = kept if dataset.kind == "lerobot" and dtype not in DTYPES else columns
             place[key] = feature._replace(dtype=dtype, shape=feature.shape or (1,))
+    tried = chosen[:MAX_EPISODES_TRIED]
     cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras]
-    return _Plan(dataset, columns, cameras, bool(size), kept)
+    depth = DepthCameras(dataset)
+    kept |= depth.images
+    if dataset.kind == "lerobot":
+        source = cast(LeRobotV3, unwrap(dataset))  # views hide or add features
+        found, lost = undeclared(source, chosen)
+        kept |= {key: feature for key, feature in found.items() if key not in columns}
+        if lost:
+            what = f"{dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
+            checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
+    return _Plan(dataset, columns, cameras, bool(size), kept, depth)
 
 
 def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
-    """Return Arrow types of the columns that are kept as they are; warn of those that nothing declares."""
-    if plan.dataset.kind != "lerobot":
+    """Return Arrow types of the columns that are kept as they are."""
+    if not plan.kept:
         return {}
-    source = cast(LeRobotV3, unwrap(plan.dataset))  # views hide or add features
-    schemas = source.schemas([episode.index for episode in chosen])
-    names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-    if lost := [name for name in names if name not in (*source.features, *INDEX_KEYS)]:
-        what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
-        checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
+    schemas = cast(LeRobotV3, unwrap(plan.dataset)).schemas([episode.index for episode in chosen])
     return {key: common_types(key, schemas) for key in plan.kept}
 
 
@@ -204,7 +218,12 @@ def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Epi
         try:
             columns = _columns(plan, episode)
             frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
-            writer.add_episode(columns, frames, instruction_of(plan.dataset, episode), episode.length)
+            instruction = instruction_of(plan.dataset, episode)
+            if isinstance(writer, LeRobotWriter):
+                with plan.depth.of(episode.index) as extra:
+                    writer.add_episode(columns, frames, instruction, episode.length, *extra)
+            else:
+                writer.add_episode(columns, frames, instruction, episode.length)
         except _Misfit:
             raise
         except LattokError as error:
@@ -217,6 +236,8 @@ def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Epi
 def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
     """Return all columns of an episode, those of LeRobot's own kinds as they are stored."""
     stored = cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept)) if plan.kept else {}
+    for key in plan.kept.keys() & plan.depth.images.keys():
+        check_cells(key, stored[key])
     return plan.dataset.columns(episode.index, list(plan.columns)) | stored
 
 

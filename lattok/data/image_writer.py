@@ -1,11 +1,12 @@
 """How a dataset keeps what its cameras see: video files that roll over, or encoded images in the data table."""
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,9 @@ from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.utils import checks
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+PLACE_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
+TIFF = (b"II*\0", b"MM\0*")  # begins so; in LeRobot these are depth maps
 _ORIENTATION = 0x0112  # tag of Exif
 
 
@@ -155,14 +158,41 @@ class RollingVideos:
         elif clip:
             self._file.add(clip.path)
             checks.size(self._key, "frames", self._file.frames - first, len(clip))
-        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
         values = (*place, first / self._fps, self._file.frames / self._fps)
-        return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
+        return {f"videos/{self._key}/{name}": value for name, value in zip(PLACE_COLUMNS, values, strict=True)}
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file = None
+
+
+class VideoCopies:
+    """Video files of one camera that are copied whole: where episodes lie within them stays as it is."""
+
+    def __init__(self, folder: Path, key: str, chunk_files: int):
+        self._folder, self._key, self._chunk_files = folder, key, chunk_files
+        self._places: dict[Path, tuple[int, int]] = {}
+
+    def write(self, span: "VideoSpan") -> dict[str, Any]:
+        """Copy the file, unless it is there already; returns where the episode is, as columns of meta/episodes."""
+        if span.path not in self._places:
+            place = chunk, file = divmod(len(self._places), self._chunk_files)
+            target = self._folder / VIDEO_PATH.format(video_key=self._key, chunk_index=chunk, file_index=file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(span.here, target)
+            self._places[span.path] = place
+        values = (*self._places[span.path], span.start, span.stop)
+        return {f"videos/{self._key}/{name}": value for name, value in zip(PLACE_COLUMNS, values, strict=True)}
+
+
+class VideoSpan(NamedTuple):
+    """Where an episode lies in a video: seconds of a file, which is at `here` for now."""
+
+    path: Path
+    start: float
+    stop: float
+    here: Path
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -178,6 +208,9 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
     from PIL import Image, UnidentifiedImageError
 
+    if data[:4] in TIFF:
+        way_out = 'If it is a depth camera, say so in meta/info.json ("info": {"is_depth_map": true})'
+        raise checks.LattokError(f"{where}: expected a JPEG or PNG image, got TIFF. {way_out}, or use other cameras.")
     try:
         image = Image.open(BytesIO(data), formats=("JPEG", "PNG"))
         if image.width * image.height > MOST_PIXELS:

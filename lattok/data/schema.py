@@ -27,6 +27,7 @@ IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"  # why it is left out
 WITHOUT = "Give a dataset with actions: only latent action models of video need none."
 
 
@@ -254,13 +255,19 @@ def same_split(one: str | None, other: str | None) -> bool:
     return one == other or None in (one, other)
 
 
+def depth_cameras(dataset: RobotDataset) -> list[str]:
+    """Full keys of the cameras that measure distances, which are among neither its cameras nor its features."""
+    return [key for key, reason in dataset.left_out.items() if reason == DEPTH]
+
+
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Full keys of the cameras called `names`, in that order; all cameras by default.
 
     A short name is the end of a key after a dot: "corner2" is "observation.images.corner2".
     """
     if not dataset.cameras:
-        raise LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
+        few = f" but {', '.join(depth)}, {DEPTH}" if (depth := depth_cameras(dataset)) else ""
+        raise LattokError(f"dataset `{dataset.name}` has no cameras{few}. Choose a dataset with images.")
     if names is None:
         return dataset.cameras
     checks.names("cameras", names)
@@ -283,6 +290,8 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
     if len(found) != 1:
         short = [*map(short_name, dataset.cameras)]
         hint = "Put spaces between names." if "," in name else checks.did_you_mean(name, short)
+        if depth := [key for key in depth_cameras(dataset) if key == name or key.endswith("." + name)]:
+            hint = f"`{depth[0]}` is {DEPTH}."
         checks.fail("cameras", f"names among {', '.join(short)}", repr(name), hint)
     return found[0]
 

@@ -322,10 +322,31 @@ def common_types(key: str, schemas: Mapping[Path, pa.Schema]) -> pa.DataType:
         raise LattokError(f"`{key}`: expected one type in all data files, got {got}. Write it with one.") from None
 
 
-def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Cast a column to the type that `common_types` found."""
-    empty = pa.schema([("column", kind)]).empty_table()
-    return pa.concat_tables([empty, pa.table({"column": column})], promote_options="permissive")["column"]
+def of_type(key: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Cast the column `key` to the type that `common_types` found."""
+    if column.type == kind:
+        return column
+    try:  # Arrow casts between types, and adds what is missing in a struct, where there is no extension in them
+        plain = pa.table({"column": column.cast(_plain(column.type))})
+        empty = pa.schema([("column", _plain(kind))]).empty_table()
+        return pa.concat_tables([empty, plain], promote_options="permissive")["column"].cast(kind)
+    except pa.ArrowException as error:
+        expected, got = (f"{str(each)[:200]}" for each in (kind, column.type))
+        way_out = "Write the dataset again with one type."
+        raise LattokError(
+            f"`{key}`: expected {expected}, as in other data files, got {got} ({first_line(error)}). {way_out}"
+        ) from None
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return a type with what its extensions are stored as."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(_plain(kind.field(i).type)) for i in range(kind.num_fields)])
+    return kind
 
 
 Stats = dict[str, np.ndarray]  # "min", "max", "mean", "std", "count", "q01" ... "q99"
@@ -336,6 +357,7 @@ def column_stats(values: np.ndarray) -> Stats:
     """Statistics over the first axis of [T, ...]; scalars [T] give arrays of one value."""
     values = values.reshape(len(values), -1) if values.ndim == 1 else values
     real = values.astype(np.float64)
+    values = real if values.dtype == np.uint64 else values  # Arrow infers int64
     stats = {"min": values.min(0), "max": values.max(0), "mean": real.mean(0), "std": real.std(0)}
     stats |= {"count": np.array([len(values)])}
     return stats | dict(zip(QUANTILES, np.quantile(real, list(QUANTILES.values()), axis=0), strict=True))

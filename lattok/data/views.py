@@ -22,7 +22,17 @@ import numpy as np
 
 from lattok.data.actions.convert import Space, convert_actions, known_dimensions, of_arm, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.schema import INDEX_KEYS, PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
+from lattok.data.schema import (
+    DEPTH,
+    INDEX_KEYS,
+    PARTS,
+    Feature,
+    ManyColumns,
+    RobotDataset,
+    camera_keys,
+    depth_cameras,
+    vector_key,
+)
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside, is_file_name
@@ -93,6 +103,7 @@ class _Cameras(View):
         self.cameras = tuple(names)
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
         self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
+        self.left_out = {key: reason for key, reason in dataset.left_out.items() if reason != DEPTH}
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         return self.dataset.blocks(episode_index, self._key_of[camera], indices)
@@ -236,7 +247,8 @@ class _JoinedColumns(ColumnsView):
         parts = columns.values() if isinstance(columns, Mapping) else [None]
         if not all(isinstance(part, list | tuple) and part and all(isinstance(n, str) for n in part) for part in parts):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
-        taken = {*INDEX_KEYS, *dataset.cameras, *unwrap(dataset).cameras}.intersection(columns)
+        cameras = *dataset.cameras, *unwrap(dataset).cameras, *depth_cameras(unwrap(dataset))
+        taken = {*INDEX_KEYS, *cameras}.intersection(columns)
         if taken or len(columns) > MOST_JOINED:
             expected = (
                 f"at most {MOST_JOINED} new columns, none with the name of a camera or of {', '.join(INDEX_KEYS)}"

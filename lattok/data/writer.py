@@ -14,8 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.data.image_writer import IMAGE_TYPE, VIDEO_PATH, EpisodeFrames, Frames, RollingVideos
-from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, NOTE, Feature, index_column
+from lattok.data.image_writer import (
+    IMAGE_TYPE,
+    VIDEO_PATH,
+    EpisodeFrames,
+    Frames,
+    RollingVideos,
+    VideoCopies,
+    VideoSpan,
+)
+from lattok.data.schema import (
+    IMAGE_DTYPES,
+    INDEX_FEATURES,
+    INDEX_KEYS,
+    LEROBOT_INDEX,
+    NONE,
+    NOTE,
+    Feature,
+    index_column,
+)
 from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
@@ -47,7 +64,8 @@ class LeRobotWriter:
         """Use `create`, which checks its arguments."""
         self.root, self._info, self._kept = root, info, kept
         self._fps, self._codec = info["fps"], encoder[0]
-        self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
+        seen = (key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES)
+        self._cameras = [key for key in seen if key not in kept]
         self._features = features | LEROBOT_INDEX
         self._columns = [key for key in self._features if key not in self._cameras]
         self._output = Output(root, "root", "writing")
@@ -60,6 +78,9 @@ class LeRobotWriter:
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
         self.notes: dict[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
+        self.told: Mapping[str, Mapping[str, Any]] = {}  # further parts of their entries there, also of copied videos
+        self.told_of_all: Mapping[str, Any] = {}  # further entries of info.json itself
+        self._copies: dict[str, VideoCopies] = {}
         encoded, options = (key for key in self._cameras if features[key].dtype == "video"), (chunk_files, video_mb)
         self._videos = {key: RollingVideos(self._folder, key, self._fps, *encoder, *options) for key in encoded}
 
@@ -82,7 +103,7 @@ class LeRobotWriter:
         `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
         "video", with even H and W, or "image": every frame is then kept without loss in the data files. A file is
         closed once it is larger than its limit; `chunk_files` files per folder. `kept` has the Arrow types of columns
-        that are neither numbers nor text, such as "language": they are stored as they come (`pyarrow.ChunkedArray`).
+        that are stored as they come (`pyarrow.ChunkedArray`): neither numbers nor text, such as "language".
         """
         root = Path(root).expanduser()
         checks.frame_rate(fps=fps)
@@ -119,12 +140,15 @@ class LeRobotWriter:
         frames: Mapping[str, Frames],
         task: str | Sequence[str],
         length: int | None = None,
+        videos: Mapping[str, VideoSpan] = NONE,
+        stats: Mapping[str, Stats] = NONE,
     ) -> None:
         """Append an episode of T frames: columns [T, *shape] ([T] for shape (1,)), frames uint8 [T, H, W, 3].
 
         Frames may also be an iterator of blocks uint8 [n, H, W, 3], so that a long video is never in memory as a whole;
         or, for a camera of dtype "image", T encoded JPEG or PNG images (bytes), stored as they are; or a `Clip`, which
         is not encoded again. `length` is T, where nothing else shows it. `task` is one instruction, or one per frame.
+        `videos` are of cameras whose files are copied whole, `stats` of what is not measured here.
         """
         length = self._check_episode(columns, frames, length)
         columns = {key: self._declared(key, given) for key, given in columns.items()}
@@ -138,14 +162,17 @@ class LeRobotWriter:
         places = [video.write(seen[key]) for key, video in self._videos.items()]
         # from here on nothing that was given can be wrong
         values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
-        kept = {key: of_type(columns[key], kind) for key, kind in self._kept.items()}  # type: ignore[arg-type]
+        kept = {key: of_type(key, columns[key], kind) for key, kind in self._kept.items()}  # type: ignore[arg-type]
+        for key, span in videos.items():
+            copies = self._copies.setdefault(key, VideoCopies(self._folder, key, self._info["chunks_size"]))
+            places.append(copies.write(span))
         chunk, file = self._data.write(self._table(values, images, kept))
         row = {"episode_index": self._episodes, "tasks": list(dict.fromkeys(tasks)), "length": length}
         row |= {"data/chunk_index": chunk, "data/file_index": file}
         row |= {"dataset_from_index": self._frames, "dataset_to_index": self._frames + length}
         for place in places:
             row |= place
-        stats = {key: camera.stats() for key, camera in seen.items()}
+        stats = {**stats, **{key: camera.stats() for key, camera in seen.items()}}
         measured = [key for key in self._columns if key in values and self._features[key].dtype != "string"]
         stats |= {key: column_stats(values[key]) for key in measured}
         for key, part in stats.items():
@@ -251,9 +278,10 @@ class LeRobotWriter:
         """Make rows of the data table; where there are images, its schema says so to `datasets`."""
         columns = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()} | dict(kept)
         table = pa.table({key: columns[key] for key in self._columns} | dict(images))
-        if not images:
+        stored = [*images, *(key for key in kept if self._features[key].dtype == "image")]
+        if not stored:
             return table
-        described = {"info": {"features": {key: {"_type": "Image"} for key in images}}}
+        described = {"info": {"features": {key: {"_type": "Image"} for key in stored}}}
         return table.replace_schema_metadata({"huggingface": json.dumps(described)})
 
     def _write_rows(self) -> None:
@@ -268,18 +296,24 @@ class LeRobotWriter:
         entries: dict[str, Any] = {}
         for key, feature in self._features.items():
             names = ["height", "width", "channels"] if key in self._cameras else feature.names and list(feature.names)
-            entries[key] = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
-            entries[key] |= {NOTE: self.notes[key]} if key in self.notes else {}
+            written = {"dtype": feature.dtype, "shape": list(feature.shape)}
+            entries[key] = {**written, "names": names, **self.told.get(key, {})}
+            entries[key] |= {NOTE: _facts_in(entries[key]) | dict(self.notes[key])} if key in self.notes else {}
         for key in self._videos:
             height, width, _ = self._features[key].shape
             about = {"video.height": height, "video.width": width, "video.codec": CODEC_OF[self._codec]}
             about |= {"video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": self._fps}
-            entries[key]["info"] = about | {"video.channels": 3, "has_audio": False}
-        facts: dict[str, Any] = {"codebase_version": "v3.0", "robot_type": self._info["robot_type"]}
+            entries[key][NOTE] = _facts_in(entries[key]) | about | {"video.channels": 3, "has_audio": False}
+        entries |= {key: self.told[key] for key in self._copies}
+        facts = {**self.told_of_all, "codebase_version": "v3.0", "robot_type": self._info["robot_type"]}
         facts |= {"total_episodes": self._episodes, "total_frames": self._frames, "total_tasks": len(self._tasks)}
         facts |= {name: self._info[name] for name in SIZES}
         facts |= {"fps": self._fps, "splits": {"train": f"0:{self._episodes}"}, "data_path": DATA_PATH}
-        return facts | {"video_path": VIDEO_PATH if self._videos else None, "features": entries}
+        return facts | {"video_path": VIDEO_PATH if self._videos or self._copies else None, "features": entries}
+
+
+def _facts_in(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(entry[NOTE]) if isinstance(entry.get(NOTE), Mapping) else {}
 
 
 def write_tasks(root: Path, tasks: Sequence[str], kind: str = "task") -> None:

@@ -142,6 +142,44 @@ def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
     assert read_info(out)["features"]["when"]["dtype"] == "timestamp[ns]"
 
 
+def test_export_keeps_json_in_them(spoken, tmp_path):
+    """LeRobot 0.6.1 stores the calls of tools as Arrow's JSON."""
+    if not hasattr(pa, "json_"):
+        pytest.skip("this pyarrow has no JSON")
+    call = json.dumps({"name": "say", "arguments": {"text": "now"}})
+    strings = {"role": pa.string(), "content": pa.string(), "style": pa.string(), "camera": pa.string()}
+    for number, path in enumerate(sorted((spoken / "data").rglob("*.parquet"))):
+        said = [{**dict.fromkeys(strings, "a"), "tool_calls": [call]}]
+        rows = [said if number else []] * pq.read_metadata(path).num_rows
+        kinds = [
+            pa.list_(pa.struct({**strings, "tool_calls": pa.list_(leaf)})) for leaf in (pa.string(), pa.json_())
+        ]  # of empty lists LeRobot leaves what they might hold untold
+        column = pa.array(rows, kinds[0]).cast(kinds[1]) if number else pa.array(rows, pa.list_(pa.null()))
+        set_column(path, "language_events", column)
+    types = {pq.read_schema(path).field("language_events").type for path in (spoken / "data").rglob("*.parquet")}
+    assert len(types) == 2
+    out = export(open_dataset(spoken), tmp_path / "out").path
+    assert cells(out) == cells(spoken)
+    assert [pq.read_schema(path).field("language_events").type for path in (out / "data").rglob("*.parquet")] == [
+        kind for kind in types if "json" in str(kind)
+    ]
+    part = export(open_dataset(spoken), tmp_path / "part", episodes=[0]).path
+    assert cells(part)["language_events"] == [[]] * 5
+    labelled = annotate(open_dataset(spoken), MODELS, tmp_path / "labelled")
+    assert cells(labelled) == cells(spoken)
+
+
+def test_types_that_arrow_cannot_join_are_refused_by_name(spoken, tmp_path, monkeypatch):
+    """The reason is the column, not the disk."""
+    monkeypatch.setattr("lattok.data.exporting.common_types", lambda key, schemas: pa.int64())
+    with pytest.raises(
+        LattokError, match="`language_persistent`: expected int64, as in other data files, got list"
+    ) as e:
+        export(open_dataset(spoken), tmp_path / "out")
+    assert "Free space" not in str(e.value)
+    assert not (tmp_path / "out").exists()
+
+
 def numbered(root: Path, index: list[list[int]], texts: list[str]) -> Path:
     """A dataset whose frames name sub-tasks by number, as LeRobot stores them: -1 where there is none."""
     write_dataset(root, [len(each) for each in index], data_file_mb=0.0001, cameras=False)

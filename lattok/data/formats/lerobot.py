@@ -16,6 +16,7 @@ from lattok.data.formats.lerobot_meta import (
     SPAN,
     EpisodeTable,
     file_of,
+    is_depth,
     read_features,
     read_info,
     read_outlines,
@@ -23,7 +24,7 @@ from lattok.data.formats.lerobot_meta import (
 )
 from lattok.data.image_writer import decode_image
 from lattok.data.problems import DISORDERED, SHARED_SPAN, short_video
-from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
+from lattok.data.schema import DEPTH, IMAGE_DTYPES, ManyColumns, RobotDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
@@ -57,7 +58,10 @@ class LeRobotV3(RobotDataset):
         self.info = read_info(root, self.files)
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
-        self.features = read_features(root, self.info)
+        every = read_features(root, self.info)
+        self.depth = {key: feature for key, feature in every.items() if is_depth(self.info["features"][key])}
+        self.left_out = dict.fromkeys(self.depth, DEPTH)
+        self.features = {key: feature for key, feature in every.items() if key not in self.depth}
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
         self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
         if self.videos and not self.info.get("video_path"):
@@ -179,9 +183,9 @@ class LeRobotV3(RobotDataset):
         }
 
     def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-        """Columns of one episode as Arrow holds them: for columns other than arrays of numbers or text."""
+        """Columns of one episode as Arrow holds them, whether they are declared or not."""
         path, first, last = self._rows(episode_index)
-        self._file_with(path, keys)
+        self.check_columns(keys, self._reader.file(path).names, f"Looked in {path}.")
         return {key: self._reader.read(path, key, first, last) for key in keys}
 
     def _file_with(self, path: Path, keys: Sequence[str]) -> DataFile:

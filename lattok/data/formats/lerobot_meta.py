@@ -3,7 +3,7 @@
 import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,6 +116,13 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
             shape = (*shape[1:], 3)
         features[key] = Feature(entry["dtype"], shape, names if names and shape == (len(names),) else None)
     return features
+
+
+def is_depth(entry: Mapping[str, Any]) -> bool:
+    """Tell from an entry of info.json that a camera measures distances: the three spellings of LeRobot 0.6.1."""
+    info, older = (part if isinstance(part, dict) else {} for part in (entry.get("info"), entry.get("video_info")))
+    said = info.get("is_depth_map") or info.get("video.is_depth_map") or older.get("video.is_depth_map")
+    return entry["dtype"] in IMAGE_DTYPES and bool(said)
 
 
 def _dimension_names(given: Any) -> tuple[str, ...] | None:
