@@ -35,6 +35,7 @@ def _shown(text: str) -> str:
     """Return a text with … for what is known only when it is found."""
     if text == "{error}":
         return "*the message of the error*"
+    text = re.sub(r"\{\w+:[^}|]*\|([^}]*)\}", r"… \1", text)  # a number with its noun
     return re.sub(r"\{[^}]*\}", "…", text).replace("|", "\\|")
 
 

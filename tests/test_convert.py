@@ -115,7 +115,7 @@ def test_something_else_is_refused(tmp_path):
     ):
         lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}), 8)
     for names, said in (
-        (["mine"], r"expected the 39 tensors of such a checkpoint, got 1 others, such as mine\.$"),
+        (["mine"], r"expected the 39 tensors of such a checkpoint, got 1 other, such as mine\.$"),
         ([], r"got 0 others\.$"),
         (
             ["net.conv_block.blocks.3.a", "net.b"],

@@ -230,7 +230,7 @@ def test_labellers_check_pairs_as_the_model_does(precision):
     pairs = video(4).unflatten(0, (2, 2))
     assert torch.equal(labeller.encode(pairs[:, :, 0]).codes, labeller.encode(pairs).codes)
     assert labeller.encode(pairs[:0]).codes.shape == (0, 3)
-    with pytest.raises(LattokError, match=r"`frames`: expected 1 cameras \(front\), got 2"):
+    with pytest.raises(LattokError, match=r"`frames`: expected 1 camera \(front\), got 2"):
         labeller.encode(pairs.expand(-1, -1, 2, -1, -1, -1))
     assert np.array_equal(labeller.encode(pairs.numpy()).codes, labeller.encode(pairs).codes)
 

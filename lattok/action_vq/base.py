@@ -140,8 +140,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def extra_repr(self) -> str:
         most = "" if self.fixed_length else "at most "
-        chunk = f"{self.horizon} steps of {', '.join(self.config.names)}, in the units of the data"
-        return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
+        chunk = f"{checks.counted(self.horizon, 'step')} of {', '.join(self.config.names)}, in the units of the data"
+        codes = f"{checks.counted(self.tokens_per_chunk, 'code')} of {self.vocab_size}"
+        return f"{chunk}, as {most}{codes}\n{super().extra_repr()}"
 
     @classmethod
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
@@ -324,7 +325,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         checks.size("action_dim", "as the chunks have", options.pop("action_dim", dims), dims)
         if options.get("horizon", steps) != steps:
             hint = "Cut longer chunks into windows; nothing can be learned about steps that no chunk has."
-            checks.fail("horizon", f"the {steps} steps of the chunks", options["horizon"], hint)
+            checks.fail("horizon", f"the {checks.counted(steps, 'step')} of the chunks", options["horizon"], hint)
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = (part.flatten(0, 1) for part in batch)
@@ -337,7 +338,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         self._check_shape(chunks)
         if chunks.shape[1] < self.horizon and not shorter:
             hint = "Mark what is there by `valid`, or give repair=True: the last action is repeated."
-            checks.fail("chunks", f"{self.horizon} steps", chunks.shape[1], hint)
+            checks.fail("chunks", checks.counted(self.horizon, "step"), chunks.shape[1], hint)
         normalizer, shift, inside = self.normalizer, self.normalizer.shift, None
         if chunks.dtype != shift.dtype or not (chunks.is_cpu and shift.is_cpu):
             chunks = chunks.to(shift)
@@ -375,7 +376,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         axis = f"action dimensions{names}, as the tokenizer was trained on"
         hint = "Select or add columns, or train a tokenizer on this dataset."
         checks.size("chunks", axis, chunks.shape[2], self.action_dim, hint)
-        checks.fail("chunks", f"1 to {self.horizon} steps", chunks.shape[1], "Cut longer chunks into windows.")
+        checks.fail(
+            "chunks", f"1 to {checks.counted(self.horizon, 'step')}", chunks.shape[1], "Cut longer chunks into windows."
+        )
 
 
 def families() -> dict[str, type[ChunkTokenizer]]:

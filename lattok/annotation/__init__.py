@@ -25,7 +25,7 @@ from lattok.loading import by_prefix
 from lattok.nn.normalize import for_dataset
 from lattok.samples.reach import note_reach
 from lattok.types import ActionTokenizer
-from lattok.utils.checks import LattokError, first_line, warn
+from lattok.utils.checks import LattokError, counted, first_line, warn
 from lattok.utils.files import make_room
 from lattok.utils.output import Busy, Output
 from lattok.utils.signals import restate
@@ -53,7 +53,7 @@ class AnnotationResult(NamedTuple):
         gaps = {index: why for part in reversed(self.unlabelled.values()) for index, why in part.items()}
         text = "all episodes labelled"
         if gaps:
-            text = f"{self.episodes - len(gaps)} of {self.episodes} episodes labelled"
+            text = f"{self.episodes - len(gaps)} of {counted(self.episodes, 'episode')} labelled"
             index, why = min(gaps.items())
             more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
             text += f"; not episode {index} ({why}){more}: codes -1, not valid"

@@ -111,7 +111,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
         if feature.shape[0] != wanted:
-            has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
+            has = f"`{key}` has {checks.counted(feature.shape[0], 'dimension')} ({', '.join(dimension_names(feature))})"
             way_out = "Select or add columns, or train a tokenizer on this dataset."
             raise checks.LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
         check_actions(model, dataset, key)
@@ -193,7 +193,11 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
     """Return the cameras of the dataset that stand for the model's."""
     if len(work.dataset.cameras) < len(model.cameras):
         own, there = (", ".join(map(short_name, keys)) for keys in (model.cameras, work.dataset.cameras))
-        checks.fail("dataset", f"the {len(model.cameras)} cameras of the model ({own})", f"one with {there or 'none'}")
+        checks.fail(
+            "dataset",
+            f"the {checks.counted(len(model.cameras), 'camera')} of the model ({own})",
+            f"one with {there or 'none'}",
+        )
     try:
         keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
     except checks.LattokError as error:

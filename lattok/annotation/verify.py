@@ -119,7 +119,8 @@ def _verify_one(
     missing = set[int]()
     for part in entry.get("unlabelled", ()):
         missing.update(part["episodes"])
-        yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
+        count = checks.counted(len(part["episodes"]), "episode")
+        yield f"? {count} without labels, first {part['episodes'][0]}: {part['reason']}"
     columns = [name for name in entry["columns"] if name in dataset.features]
     for episode in _sample([e for e in dataset.episodes if e.index in missing], MAX_GAPS, seed):
         for name, values in dataset.columns(episode.index, columns).items():  # which say so in every row
@@ -173,8 +174,11 @@ def _check_episodes(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator
     now = {"episodes": len(dataset.episodes), "frames": sum(episode.length for episode in dataset.episodes)}
     was = {name: entry["dataset"].get(name) for name in now}
     if None not in was.values() and was != now and "frames" not in entry and not dataset.damaged:
-        told = [f"{each['episodes']} episodes of {each['frames']} frames" for each in (was, now)]
-        yield f"- {told[0]} were labelled, here are {told[1]}"
+        told = [
+            f"{checks.counted(each['episodes'], 'episode')} of {checks.counted(each['frames'], 'frame')}"
+            for each in (was, now)
+        ]
+        yield f"- labels are of {told[0]}, here: {told[1]}"
 
 
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
@@ -221,7 +225,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     for name, seen in tally.items() if done else ():  # of what was not compared nothing can be said
         yield seen.line(name, frames, made)
     yield UNPROVEN
-    yield f"{frames} frames of {done} of {len(work.dataset.episodes)} episodes were labelled again"
+    yield f"{frames} frames of {done} of {checks.counted(len(work.dataset.episodes), 'episode')} were labelled again"
 
 
 def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterator[str]:
@@ -264,8 +268,8 @@ class _Tally:
             episode, frame, was, is_ = self.first
             place = f"first in episode {episode}, frame {frame}: {was} stored, {is_} now"
             why = f"Perhaps because of {'; '.join(made)}." if made else "Data, labels or model have changed."
-            return f"- {name}: {self.wrong} of {frames} rows differ, {place}. {why}"
+            return f"- {name}: {self.wrong} of {checks.counted(frames, 'row')} differ, {place}. {why}"
         if self.deviation == 0:
-            return f"+ {name}: {frames} rows equal"
+            return f"+ {name}: {checks.counted(frames, 'row')} equal"
         sign = "+" if self.deviation <= MAX_RELATIVE_DEVIATION * self.scale else "-"
         return f"{sign} {name}: largest deviation {self.deviation:.2g} (largest value {self.scale:.2g})"

@@ -134,7 +134,8 @@ def collect(
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
         print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
-    print(f"Collected {sum(won for won, _ in done.attempts.values())} episodes, {done.frames} frames: {done.path}")
+    collected = sum(won for won, _ in done.attempts.values())
+    print(f"Collected {checks.counted(collected, 'episode')}, {checks.counted(done.frames, 'frame')}: {done.path}")
 
 
 def variation_of(names: tuple[str, ...]) -> Any:
@@ -252,7 +253,8 @@ def _say_what_was_unknown(source: Any, key: str, failed: Collection[int]) -> Non
 
     read = [episode for episode in source.episodes if episode.index not in failed]
     known = len(measured_episodes(source, key, read)) if key in source.features else 0
-    print(f"Actions were unknown in {len(read) - known} of {len(read)} episodes; the others keep theirs.")
+    unknown = f"{len(read) - known} of {checks.counted(len(read), 'episode')}"
+    print(f"Actions were unknown in {unknown}; the others keep theirs.")
 
 
 def _describe(dataset: str, out: str) -> str:
@@ -338,7 +340,9 @@ def export(
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
     for damage in done.left_out:
         print(checks.printable(f"left out: episode {damage.episode_index}: {damage.reason}"), file=sys.stderr)
-    print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
+    print(
+        f"Exported {checks.counted(len(done.episodes), 'episode')}, {checks.counted(done.frames, 'frame')}: {done.path}"
+    )
 
 
 def in_precision(model: Any, precision: str) -> Any:

@@ -113,7 +113,7 @@ class Diagnosis(NamedTuple):
             text += [section.title[:WIDTH], *(fitted(label, fact) for label, fact in section.facts)]
             text += ["", *(lines(section.findings) if section.findings else ["Nothing to repair."]), ""]
         counts = Counter(finding.severity for section in self.sections for finding in section.findings)
-        plural = ", ".join(f"{counts[kind]} {kind}{'s' * (counts[kind] != 1)}" for kind in ORDER)
+        plural = ", ".join(f"{checks.counted(counts[kind], kind)}" for kind in ORDER)
         return "\n".join([*text, f"{plural}."])
 
 
@@ -213,7 +213,7 @@ def processors() -> Found:
     """Compare cores and memory with the limits of a container."""
     quota, memory, usable = cpu_quota(), memory_bytes() / 1e9, cores()
     limit = "" if quota is None else f" ({quota:g} is the limit of this container)"
-    yield "cpu", f"{os.cpu_count()} cores, {usable} for this process{limit}"
+    yield "cpu", f"{checks.counted(os.cpu_count() or 1, 'core')}, {usable} for this process{limit}"
     if memory < math.inf:
         yield "memory", f"{memory:.1f} GB"
         if memory < LOW_MEMORY_GB:

@@ -50,11 +50,11 @@ NO_COLUMNS = error(
     "{file} declares columns that do not exist: {columns}.", "Annotate again, or copy the dataset again."
 )
 OTHER_DATASET = warning(
-    "`{prefix}` was made for {labelled} episodes, the dataset has {episodes}.",
+    "`{prefix}` was made for {labelled:episode|episodes}, the dataset has {episodes}.",
     "Check it: lattok verify {dataset} --model MODEL",
 )
 UNLABELLED = warning(
-    "`{prefix}`: {count} episodes have no labels ({episodes}): {reason}",
+    "`{prefix}`: {count:episode has|episodes have} no labels ({episodes}): {reason}",
     "Repair the source and annotate again: existing labels are kept.",
 )
 NOT_COPIED = warning(

@@ -59,7 +59,8 @@ def copies_text(dataset: RobotDataset) -> str:
         return ""
     shown = [" = ".join(map(str, [*group[:SHOWN], *["…"] * (len(group) > SHOWN)])) for group in groups[:SHOWN]]
     more = [f"{len(groups) - SHOWN} more groups"] * (len(groups) > SHOWN)
-    return f"{sum(map(len, groups))} of {len(dataset.episodes)} episodes equal each other ({', '.join(shown + more)})"
+    episodes = checks.counted(len(dataset.episodes), "episode")
+    return f"{sum(map(len, groups))} of {episodes} equal each other ({', '.join(shown + more)})"
 
 
 def known_to_differ(dataset: RobotDataset, one: int, other: int) -> bool:

@@ -93,10 +93,10 @@ def any_unmeasured(dataset: RobotDataset, key: str) -> bool:
 def split_text(dataset: RobotDataset) -> str:
     """Say which episodes judge and which train, unless others are asked for."""
     if not (test := split_by_task(dataset)[1]):
-        return f"0 of {len(dataset.episodes)} episodes judge, all train; to judge, {MORE}"
+        return f"0 of {checks.counted(len(dataset.episodes), 'episode')} judge, all train; to judge, {MORE}"
     names = ", ".join(map(str, test[:SHOWN])) + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
     few = f"; too few for intervals: {RECORD}" * (len(test) < FEW_HELD_OUT)
-    return f"{len(test)} of {len(dataset.episodes)} episodes judge ({names}), the others train{few}"
+    return f"{len(test)} of {checks.counted(len(dataset.episodes), 'episode')} judge ({names}), the others train{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
@@ -193,7 +193,9 @@ def _in_ranges(dataset: RobotDataset, ranges: list[tuple[int, float]], spec: str
     for first, last in ranges:
         if first >= end or (last > end and last != math.inf):
             hint = f'All of them are "0:{end}", or "0:".'
-            checks.fail("episodes", f"ranges among the {end} episodes of the dataset", repr(spec), hint)
+            checks.fail(
+                "episodes", f"ranges among the {checks.counted(end, 'episode')} of the dataset", repr(spec), hint
+            )
         found.update(known[bisect_left(known, first) : bisect_left(known, last)])
     return found
 
@@ -203,7 +205,9 @@ def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
     longest = max((episode.length for episode in episodes), default=0)
     if horizon > longest:
         hint = "Beyond the end of an episode there is nothing to learn from."
-        checks.fail("horizon", f"at most the {longest} steps of the longest chosen episode", horizon, hint)
+        checks.fail(
+            "horizon", f"at most the {checks.counted(longest, 'step')} of the longest chosen episode", horizon, hint
+        )
 
 
 def _whole(value: Any) -> int:
@@ -259,7 +263,7 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
         usable = bisect_left(range(1, min(stride, total)), True, key=lambda gap: 2 * pairs(gap) < total)
         largest = f"The largest usable gap is {usable} ({usable / fps:.3g} s)."
         hint = largest if usable else "The episodes are too short for pairs."
-        got = f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"
+        got = f"{checks.counted(stride, 'frame')} ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"
         checks.fail(name, "a gap that leaves at least half of the frames with a partner in their episode", got, hint)
 
 

@@ -70,7 +70,8 @@ class Inspection:
     def headline(self) -> str:
         """Sum up in one line."""
         frames = int(self.lengths.sum())
-        parts = [f"{len(self.lengths):,} episodes", f"{frames:,} frames ({frames / self.fps:,.0f} s)"]
+        parts = [checks.counted(len(self.lengths), "episode")]
+        parts += [f"{checks.counted(frames, 'frame')} ({frames / self.fps:,.0f} s)"]
         counts = {"task": self.tasks, "camera": self.cameras, "finding": self.findings}
         parts += [f"{len(found)} {what}{'s' * (len(found) != 1)}" for what, found in counts.items()]
         return f"{self.name}: {', '.join(parts)}"
@@ -79,10 +80,12 @@ class Inspection:
         frames = int(self.lengths.sum())
         yield fitted("", f"{self.name}  ({', '.join(filter(None, (self.kind, self.robot)))})").strip()
         seconds = f"{frames / self.fps:,.1f} s at {self.fps:g} fps"
-        yield fitted("episodes", f"{len(self.lengths):,}, {frames:,} frames, {seconds}")
+        yield fitted("episodes", f"{len(self.lengths):,}, {checks.counted(frames, 'frame')}, {seconds}")
         if len(self.lengths):
             low, middle, high = self.lengths.min(), float(np.median(self.lengths)), self.lengths.max()
-            yield fitted("lengths", f"{low} to {high} frames, median {middle:g} ({middle / self.fps:.2f} s)")
+            yield fitted(
+                "lengths", f"{low} to {checks.counted(high, 'frame')}, median {middle:g} ({middle / self.fps:.2f} s)"
+            )
         for number, part in enumerate(self.split.split("; ")):
             yield from [fitted("" if number else "held out", part)] * bool(part)
         if self.scope:
@@ -105,7 +108,8 @@ class Inspection:
         for key, group in groupby(self.dimensions, key=attrgetter("key")):
             dimensions = list(group)
             for i, d in enumerate(dimensions[:DIMENSIONS_SHOWN]):
-                name = d.name if len(d.name) <= 12 else f"{d.name[:5]}…{d.name[-6:]}"  # parts of one often begin alike
+                name = " ".join(d.name.split())
+                name = name if len(name) <= 12 else f"{name[:5]}…{name[-6:]}"  # parts of one often begin alike
                 numbers = " ".join(f"{v:>9.3g}" for v in (d.minimum, d.mean, d.std, d.maximum))
                 yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
@@ -249,7 +253,9 @@ def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -
     ends = accumulate(episode.length for episode in near)
     found = [episode for i, (episode, end) in enumerate(zip(near, ends, strict=True)) if end <= most or not i]
     if len(found) < len(chosen):
-        scope.append(f"from {len(found):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all")
+        scope.append(
+            f"from {checks.counted(len(found), 'episode')}, runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
+        )
     return found
 
 

@@ -57,5 +57,5 @@ def _checked(numbers: np.ndarray, index: int, count: int) -> np.ndarray:
     numbers = numbers.reshape(-1)
     if numbers.dtype.kind not in "iu" or not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
         got = f"{numbers.min()} to {numbers.max()} in episode {index}"
-        checks.fail(TASK, f"numbers of the {count} instructions", got, "Copy the dataset again.")
+        checks.fail(TASK, f"numbers of the {checks.counted(count, 'instruction')}", got, "Copy the dataset again.")
     return numbers

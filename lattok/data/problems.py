@@ -62,16 +62,16 @@ SHARED = note(
 
 # lengths and tasks
 SHORT = note(
-    "{count} of {all} episodes are shorter than {seconds:g} s (first: {first}).",
+    "{count} of {all:episode is|episodes are} shorter than {seconds:g} s (first: {first}).",
     "Choose stride and horizon to fit; frames near an end have no partner.",
 )
 NO_CAPTIONS = note(
-    "{count} of {all} episodes have no language instruction (first: {first}).",
+    "{count} of {all:episode has|episodes have} no language instruction (first: {first}).",
     "If a model should be told what happens, put captions.csv with the columns file and caption into the folder.",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
 NO_PARTNER = note(
-    "With a stride of {stride} frames, {share:.0%} of the frames have no partner.",
+    "With a stride of {stride:frame|frames}, {share:.0%} of the frames have no partner.",
     "They are left out of training and marked invalid when annotating.",
 )
 PADDED = note(
@@ -81,7 +81,7 @@ PADDED = note(
 
 # values
 NOT_FINITE = error(
-    "`{column}` ({dimension}) holds {count} values that are not finite, first in {place}.",
+    "`{column}` ({dimension}) holds {count:value that is|values that are} not finite, first in {place}.",
     "Leave those episodes out (`episodes`), or repair them.",
 )
 UNKNOWN_ACTIONS = note(
@@ -90,17 +90,17 @@ UNKNOWN_ACTIONS = note(
     "tokenizers have to leave those episodes out (`episodes`).",
 )
 CONSTANT = note(
-    "`{column}`: {count} of {all} dimensions never change ({names}).",
+    "`{column}`: {count} of {all:dimension never changes|dimensions never change} ({names}).",
     "They carry nothing; a tokenizer need not spend codes on them.",
 )
 CONSTANT_ACTIONS = CONSTANT._replace(severity="warning")
 WILD = warning(
-    "`{column}` ({dimension}) holds {count} wild values, the worst {worst:.4g} in {place} ({away:.0f} robust standard "
-    "deviations from the median {median:.4g}).",
+    "`{column}` ({dimension}) holds {count:wild value|wild values}, the worst {worst:.4g} in {place} ({away:.0f} "
+    "robust standard deviations from the median {median:.4g}).",
     "Look at it; leave the episode out, or normalise with quantiles.",
 )
 OTHER_RATE = error(
-    "{count} episodes (first: {first}) have timestamps that do not fit fps = {fps:g}; the timestamps say {measured} "
+    "Timestamps of {count:episode|episodes} (first: {first}) do not fit fps = {fps:g}; the timestamps say {measured} "
     "fps.",
     "Correct fps in meta/info.json, or resample.",
 )
@@ -110,7 +110,7 @@ DISORDERED = error(
     "Write the dataset again from its source, or leave the episode out (`episodes`).",
 )
 COUNTED_OTHERWISE = error(
-    "{count} episodes (first: {first}) have a `{column}` that does not go up by one with every frame{start}.",
+    "In {count:episode|episodes} (first: {first}) `{column}` does not go up by one with every frame{start}.",
     "LeRobot and others find frames and labels by it. Write the dataset again from its source.",
 )
 OTHER_STATISTICS = warning(
@@ -147,11 +147,11 @@ FRAME_SIZES = note(
     "`{camera}` has frames of {count} sizes ({sizes}).", "Models resize them; other uses need a `transform` that does."
 )
 UNCAPTIONED = note(
-    "{count:,} of {all:,} videos have no caption in {file}.",
+    "{count:,} of {all:video has|videos have} no caption in {file}.",
     "The name of their folder is used instead, if they are not at the top.",
 )
 RESAMPLED = note(
-    "{count:,} of {all:,} videos do not keep to {fps:g} fps (first: episode {first}).",
+    "{count:,} of {all:video does|videos do} not keep to {fps:g} fps (first: episode {first}).",
     "They are resampled in time. Choose another `fps` if most frames repeat.",
 )
 UPSIDE_DOWN = note(

@@ -182,9 +182,11 @@ def translate(
             result[name], problem = _fill(source, foreign, ours[name])
             problems += [f"{' + '.join(source.keys)} {problem}"] if problem else []
     if problems:
-        expected = f"the {len(needed)} tensors of such a checkpoint"
+        expected = f"the {checks.counted(len(needed), 'tensor')} of such a checkpoint"
         if needed and not needed.keys() & foreign.keys():
-            got = f"{len(foreign)} others" + (f", such as {checks.listed([*foreign][:3])}" if foreign else "")
+            got = checks.counted(len(foreign), "other") + (
+                f", such as {checks.listed([*foreign][:3])}" if foreign else ""
+            )
             checks.fail(where, expected, got, nearest(foreign))
         more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
         checks.fail(where, expected, "; ".join(problems[:MOST_PROBLEMS]) + more)

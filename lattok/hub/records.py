@@ -119,7 +119,7 @@ def inferred_text(trained_on: Mapping[str, Any] | None) -> str:
     known = trained_on or {}
     found = [each["inferred_actions"] for each in known.get("mixture", [known]) if "inferred_actions" in each]
     counts = [sum(each[name] for each in found) for name in ("episodes", "of")]
-    which = f"{counts[0]} of {counts[1]} episodes that it learned from"
+    which = f"{counts[0]} of {checks.counted(counts[1], 'episode')} that it learned from"
     return f"The actions of {which} were inferred, not measured" if any(counts) else ""
 
 

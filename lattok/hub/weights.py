@@ -139,7 +139,7 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
         elif name in found and found[name].dtype not in (dtype, *(NARROW if narrow and dtype == torch.float32 else ())):
             problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(dtype)}")
     if problems:
-        checks.fail(where, f"the {len(wanted)} tensors of {what}", listed_problems(problems))
+        checks.fail(where, f"the {checks.counted(len(wanted), 'tensor')} of {what}", listed_problems(problems))
 
 
 def listed_problems(problems: list[str]) -> str:
@@ -161,7 +161,8 @@ def unsound(model: nn.Module, tensors: Tensors) -> list[str]:
     problems = []
     for name, tensor in tensors.items():
         if name.rpartition(".")[0] not in own and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            problems.append(f"{name} has {int((~tensor.isfinite()).sum())} numbers that are not finite")
+            odd = checks.counted(int((~tensor.isfinite()).sum()), "number that is", "numbers that are")
+            problems.append(f"{name} has {odd} not finite")
     for prefix, module in own.items():
         problems += [f"{prefix}.{text}" if prefix else text for text in getattr(module, "unsound")()]  # noqa: B009
     return problems

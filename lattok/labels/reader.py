@@ -175,4 +175,6 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
     known = math.prod(size or 1 for size in sizes.values())
     if width != known if all(sizes.values()) else width % known:
         expected = " x ".join(f"{size or 'any'} {what}" for what, size in sizes.items())
-        checks.fail(column, f"{expected} in each row", f"{width} numbers", "Another model made these labels.")
+        checks.fail(
+            column, f"{expected} in each row", checks.counted(width, "number"), "Another model made these labels."
+        )

@@ -130,7 +130,12 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     frames = sum(subject.lengths if sidecar else (episode.length for episode in subject.episodes))
     rate = "" if sidecar else f" at {subject.fps:g} frames a second"
     made = ", with latent actions by lattok" if labels else ""
-    lines += [f"# {plain(name)}", "", f"{len(subject.episodes):,} episodes, {frames:,} frames{rate}{made}.", ""]
+    lines += [
+        f"# {plain(name)}",
+        "",
+        f"{checks.counted(len(subject.episodes), 'episode')}, {checks.counted(frames, 'frame')}{rate}{made}.",
+        "",
+    ]
     if sidecar:
         lines += [f"Labels only, for {plain(', '.join(sources))}, by `episode_index` and `frame_index`.", ""]
     lines += [*_code(name, labels, sources if sidecar else None), ""]

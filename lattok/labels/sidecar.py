@@ -90,7 +90,9 @@ class LabelledDataset(ColumnsView):
                 key, width = entry["fills"]["column"], labels.features[f"{prefix}.action"].shape
                 parts, own = entry["fills"].get("parts", []), dataset.features.get(key)
                 if [*dataset.joined.get(key, ())] != parts or (own is not None and own.shape != width):
-                    expected = f"`{key}` of {width[0]} numbers" + (f", joined of {', '.join(parts)}" if parts else "")
+                    expected = f"`{key}` of {checks.counted(width[0], 'number')}" + (
+                        f", joined of {', '.join(parts)}" if parts else ""
+                    )
                     hint = "Describe the dataset as it was when it was annotated."
                     got = f"{dataset.name}, whose own is another"
                     checks.fail("dataset", f"the one of the labels, which fill {expected}", got, hint)
@@ -167,7 +169,9 @@ def _check_source(dataset: RobotDataset, sidecar: Sidecar) -> None:
     if lengths == labelled:
         return
     odd = min(i for i in {*lengths, *labelled} if lengths.get(i) != labelled.get(i))
-    here, there = (f"{found[odd]} frames" if odd in found else "no such episode" for found in (lengths, labelled))
-    expected = f"labels of the {len(lengths)} episodes of `{dataset.name}`"
+    here, there = (
+        checks.counted(found[odd], "frame") if odd in found else "no such episode" for found in (lengths, labelled)
+    )
+    expected = f"labels of the {checks.counted(len(lengths), 'episode')} of `{dataset.name}`"
     got = f"{len(labelled)} in {sidecar.root}, and episode {odd} differs ({here} in the dataset, {there} labelled)"
     checks.fail("labels", expected, got, "Annotate the dataset again, or open the one they were made from.")

@@ -308,7 +308,7 @@ def latent_spec(
         stride = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
         if stride not in (None, spec.stride):
             other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps')}"
-            expected = f"{spec.stride} frames, the stride of the labels `{prefix}`"
+            expected = f"{checks.counted(spec.stride, 'frame')}, the stride of the labels `{prefix}`"
             checks.fail("stride", expected, stride, f"Give stride={spec.stride}, or {other}")
         return replace(spec, steps=horizon)
     if stride is not None:
@@ -316,7 +316,9 @@ def latent_spec(
     if spec.horizon != horizon:
         other = f"annotate with a tokenizer of horizon {horizon}: {_annotate(prefix, 'chunk')}"
         hint = f"Give horizon={spec.horizon}, or {other}"
-        checks.fail("horizon", f"{spec.horizon} steps, as the labels `{prefix}` were made of", horizon, hint)
+        checks.fail(
+            "horizon", f"{checks.counted(spec.horizon, 'step')}, as the labels `{prefix}` were made of", horizon, hint
+        )
     return _check_chunk(prefix, spec, needs)
 
 
@@ -326,7 +328,12 @@ def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str
         checks.fail("tokenizer", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
     if tokenizer.horizon != horizon:
         hint = f"Give horizon={tokenizer.horizon}, or train a tokenizer with horizon={horizon}."
-        checks.fail("tokenizer", f"a tokenizer of chunks of {horizon} steps", f"one of {tokenizer.horizon}", hint)
+        checks.fail(
+            "tokenizer",
+            f"a tokenizer of chunks of {checks.counted(horizon, 'step')}",
+            f"one of {tokenizer.horizon}",
+            hint,
+        )
     made = tokenizer.latent_actions(torch.zeros(1, horizon, tokenizer.action_dim))
     vectors, width = made.latents.shape[1:]
     return _check_chunk("tokenizer", spec_of(tokenizer, "latent", made.codes.shape[1], vectors, width), needs)
@@ -375,5 +382,7 @@ def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpe
         checks.fail(name, "as many tokens in every chunk: placeholders are predicted in one pass", got, hint)
     if "embedding" in needs and not spec.vectors:
         hint = "Of the families of tokenizers, action-vq has them."
-        checks.fail(name, f"a latent vector for each of {spec.steps} tokens", "vectors of whole chunks", hint)
+        checks.fail(
+            name, f"a latent vector for each of {checks.counted(spec.steps, 'token')}", "vectors of whole chunks", hint
+        )
     return spec

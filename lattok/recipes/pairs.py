@@ -235,7 +235,7 @@ class PairRecipe(Recipe[Model]):
         pairs = FramePairs(dataset, config.stride, cameras, key, **options)
         if sorted(set(pairs.gaps)) != pairs.gaps:
             given = zip((config.stride, *config.extra_strides), pairs.gaps, strict=True)
-            got = ", ".join(f"{gap} ({count} frames)" for gap, count in given)
+            got = ", ".join(f"{gap} ({checks.counted(count, 'frame')})" for gap, count in given)
             checks.fail("extra_strides", f"gaps that grow from the stride on, at {dataset.fps:g} fps", got)
         return pairs
 

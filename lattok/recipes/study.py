@@ -128,7 +128,8 @@ def write_table(out: Path, names: Sequence[str], batch_size: int) -> None:
     last = ["*control:* mean action", f"{errors['mean_action']:.3f}", "0%", "–", "–", "–", "–"]
     rows = (_cells(name, found["held_out"], found["seconds"]) for name, found in results.items())
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows, last])
-    note = f"Mean squared error in units of the variance of the training actions; {errors['windows']} windows."
+    windows = checks.counted(errors["windows"], "window")
+    note = f"Mean squared error in units of the variance of the training actions; {windows}."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")
     files.write_text(out / CURVES, curves(logs))
     files.write_json(out / RESULTS, results)

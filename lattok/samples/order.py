@@ -192,7 +192,7 @@ class Batches:
         sizes = [0 if part is None else len(part) for part in parts]
         checks.counts(batch_size=batch_size)
         if batch_size > (most := max(sum(sizes), MAX_BATCH)):  # drawing it would never end
-            checks.fail("batch_size", f"at most {most} for {sum(sizes)} samples", batch_size)
+            checks.fail("batch_size", f"at most {most} for {checks.counted(sum(sizes), 'sample')}", batch_size)
         self.parts, self.batch_size, self.weights = list(parts), batch_size, list(weights)
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [part for part in parts if part is None or isinstance(part, Passes)]
@@ -290,7 +290,7 @@ def window_sizes(parts: Sequence[Samples], weights: Sequence[float], window: int
         found.append(bisect_right(range(1, window + 1), frames, key=partial(frames_of, part.gaps)))
         if not found[-1]:
             least = math.ceil(window * frames_of(part.gaps, 1) / frames)
-            checks.fail("shuffle_window", f"at least {least} frames for {LANES} lanes", window)
+            checks.fail("shuffle_window", f"at least {checks.counted(least, 'frame')} for {LANES} lanes", window)
     return found
 
 

@@ -112,7 +112,7 @@ class PolicyWindows(Samples):
     def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, parts: Sequence[str]) -> dict[str, Tensor]:
         labels = read_rows(dataset, spec, self.episodes, parts)
         if not labels["valid"].any():
-            what = f"none of the {len(self)} frames of the chosen episodes has a label"
+            what = f"none of the {checks.counted(len(self), 'frame')} of the chosen episodes has a label"
             raise checks.LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
         return labels
 
@@ -308,7 +308,9 @@ def _chosen_spec(
 ) -> LatentSpec | None:
     if tokenizer is None:
         if latent is not None and latent.target == "steps" and latent.steps != horizon:
-            checks.fail("latent", f"latent actions of {horizon} steps, the horizon", f"{latent.steps}")
+            checks.fail(
+                "latent", f"latent actions of {checks.counted(horizon, 'step')}, the horizon", f"{latent.steps}"
+            )
         return latent
     if latent is not None:
         raise checks.LattokError("`tokenizer` and label columns were both given. Give one of them.")

@@ -204,7 +204,9 @@ class FrameStream:
         count, tried = len(self.left_out), len(self._tried)
         if count > min(MIN_DAMAGED, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
             last = next(reversed(self.left_out.values()))
-            raise checks.LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
+            raise checks.LattokError(
+                f"{count} of the first {checks.counted(tried, 'episode')} cannot be read, the last one: {last}"
+            )
 
 
 def _processes_here() -> int:

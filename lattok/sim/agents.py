@@ -57,10 +57,13 @@ class Agent(ABC):
         for key, count in (self.states or {}).items():
             if key not in there or there[key].shape != (count,):
                 has = f"{there[key].shape[0]} ({', '.join(there[key].names or ())})" if key in there else "none"
-                raise LattokError(f"the policy reads {count} numbers of {key}, and {facts.name} has {has}.")
+                raise LattokError(
+                    f"the policy reads {checks.counted(count, 'number')} of {key}, and {facts.name} has {has}."
+                )
         if self.action_dim not in (None, len(facts.action_names)):
             takes = f"{len(facts.action_names)} ({', '.join(facts.action_names)})"
-            raise LattokError(f"the policy's actions have {self.action_dim} numbers, and {facts.name} takes {takes}.")
+            own = checks.counted(self.action_dim, "number")
+            raise LattokError(f"the policy's actions have {own}, and {facts.name} takes {takes}.")
         for key, own in self.names.items():
             theirs = said(facts.action_names if key == ACTION else there[key].names)
             if theirs and said(own) and theirs != tuple(own):

@@ -251,7 +251,7 @@ class _Plays:
             text = f"expected finite numbers, got {chunk[step, dim]} for {names[dim]} in step {step} of the chunk"
             raise LattokError(f"{where}: {text}.")
         if len(chunk) < (execute := self.options["execute"] or 1):
-            checks.fail("execute", f"at most the {len(chunk)} actions of a chunk", execute)
+            checks.fail("execute", f"at most the {checks.counted(len(chunk), 'action')} of a chunk", execute)
         return chunk
 
 

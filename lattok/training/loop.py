@@ -184,7 +184,7 @@ def fit(
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
-            print(f"{out.name}: {options.steps - first} steps on {where}", file=sys.stderr)
+            print(f"{out.name}: {checks.counted(options.steps - first, 'step')} on {where}", file=sys.stderr)
         try:
             last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
         finally:  # the model of the caller computes in its own precision again

@@ -165,8 +165,12 @@ def tensor(name: str, value: Any) -> None:
         fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")
 
 
+_PLURAL = re.compile(r"^(?!prefixes)((?:action |latent )?[a-z]{2,})s\b")  # that a size begins with
+
+
 def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:
     if got != expected:
+        axis = _PLURAL.sub(r"\1", axis) if expected == 1 else axis
         fail(name, f"{expected} {axis}", f"{got}", hint)
 
 
@@ -174,6 +178,11 @@ def listed(names: Iterable[Any]) -> str:
     """Names in a message, as many as one reads: those of a dataset may be long and many."""
     text = ", ".join(map(str, names))
     return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]} …"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return how many there are, with their noun: "1 episode", "2 episodes"; `many`: where that is not `one` and s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:

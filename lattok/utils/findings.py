@@ -3,7 +3,10 @@
 import textwrap
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Literal, NamedTuple
+from string import Formatter
+from typing import Any, Literal, NamedTuple
+
+from lattok.utils.checks import counted
 
 COMMAND = ": lattok "  # what follows can be typed
 WIDTH = 88
@@ -20,15 +23,22 @@ class Finding(NamedTuple):
     advice: str
 
 
+class _Counting(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        one, many, others = format_spec.partition("|")
+        return counted(value, one, others) if many else super().format_field(value, format_spec)
+
+
 class Problem(NamedTuple):
-    """What a check may find. Its texts have {fields} for the case at hand; the documentation lists them as they are."""
+    """What a check may find. Its texts have {fields} for the case at hand, {count:episode is|episodes are} for a number
+    with its noun; the documentation lists them as they are."""
 
     severity: Severity
     what: str
     advice: str = ""
 
     def finding(self, **facts: object) -> Finding:
-        return Finding(self.severity, self.what.format(**facts), self.advice.format(**facts))
+        return Finding(self.severity, *(_Counting().vformat(text, (), facts) for text in (self.what, self.advice)))
 
 
 error, warning, note = (partial(Problem, severity) for severity in ORDER)

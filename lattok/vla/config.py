@@ -296,8 +296,8 @@ def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -
     strategy.check_parts(latent)
     steps = horizon if latent.target == "steps" else latent.steps
     if steps < 1 or latent.steps not in (0, steps) or latent.horizon not in (0, horizon):
-        got = f"labels of {latent.steps} steps, of chunks of {latent.horizon}"
-        checks.fail("latent", f"labels for chunks of {horizon} steps", got)
+        got = f"labels of {checks.counted(latent.steps, 'step')}, of chunks of {latent.horizon}"
+        checks.fail("latent", f"labels for chunks of {checks.counted(horizon, 'step')}", got)
     segments = strategy.segments(horizon, latent)
     for loss in strategy.losses:
         checks.size("span", f"steps in `{loss.span}`, as the labels have", segments[loss.span].steps, steps)

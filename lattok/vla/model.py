@@ -119,7 +119,8 @@ class LatentVLA(BackboneModel):
         c = self.config
         what = ", ".join(c.action_names or map(str, range(c.action_dim)))
         sees = ", ".join((*c.cameras, *[c.state_key] * (c.proprio_dim > 0)))
-        return f"{c.strategy.name}: {c.horizon} actions of {what}, from {sees}\n{super().extra_repr()}"
+        actions = checks.counted(c.horizon, "action")
+        return f"{c.strategy.name}: {actions} of {what}, from {sees}\n{super().extra_repr()}"
 
     @property
     def acting_config(self) -> VLAConfig:

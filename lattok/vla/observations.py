@@ -129,8 +129,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
     checks.size("texts", "instructions, one for each sample", len(batch.texts), count)
     proprio, actions = batch.proprio, batch.actions
     if (proprio is None) != (config.proprio_dim == 0):
-        got = "none" if proprio is None else f"{proprio.shape[-1]} numbers"
-        checks.fail(state, f"{config.proprio_dim} numbers, as in training", got)
+        got = "none" if proprio is None else checks.counted(proprio.shape[-1], "number")
+        checks.fail(state, f"{checks.counted(config.proprio_dim, 'number')}, as in training", got)
     if proprio is not None:
         _check_proprio(config, proprio, count, state, learning)
     if learning:
@@ -174,7 +174,7 @@ def _views(config: VLAConfig, batch: Mapping[str, Any]) -> Iterator[tuple[str, T
     """Yield the cameras of a batch as they come, checked but for the values of their pixels."""
     count: int | None = None
     for key, size in zip(config.cameras, config.camera_sizes, strict=True):
-        images = _required(batch, key, f"one of the {len(config.cameras)} cameras ({_short(config)})")
+        images = _required(batch, key, f"one of the {checks.counted(len(config.cameras), 'camera')} ({_short(config)})")
         floats = images.is_floating_point()
         checks.rank(key, images, "B 3 H W" if floats else "B H W 3")
         if not floats and (images.dtype != torch.uint8 or images.shape[-1] != 3):
@@ -230,7 +230,7 @@ class ActionQueues:
     def n_action_steps(self, steps: int) -> None:
         checks.counts(n_action_steps=steps)
         if steps > self.horizon:
-            checks.fail("n_action_steps", f"at most the {self.horizon} actions of a chunk", steps)
+            checks.fail("n_action_steps", f"at most the {checks.counted(self.horizon, 'action')} of a chunk", steps)
         self._steps = steps
 
     def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner, check: Check) -> Tensor:

@@ -176,10 +176,13 @@ def test_labels_are_made_again_with_the_options_that_made_them(make_dataset, tmp
     class OfStates(FakeTokenizer):
         action_dim = 2
 
+    class OfOtherCameras(FakeLAM):
+        cameras = ("left", "right")
+
     source = make_dataset([12, 7])
     cases = (
         (OfStates(), {"embedding": False, "quantized": True, "action_key": "observation.state", "threads": 2}),
-        (FakeLAM(), {"cameras": source.cameras[::-1], "any_rate": True}),
+        (OfOtherCameras(), {"cameras": source.cameras[::-1], "any_rate": True}),
         (inverse_dynamics(), {"fill": True, "cameras": source.cameras[:1], "action_key": "expert"}),
     )
     for number, (model, options) in enumerate(cases):
@@ -193,7 +196,7 @@ def test_episodes_without_labels_are_mentioned(labelled):
     change(labelled, "tok", unlabelled=[{"episodes": [1], "reason": "a damaged file"}])
     text = verify(labelled, {"tok": FakeTokenizer()}).render()
     assert "- tok.codes: episode 1 counts as unlabelled, but holds labels" in text
-    assert "? 1 episodes without labels, first 1: a damaged file" in text
+    assert "? 1 episode without labels, first 1: a damaged file" in text
     assert "46 frames of 3 of 4" in text
 
 

@@ -263,7 +263,7 @@ def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
     text = about(dataset.root)
     assert "is no complete Parquet file" in text
     assert "declares columns that do not exist: latent.codes." in text
-    assert "`latent`: 1 episodes have no labels (1): its video is truncated" in text
+    assert "`latent`: 1 episode has no labels (1): its video is truncated" in text
     assert "`reward` of data/x.parquet could not be copied for rows 20 to 50" in text
     assert "made with lattok 0.1.0, torch 2.15.0" in text
     assert "made for 3 episodes, the dataset has 2" in text

@@ -465,7 +465,7 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
         Path(videos, f"{name}.mp4").unlink()
     inspected = said(["inspect", videos])
     assert (
-        "held out  0 of 1 episodes judge, all train\n            to judge, record more, or cut the video:" in inspected
+        "held out  0 of 1 episode judge, all train\n            to judge, record more, or cut the video:" in inspected
     )
     train = re.findall("(lattok train .*)", inspected)[0]
     assert shlex.split(train)[-5:] == ["tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0"]

@@ -141,7 +141,7 @@ def test_which_episodes_judge_is_said():
     few = "; too few for intervals: record 15 episodes or more, of which 5 judge"
     assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes judge (6, 7), the others train" + few
     assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes judge (2), the others train" + few
-    assert split_text(episodes_of(["a"])) == f"0 of 1 episodes judge, all train; to judge, {MORE}"
+    assert split_text(episodes_of(["a"])) == f"0 of 1 episode judge, all train; to judge, {MORE}"
     assert len(f"to judge, {MORE}") <= 88 - 12  # a line of inspect
     with pytest.raises(LattokError, match=f"at least one episode, got 'test'. None can judge: {MORE}"):
         select_episodes(episodes_of(["a"]), "test")

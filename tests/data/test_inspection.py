@@ -65,7 +65,7 @@ def test_outliers_name_the_worst(make_dataset):
         return actions
 
     text = found(replant(make_dataset([20, 300], cameras=False), "action", plant))
-    assert "warning: `action` (z) holds 1 wild values, the worst 500 in episode 1, frame 4" in text
+    assert "warning: `action` (z) holds 1 wild value, the worst 500 in episode 1, frame 4" in text
 
 
 def test_a_gripper_that_rarely_closes_is_no_outlier(make_dataset):
@@ -87,7 +87,7 @@ def test_nan(make_dataset):
 
 def test_timestamps_of_another_rate(make_dataset):
     text = found(replant(make_dataset([20, 30], cameras=False), "timestamp", lambda t: t / 2))
-    assert "error: 2 episodes (first: 0) have timestamps that do not fit fps = 10; the timestamps say 20 fps." in text
+    assert "error: Timestamps of 2 episodes (first: 0) do not fit fps = 10; the timestamps say 20 fps." in text
 
 
 def test_videos_of_another_rate(make_dataset):
@@ -285,7 +285,7 @@ def test_figures_against_numpy(monkeypatch, rng, sample):
         np.testing.assert_allclose(figures[2:], [finite.min(), finite.mean(), finite.std(), finite.max()], rtol=1e-12)
     bad, wild = (each.what for each in found if not isinstance(each, Dimension))
     assert bad == "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
-    assert "`action` (x) holds 1 wild values, the worst 900 in episode 12, frame 34" in wild
+    assert "`action` (x) holds 1 wild value, the worst 900 in episode 12, frame 34" in wild
 
 
 def test_a_corrupt_page_costs_its_episodes_only(make_dataset, monkeypatch):

@@ -208,7 +208,7 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
     ("prefix", "target", "column", "facts", "numbers"),
     [
         ("latent", "steps", "embedding", {"vectors": 2}, "4 numbers a row, as .* says, got 2"),
-        ("smooth", "steps", "codes", {"codes": 1}, "1 numbers a row, as .* says, got 0"),
+        ("smooth", "steps", "codes", {"codes": 1}, "1 number a row, as .* says, got 0"),
         ("tok", "chunk", "codes", {"steps": 5}, "5 numbers a row, as .* says, got 4"),
         ("tok", "chunk", "embedding", {"latent_dim": 3}, "12 numbers a row, as .* says, got 16"),
     ],

@@ -171,7 +171,7 @@ def test_batches_that_do_not_fit():
     longer = torch.zeros(B, S + 1, P, dtype=torch.long)
     refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, n., got .4, 6, 3.", batch | {"latent.codes": longer})
     scalars = {"latent.codes": torch.zeros(B, S, dtype=torch.long), "latent.embedding": torch.randn(B, S)}
-    refused("`latent.codes`: expected 2 codes in each row, got 1 numbers", batch | scalars, LatentSpec(codes=2))
+    refused("`latent.codes`: expected 2 codes in each row, got 1 number", batch | scalars, LatentSpec(codes=2))
     refused("any vectors x 6 numbers in a vector in each row, got 1", batch | scalars, LatentSpec(latent_dim=D))
     tokens = one | {"latent.codes": torch.zeros(B, S, dtype=torch.long)}
     refused("`latent.codes`: expected 2 steps x 2 codes in each row, got 5", tokens, LatentSpec("chunk", codes=2))

@@ -648,7 +648,7 @@ def test_it_acts_and_is_saved_as_before(tmp_path):
         ({VALID: torch.ones(B, 2)}, "got float32 [4, 2]"),
         ({FRAMES: torch.zeros(B, 1, 8, 8, 3, dtype=torch.uint8)}, "`pairs.frames`: expected"),
         ({FRAMES: torch.zeros(B, 1, 1, 8, 8, 3, dtype=torch.uint8), VALID: torch.ones(B, 0).bool()}, "got bool [4, 0]"),
-        ({FRAMES: torch.zeros(B, 3, 2, 8, 8, 3, dtype=torch.uint8)}, "expected 1 cameras (observation.images.front)"),
+        ({FRAMES: torch.zeros(B, 3, 2, 8, 8, 3, dtype=torch.uint8)}, "expected 1 camera (observation.images.front)"),
     ],
 )
 def test_batches_that_do_not_fit(change: dict, text: str):

@@ -196,7 +196,9 @@ def _members(demo: Any, length: int, where: str) -> tuple[Layout, tuple[str, ...
         if readable(member) != member:
             raise LattokError(f"{where}: expected names in UTF-8, got {member!a:.60}. Rename it.")
         if (rows := len(dataset) if dataset.ndim else 0) != length:
-            checks.refuse(where, f"{length} rows of `{member}`, one per action", rows, "Copy it again.")
+            checks.refuse(
+                where, f"{checks.counted(length, 'row')} of `{member}`, one per action", rows, "Copy it again."
+            )
         layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
 

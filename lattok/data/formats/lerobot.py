@@ -29,7 +29,7 @@ from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, col
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_number, refuse
+from lattok.utils.checks import LattokError, counted, is_number, refuse
 from lattok.utils.untrusted import inside
 
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
@@ -210,7 +210,7 @@ class LeRobotV3(RobotDataset):
             raise LattokError(f"{found.what} {found.advice}")
         if last - first != length:
             hint = "The file is not the one that meta/episodes describes: copy the dataset again."
-            refuse(path, f"{length} rows of episode {episode_index}", last - first, hint)
+            refuse(path, f"{counted(length, 'row')} of episode {episode_index}", last - first, hint)
         return path, first, last
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:

@@ -175,11 +175,13 @@ class RLDS(RobotDataset):
         damaged: list[Damage] = []
         missing = sum(max(0, count - len(file)) for file, count in zip(self._files, counts, strict=True))
         if missing > MAX_MISSING_EPISODES:
-            listed = f"{self.root}: dataset_info.json lists {sum(counts):,} episodes in split `{self.split}`"
+            listed = (
+                f"{self.root}: dataset_info.json lists {checks.counted(sum(counts), 'episode')} in split `{self.split}`"
+            )
             raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
         for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
             if len(file) > count or (len(file) == count and file.damage):
-                got = f"expected {count} records as dataset_info.json says, got more"
+                got = f"expected {checks.counted(count, 'record')} as dataset_info.json says, got more"
                 raise LattokError(f"{file.path}: {got}. It is of another version of the dataset: copy both again.")
             for number in range(count):
                 index = end - count + number
@@ -195,7 +197,7 @@ class RLDS(RobotDataset):
     def _measure(self, index: int, file: RecordFile, number: int) -> Episode:
         """Read length and instructions, without a look at the rest."""
         if number >= len(file):
-            reason = file.damage or f"the file ends after {len(file)} records"
+            reason = file.damage or f"the file ends after {checks.counted(len(file), 'record')}"
             raise LattokError(f"{file.path}: record {len(file)}: {reason}. Copy the file again.")
         with file.example(number, f"episode {index}", check=False) as example:
             length, rest = divmod(example.count(self._ruler.path), self._ruler.per_step)
@@ -252,7 +254,7 @@ class RLDS(RobotDataset):
         if key != "task_index":
             return index_column(key, offered, episode_index, 0, self.fps)
         if len(texts := self._instructions(example)) not in (1, length):
-            example.fail(f"expected an instruction for each of {length} steps, got {len(texts)}")
+            example.fail(f"expected an instruction for each of {checks.counted(length, 'step')}, got {len(texts)}")
         if not self._task_numbers.keys() >= set(texts):
             example.fail("the file is not the one that was opened")
         return np.array([self._task_numbers[text] for text in texts] * (length // len(texts)), dtype=np.int64)[:offered]

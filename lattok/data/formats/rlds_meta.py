@@ -110,7 +110,8 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[tuple[Path
         shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
         hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(counts) else ""
-        what = f"{len(missing)} of {len(counts)} files of split `{split}` are missing: {shown}"
+        files = checks.counted(len(counts), f"file of split `{split}` is", f"files of split `{split}` are")
+        what = f"{len(missing)} of {files} missing: {shown}"
         raise LattokError(f"{root}: {what}. Copy them from where the dataset comes from.{hint}")
     return shards
 

@@ -121,7 +121,9 @@ def _table(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if None in row or None in row.values():
                 way_out = "Put texts that hold the separator in double quotes."
                 columns = len(reader.fieldnames or ())
-                raise LattokError(f"{path}, line {reader.line_num}: expected {columns} columns. {way_out}")
+                raise LattokError(
+                    f"{path}, line {reader.line_num}: expected {checks.counted(columns, 'column')}. {way_out}"
+                )
             yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
         raise LattokError(f"{path}, line {reader.line_num}: {error}.") from None

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from lattok.data.tables import DAMAGE, read_table
 from lattok.data.video import open_video
-from lattok.utils.checks import LattokError
+from lattok.utils.checks import LattokError, counted
 from lattok.utils.devices import cores
 from lattok.utils.files import whole_file
 from lattok.utils.progress import ProgressBar
@@ -172,7 +172,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
             with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
                 pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)
     if not read:
-        raise LattokError(f"{root}: none of {len(files)} videos can be read, first {reasons[0]}")
+        raise LattokError(f"{root}: none of {counted(len(files), 'video')} can be read, first {reasons[0]}")
     return read, reasons
 
 

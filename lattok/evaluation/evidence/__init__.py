@@ -32,9 +32,10 @@ class Split(NamedTuple):
     text: str
 
 
-def out_of(used: int, available: int) -> str:
+def out_of(used: int, available: int, noun: str = "") -> str:
     """Say how many there are, and of how many where they are fewer."""
-    return f"{used}" if used == available else f"{used} of {available}"
+    said = checks.counted(available, noun) if noun else f"{available}"
+    return said if used == available else f"{used} of {said}"
 
 
 def evenly(count: int, most: int) -> torch.Tensor:
@@ -135,8 +136,8 @@ class EvalOptions:
             checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
         some_train = [train[i] for i in evenly(len(train), self.max_episodes)]
         some_held_out = [held_out[i] for i in evenly(len(held_out), max(1, self.max_episodes // 2))]
-        used = [out_of(len(some), len(all_)) for some, all_ in ((some_held_out, held_out), (some_train, train))]
-        text = f"{used[0]} held-out episodes; {used[1]} others for probes and controls"
+        judging = out_of(len(some_held_out), len(held_out), "held-out episode")
+        text = f"{judging}; {out_of(len(some_train), len(train), 'other')} for probes and controls"
         return Split(some_train, some_held_out, text)
 
 

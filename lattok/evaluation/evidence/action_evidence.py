@@ -137,8 +137,7 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
         hint = "Controls learn from them: hold out fewer."
         checks.fail(key, "known actions in an episode that is not held out", "none", hint)
     used = [found[i] for i in evenly(len(found), case.options.max_episodes).tolist()]
-    count = out_of(len(used), len(found))
-    return used, f"{count} {'episode' if count == '1' else 'episodes'} {what}"
+    return used, f"{out_of(len(used), len(found), 'episode')} {what}"
 
 
 def _vectors(source: PairSource, episodes: list[Episode], **options: Any) -> PolicyWindows:

@@ -97,7 +97,8 @@ def _timeline(labels: EpisodeCodes, moments: np.ndarray, fps: float) -> str:
     return (
         f'<div class="timeline" data-codes="{codes_text}" data-moments="{",".join(map(str, moments.tolist()))}" '
         f'data-fps="{fps:g}" data-left="{LEFT}">{codes_picture(labels._replace(codes=drawn))}'
-        f'<p class="now">{escape(labels.name)}: {codes.shape[1]} codes{more}, {len(moments)} frames</p>'
+        f'<p class="now">{escape(labels.name)}: {checks.counted(codes.shape[1], "code")}{more}, '
+        f"{checks.counted(len(moments), 'frame')}</p>"
         f"<details><summary>Codes as text</summary><p>{'; '.join(_listed_runs(labels, moments))}</p></details></div>"
     )
 
@@ -114,7 +115,9 @@ def codes_picture(labels: EpisodeCodes) -> str:
             x, width = LEFT + start * scale, (end - start) * scale
             place = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{LINE - 2}"'
             parts.append(f'<rect {place} fill="hsl({hue:.0f} 55% 55%)"/>')
-    label = escape(f"{labels.name}: {codes.shape[1]} codes over {len(codes)} frames")
+    label = escape(
+        f"{labels.name}: {checks.counted(codes.shape[1], 'code')} over {checks.counted(len(codes), 'frame')}"
+    )
     opening = f'<svg viewBox="0 0 {WIDTH} {codes.shape[1] * LINE}" role="img" aria-label="{label}">'
     return f"{opening}{''.join(parts)}</svg>"
 
@@ -184,7 +187,7 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
         size += len(made)
         shown.append((episode.index, f'<div class="panel">{made}</div>'))
     note("episodes", len(order), len(order))
-    facts = f"{len(shown)} of {len(episodes)} episodes, {dataset.fps:g} frames a second"
+    facts = f"{len(shown)} of {checks.counted(len(episodes), 'episode')}, {dataset.fps:g} frames a second"
     labels = f"labels {', '.join(names)}" if names else "no label columns (lattok annotate writes them)"
     more = " One of each task comes first; lattok view --episodes shows others." * (len(shown) < len(episodes))
     panels = "".join(html for _, html in sorted(shown))

@@ -16,6 +16,7 @@ from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
 from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
+from lattok.utils import checks
 
 OVERLAP = Criterion(
     "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
@@ -35,7 +36,8 @@ def history_outcome(evidence: Any) -> Outcome:
         text = "That cannot be told from this report: the model was trained on episodes that judge it here."
         decision = Decision(60, None, text, caveats=False)
     if (steps := trial_steps(case.model.trained_on)) is not None:
-        text = f"No: this was a trial run of {steps} steps, to see that everything works. Its figures mean nothing."
+        run = f"a trial run of {checks.counted(steps, 'step')}"
+        text = f"No: this was {run}, to see that everything works. Its figures mean nothing."
         decision = Decision(100, False, text, caveats=False)
     if inferred:
         verdicts = (*verdicts, Verdict(inferred, None, INFERRED))
@@ -66,7 +68,9 @@ def doubts(verdicts: Sequence[Verdict], trained_on: Mapping[str, Any] | None) ->
     """Return why the figures of a model are none to compare: it was trained on what judges it, or for a trial."""
     found = [each for each in verdicts if each.about is OVERLAP]
     if (steps := trial_steps(trained_on)) is not None:
-        found.append(Verdict(f"a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
+        found.append(
+            Verdict(f"a trial run of {checks.counted(steps, 'step')}, whose figures mean nothing", False, TRIAL)
+        )
     return found
 
 

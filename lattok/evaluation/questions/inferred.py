@@ -26,6 +26,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
+from lattok.utils import checks
 
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
@@ -74,7 +75,8 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
     section = Section(
         "Does it say what the robot did?",
-        f"Actions are inferred for all {len(evidence.held_out):,} frames of {judged} held-out episodes{others} and "
+        f"Actions are inferred for all {checks.counted(len(evidence.held_out), 'frame')} of "
+        f"{checks.counted(judged, 'held-out episode')}{others} and "
         f"compared with `{evidence.source.action_key}`: R² = 1 − squared error ÷ squared distance to the mean known "
         "action, with 95 % intervals over episodes. Differences of the robot's state are shown for scale: video need "
         "not beat what its own sensors say.",

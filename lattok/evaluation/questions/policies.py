@@ -169,10 +169,10 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
     every, seed = found["overall"], found["options"]["seed"]
     low, high = every["interval"]
     text = (
-        f"{every['episodes']} episodes in a simulator, {found['options']['episodes']} of each task, from the start "
-        f"states {seed}, {seed + 1}, ..., which are the same for all policies. Where two opposite tasks share a scene, "
-        "a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do not cover other "
-        "seeds of training."
+        f"{checks.counted(every['episodes'], 'episode')} in a simulator, {found['options']['episodes']} of each task, "
+        f"from the start states {seed}, {seed + 1}, ..., which are the same for all policies. Where two opposite tasks "
+        "share a scene, a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do "
+        "not cover other seeds of training."
     )
     reading = f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); "
     reading += f"in {percent(every['failure'])} the opposite came first."
@@ -206,9 +206,9 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
     table = Table("Squared error", ("all", *errors.by_dimension), rows, "lower", note=note)
     text = (
-        f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
-        "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
-        "succeeds."
+        f"Of {checks.counted(errors.windows, 'frame')} of held-out episodes a chunk is asked for and compared with "
+        f"`{errors.key}`, in units of the variance of the training actions. It says how well actions are "
+        "imitated, not whether a task succeeds."
     )
     bars = [("policy", "model", errors.error), ("mean action", "control", errors.mean_action)]
     chart = Pictures("Squared error; shorter is better.", (svg.bars("error", bars, ".3g"),), wide=True, top=True)

@@ -15,6 +15,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent
 from lattok.samples import ActionWindows
+from lattok.utils import checks
 
 RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
 NAMES = {"model": "tokenizer", **RIVALS, "mean": "mean action"}
@@ -217,7 +218,8 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
             if kmeans is not None:
                 curves.insert(0, ("rival faint", kmeans[start : start + steps, dim].tolist()))
             panels.append(svg.plot(name, curves, "steps"))
-        caption = f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, "
+        shown = f"{'first ' if steps < length else ''}{checks.counted(steps, 'step')}"
+        caption = f"Episode {windows.episode_of[start]}, {shown}, "
         caption += "physical units: {truth} true, {model} tokenizer, {rival} k-means control."
         found.append(Pictures(caption, tuple(panels), top=not found))
     return tuple(found)

@@ -142,7 +142,7 @@ class PairModel(FrozenFeaturesModel, ABC):
         if self.codebook_size is None:
             labels = f"{c.tokens} x {c.latent_dim} numbers"
         else:
-            labels = f"{c.tokens} codes of {c.codebook_size}, latents of width {c.latent_dim}"
+            labels = f"{checks.counted(c.tokens, 'code')} of {c.codebook_size}, latents of width {c.latent_dim}"
         return f"{labels}, {self.size}, frames of {c.image_size} pixels"
 
     def encode(self, frames: Values) -> LatentActions:

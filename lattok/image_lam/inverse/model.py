@@ -151,9 +151,10 @@ class InverseDynamics(FrozenFeaturesModel):
     def summary(self) -> str:
         c = self.config
         frames = ", ".join(f"{offset:+d}" if offset else "0" for offset in c.offsets)
-        seen = f"frames {frames} (x {c.stride}) of {len(c.cameras)} cameras, {c.image_size} pixels, {c.features}"
+        cameras = checks.counted(len(c.cameras), "camera")
+        seen = f"frames {frames} (x {c.stride}) of {cameras}, {c.image_size} pixels, {c.features}"
         more = [word for word, given in {"the instruction": c.task_given, "proprio": c.proprio}.items() if given]
-        names = ", ".join(c.action_names) or f"{c.action_dim} numbers"
+        names = ", ".join(c.action_names) or checks.counted(c.action_dim, "number")
         return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
 
     def usage(self) -> list[str]:

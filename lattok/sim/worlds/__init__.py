@@ -173,7 +173,9 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape:
-            expected = f"{len(self.action_names)} numbers ({', '.join(self.action_names)}) for {self.name}"
+            expected = (
+                f"{checks.counted(len(self.action_names), 'number')} ({', '.join(self.action_names)}) for {self.name}"
+            )
             checks.fail("action", expected, f"shape {list(action.shape)}")
         if not np.isfinite(action).all():
             dim = int(np.flatnonzero(~np.isfinite(action))[0])

@@ -207,9 +207,7 @@ def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
     set_column(path, "reward", [None, *rewards[1:]])
     found = open_dataset(dataset.root)
     np.testing.assert_array_equal(found.columns(0, ["reward"])["reward"], [np.nan, *rewards[1:12]])
-    assert any(
-        "`reward` (0) holds 1 values that are not finite" in each.what for each in inspect_dataset(found).findings
-    )
+    assert any("`reward` (0) holds 1 value that is not finite" in each.what for each in inspect_dataset(found).findings)
 
 
 def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):

@@ -403,7 +403,7 @@ def test_other_file_names_and_default_ones(tmp_path):
     root = write_rlds(tmp_path / "toy", LENGTHS)
     describe(root, [3], splits=[{"name": "train", "shardLengths": ["3"]}, {"name": "val", "shardLengths": ["1"]}])
     assert len(open_rlds(root).episodes) == 3
-    with pytest.raises(LattokError, match=r"1 of 1 files of split `val` are missing: .* Other splits: train\."):
+    with pytest.raises(LattokError, match=r"1 of 1 file of split `val` is missing: .* Other splits: train\."):
         open_rlds(root, split="val")
     shard_path(root, 0, 1).rename(root / "x-00000-00001.rec")
     split = {"name": "train", "shardLengths": ["3"], "filepathTemplate": "x-{SHARD_INDEX}-{NUM_SHARDS}.rec"}

@@ -150,7 +150,7 @@ def test_one_line_for_what_does_not_fit(source, tmp_path, capsys):
         export(source, tmp_path / "out", format="rlds", images="video")
     arguments = ["export", str(source.root), "--out", str(tmp_path / "out"), "--format", "rlds", "--episodes", "0:1"]
     assert main(arguments) == 0
-    assert "Exported 1 episodes, 6 frames" in capsys.readouterr().out
+    assert "Exported 1 episode, 6 frames" in capsys.readouterr().out
     (tmp_path / "out/1.0.0/lattok.json").write_text('{"fps": "ten"}')
     with pytest.raises(LattokError, match="`fps` of `.*lattok.json`: expected a number greater than 0, got 'ten'"):
         open_dataset(tmp_path / "out")

@@ -177,7 +177,7 @@ def test_bad_videos_are_refused():
     lam = make()
     with pytest.raises(LattokError, match="`frames`: expected at least one frame, got none"):
         lam.label_video(video(1)[:0], 1)
-    with pytest.raises(LattokError, match=r"`frames`: expected 1 cameras \(front\), got 2"):
+    with pytest.raises(LattokError, match=r"`frames`: expected 1 camera \(front\), got 2"):
         lam.label_video(video(3, cameras=2), 1)
     with pytest.raises(LattokError, match="`stride`: expected at least one frame, got 0"):
         lam.label_video(video(3), 0)

@@ -142,7 +142,7 @@ def test_another_systems_file_is_named(first, tmp_path):
     text = f"`{path}`: expected a checkpoint for lapa-laq, got one for p2t-image-lam or univla-lam."
     with pytest.raises(LattokError, match=re.escape(text)):
         lapa_laq(path)
-    with pytest.raises(LattokError, match="tensors of such a checkpoint, got 1 others, such as weight"):
+    with pytest.raises(LattokError, match="tensors of such a checkpoint, got 1 other, such as weight"):
         lapa_laq(write(tmp_path, {"weight": torch.ones(1)}))
 
 
