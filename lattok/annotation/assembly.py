@@ -7,7 +7,7 @@ Unknown actions are filled in: a column of the dataset with what a model inferre
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,14 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.annotation.fills import Fill, fill_of, fill_record, flat, measure_episodes, with_values
+from lattok.annotation.fills import Fill, fill_of, fill_record, flat, with_values
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
 from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.opening import open_dataset
 from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
-from lattok.data.statistics import right_statistics
+from lattok.data.statistics import renew_episodes, right_statistics
 from lattok.data.tables import (
     DAMAGE,
     Stats,
@@ -39,9 +40,11 @@ from lattok.data.tables import (
 from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, whole_file, write_json, write_text
+from lattok.utils.runs import run_of
 from lattok.utils.untrusted import inside
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column
@@ -92,13 +95,25 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if measured:
         stored = read_json(inside(root, STATS, str(root)), nan=True)
-        statistics = stored | right_statistics(cast(LeRobotV3, unwrap(job.work.dataset)), stored) | statistics
+        right = right_statistics(cast(LeRobotV3, unwrap(job.work.dataset)), stored)
+        _note_renewed("meta/stats.json", {key: "" for key in right if key not in statistics})
+        statistics = stored | right | statistics
         write_text(staging.made / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     copy_other_files(root, staging.made, rewritten)
-    if fill is not None:
-        measure_episodes(staging.made, fill)
+    changed = dict[str, set[int]]()
+    for runs in (entry["fills"]["filled"] for entry in labels.values() if "fills" in entry):
+        filled = {each.index for each in job.work.dataset.episodes if run_of(each.index, runs) is not None}
+        changed |= dict.fromkeys((key for key, _ in fill.columns) if fill else (), filled)
+    wrong = renew_episodes(cast(LeRobotV3, open_dataset(staging.made)), [*shapes], changed)
+    _note_renewed("meta/episodes", {key: f" in {checks.counted(count, 'episode')}" for key, count in wrong.items()})
     return unreadable
+
+
+def _note_renewed(place: str, wrong: Mapping[str, str]) -> None:
+    if wrong:
+        named = checks.listed(f"`{key}`{where}" for key, where in wrong.items())
+        checks.note(f"{place}: statistics of {named} were those of other rows: the output has those of its own")
 
 
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:

@@ -1,23 +1,19 @@
 """Columns that get inferred actions where nobody knows the robot's own; what was measured stays as it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lattok.annotation.labels import Work
 from lattok.data.content import MAX_DIGESTS, column_digests, digest_of_rows, digests_from_json, digests_to_json
 from lattok.data.episodes import unmeasured
-from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset
-from lattok.data.tables import column_stats, open_table, to_arrow
+from lattok.data.tables import to_arrow
 from lattok.data.views import unwrap
-from lattok.utils.checks import LattokError, refuse
-from lattok.utils.files import whole_file
+from lattok.utils.checks import LattokError, counted, refuse
 from lattok.utils.runs import index_runs, run_of
 
 UNRECORDED = "LeRobot's own tools drop it, and older versions of lattok did not write it"
@@ -64,28 +60,6 @@ def fill_of(work: Work) -> Fill | None:
     key, features = work.options.action_key, unwrap(work.dataset).features  # a joined one may have the name of a part
     widths = [(part, features[part].shape[0]) for part in work.dataset.joined.get(key, ())]
     return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
-
-
-def measure_episodes(root: Path, fill: Fill) -> None:
-    """Put statistics of filled episodes into meta/episodes: LeRobot's tools make those of other datasets from them."""
-    dataset, mark, keys = open_dataset(root), f"{fill.prefix}.filled", [key for key, _ in fill.columns]
-    for path in sorted((root / "meta" / "episodes").rglob("*.parquet")):
-        table = open_table(path).read()
-        own = [name for name in table.column_names if any(name.startswith(f"stats/{key}/") for key in keys)]
-        new = {name: table[name].to_pylist() for name in own}
-        for row, index in enumerate(table["episode_index"].to_pylist() if own else ()):
-            with suppress(LattokError):  # of damaged rows
-                values = dataset.columns(index, [mark, *keys])
-                found = {key: column_stats(values[key]) for key in keys if values[mark].any()}
-                measured = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
-                for name in new.keys() & measured.keys():
-                    new[name][row] = measured[name].tolist()
-        for name, values in new.items():
-            place = table.column_names.index(name)
-            table = table.set_column(place, table.field(place), pa.array(values, table.field(place).type))
-        if own:
-            with whole_file(path) as temporary:
-                pq.write_table(table, temporary)
 
 
 def with_values(schema: pa.Schema, filled: Sequence[tuple[str, int]]) -> pa.Schema:
@@ -156,17 +130,21 @@ def compare_fill(dataset: RobotDataset, prefix: str, fills: Mapping[str, Any]) -
             replaced |= set() if _equal(own, flat(read[inferred])) else {index}
         elif index in digests and digest_of_rows(own) != digests[index]:
             changed.add(index)
-    yield _line(mark, marked, f"set in {len(filled)} of {len(indices)} episodes, as recorded", "marked otherwise")
-    yield _line(column, replaced, f"what was inferred, in {len(filled)} episodes", "not what was inferred")
+    yield _line(
+        mark, marked, f"set in {len(filled)} of {counted(len(indices), 'episode')}, as recorded", "marked otherwise"
+    )
+    yield _line(column, replaced, f"what was inferred, in {counted(len(filled), 'episode')}", "not what was inferred")
     if digests:
-        yield _line(column, changed, f"as it was measured, in {len(digests)} episodes", "not as they were measured")
+        yield _line(column, changed, f"as it was measured, in {counted(len(digests), 'episode')}", "not as measured")
     if rest := {*indices} - filled - {*digests}:
-        yield f"? {column}: nothing is recorded of {len(rest)} episodes that were not filled, first {min(rest)}"
+        left = counted(len(rest), "episode that was", "episodes that were")
+        yield f"? {column}: nothing is recorded of {left} not filled, first {min(rest)}"
     recorded = [*fills["filled"], *fills.get("measured", {}).get("episodes", ())]
     if lost := sum(last + 1 - first for first, last in recorded) - len(filled) - len(digests):
-        yield f"- {column}: {lost} episodes that are recorded are missing"
+        yield f"- {column}: {counted(lost, 'episode that is recorded is', 'episodes that are recorded are')} missing"
     if unread:
-        yield f"- {column}: {len(unread)} episodes cannot be read, first {min(unread)}: {unread[min(unread)]}"
+        first = min(unread)
+        yield f"- {column}: {counted(len(unread), 'episode')} cannot be read, first {first}: {unread[first]}"
 
 
 def _equal(own: Sequence[np.ndarray], inferred: np.ndarray) -> bool:
@@ -176,4 +154,6 @@ def _equal(own: Sequence[np.ndarray], inferred: np.ndarray) -> bool:
 
 
 def _line(column: str, wrong: set[int], right: str, what: str) -> str:
-    return f"- {column}: {len(wrong)} episodes are {what}, first {min(wrong)}" if wrong else f"+ {column}: {right}"
+    if not wrong:
+        return f"+ {column}: {right}"
+    return f"- {column}: {counted(len(wrong), 'episode is', 'episodes are')} {what}, first {min(wrong)}"

@@ -140,25 +140,25 @@ TABLE: dict[str, tuple[Alteration, str | None]] = {
     "nothing": (lambda root: None, "+ action: as it was measured, in 2 episodes"),
     "mark taken from inferred actions, which are turned round": (
         several(cells(MARK, 1, lambda own: False), cells("action", 1, lambda own: -own)),
-        "- inferred.filled: 1 episodes are marked otherwise, first 1",
+        "- inferred.filled: 1 episode is marked otherwise, first 1",
     ),
-    "mark set at measured actions": (cells(MARK, 3, lambda own: True), "- inferred.filled: 1 episodes are marked"),
+    "mark set at measured actions": (cells(MARK, 3, lambda own: True), "- inferred.filled: 1 episode is marked"),
     "mark of one row": (
         cells(MARK, 2, lambda own: np.arange(len(own)) > 0),
-        "- inferred.filled: 1 episodes are marked otherwise, first 2",
+        "- inferred.filled: 1 episode is marked otherwise, first 2",
     ),
-    "measured actions set to 7": (cells("action", 0, lambda own: 7), "- action: 1 episodes are not as they were meas"),
+    "measured actions set to 7": (cells("action", 0, lambda own: 7), "- action: 1 episode is not as measured"),
     "one measured number a little": (
         cells("action", 3, lambda own: own + 1e-6 * (np.arange(len(own)) == 4)[:, None]),
-        "- action: 1 episodes are not as they were measured, first 3",
+        "- action: 1 episode is not as measured, first 3",
     ),
-    "measured actions lost": (cells("action", 0, lambda own: np.nan), "- action: 1 episodes are not as they were meas"),
-    "measured actions backwards": (cells("action", 0, lambda own: own[::-1]), "- action: 1 episodes are not as they"),
-    "measured actions replaced by inferred ones": (measured_by_inferred, "- action: 1 episodes are not as they were m"),
-    "measured actions replaced, and marked so": (measured_by_inferred, "- inferred.filled: 1 episodes are marked"),
+    "measured actions lost": (cells("action", 0, lambda own: np.nan), "- action: 1 episode is not as measured"),
+    "measured actions backwards": (cells("action", 0, lambda own: own[::-1]), "- action: 1 episode is not as measured"),
+    "measured actions replaced by inferred ones": (measured_by_inferred, "- action: 1 episode is not as measured"),
+    "measured actions replaced, and marked so": (measured_by_inferred, "- inferred.filled: 1 episode is marked"),
     "a filled action": (
         cells("action", 2, lambda own: own + 0.01),
-        "- action: 1 episodes are not what was inferred, f",
+        "- action: 1 episode is not what was inferred, f",
     ),
     "what was inferred, and what was filled": (
         several(cells("action", 1, lambda own: own + 1), cells(READ, 1, lambda own: own + 1)),
@@ -174,14 +174,14 @@ TABLE: dict[str, tuple[Alteration, str | None]] = {
     ),
     "an episode deleted": (
         without_last_episode,
-        "- 4 episodes of 53 frames were labelled, here are 3 episodes of 28",
+        "- labels are of 4 episodes of 53 frames, here: 3 episodes of 28",
     ),
-    "an episode deleted, of those recorded": (without_last_episode, "- action: 1 episodes that are recorded are missi"),
+    "an episode deleted, of those recorded": (without_last_episode, "- action: 1 episode that is recorded is missing"),
     "a row deleted": (without_last_row, "- episode 3 cannot be labelled again: "),
     "a column renamed": (renamed, "- column inferred.action is missing"),
     "record: others were filled": (
         fills(lambda own: own.update(filled=[[1, 3]])),
-        "- inferred.filled: 1 episodes are marked otherwise, first 3",
+        "- inferred.filled: 1 episode is marked otherwise, first 3",
     ),
     "record: nothing of what was measured": (
         fills(lambda own: own.pop("measured")),
@@ -257,10 +257,10 @@ def test_an_export_says_what_was_measured_before_it(format, episodes, out, tmp_p
     whole, known = episodes is None, 2 if episodes is None else 1
     text = said("a")
     assert f"+ inferred.filled: set in 2 of {4 if whole else 3} episodes, as recorded" in text
-    assert f"+ action: as it was measured, in {known} episodes" in text
+    assert f"+ action: as it was measured, in {known} episode{'s' * (known > 1)}" in text
     assert "+ action: what was inferred, in 2 episodes" in text
     cells("action", 3, lambda own: own * 2)(out)
-    assert f"- action: 1 episodes are not as they were measured, first {3 if whole else 2}" in said("b")
+    assert f"- action: 1 episode is not as measured, first {3 if whole else 2}" in said("b")
 
 
 def test_a_push_takes_the_record_along(filled):
@@ -289,7 +289,7 @@ def test_labels_in_a_folder_know_what_was_measured_in_the_dataset(tmp_path):
 
     assert "+ action: as it was measured, in 2 episodes" in said()
     edit(labels, one(MARK, False), "labels")
-    assert "- inferred.filled: 1 episodes are marked otherwise, first 1" in said()
+    assert "- inferred.filled: 1 episode is marked otherwise, first 1" in said()
     path.write_bytes(kept)
     edit(labels, one(READ, 3), "labels")
     assert "- inferred.action: largest deviation" in said()
@@ -297,7 +297,7 @@ def test_labels_in_a_folder_know_what_was_measured_in_the_dataset(tmp_path):
     cells("action", 0, lambda own: own + 1)(tmp_path / "a")
     shutil.rmtree(tmp_path / "rlds")
     export(tmp_path / "a", tmp_path / "rlds", format="rlds", images="image")
-    assert "- action: 1 episodes are not as they were measured, first 0" in said()
+    assert "- action: 1 episode is not as measured, first 0" in said()
 
 
 def test_states_that_the_model_reads_are_part_of_what_is_compared(tmp_path):

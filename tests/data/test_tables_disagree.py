@@ -97,7 +97,7 @@ def test_columns_that_count(source, column, shift, count):
     moved = table[column].to_numpy() + np.take(shift, table["episode_index"].to_numpy())
     set_column(path, column, moved.tolist())
     dataset = open_dataset(source.root)
-    assert found(dataset, f"{count} episodes .* have a `{column}` that does not go up") == ["error"] * (count > 0)
+    assert found(dataset, f"In {count} episodes? .* `{column}` does not go up") == ["error"] * (count > 0)
     assert len(ActionWindows(dataset, 4)) == sum(LENGTHS)
 
 
@@ -123,6 +123,44 @@ def test_statistics_of_something_else(source, name, change, tmp_path):
         np.testing.assert_allclose(copied["action"][key], right["action"][key], rtol=1e-5)
     assert copied["observation.state"] == right["observation.state"]
     assert found(open_dataset(tmp_path / "out"), "stats.json") == []
+
+
+def test_statistics_of_episodes_are_those_of_their_rows_in_a_copy(source, tmp_path, capsys):
+    """LeRobot's tools make statistics of other datasets from them. Those of columns that were there before go."""
+    (path,) = (source.root / "meta" / "episodes").rglob("*.parquet")
+    right = pq.read_table(path)
+    stale = right["stats/action/mean"].to_pylist()
+    stale[1], stale[3] = [9.0, 9.0, 9.0], [0.0, 0.0, 7.0]
+    set_column(path, "stats/action/mean", stale)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("stats/tok.codes/max", pa.array([[99.0]] * len(LENGTHS))), path)
+    dataset = open_dataset(source.root)
+    chunks, valid = ActionWindows(dataset, 4).all()
+    annotate(dataset, {"tok": UniformBins.fit(chunks, valid, bins=8)}, tmp_path / "out")
+    copied = pq.read_table(tmp_path / "out" / path.relative_to(source.root))
+    assert copied.column_names == right.column_names
+    for name in right.column_names:
+        if name.startswith("stats/action/"):
+            np.testing.assert_allclose(copied[name].to_pylist(), right[name].to_pylist(), rtol=1e-5)
+        else:
+            assert copied[name].equals(right[name]), name
+    told = "meta/episodes: statistics of `tok.codes` in 4 episodes, `action` in 2 episodes were those of other rows"
+    assert f"note: {told}: the output has those of its own\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [["a"] * 4, [None] * 4, [[1.0]] * 4, [[]] * 4])
+def test_statistics_of_episodes_that_are_none_end_no_annotation(values, source, tmp_path):
+    (path,) = (source.root / "meta" / "episodes").rglob("*.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("stats/action/mean")
+    pq.write_table(table.set_column(place, "stats/action/mean", pa.array(values)), path)
+    set_column(path, "stats/action/min", [[9.0, 9.0, 9.0]] * 4)
+    dataset = open_dataset(source.root)
+    chunks, valid = ActionWindows(dataset, 4).all()
+    annotate(dataset, {"tok": UniformBins.fit(chunks, valid, bins=8)}, tmp_path / "out")
+    copied = pq.read_table(tmp_path / "out" / path.relative_to(source.root)).to_pylist()
+    for row, (_, columns) in zip(copied, dataset.columns_of(dataset.episodes, ["action"]), strict=True):
+        np.testing.assert_allclose(row["stats/action/min"], columns["action"].min(0))
 
 
 def test_a_constant_that_lerobot_averaged_in_float32_is_no_finding(source):
