@@ -1,5 +1,6 @@
 """A tokenizer that cannot say the actions of a dataset is noted by name, and one that can is not."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,17 @@ import torch
 
 import lattok
 from lattok.action_vq import BEAST, FAST, UniformBins
+from lattok.action_vq.base import families
 from lattok.annotation import annotate
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, open_dataset, split_by_task
 from lattok.evaluation import evaluate
 from lattok.samples import ActionWindows
 from lattok.samples.reach import reach_of
+from lattok.types import ActionBatch
 from lattok.utils import checks
+from tests.action_vq.families import learning
+from tests.action_vq.walks import saturating
 from tests.recipes.policies import TINY
 
 FAMILIES = {"beast": BEAST, "fast": FAST, "uniform-bins": UniformBins}
@@ -75,3 +80,22 @@ def test_actions_of_other_units_are_noted_by_the_name_of_the_dimension(tmp_path,
         assert told.count(" times") == 1
     annotate(tmp_path / "data", lattok.load(bins), tmp_path / "own")
     assert "beyond the range" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", families())
+def test_every_family_is_noted_where_actions_are_of_another_unit_and_only_there(kind):
+    """Learned ones after a few steps: what they say is nearer than the mean, and no more is asked of them here."""
+    family, chunks = families()[kind], saturating()
+    options = learning(family)
+    few = {"steps": min(options["steps"], 40)} if "steps" in options else {}
+    tokenizer = family.fit(chunks, action_names=NAMES, **options | few)
+    held = saturating(seed=1)
+
+    def told(scale: float | torch.Tensor) -> str | None:
+        valid = torch.ones(held.shape[:2], dtype=torch.bool)
+        return reach_of(tokenizer, ActionBatch(held * scale, valid), NAMES).text("it", "these")
+
+    assert told(1.0) is None
+    assert re.search(r"beyond the range .* \(x \S+ times, y \S+ times, gripper \S+ times\)", str(told(1000.0)))
+    assert re.search(r"beyond the range .* \(y \S+ times\)", str(told(torch.tensor([1.0, 1000.0, 1.0]))))
+    assert "of the range that it was fitted to" in str(told(0.001))
