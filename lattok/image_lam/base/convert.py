@@ -34,3 +34,10 @@ def block_names(part: str, ours: str, theirs: str) -> dict[str, str | Join]:
         names[f"{ours}.{our_name}.qkv.weight"] = stacked(*keys)
         layers[f"{our_name}.out"] = f"{their_name}.to_out.0"
     return names | layer_names({f"{ours}.{a}": f"{theirs}.{b}" for a, b in layers.items()})
+
+
+def note_assumed(what: object, **values: Any) -> None:
+    """Note what was assumed of a published model, since nothing tells it and other values fit its shapes too."""
+    if values:
+        each = checks.listed(f"{name}={value}" for name, value in values.items())
+        checks.note(f"{what} does not tell {each}: taken as published, though other values fit its tensors too")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, KeyMap, Settings, axis_of, layer_names, numbered, squeezed, stacked
-from lattok.image_lam.base.convert import check_view, settings_near
+from lattok.image_lam.base.convert import check_view, note_assumed, settings_near
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.moto.model import HELD, MotoLAM, MotoLAMConfig
 from lattok.utils import checks
@@ -158,6 +158,8 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
 def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Find depth, heads and the width inside the MLPs; as many heads as published where the settings do not say."""
     heads = checkpoint.setting(section, "num_attention_heads", int, max(1, width // HEAD_WIDTH))
+    if "num_attention_heads" not in section:
+        note_assumed(f"{layers.split('.')[0]} in the settings", num_attention_heads=heads)
     if heads < 1 or width % heads:
         checks.fail("config", f"num_attention_heads that divide the width {width} of {layers.split('.')[0]}", heads)
     hidden = axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 4 * width)

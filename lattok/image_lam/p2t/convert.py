@@ -14,11 +14,12 @@ import torch
 
 from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, KeyMap, Tensors, axis_of, layer_names, numbered
-from lattok.image_lam.base.convert import block_names, check_view
+from lattok.image_lam.base.convert import block_names, check_view, note_assumed
 from lattok.image_lam.p2t.model import ImageLAM, ImageLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
+HEADS = 12  # of the published models
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
 
 
@@ -33,7 +34,7 @@ BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder
 )
 def univla_lam(
     path: FilePath,
-    heads: int = 12,
+    heads: int = HEADS,
     action_dim: int = 7,
     *,
     cameras: tuple[str, ...] = ("image",),
@@ -64,8 +65,8 @@ def univla_lam(
     checks.counts(heads=heads, action_dim=action_dim)
     check_view(cameras, stride)
     path = Path(path).expanduser()
-    stored = checkpoint.read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
-    if stored != heads:
+    stored = checkpoint.read_settings(path, "hyper_parameters").get("lam_num_heads")
+    if stored is not None and stored != heads:
         checks.fail("heads", f"{stored}, as the settings in the file say", heads)
     foreign = checkpoint.read_checkpoint(path, entry="state_dict" if path.suffix in checkpoint.PICKLED else None)
     if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
@@ -75,6 +76,8 @@ def univla_lam(
     facts |= {"features": features, "features_revision": features_revision, "image_size": image_size}
     facts |= sizes(foreign, action_dim)
     checks.divides(facts["width"], f"the width {facts['width']} in the file", heads=heads)
+    if stored is None and heads == HEADS:
+        note_assumed(path.name, heads=heads)
     if facts["streams"] == "control":
         facts["language"] = language
     config = built(ImageLAMConfig, facts)

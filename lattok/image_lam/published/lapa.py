@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, Tensors, axis_of, layer_names, numbered
+from lattok.image_lam.base.convert import note_assumed
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -311,6 +312,8 @@ def laq_sizes(foreign: Tensors, tokens: int | None) -> dict[str, int]:
         checks.fail("vq.cnn_encoder.2.weight", "a kernel of 4 x 4, 3 x 4 or 3 x 3", f"one of {list(kernel)}")
     if tokens is not None:
         checks.one_of("tokens", tokens, possible)
+    elif len(possible) > 1:
+        note_assumed("the file", tokens=possible[0])
     found = {
         "tokens": possible[0] if tokens is None else tokens,
         "codebook_size": size("vq.codebooks", 0, 8),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lattok.hub import CONFIG, checkpoint
 from lattok.hub.checkpoint import FilePath, Join, Settings, axis_of, layer_names, numbered, squeezed, stacked
-from lattok.image_lam.base.convert import settings_near
+from lattok.image_lam.base.convert import note_assumed, settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
@@ -222,30 +222,34 @@ def lawam_lam(
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
-    settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
+    (settings, assumed), path = _settings(config, Path(path).expanduser()), weights_of(path)
     foreign = read_published(path, "lawam-lam", "model.policy_backend.lam.", "policy_backend.lam.", "lam.")
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
-    return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
+    model = checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
+    note_assumed(path.name, **{name: settings[name] or found.vit_heads for name in assumed})
+    return model
 
 
-def _settings(config: Settings | None, path: Path) -> dict[str, Any]:
-    """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
+def _settings(config: Settings | None, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise, and of
+    which settings."""
     beside = [path.parent / CONFIG] if path.suffix == checkpoint.SAFE else list(path.parent.glob("*.yaml"))
     near = [path / CONFIG] if path.is_dir() else beside
     settings = settings_near(config, near if len(near) == 1 else (), "model")
     inner = settings.get("dinov3_config")
     settings = {**settings, **(inner if isinstance(inner, Mapping) else {})}
-    found = dict(PUBLISHED)
+    found, assumed = dict(PUBLISHED), list[str]()
     for name in PUBLISHED:
-        for other in (name, f"lam_{name}", f"dinov3_{name}"):
-            found[name] = settings.get(other, found[name])
+        others = [other for other in (name, f"lam_{name}", f"dinov3_{name}") if other in settings]
+        found[name] = settings[others[-1]] if others else PUBLISHED[name]
+        assumed += [name] if found[name] is None or not others else []
     checks.one_of("vq_type", found["vq_type"], ("vae",))
     for name, value in FIXED.items():
         for other in (name, f"lam_{name}", f"dinov3_{name}"):
             if checkpoint.as_number(settings.get(other, value)) != value:
                 checks.fail(other, str(value), repr(settings[other]))
-    return found
+    return found, [name for name in assumed if name != "vq_type"]
 
 
 def lawam_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **facts: Any) -> LawamConfig:

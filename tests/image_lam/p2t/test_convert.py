@@ -13,6 +13,7 @@ from lattok.cli import main
 from lattok.convert import p2t_image_lam, univla_lam
 from lattok.hub.checkpoint import read_checkpoint
 from lattok.image_lam import ImageLAMConfig
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import flat
 from tests.image_lam.backbones import local_timm
@@ -105,6 +106,16 @@ def test_default_facts_are_the_published_ones(tmp_path):
     changed = {"streams", "width", "latent_dim", "encoder_depth", "decoder_depth", "language_dim"}
     for field in flat(published).keys() - changed:
         assert flat(config)[field] == flat(published)[field], field
+
+
+def test_heads_that_nothing_tells_are_said(tmp_path, capsys):
+    path = write(tmp_path, random_weights(shapes(Facts(width=24, heads=12))))
+    checks.note.cache_clear()
+    univla_lam(path, heads=6)
+    assert capsys.readouterr().err == ""
+    univla_lam(path)
+    told = f"note: {path.name} does not tell heads=12: taken as published, though other values fit its tensors too\n"
+    assert capsys.readouterr().err == told
 
 
 def test_nested_flattened_and_stripped_files_give_the_same_model(weights, tmp_path):

@@ -14,6 +14,7 @@ import lattok
 from lattok.cli import main
 from lattok.convert import lawam_lam
 from lattok.image_lam.published.lawam import LawamConfig, LawamLAM
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from tests.image_lam.published.parity import Case, close, open_case
 
@@ -122,6 +123,17 @@ def test_a_policy_folder_of_lerobot_is_read(first, tmp_path):
 def test_settings_that_do_not_fit_are_said(first, changes, text):
     with pytest.raises(LattokError, match=re.escape(text)):
         lawam_lam(first.folder / "weights.safetensors", {**first.config["model"], **changes})
+
+
+def test_settings_that_nothing_tells_are_said(first, capsys):
+    """16 heads divide the width of 48 as 3 do: labels would be others without a word."""
+    known, path = first.config["model"], first.folder / "weights.safetensors"
+    checks.note.cache_clear()
+    lawam_lam(path, known)
+    assert "does not tell" not in capsys.readouterr().err
+    lawam_lam(path, {name: value for name, value in known.items() if name not in ("num_heads", "enc_modal_mask")})
+    told = "note: weights.safetensors does not tell num_heads=16, enc_modal_mask=True: taken as published, though other"
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_another_systems_file_is_named(tmp_path):
