@@ -91,6 +91,11 @@ def _same(known: Sequence[tuple[RobotDataset, Quantities]], key: str, called: st
             hint = f"{hint} {_renamed(other, key, ours.names)}".strip()
         hint = _as_floats(first if "float" in str(theirs.dtype) else other, key) if what == "numbers" else hint
         checks.fail("mix", expected, f"{theirs.text}{kind} in {other.name}", hint)
+    for (first, ours), (other, theirs) in combinations(known, 2):
+        robots, told = (first.robot, other.robot), (ours.names, theirs.names, ours.space, theirs.space)
+        if all(robots) and first.robot != other.robot and not any(told):
+            who = f"{first.name} is of {first.robot:.60}, {other.name} of {other.robot:.60}"
+            checks.note(f"mix: {who}, and neither says what the numbers of `{key}` are: they are taken for the same")
     named, bare = ([d.name for d, each in known if bool(each.names) is has] for has in (True, False))
     if named and bare and not all(each.space for _, each in known):
         told = f"{', '.join(bare)} does not name the numbers of `{key}`"
@@ -249,7 +254,7 @@ def note_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: st
 def _per_step(model: Any, dataset: RobotDataset, key: str) -> str | None:
     """Say what a model of steps does wrong at another rate; None of a model of frames that are some seconds apart."""
     if getattr(model, "label_source", None) == "actions":
-        return f"a chunk of {model.horizon} steps lasts another time"
+        return f"a chunk of {checks.counted(model.horizon, 'step')} lasts another time"
     if getattr(model, "evidence", None) == "policy":
         return "its actions last another time"
     if getattr(model, "infers_actions", False):
@@ -269,4 +274,4 @@ def note_rates(datasets: Sequence[RobotDataset], horizon: int) -> None:
     lasting = {dataset.name: horizon / dataset.fps for dataset in datasets}
     if max(lasting.values()) > (1 + RATES_DIFFER) * min(lasting.values()):
         each = ", ".join(f"{seconds:.3g} s in {name}" for name, seconds in lasting.items())
-        checks.note(f"mix: rates differ: {horizon} steps are {each}")
+        checks.note(f"mix: rates differ: {checks.counted(horizon, 'step is', 'steps are')} {each}")

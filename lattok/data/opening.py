@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
-from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, short_name, vector_key
+from lattok.data.schema import FORMATS, LONGEST_NAME, PROVENANCE, RobotDataset, camera_keys, short_name, vector_key
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.hub import CONFIG, WEIGHTS, client
@@ -35,7 +35,6 @@ _VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_d
 _VIEWS |= {"action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
-LONGEST_NAME = 255  # characters, as of folders
 _SHOWN = 8  # names of a folder that an error lists
 
 

@@ -241,12 +241,14 @@ class RobotDataset(ABC):
         checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
 
     def __repr__(self) -> str:
-        frames, count = sum(episode.length for episode in self.episodes), len(self.episodes)
-        return f"{type(self).__name__}({self.name!r}, {count} episodes, {frames} frames, {self.fps:g} fps)"
+        episodes = checks.counted(len(self.episodes), "episode")
+        frames = checks.counted(sum(episode.length for episode in self.episodes), "frame")
+        return f"{type(self).__name__}({self.name!r}, {episodes}, {frames}, {self.fps:g} fps)"
 
 
 NUMBERS = ("float", "int")  # kinds of columns that are vectors
 PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
+LONGEST_NAME = 255  # characters, as of folders
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats")
 
 

@@ -25,6 +25,7 @@ from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
 from lattok.data.schema import (
     DEPTH,
     INDEX_KEYS,
+    LONGEST_NAME,
     PARTS,
     Feature,
     ManyColumns,
@@ -140,9 +141,12 @@ class _Dimensions(View):
         named = {}
         for key, names in dimensions.items():
             feature, where = vector_key(dataset, "dimensions", key), f"dimensions: {key}"
-            if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            if not isinstance(names, list | tuple):
                 checks.fail(where, "a list of names", f"{names!r:.60}")
             checks.size(where, "names, one for each number of the column", len(names), feature.shape[0])
+            for name in names:
+                if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+                    checks.fail(where, f"names of one line, at most {LONGEST_NAME} characters", f"{name!r:.60}")
             if len(set(names)) != len(names):
                 checks.fail(where, "different names", checks.listed(names))
             named[key] = feature._replace(names=tuple(names))

@@ -295,6 +295,25 @@ def test_a_policy_that_goes_on_with_other_actions_states_or_another_rate_says_so
     assert "init:" not in capsys.readouterr().err
 
 
+def test_two_robots_whose_numbers_nobody_names_are_noted(tmp_path, capsys):
+    paths = [write(tmp_path / name, None) for name in ("one", "other")]
+    for path, robot in zip(paths, ("panda", "so100"), strict=True):
+        info = json.loads((path / "meta/info.json").read_text())
+        (path / "meta/info.json").write_text(json.dumps(info | {"robot_type": robot}))
+    same_actions([open_dataset(path) for path in paths], "action")
+    told = "one is of panda, other of so100, and neither says what the numbers of `action` are: they are taken for the"
+    assert f"note: mix: {told} same\n" in capsys.readouterr().err
+    same_actions([open_dataset(paths[0])] * 2, "action")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31mx", "\u202ex", "x" * 256, 3, None])
+def test_names_in_a_description_file_are_of_one_line_and_not_long(name, tmp_path):
+    data = open_dataset(write(tmp_path / "data"))
+    with pytest.raises(LattokError, match="`dimensions: action`: expected names of one line, at most 255 characters"):
+        with_dimensions(data, {"action": [name, "y", "z"]})
+
+
 @pytest.mark.parametrize("names", [("j1", "j0"), ("a", "b")])
 def test_states_of_a_mixture_have_the_same_names_in_the_same_order(names, tmp_path, capsys):
     for name in ("one", "other"):
