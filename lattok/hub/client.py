@@ -4,16 +4,18 @@ import errno
 import glob
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import torch
 from typing_extensions import TypedDict
 
 from lattok.utils import checks
 from lattok.utils.devices import check_device
+from lattok.utils.parallel import check_wanted
 from lattok.utils.untrusted import safe_path, typed
 
 FilePath = str | os.PathLike[str]
@@ -30,8 +32,11 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
 }
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
+KEPT = "What has arrived is kept."
 AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
+PATIENCE_S = 900.0  # to wait in all where the Hub asks for pauses: three of the spans that it counts requests in
+Answer = TypeVar("Answer")
 
 
 class HubOptions(TypedDict, total=False):
@@ -125,10 +130,12 @@ def push(
     revision = options.get("revision") or None
     try:
         api = HfApi(token=options.get("token"))
-        repo = api.create_repo(repo_id, repo_type=kind, private=options.get("private"), exist_ok=True).repo_id
+        private = options.get("private")
+        repo = patient(api.create_repo, repo_id, repo_type=kind, private=private, exist_ok=True).repo_id
         if revision:
-            api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
-        done = api.upload_folder(
+            patient(api.create_branch, repo, branch=revision, repo_type=kind, exist_ok=True)
+        done = patient(
+            api.upload_folder,
             repo_id=repo,
             repo_type=kind,
             folder_path=prepare(repo),
@@ -141,8 +148,8 @@ def push(
         )
         if tag is not None and not options.get("create_pr"):
             with suppress(Exception):  # there is none yet
-                api.delete_tag(repo, tag=tag, repo_type=kind)
-            api.create_tag(repo, tag=tag, revision=revision, repo_type=kind, exist_ok=True)
+                patient(api.delete_tag, repo, tag=tag, repo_type=kind)
+            patient(api.create_tag, repo, tag=tag, revision=revision, repo_type=kind, exist_ok=True)
         return str(done.pr_url or done.commit_url)
     except checks.LattokError:
         raise
@@ -190,12 +197,40 @@ def download(
         wanted = [f"{subfolder.strip('/')}/{pattern}" for pattern in wanted or ["*"]]
     options |= {"repo_type": kind, "allow_patterns": wanted}
     try:
-        return Path(snapshot_download(repo_id, revision=revision, **options))
+        return Path(patient(snapshot_download, repo_id, revision=revision, **options))
     except Exception as error:  # see the top of this file
         with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
             if revision is not None and COMMIT.fullmatch(revision):
                 return Path(snapshot_download(repo_id, revision=revision, **options, local_files_only=True))
         fail(argument, repo_id, revision, error, kind)
+
+
+def patient(call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    """Call the Hub's client; where the Hub asks for a pause, which older clients do not make, ask again after it."""
+    left, end = PATIENCE_S, time.monotonic() + PATIENCE_S  # newer clients make pauses as well
+    while True:
+        try:
+            return call(*arguments, **options)
+        except Exception as error:  # those of its HTTP package have no base class in common
+            if (pause := _pause(error)) is None or pause > min(left, end - time.monotonic()):
+                raise
+            left -= pause
+        checks.note(f"the Hub asks for a pause of {pause} s")
+        for _ in range(pause):
+            check_wanted()
+            time.sleep(1)
+
+
+def _pause(error: BaseException) -> int | None:
+    """Return the seconds that the Hub asks to wait, with status 429; None where it does not."""
+    for cause in _causes(error):
+        answer = getattr(cause, "response", None)
+        if getattr(answer, "status_code", None) == 429:
+            said = {str(key).lower(): str(value) for key, value in getattr(answer, "headers", {}).items()}
+            found = re.fullmatch(r"\s*(\d{1,6})\s*", said.get("retry-after", ""))
+            found = found or re.search(r";\s*t\s*=\s*(\d{1,6})", said.get("ratelimit", ""))
+            return int(found[1]) + 1 if found else None  # a second for what was rounded
+    return None
 
 
 def inside(folder: Path, subfolder: str | None) -> Path:
@@ -250,6 +285,8 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str, did
         right = "to write there" if did == "pushed" else f"that {page} needs"
         reason = f"your token does not allow it, or there is none ({status})"
         return reason, f"With a token of the right {right}, {LOG_IN}."
+    if status == 429:
+        return "the Hub was asked too often (429)", f"Wait five minutes. More is allowed to those who {LOG_IN}. {KEPT}"
     if is_a(errors.RepositoryNotFoundError) or status in (401, 404):
         reason = "there is no such repository, or it is private" + " and you are not logged in" * (not get_token())
         return reason, f"Check the name; for a private one {LOG_IN}."

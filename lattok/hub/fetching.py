@@ -110,7 +110,9 @@ class HubFiles(LocalFiles):
         try:
             self._check_online()
             ask = HfApi(token=self._options.get("token")).get_paths_info
-            found = ask(self.repo_id, names, revision=self.commit, repo_type="dataset")
+            found = client.patient(ask, self.repo_id, names, revision=self.commit, repo_type="dataset")
+        except Abandoned:
+            raise
         except Exception as error:  # see lattok.hub.client
             client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=names[0])
         for each in found:
@@ -155,7 +157,7 @@ class HubFiles(LocalFiles):
         name, options = self._name(path), client.given(self._options) | _quiet() | where
         options |= {"repo_type": "dataset", "revision": self.commit, "subfolder": None}
         try:
-            place = Path(hf_hub_download(self.repo_id, name, **options))
+            place = Path(client.patient(hf_hub_download, self.repo_id, name, **options))
         except Abandoned:
             raise
         except Exception as error:  # see lattok.hub.client
@@ -214,7 +216,9 @@ class HubFiles(LocalFiles):
             self._check_online()
             url = hf_hub_url(self.repo_id, self._name(path), repo_type="dataset", revision=self.commit)
             token, limit = self._options.get("token"), constants.HF_HUB_ETAG_TIMEOUT
-            facts = get_hf_file_metadata(url, token=token, timeout=limit)
+            facts = client.patient(get_hf_file_metadata, url, token=token, timeout=limit)
+        except Abandoned:
+            raise
         except Exception as error:  # see lattok.hub.client
             self._fail(path, error)
         return RemoteFile(facts.size or 0, facts.etag or "")

@@ -1,6 +1,7 @@
 """A Hub on this machine: the endpoints that huggingface_hub asks to fetch a repository, and to push to it.
 
 Faults and refusals on request. What is pushed becomes a commit of a branch, or a pull request; large files come by LFS.
+With `redirects` it sends clients where the Hub does: to another host for large files, to its cache for small ones.
 """
 
 import base64
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import huggingface_hub
 import pytest
@@ -24,6 +25,7 @@ from huggingface_hub.utils import _http
 REPO = "org/arm"
 LARGE = (".mp4", ".parquet", ".safetensors")  # as in LFS: known by their SHA-256
 READER, WRITER = "hf_reader", "hf_writer"  # the tokens that it knows
+PAUSE_S = 7  # that it asks for where it is busy
 
 
 class LocalHub(ThreadingHTTPServer):
@@ -34,7 +36,9 @@ class LocalHub(ThreadingHTTPServer):
     def __init__(self, folder: Path, kind: str = "datasets"):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.kind, self.folder, self.sent, self.asked = kind, folder, Counter[str](), Counter[str]()
-        self.faults: dict[str, list[str]] = {}  # by path: what goes wrong at the next GETs
+        self.faults: dict[str, list[str]] = {}  # by path: what goes wrong at the next GETs; "PUT": at uploads
+        self.busy = 0  # so many of the next requests are too many
+        self.redirects = False
         self.denied = 0  # status of every answer, if not 0
         self.delay = 0.0  # seconds before a file
         self.exists, self.private, self.gated, self.guarded = True, False, False, False  # guarded: who may write?
@@ -114,6 +118,11 @@ class _Answers(BaseHTTPRequestHandler):
             data = b"".join(parts)
         else:
             data = self.rfile.read(int(self.headers["Content-Length"]))
+        if (self.server.faults.get("PUT") or [""]).pop(0) == "cut":
+            self.close_connection = True
+            return
+        if self._asks_for_a_pause():
+            return
         self.server.objects[self.path.rpartition("/")[2]] = data
         self._json({})
 
@@ -122,9 +131,18 @@ class _Answers(BaseHTTPRequestHandler):
         known = self.server.branches.pop(unquote(self.path).rpartition("/tag/")[2], None)
         self._json({}, 404 if known is None else 200)
 
+    def _asks_for_a_pause(self) -> bool:
+        if not self.server.busy:
+            return False
+        self.server.busy -= 1
+        self._json({"error": "slow down"}, 429, {"Retry-After": str(PAUSE_S)})
+        return True
+
     def _refuses(self, writes: bool) -> bool:
         """Answer who may not do this, as the Hub does; tell whether that was so."""
         hub, token = self.server, (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if self._asks_for_a_pause():
+            return True
         if hub.denied:
             self._json({"error": "no"}, hub.denied)
         elif token not in ("", READER, WRITER):
@@ -209,11 +227,14 @@ class _Answers(BaseHTTPRequestHandler):
                 self._json({"id": REPO, "sha": commit, "siblings": siblings, "private": False, "tags": []})
         elif found := re.fullmatch(rf"/{under}{REPO}/resolve/([^/]+)/(.+)", path):
             self._file(verb, *found.groups())
+        elif found := re.fullmatch(rf"/(?:cdn|api/resolve-cache)/{under}{REPO}/([^/]+)/(.+)", path):
+            assert path.startswith("/api") or not self.headers["Authorization"]  # no token for another host
+            self._file(verb, *found.groups(), moved=True)
         else:
             self._json({"error": "no such repository"}, 404, {"X-Error-Code": "RepoNotFound"})
 
-    def _file(self, verb: bytes, revision: str, name: str) -> None:
-        hub = self.server
+    def _file(self, verb: bytes, revision: str, name: str, moved: bool = False) -> None:
+        hub, large = self.server, name.endswith(LARGE)
         commit = hub.branches.get(revision, revision)
         if hub.gated:
             self._json({"error": "gated"}, 403 if self.headers["Authorization"] else 401, {"X-Error-Code": "GatedRepo"})
@@ -223,7 +244,15 @@ class _Answers(BaseHTTPRequestHandler):
             return
         data = hub.commits[commit][name]
         facts = {"X-Repo-Commit": commit, "ETag": f'"{digest_of(name, data)}"', "Accept-Ranges": "bytes"}
-        facts |= {"X-Linked-Etag": facts["ETag"], "X-Linked-Size": str(len(data))} if name.endswith(LARGE) else {}
+        facts |= {"X-Linked-Etag": facts["ETag"], "X-Linked-Size": str(len(data))} if large else {}
+        if hub.redirects and not moved:
+            rest = f"{'' if hub.kind == 'models' else f'{hub.kind}/'}{REPO}/{commit}/{quote(name)}"
+            host = hub.url.replace("127.0.0.1", "localhost")
+            place = f"{host}/cdn/{rest}?signed=1" if large else f"/api/resolve-cache/{rest}"
+            self._json({}, 302 if large else 307, facts | {"Location": place})
+            return
+        if moved and large:  # the host of large files has names of its own for them
+            facts = {"ETag": '"another"', "Accept-Ranges": "bytes"}
         fault = (hub.faults.get(name) or [""]).pop(0) if verb == b"GET" else ""
         first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
         part = data[first:]
