@@ -34,14 +34,16 @@ done
 resolve "lerobot-0.4.4-3.11" --python-version 3.11 <<<"lerobot==0.4.4"
 resolve "vla-lerobot-0.6-3.12" --python-version 3.12 --extra vla <<<"lerobot>=0.6"
 plugin=integrations/lerobot_policy_lattok/pyproject.toml
-resolve "plugin-0.4.4-3.11" --python-version 3.11 "$plugin" <<<"lattok @ file://$PWD
+here="lattok @ file://$PWD"
+resolve "plugin-3.11" --python-version 3.11 "$plugin" <<<"$here"
+resolve "plugin-0.4.4-3.11" --python-version 3.11 "$plugin" <<<"$here
 lerobot==0.4.4"
-resolve "plugin-vla-0.6-3.12" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla] @ file://$PWD
-lerobot[training]>=0.6"
-resolve "plugin-smolvla-0.6" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla] @ file://$PWD
-lerobot[training,smolvla]>=0.6"
-resolve "plugin-served-0.6" --python-version 3.12 --extra vla "$plugin" integrations/vla_eval/pyproject.toml <<<"lattok[vla] @ file://$PWD
-lerobot>=0.6"
+for version in 3.12 3.13; do # what docs/howto/lerobot.md says
+    resolve "plugin-$version" --python-version "$version" "${wheels[@]}" "$plugin" <<<"$here"
+    resolve "plugin-more-$version" --python-version "$version" "${wheels[@]}" --extra vla "$plugin" <<<"$here
+lerobot[diffusion,smolvla,pi]"
+done
+resolve "plugin-served-3.12" --python-version 3.12 --extra vla "$plugin" integrations/vla_eval/pyproject.toml <<<"$here"
 
 if ((failed)); then
     echo "some bounds do not hold; the resolver's words are above" >&2

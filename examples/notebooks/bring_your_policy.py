@@ -182,7 +182,7 @@ assert inner.state_dict().keys() == runs["alone"][0].state_dict().keys()
 
 # %%
 if importlib.util.find_spec("lerobot") is None:
-    print("LeRobot is not installed here: pip install lerobot==0.4.4")
+    print("LeRobot is not installed here: pip install 'lerobot[dataset]'")
 else:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from lerobot.configs.types import FeatureType, PolicyFeature
