@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 GROUPS = {
-    "Installation": ("extras",),
+    "Installation": ("extras", "interop"),
     "Tokenizers": (
         "tokenizers",
         "policy_error",
