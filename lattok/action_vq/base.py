@@ -28,6 +28,7 @@ from lattok.action_vq.chunks import (
     join_chunks,
 )
 from lattok.hub import FAMILIES, HubModel
+from lattok.hub.trials import Trial, fixed_numbers
 from lattok.nn.blocks import same_precision
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, OpenChoice, gripper_dims
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
@@ -111,6 +112,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     label_source = "actions"
     learned_fields: ClassVar[tuple[str, ...]] = ()  # of the configuration, which `fit` finds
+    tried: int = 8  # chunks whose codes are recorded, as many as are coded in some milliseconds
     config: ChunkConfig
     fit_options: ClassVar[type[FitOptions]] = FitOptions  # options of `fit`, which `lattok train` offers
 
@@ -177,6 +179,14 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     @abstractmethod
     def _repair(self, codes: Tensor) -> Repair:
         """Make codes that `_decode` takes of any integers [B, L]."""
+
+    def trial(self) -> Trial:
+        return Trial(self, self._tried().to(self.device), lambda part, actions: part._encode(actions))
+
+    def _tried(self) -> Tensor:
+        """Return fixed chunks [n, H, m] in normalised units, each half as large as the one before."""
+        sizes = 2 * 0.5 ** torch.arange(self.tried)
+        return fixed_numbers(self.tried, self.horizon, self.action_dim) * sizes[:, None, None]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move between devices, never between precisions: a rounded codebook gives other codes."""

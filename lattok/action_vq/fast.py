@@ -31,6 +31,7 @@ from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.subwords import CoefficientBPE, Coefficients, CoefficientSubwords, CoefficientUnigram, trim
 from lattok.hub import client
 from lattok.hub.weights import Size, Sizes, Tensors
+from lattok.nn.blocks import dct_matrix
 from lattok.nn.normalize import Normalization, read_statistics
 from lattok.types import ActionBatch
 from lattok.utils import checks, files
@@ -40,6 +41,7 @@ from lattok.utils.untrusted import JSON_BYTES, MAX_VOCABULARY
 
 TOKENIZER, PROCESSOR, SUBFOLDER = "tokenizer.json", "processor_config.json", "bpe_tokenizer"
 MAX_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
+TRIED_NUMBERS = 1024  # of chunks on which a saved tokenizer is tried
 MAX_VALUE = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
@@ -86,6 +88,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     by_dimension: ClassVar[bool]
     made_by: ClassVar[str] = ".fit or from_pretrained"
     fixed_length = False
+    packages = ("numpy", "tokenizers")
 
     def __init__(self, config: FASTConfig):
         super().__init__(config)
@@ -212,6 +215,11 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         if self.by_dimension:
             return numbers.reshape(-1, self.action_dim, self.horizon).swapaxes(1, 2)
         return numbers.reshape(-1, self.horizon, self.action_dim)
+
+    def _tried(self) -> Tensor:
+        """Return also chunks whose coefficients are whole numbers, far from where rounding decides."""
+        chunks = super()._tried()[: max(1, TRIED_NUMBERS // (self.horizon * self.action_dim))]
+        return torch.cat([chunks, self._decode(self._coefficients(chunks))])
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         codes = padded(self.subwords.encode(self._coefficients(actions)), self.tokens_per_chunk)
@@ -347,13 +355,6 @@ class TOAST(DCTTokenizer):
         assert isinstance(self.subwords, CoefficientUnigram)
         rows = self.subwords.sample(self._coefficients(actions), alpha, nbest, np.random.default_rng(seed))
         return like(chunks, padded(rows, self.tokens_per_chunk).to(actions.device))
-
-
-def dct_matrix(n: int) -> np.ndarray:
-    """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
-    matrix = np.sqrt(2 / n) * np.cos(np.pi * np.arange(n)[:, None] * (2 * np.arange(n) + 1) / (2 * n))
-    matrix[0] /= np.sqrt(2)
-    return matrix
 
 
 def padded(rows: list[list[int]], length: int) -> Tensor:

@@ -254,6 +254,7 @@ class LevelTokenizer(TrainedTokenizer, ABC):
     """Base of both: latents [B, P, d] of a chunk, rounded to `config.levels`, and what a decoder makes of them."""
 
     fit_options = LevelsFit
+    tried = 3
     loss: ClassVar[str] = "l2"  # between normalised actions
 
     def __init__(self, config: LevelsConfig):

@@ -200,6 +200,7 @@ class ResidualVQ(CoarseToFine):
     config_class = ResidualVQConfig
     config: ResidualVQConfig
     fit_options = ResidualFit
+    tried = 4
 
     def __init__(self, config: ResidualVQConfig):
         super().__init__(config)

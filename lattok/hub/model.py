@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from lattok.hub import client, records, weights
+from lattok.hub import client, records, trials, weights
 from lattok.hub.client import FilePath, LoadOptions, PushOptions
 from lattok.hub.recognised import recognised
 from lattok.hub.records import CARD, CONFIG, EVALUATION, PICTURE, TRAINING, parse_config, read_config
@@ -95,6 +95,7 @@ class HubModel(nn.Module):
     revision: str | None = None
     license: str | None = None  # as its user named it, for the model card
     own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
+    packages: tuple[str, ...] = ("torch", "numpy")  # that its codes come from
     narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -138,8 +139,9 @@ class HubModel(nn.Module):
 
     def _save(self, folder: Path, name: str | None) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
+        said = trials.recorded(self) or None
         with files.whole_file(folder / WEIGHTS) as path:
-            path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
+            path.write_bytes(safetensors.torch.save(tensors, said))  # its own writer makes private files
             for other in (CONFIG, TRAINING):  # of what was here: until all is written this is no model
                 (folder / other).unlink(missing_ok=True)
         self.save_card(folder, name)
@@ -268,6 +270,7 @@ class HubModel(nn.Module):
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.address, model.folder = place.hub_id or os.fspath(folder), folder
         model.after_load()
+        trials.check(model.eval(), weights.read_metadata(folder / WEIGHTS), where)
         return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
 
     @classmethod
@@ -294,6 +297,10 @@ class HubModel(nn.Module):
 
     def after_load(self) -> None:
         """Finish a model whose weights were loaded."""
+
+    def trial(self) -> trials.Trial | None:
+        """Return how its codes are tried when it is saved and loaded; None of a model that gives none."""
+        return None
 
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> str:
         """Upload as one commit; returns its address. Files of an earlier push that this model lacks are removed.

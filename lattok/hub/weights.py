@@ -65,6 +65,12 @@ def read_sizes(path: Path) -> dict[str, Size]:
         return {name: Size(tuple(part.get_shape()), _DTYPES.get(part.get_dtype())) for name, part in slices.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts beside the tensors of a safetensors file."""
+    with _readable(path), safetensors.safe_open(str(path), "pt") as file:
+        return file.metadata() or {}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     with _readable(path):
         return safetensors.torch.load_file(path)

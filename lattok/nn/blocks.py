@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -181,3 +182,10 @@ def sinusoids(places: Tensor, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, dim, 2, device=places.device) * (-math.log(10000.0) / dim))
     angle = places[..., None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :dim]
+
+
+def dct_matrix(n: int) -> np.ndarray:
+    """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
+    matrix = np.sqrt(2 / n) * np.cos(np.pi * np.arange(n)[:, None] * (2 * np.arange(n) + 1) / (2 * n))
+    matrix[0] /= np.sqrt(2)
+    return matrix

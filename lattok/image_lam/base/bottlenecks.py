@@ -8,7 +8,7 @@ A bottleneck is a module: `forward(latents, update, valid)` turns latents [B, p,
 those of `valid` [B, p]; with `update=False` it learns nothing from them. `lookup(codes)` gives the vectors of codes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lattok.hub.trials import Trial
 from lattok.nn.blocks import upcast
 from lattok.nn.levels import LevelGrid
 from lattok.nn.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
@@ -26,6 +27,7 @@ from lattok.utils.options import check_choices
 from lattok.utils.registry import Registry
 
 MOST_LEVELS = 8  # of one scalar
+TRIED = 32  # pairs whose codes a saved model records
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,32 @@ class PlainLatents(nn.Module):
         kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
         return Quantized(latents + noise, codes, {"kl": kl})
+
+
+def trial_of(bottlenecks: Sequence[Any], tokens: int, sizes: Sequence[int], levels: bool) -> Trial | None:
+    """Return how bottlenecks of `tokens` codes of these sizes are tried (`HubModel.trial`); None where one has none."""
+    if not all(hasattr(each, "lookup") for each in bottlenecks):
+        return None
+    several = levels and tokens > 1
+    rows = []
+    for own, size in zip(bottlenecks, sizes, strict=False):
+        codes = fixed_codes(tokens, size).to(next((x.device for x in (*own.parameters(), *own.buffers())), "cpu"))
+        rows.append(between(own.lookup(codes[:, None] if several else codes)))
+    return Trial(nn.ModuleList(bottlenecks), torch.stack(rows, 1), _codes_of)
+
+
+def fixed_codes(tokens: int, size: int) -> Tensor:
+    """Return codes [TRIED, tokens] below `size`, among which all are, if there are as many."""
+    return 7919 * torch.arange(TRIED * tokens).view(TRIED, tokens) % size
+
+
+def between(rows: Tensor) -> Tensor:
+    """Return latents [n, ...] on the way from rows of the same shape to others."""
+    return rows + (rows.roll(1, 0) - rows) * 0.3
+
+
+def _codes_of(bottlenecks: Any, latents: Tensor) -> Tensor:
+    return torch.cat([each(latents[:, i], False).codes.flatten(1) for i, each in enumerate(bottlenecks)], 1)
 
 
 def grid_levels(size: int) -> list[int]:

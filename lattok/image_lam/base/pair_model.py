@@ -20,6 +20,7 @@ from lattok.types import Gap, LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 
+PACKAGES = {"timm": "timm", "hf": "transformers", "dc-ae": "diffusers"}  # by the source of features
 WHITE = {"unit": 1.0, "bytes": 255.0}  # a white pixel as `encode_pixels` gets it; else "normalized", by mean and std
 
 
@@ -30,6 +31,11 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     features: FrozenFeatures
     config: Any  # has `stride`
     pixel_patch: ClassVar[int] = PIXEL_PATCH  # side of the patches of features "pixels"
+
+    @property
+    def packages(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        source = PACKAGES.get(str(getattr(self.config, "features", "")).partition(":")[0])
+        return ("torch", "torchvision", "numpy", "av") + (() if source is None else (source,))
 
     @classmethod
     def frozen_features(cls, config: Any) -> FrozenFeatures:

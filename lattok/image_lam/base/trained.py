@@ -18,8 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.hub.trials import Trial
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS, trial_of
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
@@ -177,6 +178,11 @@ class TrainedPairModel(PairModel, ABC):
             shape = list(as_tensor("text", text).shape)
             raise checks.LattokError(f"`text` {shape} was given, but this model does not read instructions.")
         return {}
+
+    def trial(self) -> Trial | None:
+        streams = [stream for stream in (self.control, self.env) if stream is not None]
+        sizes = (self.config.codebook_size, self.config.env_codebook_size)
+        return trial_of([each.quantizer for each in streams], self.config.tokens, sizes, self.control.levels)
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
         control, env = self._quantized(tokens)

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.hub.trials import Trial
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS, trial_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
@@ -226,6 +227,10 @@ class InverseDynamics(FrozenFeaturesModel):
             encoder = VideoEncoder(self.frame_features, lambda *moments: self.encode_features(moments).float())
             parts = [self._narrowed(part) for part in query_tokens(encoder, frames, self.cameras, gaps, size)]
         return like(frames, join(parts))
+
+    def trial(self) -> Trial | None:
+        found, size = [member.bottleneck for member in self.members], self.config.codebook.size
+        return trial_of(found, self.config.tokens, [size] * len(found), self.members[0].positions == 1)
 
     def _narrowed(self, latents: Tensor) -> LatentActions:
         """Put latents [B, members, d] through the bottlenecks."""

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub import WEIGHTS
 from lattok.hub.checkpoint import FilePath, read_settings, read_system
+from lattok.hub.trials import Trial
+from lattok.image_lam.base.bottlenecks import between, fixed_codes
 from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
@@ -117,6 +119,13 @@ class PublishedLAM(PairModel, ABC):
             return LatentActions.of_latents(tokens)
         codes = nearest(tokens, self.codebook)
         return LatentActions(codes, tokens, self.codebook.detach()[codes])
+
+    def trial(self) -> Trial | None:
+        if self.codebook is None:
+            return None
+        rows = self.codebook.detach()[fixed_codes(self.config.tokens, self.config.codebook_size)]
+        part = nn.ParameterList([self.codebook])
+        return Trial(part, between(rows), lambda books, latents: nearest(latents, books[0]))
 
     def video_encoder(self) -> VideoEncoder:
         return VideoEncoder(lambda frames: self.of_frame(self.frame_features(frames)), self.of_pair)
