@@ -6,14 +6,17 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 from urllib.parse import quote
 
 import pytest
 from packaging.requirements import Requirement
 
 from lattok import version
+from lattok.training import LoopOptions
 
 ROOT = Path(__file__).parents[1]
+EXTRA = re.compile(r"install_extra\(['\"](\w+)['\"]\)")
 BY_NAME = re.compile(
     r"""pip[ ]install[^\n`;&]*?[ '"]lattok(?=[\[ '"`.,)\n]|$) # a command: not a path, as ./lattok-0.1.0.whl, or URL
     |^dependencies[ ]=[^\n]*"lattok(?![\w@]|\ @) # of a project
@@ -85,3 +88,14 @@ def test_what_a_newer_python_cannot_install_is_left_out_of_its_extra():
             each.name for each in sim if each.marker and not each.marker.evaluate({"python_version": f"3.{minor}"})
         }
         assert left_out == {name for name, (since, _) in version.NO_WHEEL.items() if (3, minor) >= since}
+
+
+def test_every_extra_that_a_message_or_a_page_names_exists():
+    section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    known = {*re.findall(r"^(\w+) = \[", section, re.MULTILINE)}
+    named = {name for path in (ROOT / "lattok").rglob("*.py") for name in EXTRA.findall(path.read_text())}
+    named |= {name for name in get_type_hints(LoopOptions)["tracker"].__args__ if name != "none"}
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    typed = [names for page in pages for names in re.findall(r"'\.\[([\w,]+)\]'", page.read_text())]
+    assert {"vla", "sim", "hdf5"} <= named
+    assert named | {name for names in typed for name in names.split(",")} <= known

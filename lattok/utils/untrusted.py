@@ -55,7 +55,8 @@ def safe_path(root: Path, path: Path, what: str) -> Path:
         plain = os.path.normcase(real)
         if not any(plain == area or plain.startswith(area.rstrip(os.sep) + os.sep) for area in _areas(root)):
             got = f"got {path}" if real == os.path.abspath(path) else f"but {path} leads to {real}"
-            way_out = f"Move it there, or name the folder that may be read as well: {TRUSTED}={os.path.dirname(real)}"
+            folder = real if os.path.isdir(real) else os.path.dirname(real)  # no more than is asked for
+            way_out = f"Move it there, or name the folder that may be read as well: {TRUSTED}={folder}"
             raise LattokError(f"{what}: expected a path below {root}, {got}. {way_out} (environment).")
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -273,7 +273,7 @@ def test_a_description_leads_downwards(tmp_path, monkeypatch):
     for target in ("../mine", str(tmp_path / "mine")):
         file.write_text(json.dumps({"dataset": target}))
         with pytest.raises(
-            LattokError, match=r"`dataset` of `.*arm.json`: expected a path below .*theirs, .*LATTOK_DATA="
+            LattokError, match=r"`dataset` of `.*arm.json`: expected a path below .*theirs, .*LATTOK_DATA=.*/mine \("
         ):
             open_dataset(file)
     monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "mine"))
