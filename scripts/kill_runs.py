@@ -37,7 +37,7 @@ from scripts.kill_annotation import FORK, tree, write_source
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LOGS = ("metrics.jsonl", "checkpoint.pt", "events.out.tfevents")  # times, and archives whose bytes may differ
 PARITY = Path(__file__).parents[1] / "tests" / "parity"
-PATIENCE_S = 120  # to stop when asked to, or to end
+PATIENCE_S = 600  # to stop when asked to, or to end
 TRIES = 4  # commands until a job has ended
 
 LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
@@ -152,8 +152,10 @@ def started(words: Sequence[str], log: Path, after: float | None = None, number:
     try:
         process.wait(PATIENCE_S if after is None else after)
     except subprocess.TimeoutExpired:
-        process.send_signal(number)
+        process.send_signal(number if after is not None else signal.SIGKILL)
         process.wait(PATIENCE_S)
+        if after is None:
+            raise RuntimeError(f"does not end: {shlex.join(words)}") from None
     return Ended(process.returncode, log.read_text(errors="replace"))
 
 
@@ -254,19 +256,22 @@ def main() -> None:
     """Run everything and write what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=80, help="in all; long jobs get twice as many as short ones")
+    names = [job.name for job in JOBS]
+    parser.add_argument("--jobs", nargs="+", choices=names, default=names, metavar="JOB", help="such as `train vla`")
     parser.add_argument("--by-hand", type=int, default=1, help="of each job, started as users do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of what a user starts: artefacts say how many there were
-    shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in JOBS]
+    jobs = [job for job in JOBS if job.name in arguments.jobs]
+    shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in jobs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # which torch else makes among temporary files
         write_sources(folder / "sources")
         studies = []
-        for job, share in zip(JOBS, shares, strict=True):
+        for job, share in zip(jobs, shares, strict=True):
             count = -(-arguments.kills * share // sum(shares))
             studies.append(kill_study(folder, job, count, arguments.seed, arguments.by_hand))
             print(json.dumps(studies[-1]), flush=True)
