@@ -43,7 +43,8 @@ find_python() { # VERSION: print an interpreter of it, of the system, uv or pyen
 }
 
 install() { # COLUMN: what its environment has, in an order in which later lines keep to what earlier ones chose
-    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14' 'protobuf>=5')
+    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14' 'protobuf>=5'
+        'vector-quantize-pytorch>=1.22.16')
     local plugin=./integrations/lerobot_policy_lattok
     case $1 in
         oldest) pip --resolution lowest-direct -e '.[hdf5]' "${tests[@]}" ;;
