@@ -1,4 +1,4 @@
-"""The scripts of findings/ have one form; they are run by hand, not by tests."""
+"""The scripts of findings/ have one form (they are run by hand), and the table of real behaviour names what exists."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "findings"
+PAGE = ROOT / "docs" / "real_behaviour.md"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
 FIELDS = ("Versions", "Guess", "Fact", "Output", "Needs", "Date")
 PINNED = re.compile(r"[\w.-]+(\[\w+\])?==[\w.]+")
@@ -53,3 +54,26 @@ def test_packages_do_not_hold_them():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'packages = ["lattok"]' in text
     assert "findings" not in text[text.index("[tool.hatch.build.targets.sdist]") : text.index("[tool.ruff]")]
+
+
+def test_each_row_of_the_table_is_shown_by_what_exists():
+    rows = [
+        line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")
+    ]
+    rows = [row for row in rows if row[0] != "one would guess"]
+    assert len(rows) >= 25
+    for row in rows:
+        assert len(row) == 4, row
+        shown = re.findall(r"`([^`]+)`", row[3])
+        assert shown, row
+        for each in shown:
+            path, _, name = each.partition("::")
+            assert path.startswith(("tests/", "findings/"))
+            assert (ROOT / path).is_file(), each
+            if path.startswith("tests/"):
+                assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), each
+
+
+def test_each_script_is_in_the_table():
+    page = PAGE.read_text(encoding="utf-8")
+    assert [each.name for each in SCRIPTS if f"`findings/{each.name}`" not in page] == []
