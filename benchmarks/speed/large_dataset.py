@@ -23,7 +23,8 @@ import av
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, to_arrow
+from lattok.data.summaries import Stats, column_stats, merge_stats
+from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODEC_OF, CODECS
 from lattok.data.writer import DATA_PATH, EPISODES_PATH, VIDEO_PATH, write_tasks
 

@@ -7,7 +7,7 @@ Unknown actions are filled in: a column of the dataset with what a model inferre
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,16 +27,8 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import open_dataset
 from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
 from lattok.data.statistics import renew_episodes, right_statistics
-from lattok.data.tables import (
-    DAMAGE,
-    Stats,
-    column_stats,
-    column_to_numpy,
-    merge_stats,
-    open_table,
-    read_table,
-    to_arrow,
-)
+from lattok.data.summaries import RowSample, Stats, column_stats, merge_stats
+from lattok.data.tables import DAMAGE, column_to_numpy, open_table, read_table, to_arrow
 from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
@@ -200,6 +192,12 @@ class Assembly(NamedTuple):  # what all files of the output have in common
         finally:
             pool.shutdown(cancel_futures=True)
         merged = {name: merge_stats(stats) for name, stats in parts.items()}
+        samples: dict[str, RowSample] = {}
+        for file, members in by_file.items() if self.measured else ():  # again, as quantiles of units are none of all
+            for rows in self._new_rows(file, [key for _, key in members]):
+                for name, values in rows.items():
+                    samples.setdefault(name, RowSample()).add(values)
+        merged = {name: stats | samples[name].quantiles() for name, stats in merged.items()}
         return unreadable, {name: {k: np.asarray(v).tolist() for k, v in each.items()} for name, each in merged.items()}
 
     def write(self, file: str, members: Sequence[tuple[Unit, str]]) -> FileResult:
@@ -215,15 +213,20 @@ class Assembly(NamedTuple):  # what all files of the output have in common
         return [part._replace(file=file) for part in damage], self._measure(file, keys) if self.measured else []
 
     def _measure(self, file: str, keys: Sequence[str]) -> list[dict[str, Stats]]:
-        """Return statistics of each unit's label columns, of episodes that have labels, and of the columns filled."""
-        loaded = (self.staging.load(key).rows for key in keys)
-        found = [{name: column_stats(flat(values)) for name, values in rows.items()} for rows in loaded]
+        """Return statistics of each unit's label columns, and of the columns filled."""
+        new = self._new_rows(file, keys)
+        return [{name: column_stats(values) for name, values in rows.items()} for rows in new]
+
+    def _new_rows(self, file: str, keys: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield rows [n, k] of labels unit by unit, of episodes that have any, and of the columns filled."""
+        for key in keys:
+            yield {name: flat(values) for name, values in self.staging.load(key).rows.items()}
         for key, width in () if self.fill is None else self.fill.columns:
             column = open_table(self.staging.made / file).read(columns=[key]).column(0)
             values = flat(column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}"))
             known = values[~np.isnan(values).any(1)]  # without those of damaged rows
-            found += [{key: column_stats(known)}] if len(known) else []
-        return found
+            if len(known):
+                yield {key: known}
 
 
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:

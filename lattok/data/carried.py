@@ -13,7 +13,8 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.lerobot_meta import PLACE, SPAN, EpisodeTable, file_of
 from lattok.data.image_writer import VideoSpan
 from lattok.data.schema import INDEX_KEYS, NOTE, Feature, RobotDataset, depth_cameras
-from lattok.data.tables import QUANTILES, Stats, common_types, open_table, read_table
+from lattok.data.summaries import QUANTILES, Stats
+from lattok.data.tables import common_types, open_table, read_table
 from lattok.data.views import unwrap
 from lattok.types import Episode
 from lattok.utils import checks

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.tables import MEGABYTE, QUANTILES, Stats
+from lattok.data.summaries import QUANTILES, Stats
+from lattok.data.tables import MEGABYTE
 from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.utils import checks
 

@@ -1,6 +1,5 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
-import math
 import os
 import shlex
 from collections import Counter
@@ -21,14 +20,13 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
-from lattok.data.statistics import misfit
+from lattok.data.statistics import check_statistics
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.utils.output import unused
-from lattok.utils.untrusted import safe_path
 
 DIMENSIONS_SHOWN = 12
 COUNTED = ("frame_index", "index")
@@ -142,7 +140,7 @@ def inspect_dataset(
         scope.append("equal episodes were not looked for: too many rows would have to be read")
     dimensions = _check_values(dataset, looked_at, findings)
     whole = len(looked_at) == len(dataset.episodes) and not any(found.severity == "error" for found in findings)
-    findings += _check_statistics(dataset, dimensions, whole)
+    findings += check_statistics(dataset, dimensions, whole)
     keys = camera_keys(dataset, cameras) if dataset.cameras and chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
@@ -287,30 +285,6 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]
-
-
-def _check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool) -> Iterator[Finding]:
-    """Compare meta/stats.json with the rows that were read, all of them if `whole`."""
-    source = unwrap(dataset)
-    if not isinstance(source, LeRobotV3) or not (path := source.root / "meta" / "stats.json").is_file():
-        return
-    try:
-        stored = files.read_json(safe_path(source.root, path, str(path)), nan=True)
-    except checks.LattokError as error:
-        yield Finding("warning", str(error), "")
-        return
-    for key, group in groupby(dimensions, key=attrgetter("key")):
-        found = list(group)
-        names = {"min": "minimum", "mean": "mean", "std": "std", "max": "maximum"}
-        measured = {short: np.array([getattr(d, name) for d in found]) for short, name in names.items()}
-        same = key not in {*dataset.joined, *dataset.actions_as} and len(found) == math.prod(
-            dataset.features[key].shape
-        )
-        if key in stored and same and (wrong := misfit(stored[key], measured, whole)):
-            facts = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
-            address = shlex.quote(dataset.address or "DATASET")
-            yield problems.OTHER_STATISTICS.finding(**facts, dataset=address, out=unused("exported"))
-            return
 
 
 def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> tuple[Rows | None, list[Finding]]:

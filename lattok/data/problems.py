@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data.summaries import quantile_ranges
 from lattok.utils.findings import Finding, error, note, warning
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
@@ -118,6 +119,17 @@ OTHER_STATISTICS = warning(
     "LeRobot normalises with it; lattok measures what it trains on, and writes right ones into annotated copies. "
     "Write the dataset again, or export it: lattok export {dataset} --out {out}",
 )
+OTHER_QUANTILES = note(
+    "meta/stats.json has averages of the quantiles of episodes, not quantiles of the rows ({columns}; `{column}`, "
+    "{dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
+    "Policies of LeRobot that normalise by quantiles see other numbers. lattok measures what it trains on, and writes "
+    "right ones into annotated copies and exports: lattok export {dataset} --out {out}",
+)
+OVERCOUNTED = warning(
+    "meta/stats.json counts {count:,} values of {columns} in {frames:,} frames: LeRobot counted pixels.",
+    "When LeRobot merges datasets, it weighs means by these counts. To write others: "
+    "lattok export {dataset} --out {out}",
+)
 
 # frames
 CAMERA_SIZES = note("The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes.")
@@ -176,6 +188,7 @@ class Dimension(NamedTuple):  # summary of one dimension of a vector column
     mean: float
     std: float
     maximum: float
+    quantiles: tuple[tuple[float, ...], ...] = ()  # as `quantile_ranges` has them
 
 
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:
@@ -217,7 +230,9 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
             continue
         numbers = column[known].astype(np.float64)
         low, high = int(numbers.argmin()), int(numbers.argmax())
-        yield Dimension(key, name, numbers[low], numbers.mean(), numbers.std(), numbers[high])
+        figures = numbers[low], numbers.mean(), numbers.std(), numbers[high]
+        ranges = quantile_ranges(numbers[:: len(numbers) // SAMPLE_ROWS + 1])
+        yield Dimension(key, name, *figures, tuple(map(tuple, ranges.tolist())))
         if numbers[low] == numbers[high]:
             constant.append(name)
         elif found := _wild(numbers, low, high):

@@ -1,45 +1,57 @@
 """Whether statistics of a LeRobot dataset, in meta/stats.json and by episode in meta/episodes, are those of its rows:
-after a merge they may be of something else."""
+after a merge they may be of something else, and quantiles are weighted means of those of episodes."""
 
+import math
+import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lattok.data import problems
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.tables import DAMAGE, Stats, column_stats, merge_stats, open_table
-from lattok.utils import checks
+from lattok.data.problems import Dimension
+from lattok.data.schema import RobotDataset
+from lattok.data.summaries import QUANTILES, RowSample, Stats, column_stats, merge_stats
+from lattok.data.tables import DAMAGE, open_table
+from lattok.data.views import unwrap
+from lattok.utils import checks, files
 from lattok.utils.files import whole_file
+from lattok.utils.findings import Finding
+from lattok.utils.output import unused
+from lattok.utils.untrusted import safe_path
 
 MOST_DIMENSIONS = 256  # of a column that is compared
 PARTS_PER_MERGE = 256
 # how far statistics may be off: of the range of a dimension, and of a standard deviation
 OF_RANGE, OF_MEAN, OF_STD = 1e-3, 1e-2, 0.05
-ROUNDED = 1e-3  # of the largest value: LeRobot sums float32 row by row, so a constant gets another mean, and some std
+# of the largest value: LeRobot sums float32 row by row, so a constant gets another mean, and some std
+ROUNDED, ROUNDED_FLOAT64 = 1e-3, 1e-12
+OF_QUANTILE = 0.02  # of the range: a quantile is wrong if it is neither near nor between those of neighbouring ranks
 
 
 class WrongStatistic(NamedTuple):
     dimension: int
-    name: str  # min, max, mean or std
+    name: str  # min, max, mean, std or a quantile
     stored: float
     measured: float
 
 
-def misfit(stored: Any, measured: Mapping[str, np.ndarray], whole: bool) -> WrongStatistic | None:
+def misfit(stored: Any, measured: Mapping[str, np.ndarray], whole: bool, dtype: str) -> WrongStatistic | None:
     """Compare min, max, mean and std [m] of a column with those of its rows; unless these are all (`whole`), only
     whether they lie within. What is stored as something else, or is not finite, is not compared."""
     spread = measured["max"].astype(np.float64) - measured["min"]
-    summed = ROUNDED * np.maximum(np.abs(measured["min"]), np.abs(measured["max"]))
+    largest = np.maximum(np.abs(measured["min"]), np.abs(measured["max"]))
+    summed = largest * np.where(spread == 0, ROUNDED, ROUNDED_FLOAT64 if dtype == "float64" else ROUNDED)
     allowed = {"min": OF_RANGE * spread, "max": OF_RANGE * spread, "mean": OF_MEAN * spread + summed}
-    allowed["std"] = OF_RANGE * spread + OF_STD * measured["std"] + summed
+    allowed["std"] = OF_RANGE * spread * (dtype != "float64") + OF_STD * measured["std"] + summed
     for name in allowed if whole else ("min", "max"):
-        try:
-            said = np.asarray(stored[name], dtype=np.float64).reshape(len(spread))
-        except (TypeError, ValueError, KeyError, OverflowError):
-            continue
+        said = _said(stored, name, len(spread))
         off = (said - measured[name]) * (1 if whole or name == "min" else -1)
         with np.errstate(invalid="ignore"):
             wrong = (np.abs(off) if whole else off) > allowed[name] + 1e-6 * np.abs(measured[name])
@@ -49,20 +61,96 @@ def misfit(stored: Any, measured: Mapping[str, np.ndarray], whole: bool) -> Wron
     return None
 
 
-def right_statistics(dataset: LeRobotV3, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them."""
-    keys = [key for key in _compared(dataset) if key in stored]
+def wrong_quantile(stored: Any, ranges: np.ndarray, spread: np.ndarray) -> WrongStatistic | None:
+    """Compare the quantiles of a column with those of its rows, `ranges` [m, 5, 3] as of `quantile_ranges`. Return the
+    one that is furthest off for the range `spread` [m] of its dimension."""
+    found, worst = None, 0.0
+    for name, (low, middle, high) in zip(QUANTILES, ranges.transpose(1, 2, 0), strict=True):
+        said = _said(stored, name, len(spread))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            off = np.where((said < low) | (said > high), np.abs(said - middle) / spread, 0.0)
+        off = np.where(np.isfinite(off) & np.isfinite(said), off, 0.0)
+        dimension = int(off.argmax())
+        if off[dimension] > max(worst, OF_QUANTILE):
+            worst = off[dimension]
+            found = WrongStatistic(dimension, name, float(said[dimension]), float(middle[dimension]))
+    return found
+
+
+def _said(stored: Any, name: str, size: int) -> np.ndarray:
+    """Return a statistic [m] as it is stored, NaN where it is something else."""
+    try:
+        return np.asarray(stored[name], dtype=np.float64).reshape(size)
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return np.full(size, np.nan)
+
+
+def overcounted(stored: Mapping[str, Any], frames: int) -> Iterator[tuple[str, int]]:
+    """Yield columns of which more values were counted than there are frames: pixels of cameras, by which a merge of
+    datasets then weighs means."""
+    for key, entry in stored.items():
+        if isinstance(entry, Mapping) and (count := _said(entry, "count", 1)[0]) > frames:
+            yield key, int(count)
+
+
+def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool) -> Iterator[Finding]:
+    """Compare meta/stats.json with the rows that were read, all of them if `whole`."""
+    source = unwrap(dataset)
+    if not isinstance(source, LeRobotV3) or not (path := source.root / "meta" / "stats.json").is_file():
+        return
+    try:
+        stored = files.read_json(safe_path(source.root, path, str(path)), nan=True)
+    except checks.LattokError as error:
+        yield Finding("warning", str(error), "")
+        return
+    command = {"dataset": shlex.quote(dataset.address or "DATASET"), "out": unused("exported")}
+    averaged: dict[str, dict[str, Any]] = {}
+    for key, group in groupby(dimensions, key=attrgetter("key")):
+        found, feature = list(group), dataset.features[key]
+        seen_otherwise = key in {*dataset.joined, *dataset.actions_as} or len(found) != math.prod(feature.shape)
+        if key not in stored or seen_otherwise:
+            continue
+        names = {"min": "minimum", "mean": "mean", "std": "std", "max": "maximum"}
+        measured = {short: np.array([getattr(d, name) for d in found]) for short, name in names.items()}
+        if wrong := misfit(stored[key], measured, whole, feature.dtype):
+            facts = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
+            yield problems.OTHER_STATISTICS.finding(**facts, **command)
+            return
+        ranges, spread = np.array([d.quantiles for d in found]), measured["max"] - measured["min"]
+        if whole and (wrong := wrong_quantile(stored[key], ranges, spread)):
+            averaged[key] = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
+    if averaged:
+        first = averaged.get("action") or next(iter(averaged.values()))
+        yield problems.OTHER_QUANTILES.finding(columns=checks.listed(list(averaged)), **first, **command)
+    frames = sum(episode.length for episode in source.episodes)
+    if counted := dict(overcounted(stored, frames)):
+        most = max(counted.values())
+        yield problems.OVERCOUNTED.finding(columns=checks.listed(list(counted)), count=most, frames=frames, **command)
+
+
+def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dict[str, Stats], bool]:
+    """Return statistics of those rows of vectors that are finite, and whether all episodes could be read: also
+    quantiles of all rows, or of every n-th where there are more than 4 million numbers."""
     parts: dict[str, list[Stats]] = {key: [] for key in keys}
+    samples = {key: RowSample() for key in parts}
     whole = True
-    for _, columns in dataset.columns_of(dataset.episodes, keys) if keys else ():
+    for _, columns in dataset.columns_of(dataset.episodes, list(parts)) if parts else ():
         whole &= not isinstance(columns, checks.LattokError)
         for key, values in {} if isinstance(columns, checks.LattokError) else columns.items():
             rows = values.reshape(len(values), -1)
             if len(known := rows[np.isfinite(rows).all(1)]):
                 kept = [*parts[key], column_stats(known)]
                 parts[key] = kept if len(kept) < PARTS_PER_MERGE else [merge_stats(kept)]
-    merged = {key: merge_stats(found) for key, found in parts.items() if found}
-    wrong = [key for key, measured in merged.items() if misfit(stored[key], measured, whole)]
+                samples[key].add(known)
+    return {key: merge_stats(found) | samples[key].quantiles() for key, found in parts.items() if found}, whole
+
+
+def right_statistics(dataset: LeRobotV3, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them."""
+    merged, whole = measured_statistics(dataset, [key for key in _compared(dataset) if key in stored])
+    kinds = {key: dataset.features[key].dtype for key in merged}
+    wrong = [key for key, found in merged.items() if misfit(stored[key], found, whole, kinds[key])]
+    wrong += [key for key in merged if whole and key not in wrong and _other_quantiles(stored[key], merged[key])]
     return {key: {name: value.tolist() for name, value in merged[key].items()} for key in wrong}
 
 
@@ -104,7 +192,7 @@ def _renewed(dataset: LeRobotV3, table: pa.Table, changed: Mapping[str, set[int]
                 continue
             measured, here = column_stats(known), index in changed.get(key, ())
             stored = {name.rpartition("/")[2]: new[name][row] for name in names[key]}
-            if here or misfit(stored, measured, len(known) == len(rows)):
+            if here or misfit(stored, measured, len(known) == len(rows), dataset.features[key].dtype):
                 wrong[key] += not here
                 touched |= {*names[key]}
                 for name in names[key]:
@@ -117,3 +205,11 @@ def _renewed(dataset: LeRobotV3, table: pa.Table, changed: Mapping[str, set[int]
         except (*DAMAGE, TypeError):  # no column of numbers
             table = table.remove_column(place)
     return table
+
+
+def _other_quantiles(stored: Any, measured: Stats) -> bool:
+    """Tell whether any quantile that is stored is far from that of the rows."""
+    spread = measured["max"].astype(np.float64) - measured["min"]
+    return any(
+        (np.abs(_said(stored, name, len(spread)) - measured[name]) > OF_QUANTILE * spread).any() for name in QUANTILES
+    )

@@ -1,4 +1,4 @@
-"""Parquet tables as numpy arrays, with errors that name the file, and statistics of columns as LeRobot stores them."""
+"""Parquet tables as numpy arrays, with errors that name the file."""
 
 import math
 from collections import Counter, OrderedDict
@@ -347,35 +347,3 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([kind.field(i).with_type(_plain(kind.field(i).type)) for i in range(kind.num_fields)])
     return kind
-
-
-Stats = dict[str, np.ndarray]  # "min", "max", "mean", "std", "count", "q01" ... "q99"
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-
-
-def column_stats(values: np.ndarray) -> Stats:
-    """Statistics over the first axis of [T, ...]; scalars [T] give arrays of one value."""
-    values = values.reshape(len(values), -1) if values.ndim == 1 else values
-    real = values.astype(np.float64)
-    values = real if values.dtype == np.uint64 else values  # Arrow infers int64
-    stats = {"min": values.min(0), "max": values.max(0), "mean": real.mean(0), "std": real.std(0)}
-    stats |= {"count": np.array([len(values)])}
-    return stats | dict(zip(QUANTILES, np.quantile(real, list(QUANTILES.values()), axis=0), strict=True))
-
-
-def merge_stats(parts: Sequence[Stats]) -> Stats:
-    """Statistics of all parts together. Quantiles are the weighted mean of the parts', as LeRobot aggregates them."""
-    counts = np.array([int(part["count"][0]) for part in parts], dtype=np.float64)
-
-    def mean(values: list[np.ndarray]) -> np.ndarray:
-        return np.tensordot(counts, np.stack(values), axes=1) / counts.sum()
-
-    centre = mean([part["mean"] for part in parts])
-    merged = {
-        "min": np.min([part["min"] for part in parts], axis=0),
-        "max": np.max([part["max"] for part in parts], axis=0),
-        "mean": centre,
-        "std": np.sqrt(mean([part["std"] ** 2 + (part["mean"] - centre) ** 2 for part in parts])),
-        "count": np.array([int(counts.sum())]),
-    }
-    return merged | {q: mean([part[q] for part in parts]) for q in QUANTILES}

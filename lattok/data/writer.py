@@ -33,7 +33,8 @@ from lattok.data.schema import (
     Feature,
     index_column,
 )
-from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
+from lattok.data.summaries import RowSample, Stats, column_stats, merge_stats
+from lattok.data.tables import RollingTables, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
 from lattok.utils.files import sync_files, write_json
@@ -73,6 +74,7 @@ class LeRobotWriter:
         self._tasks: dict[str, int] = {}
         self._frames = self._episodes = 0
         self._stats: dict[str, list[Stats]] = {}
+        self._samples: dict[str, RowSample] = {}
         chunk_files, data_mb, video_mb = (info[name] for name in SIZES)
         self._data = RollingTables(self._folder, DATA_PATH, chunk_files, data_mb)
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
@@ -175,6 +177,8 @@ class LeRobotWriter:
         stats = {**stats, **{key: camera.stats() for key, camera in seen.items()}}
         measured = [key for key in self._columns if key in values and self._features[key].dtype != "string"]
         stats |= {key: column_stats(values[key]) for key in measured}
+        for key in measured:
+            self._samples.setdefault(key, RowSample()).add(values[key])
         for key, part in stats.items():
             row |= {f"stats/{key}/{name}": value.tolist() for name, value in part.items()}
             kept = [*self._stats.get(key, []), part]
@@ -204,6 +208,8 @@ class LeRobotWriter:
             write_tasks(self._folder, list(self._tasks))
             self.write_meta("info.json", self._facts())
             merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
+            for key, sample in self._samples.items():  # of rows, not of episodes
+                merged[key] |= sample.quantiles()
             stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
             self.write_meta("stats.json", stats)
             self._output.check_absent()

@@ -9,7 +9,7 @@ import pytest
 
 import lattok
 from lattok.annotation import annotate, assembly, units
-from lattok.data.tables import column_stats, merge_stats
+from lattok.data.summaries import column_stats, merge_stats
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeTokenizer, tree
 
@@ -81,6 +81,11 @@ def test_statistics_of_many_units_are_those_of_all_rows_and_few_are_held_at_once
         "write",
         lambda _, file, members: ([], [{"x": column_stats(unit.rows)} for unit, _ in members]),
     )
+    monkeypatch.setattr(
+        assembly.Assembly,
+        "_new_rows",
+        lambda _, file, keys: ({"x": unit.rows} for unit in units if unit.file == file),
+    )
     merged = []
     monkeypatch.setattr(assembly, "merge_stats", lambda parts: merged.append(len(parts)) or merge_stats(parts))
     damage, found = assembly.Assembly(tmp_path, None, {}, False, True, None).write_all(units, [""] * 700)
@@ -88,6 +93,8 @@ def test_statistics_of_many_units_are_those_of_all_rows_and_few_are_held_at_once
     rows = values.reshape(-1, 2)
     for name, expected in {"mean": rows.mean(0), "std": rows.std(0), "min": rows.min(0), "max": rows.max(0)}.items():
         np.testing.assert_allclose(found["x"][name], expected, rtol=1e-6)
+    for name, q in {"q01": 0.01, "q50": 0.5, "q99": 0.99}.items():  # of rows, not of units
+        np.testing.assert_allclose(found["x"][name], np.quantile(rows, q, axis=0))
     assert found["x"]["count"] == [3500]
     assert max(merged) == 256
     assert len(merged) == 3

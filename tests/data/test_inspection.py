@@ -282,7 +282,7 @@ def test_figures_against_numpy(monkeypatch, rng, sample):
     found = list(column_figures("action", ("x", "y"), rows))
     for d, figures in enumerate(each for each in found if isinstance(each, Dimension)):
         finite = values[np.isfinite(values[:, d]), d]
-        np.testing.assert_allclose(figures[2:], [finite.min(), finite.mean(), finite.std(), finite.max()], rtol=1e-12)
+        np.testing.assert_allclose(figures[2:6], [finite.min(), finite.mean(), finite.std(), finite.max()], rtol=1e-12)
     bad, wild = (each.what for each in found if not isinstance(each, Dimension))
     assert bad == "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
     assert "`action` (x) holds 1 wild value, the worst 900 in episode 12, frame 34" in wild

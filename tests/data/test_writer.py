@@ -10,7 +10,7 @@ from PIL import Image
 
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.data.image_writer import Clip, ImageStats, encode_clip
-from lattok.data.tables import column_stats, merge_stats
+from lattok.data.summaries import column_stats, merge_stats
 from lattok.data.video import decode_at
 from lattok.utils.checks import LattokError
 from tests.data.memory import encode_image

@@ -14,7 +14,7 @@ import pytest
 
 from lattok import open_dataset
 from lattok.data import LeRobotV3
-from lattok.data.tables import column_stats
+from lattok.data.summaries import column_stats
 from lattok.utils.checks import LattokError
 from tests.data.edits import read_info
 

@@ -126,6 +126,17 @@ def test_each_dimension_is_normalised_in_its_own_way(dataset, annotated):
     torch.testing.assert_close(policy.model.action_normalizer.scale, wanted.scale, rtol=1e-4, atol=1e-6)
 
 
+def test_quantiles_are_those_of_the_rows(dataset, annotated):
+    """LeRobot's file has weighted means of episodes' quantiles, which are others."""
+    ours = open_dataset(annotated)
+    values = np.concatenate([ours.columns(e.index, ["action"])["action"] for e in ours.episodes])
+    dataset.meta.stats["action"] |= {"q01": np.array([0.0, 0.0]), "q99": np.array([9.0, 9.0])}
+    wanted = Normalizer(2).fit(torch.from_numpy(values), "quantile")
+    policy = fresh(dataset, normalize="quantile")
+    torch.testing.assert_close(policy.model.action_normalizer.shift, wanted.shift, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(policy.model.action_normalizer.scale, wanted.scale, rtol=1e-4, atol=1e-6)
+
+
 def test_resuming(trained, annotated, monkeypatch):
     """LeRobot's own way; the model that goes on is the one that was saved."""
     seen = []

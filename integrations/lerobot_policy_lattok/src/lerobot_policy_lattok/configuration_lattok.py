@@ -93,7 +93,7 @@ class LattokConfig(PreTrainedConfig):
     head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
-    normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off
+    normalize: str = "mean_std"  # or "quantile", "min_max"; measured in the rows of the dataset
     normalize_exceptions: list[str] = field(default_factory=list)  # "*gripper*=bounded": dimensions of actions
     normalize_clip: bool = False  # of kinds with a range, which ends there
     normalization_mapping: dict[str, NormalizationMode] = field(

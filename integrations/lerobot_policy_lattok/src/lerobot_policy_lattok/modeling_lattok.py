@@ -1,12 +1,13 @@
 """A `lattok.vla.LatentVLA` as a policy of LeRobot.
 
-The model has its own normalisers, set from the statistics that LeRobot has of the dataset, and works in the dataset's
-units; a checkpoint holds what the base model does not have. Loading is always strict.
+The model has its own normalisers, set from the rows of the dataset, and works in the dataset's units; a checkpoint
+holds what the base model does not have. Loading is always strict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 import lattok
 from lattok.backbones.model import open_backbone
 from lattok.data.alike import check_actions, note_rate
+from lattok.data.schema import own_vectors
+from lattok.data.statistics import measured_statistics
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import Normalizer, read_statistics
 from lattok.types import ActionTokenizer
@@ -87,7 +90,7 @@ class LattokPolicy(PreTrainedPolicy):
             model = LatentVLA(made, backbone, tokenizer)
         self.model, self.made = model, made
         if dataset_stats is not None:
-            self._normalize(dataset_stats)
+            self._normalize({**dataset_stats, **_measured(dataset_meta, dataset_stats)})
 
     def _describe(self, meta: Any) -> FrameLabels | None:
         """Fill in names and what the labels are; returns the labels, where there is a loss that needs them."""
@@ -103,7 +106,7 @@ class LattokPolicy(PreTrainedPolicy):
         return labels if plan.losses else None
 
     def _normalize(self, statistics: Mapping[str, Any]) -> None:
-        """Set the normalisers from LeRobot's statistics of the dataset."""
+        """Set the normalisers from statistics of columns."""
         model, made = self.model, self.model.config
         parts = {"action": (model.action_normalizer, made.action_kinds)}
         parts["observation.state"] = (model.proprio_normalizer, [made.normalize] * made.proprio_dim)
@@ -198,6 +201,19 @@ class LattokPolicy(PreTrainedPolicy):
         tensors = read_tensors(Path(model_file))
         model.model.load_tensors({name.removeprefix(INSIDE): value for name, value in tensors.items()}, model_file)
         return model
+
+
+def _measured(meta: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure the rows of a dataset, whose quantiles LeRobot averages over episodes; nothing where they are not here,
+    as of a dataset that is streamed."""
+    if meta is None:
+        return {}
+    with suppress(checks.LattokError):
+        dataset = lattok.open_dataset(meta.root)
+        keys = [key for key in ("action", "observation.state") if key in known and key in own_vectors(dataset)]
+        found, whole = measured_statistics(dataset, keys)
+        return found if whole else {}
+    return {}
 
 
 def _set(normalizer: Any, kinds: Sequence[str], statistics: Mapping[str, Any]) -> None:
