@@ -153,5 +153,5 @@ def test_a_model_of_video_says_what_it_is_and_predicts_later_frames():
     latents = lam.encode(torch.from_numpy(pairs))
     found = lam.decode(torch.from_numpy(pairs[:, 0]), latents)
     torch.testing.assert_close(found, lam.predict(lam.frame_features(torch.from_numpy(pairs[:, 0])), latents))
-    with pytest.raises(LattokError, match="`latents`: expected 1 latent actions, one for each frame, got 2"):
+    with pytest.raises(LattokError, match="`latents`: expected 1 latent action, one for each frame, got 2"):
         lam.decode(pairs[:1, 0], latents)
