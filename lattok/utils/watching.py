@@ -45,9 +45,13 @@ def watched() -> Iterator[None]:
     _held = held
     for number in heard:  # afterwards: what a terminal sends is passed on too, which must not break the end
         signal.signal(number, lambda *_: None)
-    with signals.raising(heard):
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        yield
+    try:
+        with signals.raising(heard):
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield
+    finally:
+        for number in heard:  # Python takes handlers away when it ends, but leaves this
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _watch(child: int, held: int, heard: tuple[int, ...], mask: set[Any]) -> NoReturn:
