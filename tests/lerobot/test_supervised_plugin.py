@@ -1,6 +1,7 @@
 """`--policy.type=lattok_supervised` in the unmodified LeRobot: its own ACT, Diffusion Policy and SmolVLA learn from
 labels in its own training, and what is left acts without lattok. Run with -s, it prints the figures."""
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -231,6 +232,14 @@ def test_a_checkpoint_of_the_inner_policy_to_start_from(trained, annotated, tmp_
     assert max(close) < 0.01  # one step away
     head = safetensors.torch.load_file(folder / "lattok_supervised.safetensors")
     assert head["head.weight"].shape == (2 * 8, 32)
+
+
+def test_a_checkpoint_is_seen_before_anything_is_asked_of_it(plugin, tmp_path):
+    """LeRobot 0.6 refuses a `rename_map` where no checkpoint is named, before it looks at the inner policy."""
+    kind = importlib.import_module("lerobot_policy_lattok").LattokSupervisedConfig
+    (tmp_path / "config.json").write_text("{}")
+    named = {name: kind(inner=name, device="cpu").pretrained_path for name in ("act", "org/name", str(tmp_path))}
+    assert named == {"act": None, "org/name": Path("org/name"), str(tmp_path): tmp_path}
 
 
 def test_a_head_that_does_not_fit(trained, annotated, lerobot_dataset, tmp_path):

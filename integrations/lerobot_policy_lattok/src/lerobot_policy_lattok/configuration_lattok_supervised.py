@@ -51,6 +51,8 @@ class LattokSupervisedConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._wrapped: PreTrainedConfig | None = None
+        if self.pretrained_path is None and self._names_a_checkpoint():
+            self.pretrained_path = Path(self.inner)  # LeRobot 0.6 asks for it before anything of `wrapped`
 
     @property
     def wrapped(self) -> PreTrainedConfig:
@@ -83,11 +85,15 @@ class LattokSupervisedConfig(PreTrainedConfig):
             hint = f"{self.inner} says: {checks.first_line(error.__cause__ or error)}"
             checks.fail("inner_options", f"options of {self.inner}, {{name: value}}", self.inner_options, hint)
 
+    def _names_a_checkpoint(self) -> bool:
+        """Whether `inner` is a folder with a configuration, or reads like a Hub id."""
+        folder = Path(self.inner)
+        return (folder / "config.json").is_file() or (not folder.is_dir() and self.inner.count("/") == 1)
+
     def _checkpoint(self, kinds: list[str]) -> PreTrainedConfig:
         """Read the configuration of the checkpoint that `inner` names."""
         expected = f"one of {', '.join(kinds)}, or a checkpoint of one (a folder with config.json, or a Hub id)"
-        folder = Path(self.inner)
-        if not (folder / "config.json").is_file() and (folder.is_dir() or self.inner.count("/") != 1):
+        if not self._names_a_checkpoint():
             checks.fail("inner", expected, self.inner)
         try:
             found = PreTrainedConfig.from_pretrained(self.inner)
