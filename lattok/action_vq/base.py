@@ -185,7 +185,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def _tried(self) -> Tensor:
         """Return fixed chunks [n, H, m] in normalised units, each half as large as the one before."""
-        sizes = 2 * 0.5 ** torch.arange(self.tried)
+        sizes = 2 * 0.5 ** torch.arange(self.tried, dtype=torch.float32)
         return fixed_numbers(self.tried, self.horizon, self.action_dim) * sizes[:, None, None]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

@@ -66,7 +66,7 @@ def recorded(model: Any) -> dict[str, str]:
         for part, inputs in _nearby(trial):
             same &= trial.encode(part, inputs) == codes
     places = same.flatten().nonzero()[:, 0].cpu()
-    places = places[torch.linspace(0, len(places) - 1, min(len(places), MOST_PLACES)).long()]
+    places = places[torch.linspace(0, len(places) - 1, min(len(places), MOST_PLACES), dtype=torch.float32).long()]
     packages = {"lattok": __version__, **installed(model.packages)}
     found = {"packages": packages, "places": places.tolist(), "codes": codes.flatten().cpu()[places].tolist()}
     return {KEY: json.dumps(found)}
@@ -102,7 +102,7 @@ def _nearby(trial: Trial) -> Iterator[tuple[nn.Module, Tensor]]:
     generator, part = torch.Generator().manual_seed(0), copy.deepcopy(trial.part)
 
     def off(tensor: Tensor) -> Tensor:
-        signs = torch.randint(2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+        signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
         return tensor * (1 + OFF * signs)
 
     originals = trial.part.state_dict()

@@ -528,7 +528,7 @@ def test_what_cannot_be_filled_is_said(tmp_path):
         annotate(data, lam, tmp_path / "other", fill=True)
     with pytest.raises(LattokError, match="a model that infers actions for `inferred`, got one of type residual-vq"):
         annotate(data, "sample/tokenizer", tmp_path / "other", fill=True)
-    with pytest.raises(LattokError, match="models to fill in actions"):
+    with pytest.raises(LattokError, match="expected 1 model to fill in actions, got 2"):
         annotate(data, {"a": idm, "b": idm}, tmp_path / "other", fill=True)
     assert not (tmp_path / "other").exists()
 

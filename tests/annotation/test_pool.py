@@ -1,0 +1,155 @@
+"""What the engine asks of Ray, by a Ray that answers as it is told: in no process but this one."""
+
+from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lattok.annotation import engines
+from lattok.annotation.engines import ATTEMPTS, IN_FLIGHT, START_S, RayEngine
+from lattok.annotation.units import Unit, UnitLabels
+from lattok.utils.checks import LattokError
+
+GOOD = UnitLabels({"tok.codes": np.zeros((1, 1))}, {})
+BAD = UnitLabels({}, {"tok": {0: "cannot be read"}})
+
+
+class RayError(Exception):
+    pass
+
+
+class RayActorError(RayError):
+    pass
+
+
+class Actor:
+    def __init__(self, ray: "FakeRay"):
+        self.held = list[int]()  # units
+        self.ready = SimpleNamespace(remote=lambda: Answer(self))
+        self.label = SimpleNamespace(remote=lambda unit: ray.send(self, unit))
+
+
+class Answer:
+    """What will hold the labels of a unit, or says that its actor is there."""
+
+    def __init__(self, actor: Actor, number: int | None = None, attempt: int = 0):
+        self.actor, self.number, self.attempt = actor, number, attempt
+
+
+class FakeRay:
+    """Actors whose answers to `label` are those of `told`, by unit, one after the other: labels, or an error."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
+
+    def __init__(self, told: dict[int, list[Any]] | None = None, workers: int = 2, start: bool = True):
+        self.told, self.cpus, self.start = told or {}, float(workers), start
+        self.timeouts, self.returns, self.killed = list[Any](), set[int](), list[Any]()
+        self.asked = Counter[int]()  # by unit
+        self.most, self.alone = 0, list[int]()  # units that one worker held; by those beside a unit that failed
+        self.spawned = 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.options = options
+
+    def shutdown(self) -> None: ...
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus}
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, kind: type) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: self.actor()))
+
+    def actor(self) -> Actor:
+        self.spawned += 1
+        return Actor(self)
+
+    def send(self, actor: Actor, unit: Unit) -> Answer:
+        self.asked[unit.number] += 1
+        actor.held.append(unit.number)
+        self.most = max(self.most, len(actor.held))
+        if self.asked[unit.number] > 1:
+            self.alone.append(len(actor.held))
+        return Answer(actor, unit.number, self.asked[unit.number])
+
+    def wait(self, refs: list[Answer], num_returns: int, timeout: float | None) -> tuple[list[Answer], list[Answer]]:
+        self.timeouts.append(timeout)
+        self.returns.add(num_returns)
+        if not self.start:
+            return [], refs
+        ready = next((ref for ref in refs if ref.number is None), refs[0])
+        return [ready], [ref for ref in refs if ref is not ready]
+
+    def get(self, ref: Answer) -> Any:
+        if ref.number is None:
+            return None
+        ref.actor.held.remove(ref.number)
+        answers = self.told.get(ref.number, [GOOD])
+        answer = answers[min(ref.attempt, len(answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def kill(self, worker: Any) -> None:
+        self.killed.append(worker)
+
+
+def unit(number: int) -> Unit:
+    return Unit(number, "data", number, number + 1, (number,), (1,))
+
+
+def labelled(monkeypatch, ray: FakeRay, units: int, **options: Any) -> dict[int, UnitLabels]:
+    monkeypatch.setattr(engines, "_ray", lambda: ray)
+    monkeypatch.setattr(engines, "_asking_for_a_token", nullcontext)
+    work: Any = SimpleNamespace(models={"tok": None})
+    return {unit.number: labels for unit, labels in RayEngine(**options).label(work, [unit(n) for n in range(units)])}
+
+
+def test_every_unit_is_labelled_and_workers_hold_two(monkeypatch):
+    ray = FakeRay()
+    assert labelled(monkeypatch, ray, 7) == dict.fromkeys(range(7), GOOD)
+    assert ray.asked == dict.fromkeys(range(7), 1)
+    assert (ray.most, ray.spawned, len(ray.killed), ray.returns) == (IN_FLIGHT, 2, 2, {1})
+    assert ray.timeouts[0] == START_S
+    assert set(ray.timeouts[1:]) == {None}  # a worker is there: its labels take as long as they take
+
+
+def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch):
+    ray = FakeRay(start=False)
+    with pytest.raises(LattokError, match=f"expected one that starts within {START_S} seconds, got none. Other jobs"):
+        labelled(monkeypatch, ray, 3)
+    assert (ray.timeouts, len(ray.killed)) == ([START_S], 2)
+
+
+@pytest.mark.parametrize(("workers", "cpus", "cores"), [(3, 0.5, 2), (2, 1, 2), (3, 0.4, 2), (None, 1, None)])
+def test_ray_is_started_with_the_cores_that_workers_need(monkeypatch, workers, cpus, cores):
+    ray = FakeRay(workers=8)
+    labelled(monkeypatch, ray, 1, workers=workers, cpus=cpus)
+    assert ray.options["num_cpus"] == cores
+
+
+def test_what_cannot_be_read_is_tried_once_more_by_another_worker(monkeypatch):
+    ray = FakeRay({0: [BAD, GOOD], 1: [BAD, BAD]})
+    assert labelled(monkeypatch, ray, 4) == {0: GOOD, 1: BAD, 2: GOOD, 3: GOOD}
+    assert (ray.asked[0], ray.asked[1]) == (2, 2)
+    alone = FakeRay({0: [BAD, GOOD]}, workers=1)
+    assert labelled(monkeypatch, alone, 2) == {0: BAD, 1: GOOD}
+    assert alone.asked[0] == 1  # the same worker reads the same
+
+
+@pytest.mark.parametrize("error", [RayActorError("lost"), RayError("lost")])
+def test_what_kills_its_workers_travels_alone_and_is_left_out(monkeypatch, error):
+    ray = FakeRay({2: [error]})
+    found = labelled(monkeypatch, ray, 6)
+    assert {number for number, labels in found.items() if labels is GOOD} == {0, 1, 3, 4, 5}
+    assert found[2].strange == 1
+    assert found[2].failures["tok"][2].endswith(f"lost{')' * (type(error) is RayActorError)}, {ATTEMPTS} times")
+    assert (ray.asked[2], set(ray.alone)) == (ATTEMPTS, {1})
