@@ -110,7 +110,7 @@ TESTS = {  # where not the mirror alone
         for file, names in {
             "__init__": ("annotate", "fill", "gaps", "exchange"),
             "assembly": ("assembly", "fill", "sources", "gaps"),
-            "engines": ("annotate", "gaps", "pool"),
+            "engines": ("pool", "annotate", "gaps"),
             "labels": ("annotate", "fill", "sources"),
             "units": ("annotate", "gaps", "sources"),
             "verify": ("verify", "sources"),

@@ -66,10 +66,11 @@ class FakeRay:
         return value
 
     def remote(self, kind: type) -> Any:
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: self.actor()))
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.actor))
 
-    def actor(self) -> Actor:
+    def actor(self, work: Any, device: str, threads: int) -> Actor:
         self.spawned += 1
+        self.threads = threads
         return Actor(self)
 
     def send(self, actor: Actor, unit: Unit) -> Answer:
@@ -129,11 +130,14 @@ def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch)
     assert (ray.timeouts, len(ray.killed)) == ([START_S], 2)
 
 
-@pytest.mark.parametrize(("workers", "cpus", "cores"), [(3, 0.5, 2), (2, 1, 2), (3, 0.4, 2), (None, 1, None)])
-def test_ray_is_started_with_the_cores_that_workers_need(monkeypatch, workers, cpus, cores):
+@pytest.mark.parametrize(
+    ("workers", "cpus", "cores", "threads"),
+    [(3, 0.5, 2, 1), (2, 1, 2, 1), (3, 0.4, 2, 1), (2, 3, 6, 3), (None, 1, None, 1)],
+)
+def test_ray_is_started_with_the_cores_that_workers_need(monkeypatch, workers, cpus, cores, threads):
     ray = FakeRay(workers=8)
     labelled(monkeypatch, ray, 1, workers=workers, cpus=cpus)
-    assert ray.options["num_cpus"] == cores
+    assert (ray.options["num_cpus"], ray.threads) == (cores, threads)
 
 
 def test_what_cannot_be_read_is_tried_once_more_by_another_worker(monkeypatch):

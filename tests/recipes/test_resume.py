@@ -112,7 +112,7 @@ def test_interrupted_and_resumed_equals_undisturbed(kind, folder, tmp_path, monk
         assert begun == [3, 4, 5]
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("lattok.recipes.action_vq.finish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            patch.setattr("lattok.recipes.action_vq.finish", lambda *_: signal.default_int_handler(signal.SIGINT, None))
             with pytest.raises(Interrupted, match="^interrupted. Continue with: go on"):
                 lattok.train(cut, resume_command="go on")
     assert not (tmp_path / "cut" / "config.json").exists()

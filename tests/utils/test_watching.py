@@ -36,6 +36,8 @@ def library(words):
             time.sleep(60)
     return 1
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background, or under nohup, ignore these
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 print("once")  # into a buffer
 sys.exit(main(run=library))
 """
