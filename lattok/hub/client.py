@@ -32,7 +32,6 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
 }
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
-KEPT = "What has arrived is kept."
 AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
 PATIENCE_S = 900.0  # to wait in all where the Hub asks for pauses: three of the spans that it counts requests in
@@ -286,7 +285,8 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str, did
         reason = f"your token does not allow it, or there is none ({status})"
         return reason, f"With a token of the right {right}, {LOG_IN}."
     if status == 429:
-        return "the Hub was asked too often (429)", f"Wait five minutes. More is allowed to those who {LOG_IN}. {KEPT}"
+        more = f"More is allowed to those who {LOG_IN}. What has arrived is kept."
+        return "the Hub was asked too often (429)", f"Wait five minutes. {more}"
     if is_a(errors.RepositoryNotFoundError) or status in (401, 404):
         reason = "there is no such repository, or it is private" + " and you are not logged in" * (not get_token())
         return reason, f"Check the name; for a private one {LOG_IN}."

@@ -28,7 +28,7 @@ from lattok.image_lam.published.published_lam import PublishedConfig, PublishedL
 from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoids
 from lattok.utils import checks
 
-HEAD_WIDTH = 64  # of every published DINOv3
+HEAD_WIDTH = 64  # of every published DINOv3 but the largest, whose heads are 128 wide
 # what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
 PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
 PUBLISHED |= {"enc_modal_mask": True, "image_hw": (256, 256), "num_attention_heads": None, "vq_type": "vae"}
