@@ -353,14 +353,19 @@ def scene_text(s):
     changed, (ahead, cost, images) = s.changed, scene_families(s)
     base = {scene: changed[scene].won(ALL, "baseline") for scene in SCENES}
     largest = max(ahead, key=lambda gap: abs(np.mean(gap)))
-    yield from (pm(base["own"]), pm(base["scene"]), pm(largest, signed=True))
+    lost = [
+        np.mean(changed["own"].won(ALL, row)) - np.mean(changed["scene"].won(ALL, row))
+        for row in ("baseline", *IMAGES, OF_ACTIONS)
+    ]
+    yield from (write(min(lost)), write(max(lost)), pm(base["own"]), pm(base["scene"]), pm(largest, signed=True))
     yield from (write(end(seen(gap, len(ahead)) for gap in ahead)) for end in (min, max))
     yield from (".33", ".53")  # of the paper's table
     yield from (*(pm(gap, signed=True) for gap in ahead), p(min(holm(*ahead))))
     place = max(range(len(cost)), key=lambda row: abs(np.mean(cost[row])))
     yield from (pm(cost[place]), p(interval(cost[place])[2]), p(holm(*cost)[place]))
     yield from (middle(changed["own"].won(ALL, row)) for row in ("la_direct", "baseline"))
-    yield from (away(images[0]), p(interval(images[0])[2]))
+    yield from (write(end(seen(gap, len(cost)) for gap in cost)) for end in (min, max))
+    yield from (away(images[0]), p(interval(images[0])[2]), write(seen(images[0], 1)))
     yield from (middle(base[scene]) for scene in ("background", "layout"))
     costs = [np.mean(base["own"]) - np.mean(base[scene]) for scene in ("light", "distractors", "camera")]
     yield from (write(end(costs)) for end in (min, max))
