@@ -18,7 +18,7 @@ from torch.nn.utils import skip_init
 
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
-from lattok.action_vq.model import ActionVQConfig, Encoder
+from lattok.action_vq.p2t import ActionVQConfig, Encoder
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.labelling import Video, VideoEncoder, torch_encoder
 from lattok.types import Gap, LatentActions, VideoLabeller

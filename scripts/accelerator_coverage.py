@@ -36,22 +36,23 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "samples are gathered in main memory; the feed copies them": "samples types.PolicyBatch.of",
     "datasets and their labels, read from files or on their way to them": "data annotation labels",
     "figures: answers are copied to the host once, and probes are fitted there": "evaluation action_vq.chunks.compare",
-    "files of models, and of other systems": "hub convert action_vq.model.p2t_action_vq action_vq.model.sizes "
+    "files of models, and of other systems": "hub convert action_vq.p2t.p2t_action_vq action_vq.p2t.sizes "
     "image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
     "image_lam.base.feature_cache",
     "importers, which read files": "image_lam.published.*_config image_lam.published.*_names "
     "image_lam.published.*_sizes image_lam.published.*_unused image_lam.published.published_lam.read_published "
     "image_lam.published.published_lam.PublishedLAM.load_tensors",
-    "fitted or taken over in main memory, before a model is moved": "action_vq.residual.Limits.fit "
-    "action_vq.residual.least_squares action_vq.residual.refit action_vq.residual.synthetic "
-    "action_vq.residual.with_synthetic action_vq.residual.value_range action_vq.fsq.CorrectedLinear.start_from "
+    "fitted or taken over in main memory, before a model is moved": "action_vq.coarse_to_fine.Limits.fit "
+    "action_vq.residual.least_squares action_vq.residual.refit action_vq.coarse_to_fine.synthetic "
+    "action_vq.coarse_to_fine.with_synthetic action_vq.chunks.value_range action_vq.fsq.CorrectedLinear.start_from "
     "action_vq.fsq.FSQConfig.allocate_bits action_vq.fsq.principal_axes action_vq.base.ChunkTokenizer.add_dataset "
     "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.trained.LatentStream.codebook "
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
-    "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.learned.causal_mask "
-    "image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
+    "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions "
+    "action_vq.level_tokenizer.causal_mask image_lam.published.dinov3.patch_angles "
+    "image_lam.published.lawam.added_sines",
     "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
-    "inference.PackedLinear nn.normalize.Normalizer.of_host action_vq.fast",
+    "inference.PackedLinear nn.normalize.Normalizer.of_host action_vq.dct action_vq.fast action_vq.toast",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
     "action_vq.chunks.check_codes nn.normalize.OpenChoice backbones.model.Outline nn.blocks.same_precision "
     "recipes.lara.views_of",

@@ -45,7 +45,7 @@ GUARDED = (
     "lattok/nn/kmeans.py",
     "lattok/nn/quantize.py",
     "lattok/nn/normalize.py",
-    "lattok/action_vq/model.py",
+    "lattok/action_vq/p2t.py",
     "lattok/image_lam/base/losses.py",
     "lattok/vla/supervision.py",
     "lattok/vla/lara.py",
@@ -73,11 +73,11 @@ TESTS = {  # where not the mirror alone
     "lattok/nn/kmeans.py": ("tests/nn/test_quantize.py", "tests/action_vq/test_residual.py"),
     "lattok/nn/quantize.py": (
         "tests/nn/test_quantize.py",
-        "tests/action_vq/test_model.py",
+        "tests/action_vq/test_p2t.py",
         "tests/action_vq/test_residual.py",
         "tests/image_lam/p2t/test_model.py",
     ),
-    "lattok/action_vq/model.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
+    "lattok/action_vq/p2t.py": ("tests/action_vq/test_p2t.py", "tests/action_vq/test_p2t_parity.py"),
     "lattok/vla/supervision.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
     "lattok/vla/lara.py": ("tests/vla/test_lara.py",),
     "lattok/labels/reader.py": (
@@ -116,7 +116,7 @@ TESTS = {  # where not the mirror alone
             "verify": ("verify", "sources"),
         }.items()
     },
-    "lattok/action_vq/bins.py": tuple(f"tests/action_vq/test_{name}.py" for name in ("beast", "base", "families")),
+    "lattok/action_vq/bins.py": ("tests/action_vq/test_base.py", "tests/action_vq/test_families.py"),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.action_vq.model import ActionVQConfig
+from lattok.action_vq.p2t import ActionVQConfig
 from lattok.cli import main
 from lattok.hub.checkpoint import IMPORTERS, systems
 from lattok.hub.recognised import tensor_names
@@ -447,7 +447,7 @@ def test_help_has_an_example_and_the_horizon_must_be_given(tmp_path, capsys):
 
 
 def test_published_options_are_fields_of_the_config():
-    from lattok.action_vq.model import TRAINING
+    from lattok.action_vq.p2t import TRAINING
 
     assert set(TRAINING) <= {field.name for field in dataclasses.fields(ActionVQConfig)}
 

@@ -94,6 +94,14 @@ def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
     return values.gather(1, torch.where(known < 0, first, known))
 
 
+def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest valid entry of each dimension, [m]; zeros where there is none."""
+    low = torch.where(valid, actions, torch.inf).flatten(0, 1).amin(0)
+    high = torch.where(valid, actions, -torch.inf).flatten(0, 1).amax(0)
+    seen = low <= high
+    return torch.where(seen, low, 0.0), torch.where(seen, high, 0.0)
+
+
 def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor, list[str]]:
     """Cut codes [B, L] to [B, length] or pad them with -1; tell which are no codes, with a note per row or none at all.
 

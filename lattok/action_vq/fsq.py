@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.chunks import Arrays, TrainedFit
+from lattok.action_vq.coarse_to_fine import CoarseToFine, with_synthetic
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
-from lattok.action_vq.model import reconstruction
-from lattok.action_vq.residual import CoarseToFine, with_synthetic
+from lattok.action_vq.p2t import reconstruction
 from lattok.nn.levels import LevelGrid
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks

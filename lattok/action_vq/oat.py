@@ -17,8 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.action_vq.base import MAX_HORIZON, ActionKind
-from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
-from lattok.action_vq.residual import CoarseToFine
+from lattok.action_vq.coarse_to_fine import CoarseToFine
+from lattok.action_vq.level_tokenizer import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoids
 from lattok.nn.normalize import Normalization

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
-from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
+from lattok.action_vq.level_tokenizer import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoids
 from lattok.utils import checks

@@ -1,4 +1,4 @@
-"""Codes from coarse to fine: residual vector quantisation of whole chunks, and what it shares with `fsq`.
+"""Residual vector quantisation of whole chunks: codes from coarse to fine.
 
 chunk ~ sum_p C_p[code_p]        C_p: codebooks [K, H*m], so that decoding is a sum of table rows
 
@@ -6,24 +6,19 @@ The codes are found jointly by a beam search, not one after another. Levels star
 leave; then codes and rows are refitted in turn (additive quantisation, Babenko and Lempitsky, 2014).
 
 Entries that a mask leaves out count neither in the search nor in refits.
-
-Shared are prefixes that decode, limits, and more chunks to fit to. Windows of a small dataset overlap and repeat:
-codebooks fitted to them alone know its tasks by heart and fail on others. So each dimension of a synthetic chunk comes
-from another window, some are mirrored, all are stretched, and some break off into another, as at a new phase of a task.
 """
 
-from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
-from lattok.action_vq.chunks import Arrays, FitOptions, examine, share_of
+from lattok.action_vq.base import ChunkConfig
+from lattok.action_vq.chunks import FitOptions
+from lattok.action_vq.coarse_to_fine import CoarseToFine, with_synthetic
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.quantize import MOST_CODES
@@ -38,111 +33,6 @@ MAX_BEAMS = 4096
 INERTIA = 20.0  # rows are refitted as if this many chunks more had each of them and were coded perfectly
 SWEEPS = 5  # passes over the levels for each refit
 BLOCK, MOST_SUMS = 1024, 1 << 25  # chunks searched at a time, and numbers for them
-AT_LIMIT = 0.01  # share of a dimension's entries at its extreme that makes it a limit
-MIRRORED, SPREAD, BROKEN = 0.15, 0.6, 0.1  # shares, and the deviation of the logarithm of the stretch
-REAL_ROWS = 40_000  # more real chunks than this only cost time
-
-
-class Limits(nn.Module):
-    """Where actions saturate, per dimension: what lies beyond was never commanded, so decoding cuts it off.
-
-    An extreme that few actions reach is no limit: another task may go beyond it.
-    """
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.low, self.high = (nn.Buffer(torch.full((dim,), end)) for end in (-torch.inf, torch.inf))
-
-    def unsound(self) -> list[str]:
-        """Return what is wrong with the limits, as they came from a file; infinite ones are none."""
-        sound = (self.low <= self.high) & (self.low < torch.inf) & (self.high > -torch.inf)
-        return [] if bool(sound.all()) else ["low must be at most high, and neither the infinity of the other"]
-
-    @torch.no_grad()
-    def fit(self, actions: Tensor, valid: Tensor) -> None:
-        """Set from normalised actions [N, H, m] where `valid` [N, H, m]."""
-        low, high = value_range(actions, valid)
-        near = 1e-4 * (high - low)
-        enough = AT_LIMIT * valid.sum((0, 1)).clamp_min(1)
-        at_low = ((actions <= low + near) & valid).sum((0, 1)) >= enough
-        at_high = ((actions >= high - near) & valid).sum((0, 1)) >= enough
-        self.low.copy_(torch.where(at_low, low, -torch.inf))
-        self.high.copy_(torch.where(at_high, high, torch.inf))
-
-    def forward(self, actions: Tensor) -> Tensor:
-        return actions.clamp(self.low, self.high)
-
-
-def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest valid entry of each dimension, [m]; zeros where there is none."""
-    low = torch.where(valid, actions, torch.inf).flatten(0, 1).amin(0)
-    high = torch.where(valid, actions, -torch.inf).flatten(0, 1).amax(0)
-    seen = low <= high
-    return torch.where(seen, low, 0.0), torch.where(seen, high, 0.0)
-
-
-class CoarseToFine(ChunkTokenizer, ABC):
-    """Base of families whose config has `tokens` and `codebook_size`; the first p codes decode on their own."""
-
-    prefixes = True
-    shared_vocabulary: ClassVar[bool] = False  # each position refines what the ones before left
-    config: Any
-
-    def __init__(self, config: Any):
-        super().__init__(config)
-        self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.tokens
-        self.limits = Limits(config.action_dim)
-
-    @classmethod
-    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
-        model, batch = super()._begin(chunks, valid, options, how)
-        model.limits.fit(*model._prepare(*batch))
-        return model, batch
-
-    def _repair(self, codes: Tensor) -> Repair:
-        """Decode a row up to its first code that is missing or out of range; -1 from there on."""
-        length = self.tokens_per_chunk
-        codes, bad, notes = examine(codes, length, self.vocab_size)
-        if not notes:
-            return Repair(codes, bad[:, None, :1], notes)
-        known = (bad.cumsum(1) == 0).sum(1)
-        codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
-        pairs = zip(notes, known.tolist(), strict=True)
-        notes = [f"{note}; decoded from the first {p}" if p < length else note for note, p in pairs]
-        return Repair(codes, (known == 0)[:, None, None], notes)
-
-    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        return share_of((self.limits(actions) - actions).abs() > 1e-4, valid)
-
-
-def with_synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sample normalised actions and mask [N, H, m], and add `count` synthetic chunks: both [n, H, m]."""
-    rows = torch.randperm(len(actions), generator=generator)[:REAL_ROWS].sort()[0]
-    made = synthetic(actions, valid, count, generator)
-    return torch.cat([actions[rows], made]), torch.cat([valid[rows], valid.any(1).any(0).expand(made.shape)])
-
-
-def synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Make `count` chunks [count, H, m] inside the range of normalised actions [N, H, m]; `valid` [N, H, m].
-
-    Invalid steps of `actions` must be held and dimensions that a chunk does not have must be zero.
-    """
-    steps, dims = actions.shape[1:]
-    new = actions.new_zeros(count, steps, dims)
-    for i in range(dims):
-        if len(rows := valid[:, 0, i].nonzero()[:, 0]):  # chunks of robots that have this dimension
-            new[..., i] = actions[rows[torch.randint(len(rows), (count,), generator=generator)], :, i]
-    low, high = value_range(actions, valid)
-    mirrored = torch.rand(count, 1, dims, generator=generator) < MIRRORED
-    new = torch.where(mirrored, low + high - new, new)
-    middle = new.mean(1, keepdim=True)
-    new = middle + (new - middle) * torch.exp(SPREAD * torch.randn(count, 1, dims, generator=generator))
-    if steps > 1:
-        broken = torch.rand(count, 1, 1, generator=generator) < BROKEN
-        cut = torch.where(broken, torch.randint(1, steps, (count, 1, 1), generator=generator), steps)
-        other = new[torch.randperm(count, generator=generator)]
-        new = torch.where(torch.arange(steps)[:, None] < cut, new, other)
-    return new.clamp(low, high)
 
 
 @dataclass(frozen=True)

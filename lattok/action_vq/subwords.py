@@ -4,21 +4,16 @@ coefficient c -> character chr(c - min_token) -> its UTF-8 bytes -> tokens, whic
 
 They are those of a `tokenizer.json`: any byte-level byte-pair encoding (FAST), or the likeliest pieces of a unigram
 language model (TOAST), where what has no piece is written by its bytes, so that any coefficient in range can be.
-
-pieces = argmax over all ways to cut the row of  sum score(piece)     the score: a log-probability (Kudo, 2018)
 """
 
 import json
-import math
-import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, pre_tokenizers
 
 from lattok.utils import checks
 from lattok.utils.untrusted import MAX_VOCABULARY, parse_json
@@ -28,18 +23,6 @@ MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 204
 MAX_CLIPPED_SHARE = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 UNSIGNED = np.dtype("<u2")  # as characters stand in UTF-16
 ALL_CHARACTERS = "".join(map(chr, range(LAST_CHARACTER + 1)))
-
-_SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level tokenizers write as they are
-CHARACTERS = {byte: chr(byte) for byte in _SHOWN}  # what they write for each (Radford et al., 2019)
-CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(sorted({*range(256)} - {*_SHOWN}))}
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
-UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with them codes are not their bytes
-
-UNKNOWN = "<unk>"  # has an id because the library wants one; stands for nothing
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-MAX_SCORE = 10**6  # of a score; logarithms of probabilities are far smaller
-DIGITS = 6  # of scores: the last digits of a logarithm are the machine's
-SPARE, ROUNDS = 1.25, 2  # pieces that are asked for, for each that is kept; how often all of them are counted
 
 
 class Coefficients(NamedTuple):
@@ -174,158 +157,12 @@ class Corpus(NamedTuple):
         texts = [row.tobytes().decode("utf-16-le") for row in points]
         return cls(texts, characters, alphabet, free, min_token, reach - 1)
 
-    def scored(self, pieces: Collection[str]) -> list[tuple[str, float]]:
-        """Keep the most common pieces, as many as are free, and score them by how often the likeliest cuts have them.
-
-        This follows from whole numbers alone: the library adds up expectations in any order, so that which pieces are
-        rare, and what they score, differs from run to run.
-        """
-        text, found = "\0".join(self.texts), list[tuple[str, float]]()
-        runs = (text[i : i + n] for n in sorted(set(map(len, pieces))) for i in range(len(text) - n + 1))
-        counts = dict.fromkeys(pieces, 0) | Counter(run for run in runs if run in pieces)
-        for size in [len(counts)] * ROUNDS + [self.free] * ROUNDS:
-            kept = sorted(counts, key=lambda piece: (len(piece) > 1, -counts[piece], piece))[:size]
-            total = sum(counts[piece] for piece in kept)
-            found = [(piece, round(math.log(max(counts[piece], 0.5) / total), DIGITS)) for piece in kept]
-            model = models.Unigram([*found, (UNKNOWN, 0.0)], unk_id=len(found))
-            cuts = Tokenizer(model).encode_batch_fast(text.split("\0"))
-            ids = np.bincount([i for cut in cuts for i in cut.ids], minlength=size)
-            counts = dict(zip(kept, ids.tolist(), strict=False))
-        return found
-
     def taught(self, model: Any, trainer: Any) -> dict[str, Any]:
         """Return what a model of the library says of itself once `trainer` has shown it the texts."""
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
         tokenizer.train_from_iterator(self.texts, trainer)
         return json.loads(tokenizer.to_str())["model"]
-
-
-class CoefficientBPE(CoefficientSubwords):
-    """Subwords of any byte-level byte-pair encoding."""
-
-    needs = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
-
-    @classmethod
-    def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-        # Merges first join the two bytes of the common characters and then only whole characters: rows are as short as
-        # with merges of any bytes, and no merged token ends inside a coefficient.
-        corpus = Corpus.of(numbers, vocab_size, expected)
-        characters, size = corpus.characters, corpus.free
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=characters, limit_alphabet=size
-        )
-        pairs = [(first, second) for first, second in map(_spelled, characters)]
-        pairs += [(_spelled(a), _spelled(b)) for a, b in corpus.taught(models.BPE(), trainer)["merges"]]
-        tokens = dict.fromkeys([CHARACTERS[byte] for byte in corpus.alphabet] + [a + b for a, b in pairs])
-        tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
-        # No splitting by letters and digits: which coefficient is a letter is an accident of min_token.
-        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = whole  # pyright: ignore[reportAttributeAccessIssue]
-        tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-        return tokenizer.to_str(), corpus.min_token, corpus.max_token
-
-    @classmethod
-    def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
-        tokenizer, raw = read_tokenizer(text)
-        before = raw.get("pre_tokenizer") or {}
-        plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
-        if raw["model"].get("type") != "BPE" or not plain:
-            got = f"{raw['model'].get('type')} after {before.get('type')}"
-            checks.fail("tokenizer.json", "a byte-level BPE", got, cls.needs)
-        if wrong := [name for name in UNSUPPORTED if raw["model"].get(name)]:
-            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(wrong)}", cls.needs)
-        made = {*BYTES, *(first + second for first, second in raw["model"]["merges"])}
-        added = {token["content"] for token in raw.get("added_tokens", [])}
-        token_bytes = _token_bytes(tokenizer, added - made)
-        if added:  # they are looked for in a text before anything else, where they would stand for coefficients
-            tokenizer = Tokenizer.from_str(json.dumps(raw | {"added_tokens": [], "post_processor": None}))
-        return tokenizer, token_bytes, written_with({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
-
-
-class CoefficientUnigram(CoefficientSubwords):
-    """Subwords of a unigram language model, rare characters by their bytes."""
-
-    needs = "TOAST needs a unigram model with nothing before it and no added tokens."
-
-    def __init__(self, text: str, min_token: int, max_token: int | None = None):
-        super().__init__(text, min_token, max_token)
-        vocab: list[tuple[str, float]] = json.loads(self._tokenizer.to_str())["model"]["vocab"]
-        self._pieces = {piece: (i, score) for i, (piece, score) in enumerate(vocab) if self.token_bytes[i]}
-        self._longest = max(map(len, self._pieces))
-        self._never = min(score for _, score in vocab) - 10  # of a character without a piece, as in the library
-
-    def sample(self, numbers: np.ndarray, alpha: float, nbest: int, draw: np.random.Generator) -> list[list[int]]:
-        """Turn whole numbers [B, n] into ids: of the `nbest` best cuts of a row one, by its likelihood ** alpha."""
-        return [self._drawn(text, alpha, nbest, draw) for text in self._texts(numbers)]
-
-    def _drawn(self, text: str, alpha: float, nbest: int, draw: np.random.Generator) -> list[int]:
-        scores, back = [np.zeros(1)], [np.zeros((1, 2), dtype=int)]  # of cuts of the first characters, best first
-        for end in range(1, len(text) + 1):
-            starts = [s for s in range(max(0, end - self._longest), end) if text[s:end] in self._pieces] or [end - 1]
-            found = [scores[s] + self._pieces.get(text[s:end], (0, self._never))[1] for s in starts]
-            ways = [np.stack([np.full(len(f), s), np.arange(len(f))], 1) for s, f in zip(starts, found, strict=True)]
-            best = np.argsort(-np.concatenate(found), kind="stable")[:nbest]
-            scores.append(np.concatenate(found)[best])
-            back.append(np.concatenate(ways)[best])
-        chances = np.exp(alpha * (scores[-1] - scores[-1][0]))
-        way, end, ids = int(draw.choice(len(chances), p=chances / chances.sum())), len(text), list[int]()
-        while end:
-            start, way = back[end][way].tolist()
-            piece, end = text[start:end], start
-            written = [piece] if piece in self._pieces else [f"<0x{byte:02X}>" for byte in piece.encode()]
-            ids[:0] = [self._pieces[each][0] for each in written]
-        return ids
-
-    @classmethod
-    def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
-        tokenizer, raw = read_tokenizer(text)
-        model = raw["model"]
-        around = [name for name in ("normalizer", "pre_tokenizer", "added_tokens") if raw.get(name)]
-        if model.get("type") != "Unigram" or around:
-            got = f"{model.get('type')}{''.join(f' with a {name}' for name in around)}"
-            checks.fail("tokenizer.json", "a unigram model", got, cls.needs)
-        if not model["vocab"]:
-            checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "none", cls.needs)
-        pieces, scores = zip(*model["vocab"], strict=True)
-        if len(set(pieces)) != len(pieces) or "" in pieces:
-            checks.fail("tokenizer.json", "different pieces", "some twice, or an empty one", cls.needs)
-        if not max(map(abs, scores)) < MAX_SCORE:
-            checks.fail("tokenizer.json", f"scores within +-{MAX_SCORE:,}", "others", cls.needs)
-        bytes_of = {piece: int(found[1], 16) for piece in pieces if (found := BYTE.fullmatch(piece))}
-        fallback = model.get("byte_fallback") and model.get("unk_id") is not None
-        token_bytes = [bytes([bytes_of[piece]]) if piece in bytes_of else piece.encode() for piece in pieces]
-        if model.get("unk_id") is not None:
-            token_bytes[model["unk_id"]] = b""
-        known = written_with(set(bytes_of.values()) if fallback else ())
-        alone = [ord(piece) for i, piece in enumerate(pieces) if len(piece) == 1 and token_bytes[i]]
-        known[[point for point in alone if point <= LAST_CHARACTER]] = True
-        return tokenizer, token_bytes, known
-
-    @classmethod
-    def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-        corpus = Corpus.of(numbers, vocab_size, expected, other=1)
-        size, alphabet = round(SPARE * corpus.free), corpus.characters
-        trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
-        found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
-        always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]
-        pieces = [*always, *sorted(found, key=lambda each: (-each[1], each[0]))]
-        text = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)).to_str()
-        return text, corpus.min_token, corpus.max_token
-
-
-def _spelled(text: str) -> str:
-    return "".join(CHARACTERS[byte] for byte in text.encode())
-
-
-def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
-    """Return the bytes each id stands for; special tokens stand for none."""
-    ids = {index: token for token, index in tokenizer.get_vocab().items()}
-    if sorted(ids) != list(range(len(ids))):
-        checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
-    tokens = ["" if ids[i] in added else ids[i] for i in range(len(ids))]
-    # One with any character that stands for no byte is plain text; published vocabularies have some.
-    return [bytes(map(BYTES.__getitem__, each)) if BYTES.keys() >= set(each) else each.encode() for each in tokens]
 
 
 def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:

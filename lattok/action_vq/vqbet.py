@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lattok.action_vq.coarse_to_fine import CoarseToFine
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
-from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import MOST_SIZE

@@ -1,4 +1,4 @@
-"""Latent actions from video."""
+"""Models that read video: latent action models of frame pairs (p2t, moto, published) and of clips, inverse dynamics."""
 
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.trained import PairLearner, TrainedPairModel

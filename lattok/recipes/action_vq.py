@@ -13,7 +13,7 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.learned import FitRun, TrainedTokenizer
-from lattok.action_vq.model import QUICK_MODEL
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.data import select_episodes
 from lattok.data.alike import note_rates, same_actions
 from lattok.data.episodes import check_horizon

@@ -1,6 +1,6 @@
 """Policies supervised by latent actions: the baseline and the strategies of "From Pixels to Tokens", and their losses
 for policies of others. Needs no package beyond the base installation, but for backbones of Hugging Face.
-`lattok.vla.lara` has what learns together with a latent action model of video.
+`lara.py` and `latbot.py` have the losses that need a latent action model of video.
 """
 
 from lattok.vla.config import VLAConfig

@@ -21,7 +21,7 @@ from lattok.nn.losses import of_share, reduce_valid
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.vla import LatentVLA, Strategy, VLAConfig
-from lattok.vla.lara import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
+from lattok.vla.frame_supervision import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
 from lattok.vla.model import share_backbone
 from lattok.vla.observations import instructions_of
 from lattok.vla.strategies import ACTION, LatentLoss, Span

@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 
 import lattok
 from lattok import BEAST
-from lattok.action_vq.bins import BEASTConfig, spline_basis
+from lattok.action_vq.beast import BEASTConfig, spline_basis
 from lattok.cli import main
 from lattok.hub import checkpoint
 from lattok.utils.checks import LattokError

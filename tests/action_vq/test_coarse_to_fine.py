@@ -1,11 +1,13 @@
-"""What holds for every family whose codes go from coarse to fine: prefixes, repairs, masks, seeds, odd sizes."""
+"""What holds for every family whose codes go from coarse to fine: prefixes, repairs, masks, seeds, odd sizes;
+limits, and synthetic chunks."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.action_vq.residual import CoarseToFine
+from lattok.action_vq.chunks import value_range
+from lattok.action_vq.coarse_to_fine import CoarseToFine, Limits, synthetic, with_synthetic
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, learned, learning, small
 from tests.action_vq.walks import saturating, whole
@@ -130,3 +132,28 @@ def test_options_of_fit_that_make_no_sense_are_named(family, options, text):
         text = "`options`: expected names among .*tokens.*, got synthetic"
     with pytest.raises(LattokError, match=text):
         family.fit(saturating(4), **options)
+
+
+def test_synthetic_chunks_stay_inside_the_data_and_leave_absent_dimensions_out():
+    actions = saturating()
+    mask = whole(actions)
+    mask[..., 2] = False
+    actions[..., 2] = 0.0
+    made = synthetic(actions, mask, 1000, torch.Generator().manual_seed(0))
+    low, high = value_range(actions, mask)
+    assert ((made >= low) & (made <= high)).all()
+    assert (made[..., 2] == 0).all()
+    assert made[..., :2].std() > 0.5 * actions[..., :2].std()
+    joined, joined_mask = with_synthetic(actions, mask, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(joined[:300], actions)
+    assert torch.equal(joined_mask.any(1).any(0), torch.tensor([True, True, False]))
+
+
+def test_only_values_that_actions_often_stop_at_are_limits():
+    actions = torch.linspace(-1, 1, 1000).view(-1, 1, 1).repeat(1, 1, 2)
+    actions[:50, :, 1], actions[-5:, :, 1] = -1.0, 1.0
+    limits = Limits(2)
+    limits.fit(actions, whole(actions))
+    assert torch.isinf(limits.high).all()
+    assert limits.low.tolist() == [-torch.inf, -1.0]
+    assert limits(torch.tensor([[[-3.0, -3.0]]])).tolist() == [[[-3.0, -1.0]]]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok.action_vq.fast import FAST, FASTConfig, dct_matrix
-from lattok.action_vq.subwords import CoefficientBPE, read_tokenizer
+from lattok.action_vq.fast import FAST, CoefficientBPE, FASTConfig
+from lattok.action_vq.subwords import read_tokenizer
+from lattok.nn.blocks import dct_matrix
 from lattok.utils.checks import LattokError
 from tests.action_vq.walks import NAMES
 

@@ -10,8 +10,7 @@ from torch import nn
 from lattok.action_vq import FSQ, P2TActionVQ, QueST, ResidualVQ, VQBeT
 from lattok.action_vq.base import families
 from lattok.action_vq.learned import NEAR, TrainedTokenizer, balanced, near_codes, near_levels
-from lattok.action_vq.model import ActionVQConfig
-from lattok.action_vq.quest import QueSTConfig
+from lattok.action_vq.p2t import ActionVQConfig
 from lattok.action_vq.residual import least_squares, refit, search
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
@@ -196,15 +195,3 @@ def test_balance_of_inputs_that_are_all_zero_has_finite_gradients():
         layer(torch.zeros(4, 3)).sum().backward()
     assert layer.weight.grad is not None
     assert not layer.weight.grad.any()  # NaN would be any
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_steps_of_a_causal_decoder_do_not_see_later_ones_and_others_do(causal):
-    torch.manual_seed(0)
-    sizes = {"dim": 16, "heads": 2, "decoder_depth": 1, "dropout": 0.0}
-    config = QueSTConfig(action_dim=3, horizon=6, causal_decoder=causal, **sizes)
-    decoder, memory = QueST(config).decoder.eval(), torch.randn(2, 4, 16)
-    before = decoder(memory)
-    decoder.places[-1] += 1.0
-    moved = (decoder(memory) - before).abs().sum((0, 2)) > 0
-    assert moved.tolist() == [*[not causal] * 5, True]

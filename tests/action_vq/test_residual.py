@@ -1,4 +1,4 @@
-"""Residual codes of chunks: search against brute force, least squares, masks, limits and synthetic chunks."""
+"""Residual codes of chunks: search against brute force, least squares, masks."""
 
 import itertools
 
@@ -9,16 +9,12 @@ from lattok.action_vq.residual import (
     BLOCK,
     ITERATIONS,
     MOST_SUMS,
-    Limits,
     ResidualVQ,
     ResidualVQConfig,
     by_mask,
     least_squares,
     refit,
     search,
-    synthetic,
-    value_range,
-    with_synthetic,
 )
 from lattok.nn.kmeans import residual_kmeans
 from lattok.utils.checks import LattokError
@@ -167,31 +163,6 @@ def test_datasets_of_other_shapes_are_fitted_together():
     codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]), repair=True)
     decoded = tokenizer.decode(codes)[:, :4, :2]
     assert (decoded - small).square().mean() < 0.3 * small.var()
-
-
-def test_synthetic_chunks_stay_inside_the_data_and_leave_absent_dimensions_out():
-    actions = saturating()
-    mask = whole(actions)
-    mask[..., 2] = False
-    actions[..., 2] = 0.0
-    made = synthetic(actions, mask, 1000, torch.Generator().manual_seed(0))
-    low, high = value_range(actions, mask)
-    assert ((made >= low) & (made <= high)).all()
-    assert (made[..., 2] == 0).all()
-    assert made[..., :2].std() > 0.5 * actions[..., :2].std()
-    joined, joined_mask = with_synthetic(actions, mask, 50, torch.Generator().manual_seed(0))
-    assert torch.equal(joined[:300], actions)
-    assert torch.equal(joined_mask.any(1).any(0), torch.tensor([True, True, False]))
-
-
-def test_only_values_that_actions_often_stop_at_are_limits():
-    actions = torch.linspace(-1, 1, 1000).view(-1, 1, 1).repeat(1, 1, 2)
-    actions[:50, :, 1], actions[-5:, :, 1] = -1.0, 1.0
-    limits = Limits(2)
-    limits.fit(actions, whole(actions))
-    assert torch.isinf(limits.high).all()
-    assert limits.low.tolist() == [-torch.inf, -1.0]
-    assert limits(torch.tensor([[[-3.0, -3.0]]])).tolist() == [[[-3.0, -1.0]]]
 
 
 @pytest.mark.parametrize(

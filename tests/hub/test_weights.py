@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok.action_vq import P2TActionVQ
-from lattok.action_vq.model import ActionVQConfig
+from lattok.action_vq.p2t import ActionVQConfig
 from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.weights import Size, from_anywhere, plan_module
 from lattok.image_lam import ImageLAM, ImageLAMConfig

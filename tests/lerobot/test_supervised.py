@@ -13,7 +13,8 @@ import lattok
 from lattok import LattokError
 from lattok.labels import LatentSpec
 from lattok.vla import AlignLoss, CodeCrossEntropy, RegressionLoss, Supervised, Tap, keep_labels
-from lattok.vla.lara import LARALoss, keep_pairs
+from lattok.vla.frame_supervision import keep_pairs
+from lattok.vla.lara import LARALoss
 from tests.lerobot.policies import CAMERA, HZ, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
 pytestmark = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq.model import QUICK_MODEL
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.clips.decoder import open_sana, sizes_of
@@ -21,7 +21,8 @@ from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.inference import for_inference
 from lattok.labels import LatentSpec
 from lattok.types import PairBatch
-from lattok.vla.lara import FRAMES, LARALoss
+from lattok.vla.frame_supervision import FRAMES
+from lattok.vla.lara import LARALoss
 from lattok.vla.latbot import LatBotLoss
 from lattok.vla.supervision import LOSSES
 from lattok.vla.tap import Supervised

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq.model import QUICK_MODEL
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.nn.quantize import VectorQuantizer
 from lattok.types import ActionBatch
 from tests.accelerator import NAME, Device

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq import model as of_actions
-from lattok.action_vq.model import QUICK_MODEL
+from lattok.action_vq import p2t as of_actions
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses as of_images
 from lattok.image_lam.base.trained import LatentStream

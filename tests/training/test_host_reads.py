@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lattok.action_vq import FSQ, ActionVQConfig, P2TActionVQ
-from lattok.action_vq.model import QUICK_MODEL
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.augment import Augmentation, augment, draw

@@ -9,7 +9,7 @@ import torch
 
 import lattok
 from lattok import LattokError, UniformBins
-from lattok.action_vq.fast import DCTTokenizer
+from lattok.action_vq.dct import DCTTokenizer
 from lattok.action_vq.learned import TrainedTokenizer
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import ActionBatch

@@ -15,8 +15,9 @@ from lattok.nn.losses import draw_flow
 from lattok.nn.quantize import Codebook
 from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
+from lattok.vla.frame_supervision import FRAMES, VALID, keep_pairs
 from lattok.vla.head import HeadBlock
-from lattok.vla.lara import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
+from lattok.vla.lara import Alignment, JointLARA, LARALoss, LiveLAM
 from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy, rows
 from tests.vla.stand_in import B, Policy, hooks, make_batch

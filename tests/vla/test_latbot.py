@@ -8,7 +8,7 @@ from lattok import LattokError
 from lattok.backbones.model import with_backbone
 from lattok.types import LatentTarget, PairIndex
 from lattok.vla import LatentVLA, Supervised, Tap
-from lattok.vla.lara import FRAMES, VALID
+from lattok.vla.frame_supervision import FRAMES, VALID
 from lattok.vla.latbot import Distillation, LatBotLoss, follow, taught_by
 from lattok.vla.supervision import distillation
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import lattok
 from lattok.action_vq import P2TActionVQ
-from lattok.action_vq.model import key_map, p2t_action_vq
+from lattok.action_vq.p2t import key_map, p2t_action_vq
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch
 from tests.action_vq import plain

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, learned
+from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, level_tokenizer
 from lattok.utils.checks import LattokError
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
@@ -79,8 +79,20 @@ def test_many_chunks_go_through_the_networks_in_blocks(family, monkeypatch):
     chunks = torch.randn(19, 6, 3)
     codes = model.encode(chunks)
     actions = model.decode(codes)
-    monkeypatch.setattr(learned, "BLOCK", 8)
+    monkeypatch.setattr(level_tokenizer, "BLOCK", 8)
     model.head.register_forward_hook(lambda _, inputs, output: most.append(len(output)))
     assert torch.equal(model.encode(chunks), codes)
     torch.testing.assert_close(model.decode(codes), actions)
     assert most == [8, 8, 3]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_steps_of_a_causal_decoder_do_not_see_later_ones_and_others_do(causal):
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "heads": 2, "decoder_depth": 1, "dropout": 0.0}
+    config = QueSTConfig(action_dim=3, horizon=6, causal_decoder=causal, **sizes)
+    decoder, memory = QueST(config).decoder.eval(), torch.randn(2, 4, 16)
+    before = decoder(memory)
+    decoder.places[-1] += 1.0
+    moved = (decoder(memory) - before).abs().sum((0, 2)) > 0
+    assert moved.tolist() == [*[not causal] * 5, True]

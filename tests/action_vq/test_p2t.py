@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq import model as losses
-from lattok.action_vq.model import Encoder, Spectrum
+from lattok.action_vq import p2t as losses
+from lattok.action_vq.p2t import Encoder, Spectrum
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
 
