@@ -51,8 +51,8 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions "
     "action_vq.level_tokenizer.causal_mask image_lam.published.dinov3.patch_angles "
     "image_lam.published.lawam.added_sines",
-    "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
-    "inference.PackedLinear nn.normalize.Normalizer.of_host action_vq.dct action_vq.fast action_vq.toast",
+    "of the CPU: subwords, and what is on the host": "nn.normalize.Normalizer.of_host action_vq.dct "
+    "action_vq.fast action_vq.toast",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
     "action_vq.chunks.check_codes nn.normalize.OpenChoice backbones.model.Outline nn.blocks.same_precision "
     "recipes.lara.views_of",

@@ -3,10 +3,9 @@
 python -m benchmarks.speed.action_tokenizer --out benchmarks/results/action_tokenizer_speed.json     # 4 minutes
 
 Published size (H 8, m 7, d 128, K 256), random weights, smooth synthetic chunks, one thread. The straightforward module
-gets its chunks normalised already; lattok's take physical units and check them. "table" and "for inference" are
-`lattok.for_inference`. OAT, QueST, VQ-BeT and BEAST have published sizes and straightforward modules of their own, FSQ
-has neither. Ratios are of the least CPU time of interleaved rounds (medians in brackets). It needs scipy, and for FAST
-transformers.
+gets its chunks normalised already; lattok's take physical units and check them. OAT, QueST, VQ-BeT and BEAST have
+published sizes and straightforward modules of their own, FSQ has neither. Ratios are of the least CPU time of
+interleaved rounds (medians in brackets). It needs scipy, and for FAST transformers.
 """
 
 import argparse
@@ -24,21 +23,17 @@ from benchmarks.reference.oat import StraightforwardOAT
 from benchmarks.reference.p2t import StraightforwardP2T
 from benchmarks.reference.quest import StraightforwardQueST
 from benchmarks.reference.vqbet import StraightforwardVQBeT
-from lattok import FSQ, P2TActionVQ, convert, for_inference
+from lattok import FSQ, P2TActionVQ, convert
 from lattok.action_vq import ActionVQConfig
-from lattok.action_vq.learned import TrainedTokenizer
 from tests.action_vq.margins import ROUNDING, float64_codes
 
 BATCHES = (1, 64, 1024)
 # Least ratios over the straightforward module, CPU time, by batch.
 KINDS = ("encode", "decode")
 WANTED: dict[str, dict[str, tuple[float, ...]]] = {
-    "encode": {"lattok": (0.85, 0.95, 0.95), "for inference": (2, 1.2, 1.15)},
-    "decode": {"table, torch": (5, 80, 350), "table, numpy": (12, 120, 400)},
-    "decode against FAST": {"table, numpy": (7, 300, 800)},
+    "encode": {"lattok": (0.85, 0.95, 0.95)},
+    **{f"{kind}, beast": {"beast": (2, 2, 2)} for kind in KINDS},
 }
-WANTED |= {f"{kind}, {name}": {"for inference": (2, 2, 2)} for kind in KINDS for name in ("oat", "quest", "vqbet")}
-WANTED |= {f"{kind}, beast": {"beast": (2, 2, 2)} for kind in KINDS}
 MOST_OTHER = 0.001  # share of codes that may differ, on a border between two
 REFERENCES: dict[str, Any] = {
     "oat": StraightforwardOAT,
@@ -97,20 +92,11 @@ def smooth_chunks(count: int, seed: int, horizon: int = 8, dims: int = 7) -> Ten
 
 def time_p2t(model: P2TActionVQ, batch: int, rounds: int) -> dict[str, dict[str, Timing]]:
     """Encode and decode of the straightforward module and of lattok."""
-    plain, tensor, fast = StraightforwardP2T(model), smooth_chunks(batch, seed=2), for_inference(model)
+    plain, tensor = StraightforwardP2T(model), smooth_chunks(batch, seed=2)
     normalised = model.normalizer(tensor)
-    encode = {
-        P2T: Case(plain.encode, normalised),
-        "lattok": Case(model.encode, tensor),
-        "for inference": Case(fast.encode, tensor),
-    }
+    encode = {P2T: Case(plain.encode, normalised), "lattok": Case(model.encode, tensor)}
     codes = plain.encode(normalised)
-    decode = {
-        P2T: Case(plain.decode, codes),
-        "lattok": Case(model.decode, codes),
-        "table, torch": Case(fast.decode, codes),
-        "table, numpy": Case(fast.decode, codes.numpy()),
-    }
+    decode = {P2T: Case(plain.decode, codes), "lattok": Case(model.decode, codes)}
     return {"encode": interleaved(encode, rounds), "decode": interleaved(decode, rounds)}
 
 
@@ -133,7 +119,7 @@ def time_fast(model: P2TActionVQ, batch: int, rounds: int, folder: Path) -> dict
     decode = {
         FAST: Case(published.decode, published.encode(normalised.numpy())),
         "lattok FAST": Case(ours.decode, ours.encode(normalised)),
-        "table, numpy": Case(for_inference(model).decode, model.encode(tensor).numpy()),
+        "P2T, lattok": Case(model.decode, model.encode(tensor)),
     }
     return {"encode against FAST": interleaved(encode, rounds), "decode against FAST": interleaved(decode, rounds)}
 
@@ -147,8 +133,8 @@ def reference_pair(name: str, folder: Path) -> tuple[Any, Any]:
 
 
 def time_families(batch: int, rounds: int, folder: Path) -> dict[str, dict[str, Timing]]:
-    """Every other family that learns by gradients, and BEAST: a straightforward module where there is one, lattok's
-    tokenizer with the same weights, and that one for inference."""
+    """Every other family that learns by gradients, and BEAST: a straightforward module where there is one, and lattok's
+    tokenizer with the same weights."""
     found: dict[str, dict[str, Timing]] = {}
     for name in (*REFERENCES, "fsq"):
         torch.manual_seed(0)
@@ -159,10 +145,6 @@ def time_families(batch: int, rounds: int, folder: Path) -> dict[str, dict[str, 
             model.normalizer.fit(smooth_chunks(1024, seed=1).flatten(0, 1))
         chunks = smooth_chunks(batch, 2, model.horizon, model.action_dim)
         codes, ways = model.encode(chunks), {name: model}
-        if isinstance(model, TrainedTokenizer):
-            ways["for inference"] = for_inference(model)
-            if not torch.equal(ways["for inference"].encode(chunks), codes):
-                raise SystemExit(f"{name}: codes differ for inference")
         if plain is not None:
             if (other := float((plain.encode(chunks) != codes).float().mean())) > MOST_OTHER:
                 raise SystemExit(f"{name}: {other:.2%} of codes differ from the straightforward module's")
@@ -177,7 +159,7 @@ def compare_codes(model: P2TActionVQ, count: int) -> dict[str, dict[str, float]]
     chunks = smooth_chunks(count, seed=3)
     exact, margins = float64_codes(model, chunks)
     base = StraightforwardP2T(model).encode(model.normalizer(chunks))
-    ways = {P2T: base, "lattok": model.encode(chunks), "for inference": for_inference(model).encode(chunks)}
+    ways = {P2T: base, "lattok": model.encode(chunks)}
     return {name: _agreement(codes, base, exact, margins) for name, codes in ways.items()}
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.common import Case, commit_of, environment, interleaved, write_results
 from benchmarks.speed.action_tokenizer import BATCHES, KINDS, MOST_OTHER, SETTINGS, row, show, smooth_chunks
-from lattok import convert, for_inference
+from lattok import convert
 
 WANTED = 2.0  # times as fast as published, everywhere
 
@@ -71,7 +71,7 @@ def run(name: str, rounds: int) -> dict[str, Any]:
         path = Path(folder) / "published.safetensors"
         save_file({key: value.contiguous() for key, value in theirs.tensors.items()}, path)
         model = getattr(convert, name)(path, SETTINGS[name])
-    ways: dict[str, Any] = {"published": theirs, "lattok": model, "for inference": for_inference(model)}
+    ways: dict[str, Any] = {"published": theirs, "lattok": model}
     tables: dict[str, Any] = {}
     for batch in BATCHES:
         chunks = smooth_chunks(batch, 2, model.horizon, model.action_dim)
@@ -82,7 +82,7 @@ def run(name: str, rounds: int) -> dict[str, Any]:
         for kind, given in zip(KINDS, (chunks, codes), strict=True):
             cases = {way: Case(getattr(each, kind), given) for way, each in ways.items()}
             rows = tables[f"{kind}, batch {batch}"] = row(interleaved(cases, rounds), batch)
-            show(f"{name}: {kind}, batch {batch}", rows, {"for inference": WANTED})
+            show(f"{name}: {kind}, batch {batch}", rows, {"lattok": WANTED})
     return tables
 
 

@@ -171,18 +171,12 @@ class Encoder(nn.Module):
         blocks = (PostNormBlock(d, config.heads, config.hidden, config.dropout) for _ in range(config.depth))
         self.transformer = nn.Sequential(*blocks)
 
-    def before(self, actions: Tensor) -> Tensor:
-        """Return what the first ReLU sees, [B, d, H], which is linear in `actions`."""
+    def forward(self, actions: Tensor) -> Tensor:
         if self.spectrum is not None:
             actions = torch.cat([actions, self.spectrum(actions)], dim=-1)  # b h 3m
         x = rearrange(self.project(actions), "b h d -> b d h")
-        return self.convs[0](x) if self.convs else x
-
-    def forward(self, actions: Tensor) -> Tensor:
-        x = self.before(actions)
-        for conv in self.convs[1:]:
-            x = conv(x.relu())
-        x = x.relu() if self.convs else x
+        for conv in self.convs:
+            x = conv(x).relu()
         return self.transformer(rearrange(x, "b d h -> b h d"))
 
 

@@ -163,18 +163,10 @@ def test_without_a_choice_nothing_is_encoded(tokenizer, tmp_path):
         "decode": lambda: loaded.decode(torch.zeros(1, 4, dtype=torch.long)),
         "latents": lambda: loaded.latent_actions(torch.zeros(1, 4, 3)),
         "report": lambda: loaded.error_report(torch.zeros(1, 4, 3)),
-        "table": lambda: lattok.for_inference(loaded),
     }
     for use in uses.values():
         with pytest.raises(LattokError, match=text):
             use()
-
-
-def test_tables_are_of_the_chosen_normaliser(tokenizer, roots):
-    chunks = ActionWindows(open_dataset(roots["b"]), 4).all().chunks
-    chosen = tokenizer[0].for_dataset("b")
-    codes = chosen.encode(chunks)
-    torch.testing.assert_close(lattok.for_inference(chosen).decode(codes), chosen.decode(codes))
 
 
 def test_a_dataset_can_be_added_and_labels_of_the_others_stay_what_they_were(tokenizer, tmp_path):

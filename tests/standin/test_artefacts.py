@@ -123,14 +123,6 @@ def test_normalisers_of_datasets(device: Device):
         assert_same(moved.for_dataset(own).encode(smooth(5)), model.for_dataset(own).encode(smooth(5)))
 
 
-def test_the_table_of_a_tokenizer_is_of_the_cpu(device: Device):
-    model: Any = fitted("action-vq")
-    chunks = smooth(5, seed=1)
-    fast = for_inference(copy.deepcopy(model).to(NAME))
-    codes = model.encode(chunks)
-    assert_same(fast.decode(codes), for_inference(model).decode(codes))
-
-
 LAM: dict[str, Any] = {"cameras": CAMERAS, "features": "pixels", **SIZES}
 ROBUST = {"encoder": "fused", "quantizer": "residual", "codebook_update": "ema", "latent_norm": "batch"}
 MOTO: dict[str, Any] = {**SIZES, **HELD, "features": "held"}

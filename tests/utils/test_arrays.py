@@ -18,10 +18,8 @@ from tests.action_vq.families import cases, fitted
 CHUNKS = np.random.default_rng(0).standard_normal((20, 6, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=[*cases(), "for inference"])
+@pytest.fixture(scope="module", params=cases())
 def tokenizer(request):
-    if request.param == "for inference":
-        return lattok.for_inference(fitted("action-vq"))
     return fitted(request.param)
 
 
