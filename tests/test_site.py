@@ -24,7 +24,7 @@ from lattok.hub.client import ASSETS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.findings import Finding
 from lattok.utils.options import options_of
-from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
+from lattok.vla import STRATEGIES
 from tests.conftest import write_dataset
 from tests.image_lam.published.parity import open_case
 from tests.process_jobs import afresh
@@ -46,48 +46,6 @@ KNOWN = {
 
 def texts(drawing: str) -> list[str]:
     return [node.text or "" for node in ElementTree.fromstring(drawing).iter() if node.tag.endswith("text")]
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_drawing_says_what_the_strategy_says(name):
-    strategy = STRATEGIES[name]
-    said = texts(drawings.drawing(name))
-    for span in strategy.spans:
-        assert {span.name, drawings.formula(span)} <= set(said)
-    cards = "\n".join(said)
-    for loss in strategy.losses:
-        assert loss.loss in cards
-        assert f"λ {loss.weight:g}, {drawings.layer(loss.layer)}" in cards
-    assert cards.count("λ") == len(strategy.losses)
-
-
-def test_formulas_count_as_strategies_do():
-    assert drawings.formula(STRATEGIES["la_cond"].spans[0]) == "P · S"
-    assert drawings.formula(STRATEGIES["ph_direct"].spans[0]) == "P · H"
-    assert (drawings.formula(Span("action")), drawings.formula(Span("a", 2, 3))) == ("H", "2 · 3")
-    assert (drawings.layer(0.6), drawings.layer(1.0), drawings.layer(17)) == ("layer ⌈0.6 N⌉", "last layer", "layer 17")
-
-
-def test_a_strategy_with_two_losses_is_drawn():
-    losses = (LatentLoss("codes", "latent"), LatentLoss("align", "action", layer=0.6, weight=1.0, name="look"))
-    both = Strategy("both", (Span("latent", "codes", "labels"), Span("action")), losses, "steps")
-    drawn = drawings.draw(both)
-    assert drawn.count("<circle") == 2
-    assert "align: 1 - cosine (look)" in texts(drawn)
-
-
-def test_a_drawing_is_readable_without_its_colours():
-    """It takes the colour of the text, and has a title for who cannot see it."""
-    for name in (*drawings.DRAWINGS, *STRATEGIES):
-        drawn = drawings.drawing(name)
-        assert "#" not in drawn.replace("&#x27;", "")
-        (title,) = (node.text for node in ElementTree.fromstring(drawn).iter() if node.tag.endswith("title"))
-        assert len(title or "") > 20
-
-
-def test_lara_and_latbot_are_drawn_from_their_defaults():
-    assert "1 - cos(W h, e), λ 0.01" in texts(drawings.lara())
-    assert {"128", "distill: squared error + KL"} <= set(texts(drawings.latbot()))
 
 
 def test_every_mark_has_somebody_who_writes_there():

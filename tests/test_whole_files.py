@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing import get_context
 
 import pytest
@@ -32,36 +31,6 @@ def test_two_writers_of_one_file_never_mix_their_bytes(tmp_path):
         other.write_bytes(b"2" * 5)
     assert path.read_bytes() == b"1" * 10
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("work", ["check_writable", "write_text"])
-def test_names_of_others_are_left_alone_and_leftovers_of_ours_go(work, tmp_path):
-    for name in THEIRS:
-        (tmp_path / name).write_text("thesis")
-    (tmp_path / ".fedcba9876543210.lattok-tmp").mkdir()
-    (tmp_path / ".ffffffffffffffff.lattok-tmp").symlink_to(tmp_path / ".writable")
-    (tmp_path / LEFT).write_text("half")
-    if work == "check_writable":
-        files.check_writable(tmp_path)
-    else:
-        files.write_text(tmp_path / "report.json", "new")
-    assert all((tmp_path / name).read_text() == "thesis" for name in THEIRS)
-    assert {p.name for p in tmp_path.glob("*.lattok-tmp")} & {LEFT} == set()
-    assert len(list(tmp_path.iterdir())) == len(THEIRS) + 2 + (work == "write_text")
-
-
-def test_nothing_is_left_of_a_place_that_was_only_tried(tmp_path):
-    files.check_writable(tmp_path / "new" / "folder")
-    with output.Output(tmp_path / "new").locked(tmp_path / "new" / "run" / "lock"):
-        assert (tmp_path / "new" / "run" / "lock").exists()
-    tried = output.Output(tmp_path / "new" / "folder" / "out").hold()
-    tried.remove()
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "mine").mkdir()
-    files.check_writable(tmp_path / "mine")
-    with output.Output(tmp_path / "mine").locked(tmp_path / "mine" / "run" / "lock"):
-        files.write_text(tmp_path / "mine" / "run" / "log", "begun")
-    assert [path.name for path in (tmp_path / "mine" / "run").iterdir()] == ["log"]
 
 
 def test_what_somebody_is_writing_is_not_swept(tmp_path):
@@ -128,29 +97,6 @@ def test_a_lock_is_held_by_one_and_gone_with_its_holder(tmp_path):
     assert not path.exists()
 
 
-def _hold_often(path, log):
-    count = 0
-    while count < 100:  # a refusal takes far less time than a hold: so many attempts could all be refused
-        try:
-            with held(path), open(log, "ab", buffering=0) as file:
-                file.write(b"(")
-                time.sleep(0.0001)
-                file.write(b")")
-            count += 1
-        except Busy:
-            time.sleep(0.001)  # who spins keeps the holder from its processor: seconds for each hold on a busy machine
-
-
-def test_locks_that_come_and_go_are_never_held_twice(tmp_path):
-    workers = [FORK.Process(target=_hold_often, args=(tmp_path / "lock", tmp_path / "log")) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert (tmp_path / "log").read_text() == "()" * 300
-
-
 def _fill(folder, after=None):
     with output.Output(folder).filled(("a", "b", "c")):
         for name in ("a", "b"):
@@ -188,9 +134,3 @@ def test_a_folder_that_could_not_be_filled_goes(tmp_path):
     with pytest.raises(OSError, match="No space"):
         fail()
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("text", ["", "mine", b"\xff"])
-def test_a_mark_of_somebody_else_is_none(text, tmp_path):
-    (tmp_path / output.UNFINISHED).write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert not output.is_unfinished(tmp_path)

@@ -6,12 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_cameras
-from lattok.data import content as module
-from lattok.data.content import content_of, digests, in_order, read_record, record_of
-from lattok.data.schema import same_split
+from lattok.data import Feature, LeRobotWriter, declare, open_dataset, with_actions, with_cameras
+from lattok.data.content import content_of, read_record
 from lattok.utils.checks import LattokError
-from tests.data.memory import CAMERA, MemoryDataset
+from tests.data.memory import MemoryDataset
 
 SPACE = [{"part": "position", "axes": ["x", "y"]}]
 FRONT = "observation.images.front"
@@ -81,12 +79,6 @@ def test_every_change_is_another_dataset_and_names_and_labels_are_none(tmp_path)
     assert len(set(hashes.values())) == len(CHANGES) + 1, hashes
 
 
-def test_pictures_count_for_those_who_look(tmp_path):
-    first, other = (MemoryDataset(tmp_path, [4, 1, 6]) for _ in range(2))
-    _picture(other)
-    assert content_of(first, first.episodes).digest == content_of(other, other.episodes).digest
-
-
 def test_episodes_that_nobody_learns_from_may_change_but_not_come_or_go(tmp_path):
     first, other, shorter = (MemoryDataset(tmp_path, [8, 8, 8]) for _ in range(3))
     other.values[2]["action"] += 1
@@ -125,28 +117,6 @@ def _rewritten(path, **options):
     pq.write_table(pq.read_table(path), path, **options)
 
 
-def test_a_copy_has_the_same_content_however_its_files_are_packed(source, tmp_path):
-    root = _copy(source, tmp_path / "renamed")
-    for path in root.glob("data/*/*.parquet"):
-        _rewritten(path, compression="gzip", row_group_size=3)
-        path.touch()
-    assert _of(open_dataset(root)) == _of(source)
-
-
-def test_reading_whole_files_gives_what_reading_episodes_does(source):
-    few = {**digests(source, [7], "actions")[0], **digests(source, [2, 3], "actions")[0]}
-    assert few == {index: _of(source).actions[index] for index in (2, 3, 7)}
-    assert len(set(_of(source).actions.values())) == len(set(_of(source).videos.values())) == 10
-
-
-def test_an_export_of_a_few_episodes_is_known_again_by_its_actions(source, tmp_path):
-    part = open_dataset(export(source, tmp_path / "part", episodes=[7, 2, 4], video_codec="h264").path)
-    known = read_record(record_of(_of(source)))["actions"]
-    assert [digest in known.digests for digest in _of(part).actions.values()] == [True] * 3
-    assert _of(part).actions[1] == _of(source).actions[4]
-    assert _of(part).digest != _of(source).digest
-
-
 def test_edited_actions_leave_the_videos_and_rewritten_videos_the_actions(source, tmp_path):
     whole, root = _of(source), _copy(source, tmp_path / "edited")
     for path in root.glob("data/*/*.parquet"):
@@ -170,30 +140,6 @@ def test_edited_actions_leave_the_videos_and_rewritten_videos_the_actions(source
     assert _of(open_dataset(swapped)).videos != {**_of(source).videos}
 
 
-def test_episodes_that_hardly_move_are_told_by_nothing(tmp_path):
-    dataset = MemoryDataset(tmp_path, [8, 8, 3])
-    dataset.values[0]["action"][:] = 0
-    assert list(_of(dataset).actions) == [1]
-    assert list(digests(dataset, [0, 1, 2], "actions")[0]) == [1]
-    assert record_of(_of(dataset)).keys() == {"actions"}
-
-
-def test_damage_is_for_others_to_report(tmp_path):
-    dataset = MemoryDataset(tmp_path, [8, 8])
-    dataset.broken.add(1)
-    assert list(_of(dataset).actions) == [0]
-
-
-def test_all_digests_are_kept_or_none_where_there_are_too_many(tmp_path, monkeypatch):
-    content = _of(MemoryDataset(tmp_path, [8] * 12))
-    known = read_record(record_of(content))["actions"]
-    assert known.digests == set(content.actions.values())
-    assert known.in_order == in_order(content.actions)
-    assert in_order({index + 1: digest for index, digest in content.actions.items()}) != known.in_order
-    monkeypatch.setattr(module, "MAX_DIGESTS", 11)
-    assert record_of(content) == {}
-
-
 @pytest.mark.parametrize(
     "record",
     [7, [], {"actions": 7}, {"actions": {}}, {"actions": {"digests": "x", "in_order": "a"}}]
@@ -206,18 +152,3 @@ def test_records_of_another_kind_are_one_line(record):
         return
     with pytest.raises(LattokError, match=r"`content` in `training.json`: expected digests of the episodes"):
         read_record(record)
-
-
-def test_a_camera_among_numbers_has_no_file_to_be_known_by(tmp_path):
-    dataset = MemoryDataset(tmp_path, [8, 8], encoded=True)
-    assert dataset.cameras == (CAMERA,)
-    assert _of(dataset).videos == {}
-
-
-def test_splits_number_their_episodes_by_themselves(tmp_path):
-    dataset = MemoryDataset(tmp_path / "source", [4, 1, 6])
-    assert dataset.split is None
-    dataset.split = "val"
-    assert with_cameras(dataset, ["top"]).split == "val"
-    assert all(same_split(*two) for two in (("a", "a"), ("a", None), (None, "a"), (None, None)))
-    assert not same_split("a", "b")

@@ -3,7 +3,6 @@ camera, never called damaged, bit for bit in what is annotated and exported."""
 
 import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import pytest
 from PIL import Image
 
 from lattok.annotation import annotate
-from lattok.cli import main
-from lattok.data import export, inspect_dataset, open_dataset, with_cameras
+from lattok.data import export, inspect_dataset, open_dataset
 from lattok.samples import FramePairs, PolicyWindows
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
@@ -146,15 +144,6 @@ def test_some_episodes(tmp_path: Path):
     assert stored(part)["cells"] == stored(tmp_path / "cells")["cells"][7:18]
 
 
-def test_leaving_it_out(tmp_path: Path):
-    root = with_depth(tmp_path / "d", "video")
-    out = export(with_cameras(open_dataset(root), CAMERAS[:1]), tmp_path / "out", video_codec="h264").path
-    assert KEY not in read_info(out)["features"]
-    assert not (out / "videos" / KEY).exists()
-    with pytest.warns(UserWarning, match=f"RLDS has no place for {KEY}"):
-        export(root, tmp_path / "rlds", format="rlds")
-
-
 def test_what_cannot_be_copied_is_named(tmp_path: Path):
     root = with_depth(tmp_path / "d", "video")
     (root / "videos" / KEY / "chunk-000" / "file-000.mp4").unlink()
@@ -178,45 +167,3 @@ def test_cells_that_nothing_marks_are_not_called_damaged(tmp_path: Path):
         LattokError, match=r"expected a JPEG or PNG image, got TIFF. If it is a depth camera, say so in"
     ):
         open_dataset(root).frames(0, [KEY])
-
-
-def test_the_verb(tmp_path: Path, capsys):
-    root = with_depth(tmp_path / "d", "image")
-    assert main(["inspect", str(root)]) == 0
-    assert f"`{KEY}` is left out: a depth camera" in " ".join(capsys.readouterr().out.split())
-    assert main(["inspect", str(root), "--cameras", "depth"]) == 2
-    assert "`cameras`: expected names among" in capsys.readouterr().err
-
-
-def test_all_that_is_said_of_features_comes_along(tmp_path: Path):
-    """Names as they were written, facts of one's own, rates; of a video that is encoded again only what still holds."""
-    root = write_dataset(tmp_path / "d", [5, 6], fps=RATE)
-    features = read_info(root)["features"]
-    for key, entry in features.items():
-        entry |= {"fps": 10, "own": {"key": key}}
-    features["action"]["names"] = {"motors": ["a", "b", "c"]}
-    features["action"]["info"] = {"unit": "rad"}
-    camera = features[CAMERAS[0]]
-    camera["info"] |= {"video.codec": "vp9", "video.crf": 30, "is_depth_map": False, "lens": "wide"}
-    edit_info(root, features=features, tools=[{"name": "say"}], licence="mit", total_videos=7)
-    out = read_info(export(root, tmp_path / "out", video_codec="h264").path)
-    for key, entry in out["features"].items():
-        if key not in CAMERAS:
-            assert entry == features[key]
-        assert (entry["fps"], entry["own"]) == (10, {"key": key})
-    told = out["features"][CAMERAS[0]]["info"]
-    assert (told["lens"], told["is_depth_map"], told["video.codec"]) == ("wide", False, "h264")
-    assert "video.crf" not in told
-    assert (out["tools"], out["licence"], "total_videos" in out) == ([{"name": "say"}], "mit", False)
-    renamed = open_dataset(root, dimensions={"action": ["x", "y", "z"]})
-    entry = read_info(export(renamed, tmp_path / "renamed", video_codec="h264").path)["features"]["action"]
-    assert entry["names"] == ["x", "y", "z"]
-    assert entry["info"] == {"unit": "rad"}
-
-
-def test_a_copy_has_no_more_than_it_says(tmp_path: Path):
-    """A dataset without any of this is exported without a word."""
-    write_dataset(tmp_path / "d", [5, 6], fps=RATE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        export(tmp_path / "d", tmp_path / "out", video_codec="h264")

@@ -10,15 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from lattok.annotation import annotate, verify
-from lattok.data import Feature, LeRobotWriter, RobotDataset, export, open_dataset, split_by_task
+from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.data.content import content_of
-from lattok.data.instructions import frame_instructions
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.recipes.clips import InverseDynamicsRecipe
 from lattok.recipes.image_lam import ImageLAMRecipe
-from lattok.samples import FramePairs
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
 from tests.annotation.test_fill import model as inverse
@@ -29,7 +27,6 @@ from tests.image_lam.clips.fakes import clip_lam
 LENGTH, TEXTS = 12, ("reach", "grasp", "lift")
 TOLD = [["reach"] * 5 + ["grasp"] * 7, ["grasp"] * 12, ["reach"] * 8 + ["grasp"] * 4]
 TOLD += [["grasp"] * 3 + ["reach"] * 6 + ["lift"] * 3]
-FLAT = [text for each in TOLD for text in each]
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +53,6 @@ def several(written, tmp_path, request) -> RobotDataset:
 
 def told(texts: tuple[str, ...], numbers: np.ndarray) -> list[str]:
     return [texts[number] for number in numbers.tolist()]
-
-
-def test_samples_have_the_instruction_of_their_first_frame(several):
-    windows = PolicyWindows(several, 4, cameras=(), size=16, state_key=None)
-    assert windows.batch(torch.arange(48)).texts == told(windows.tasks, windows.task_of) == FLAT
-    pairs = FramePairs(several, 2, labelled_fraction=0)
-    at = [LENGTH * e + t for e, t in zip(pairs.episode_of.tolist(), pairs.frame_of.tolist(), strict=True)]
-    assert told(pairs.tasks, pairs.task_of) == [FLAT[row] for row in at]
-    chosen = [several.episodes[3], several.episodes[1]]
-    texts, numbers = frame_instructions(several, chosen)
-    assert (texts, told(texts, numbers)) == (("grasp", "reach", "lift"), TOLD[3] + TOLD[1])
 
 
 def test_models_that_read_the_instruction_get_that_of_each_frame(several, tmp_path):
@@ -99,23 +85,6 @@ def test_evidence_about_inferred_actions_reads_each_frame(several, monkeypatch):
     chosen = EvalOptions(episodes=[0, 3])
     ActionEvidence.gather(Case(read, several, chosen.split(several), chosen))
     assert seen == [TOLD[0], TOLD[3]]
-
-
-@pytest.mark.parametrize("format", ["lerobot", "rlds"])
-def test_exports_and_splits_do_not_see_the_order(several, format, tmp_path):
-    out = export(several, tmp_path / "out", format=format).path
-    again = open_dataset(out)
-    assert told(*frame_instructions(again, again.episodes)) == FLAT
-    assert several.episodes[0].tasks == several.episodes[2].tasks == ("reach", "grasp")
-    assert split_by_task(several, 1)[1] == split_by_task(again, 1)[1] == [2]
-
-
-def test_episodes_of_one_task_are_one_group_in_any_order(several):
-    lists = [("a", "b"), ("b", "a"), ("a", "b", "b"), ("c",)]
-    several.episodes = [each._replace(tasks=tasks) for each, tasks in zip(several.episodes, lists, strict=True)]
-    assert split_by_task(several, 1)[1] == [2]
-    pairs = FramePairs(several, 1, labelled_fraction=0.01, seed=3)
-    assert pairs.labelled.sum() == 2  # one of each task
 
 
 def test_a_run_goes_on_where_the_list_has_another_order_and_not_where_the_rows_changed(several):
@@ -153,11 +122,3 @@ def test_numbers_that_stand_for_no_instruction(several):
     set_column(path, "task_index", np.full(48, 3).tolist())
     with pytest.raises(LattokError, match="`task_index`: expected numbers of the 3 instructions, got 3 to 3 in ep"):
         PolicyWindows(open_dataset(several.root), 4, cameras=(), size=16, state_key=None)
-
-
-def test_rows_count_where_an_episode_lists_another_instruction(several):
-    """LeRobot reads `task_index` alone."""
-    (path,) = (several.root / "meta/episodes").rglob("*.parquet")
-    set_column(path, "tasks", [["lift"]] * 4)
-    dataset = open_dataset(several.root)
-    assert told(*frame_instructions(dataset, dataset.episodes)) == FLAT

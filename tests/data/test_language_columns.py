@@ -62,17 +62,6 @@ def declared(root: Path) -> dict[str, Any]:
     return {key: read_info(root)["features"][key] for key in KEYS}
 
 
-def test_annotation_keeps_them(spoken, tmp_path):
-    before, types = cells(spoken), declared(spoken)
-    schemas = [pq.read_schema(path) for path in sorted((spoken / "data").rglob("*.parquet"))]
-    out = annotate(open_dataset(spoken), MODELS, tmp_path / "out")
-    assert (cells(out), declared(out)) == (before, types)
-    for old, path in zip(schemas, sorted((out / "data").rglob("*.parquet")), strict=True):
-        new = pq.read_schema(path)
-        assert [new.field(name).type for name in old.names] == [old.field(name).type for name in old.names]
-        assert "tok.codes" in new.names
-
-
 def test_export_keeps_them(spoken, tmp_path):
     """One file has one type: empty lists take that of the others."""
     out = export(open_dataset(spoken), tmp_path / "out").path
@@ -98,13 +87,6 @@ def test_rlds_has_no_place_for_them(spoken, tmp_path):
     )
 
 
-def test_labels_and_language_are_exported_together(spoken, tmp_path):
-    annotated = annotate(open_dataset(spoken), MODELS, tmp_path / "annotated")
-    out = export(open_dataset(annotated), tmp_path / "out").path
-    assert cells(out) == cells(spoken)
-    assert open_dataset(out).columns(2, ["tok.codes"])["tok.codes"].shape == (4, 2)
-
-
 def test_they_are_read_as_python_values(spoken):
     values = open_dataset(spoken).columns(1, ["language_events"])["language_events"]
     assert (values.shape, values.dtype) == ((6,), object)
@@ -128,18 +110,6 @@ def test_types_that_cannot_be_one_are_refused(spoken, tmp_path):
     with pytest.raises(LattokError, match="`language_events`: expected one type in all data files, got "):
         export(open_dataset(spoken), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
-    root = write_dataset(tmp_path / "odd", [5], cameras=False)
-    (path,) = (root / "data").rglob("*.parquet")
-    times = pa.array([0, 1, 2, 3, 2**60], pa.timestamp("ns"))
-    set_column(path, "when", times)
-    add_feature(root, "when", "timestamp[ns]", [1])
-    out = export(open_dataset(root), tmp_path / "out").path
-    (path,) = (out / "data").rglob("*.parquet")
-    assert pq.read_table(path)["when"].combine_chunks().equals(times)
-    assert read_info(out)["features"]["when"]["dtype"] == "timestamp[ns]"
 
 
 def test_export_keeps_json_in_them(spoken, tmp_path):

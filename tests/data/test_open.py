@@ -1,34 +1,19 @@
 """Opening datasets: what is read, several files and chunks, and one clear line for everything that is broken."""
 
 import json
-import pickle
 import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
 from lattok.data.schema import INDEX_KEYS, vector_key
 from lattok.utils.checks import LattokError
-from tests.data.edits import edit_info, set_column
+from tests.data.edits import edit_info
 from tests.data.formats.test_video_folder import write_video
 from tests.data.rlds_sample import write_rlds
-
-
-def test_facts_of_the_sample(sample):
-    assert sample.fps == 80
-    assert len(sample.episodes) == 50
-    assert sum(e.length for e in sample.episodes) == 4059
-    assert sample.features["action"] == Feature("float32", (4,), ("x", "y", "z", "gripper"))
-    assert sample.cameras == ("observation.images.corner2", "observation.images.gripperPOV")
-    assert len(sample.tasks) == 10
-    assert sample.episodes[0].tasks == ("reach the red target",)
-    assert sample.name == "metaworld_sample"
 
 
 def test_columns_equal_an_independent_read(sample):
@@ -41,18 +26,6 @@ def test_columns_equal_an_independent_read(sample):
         np.testing.assert_array_equal(values, np.array([table[key][r] for r in rows], dtype=values.dtype))
 
 
-def test_columns_from_one_row_group_of_many_episodes(make_dataset):
-    dataset = make_dataset([4, 6, 5], cameras=False)
-    expected = [dataset.columns(i, ["action", "reward"]) for i in range(3)]
-    path = dataset.data_file(0)
-    pq.write_table(pq.read_table(path), path)  # as converted datasets are: one row group, lists of any length
-    merged = open_dataset(dataset.root)
-    for i in range(3):
-        got = merged.columns(i, ["action", "reward"])
-        for key in got:
-            np.testing.assert_array_equal(got[key], expected[i][key])
-
-
 def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):
     """Columns of labels are none: they are not what a policy should learn as actions."""
     dataset = make_dataset([4, 6], cameras=False)
@@ -62,14 +35,6 @@ def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):
         LattokError, match=r"`action_key`: tiny has no 'action', nor any other vector\. Give a dataset with"
     ):
         vector_key(dataset, "action_key", "action")
-
-
-def test_lists_without_a_fixed_size_are_read(make_dataset):
-    dataset = make_dataset([4, 6], cameras=False)
-    path = dataset.data_file(0)
-    set_column(path, "action", pq.read_table(path)["action"].cast(pa.list_(pa.float32())))
-    expected = dataset.columns(1, ["action"])["action"]
-    np.testing.assert_array_equal(open_dataset(dataset.root).columns(1, ["action"])["action"], expected)
 
 
 def test_camera_names(sample):
@@ -87,14 +52,6 @@ def test_columns_are_named_in_a_sequence(sample):
     expected = r"`keys`: expected a sequence of names, got 'action'\. Write \['action'\]"
     with pytest.raises(LattokError, match=expected):
         sample.columns(0, "action")
-
-
-def test_instructions_may_be_called_task(make_dataset):
-    dataset = make_dataset([4, 5], cameras=False)
-    path = dataset.root / "meta" / "tasks.parquet"
-    table = pq.read_table(path).rename_columns(["task_index", "task"])
-    pq.write_table(table, path)
-    assert open_dataset(dataset.root).tasks == ("lift", "push")
 
 
 @pytest.mark.parametrize(
@@ -143,16 +100,6 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_paths_go_up_only_where_a_link_needs_it(make_dataset, tmp_path):
-    root = make_dataset([5, 5]).root
-    (tmp_path / "beside").mkdir()
-    assert open_dataset(tmp_path / "beside" / ".." / root.relative_to(tmp_path)).root == root
-    (tmp_path / "deep/er").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "deep/er")
-    (tmp_path / "deep/data").symlink_to(root)
-    assert open_dataset(tmp_path / "link/../data").root == tmp_path / "link/../data"
-
-
 def test_neither_a_folder_nor_a_hub_id(tmp_path):
     for path in (tmp_path / "a" / "b" / "nothing", "x" * 5000, "a\0b", "~nobody"):
         with pytest.raises(
@@ -192,11 +139,6 @@ def test_hub_failure_is_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_revision_of_a_folder_is_refused():
-    with pytest.raises(LattokError, match="`revision` .* is for datasets of the Hub"):
-        open_dataset(sample_dataset_path(), revision="main")
-
-
 def test_broken_info(make_dataset):
     root = make_dataset([4], cameras=False).root
     edit_info(root, fps=None)
@@ -220,24 +162,6 @@ def test_missing_and_truncated_parquet(make_dataset):
     shutil.rmtree(dataset.root / "meta" / "episodes")
     with pytest.raises(LattokError, match="episodes holds no parquet file"):
         open_dataset(dataset.root)
-
-
-def test_damaged_column_chunk(make_dataset):
-    dataset = make_dataset([40], cameras=False)
-    path = dataset.data_file(0)
-    content = bytearray(path.read_bytes())
-    content[4:400] = b"\xff" * 396  # pages of the first columns; the footer stays whole
-    path.write_bytes(content)
-    with pytest.raises(LattokError, match=r"file-000\.parquet"):
-        open_dataset(dataset.root).columns(0, ["action", "observation.state", "reward"])
-
-
-def test_rows_that_do_not_fit_the_episode_table(make_dataset):
-    dataset = make_dataset([4, 5], cameras=False)
-    path = dataset.data_file(0)
-    pq.write_table(pq.read_table(path).slice(0, 7), path)
-    with pytest.raises(LattokError, match="expected 5 rows of episode 1, got 3"):
-        open_dataset(dataset.root).columns(1, ["action"])
 
 
 def test_unknown_column_and_episode(sample):
@@ -278,42 +202,6 @@ def test_hdf5_is_recognised(tmp_path):
         open_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["lerobot", "rlds", "video", "hdf5"])
-def test_copies_and_threads_read_the_same(tmp_path, make_dataset, rng, kind):
-    root, options = tmp_path / "d", {}
-    if kind == "lerobot":
-        root = make_dataset([6, 7, 8]).root
-    elif kind == "rlds":
-        options = {"fps": 5, "cameras": ["image"]}
-        write_rlds(root)
-    elif kind == "video":  # one of a variable rate
-        options = {"fps": 10}
-        write_video(root / "a.mp4", times_ms=np.cumsum(rng.integers(20, 200, 20)).tolist())
-        write_video(root / "b.mkv")
-    else:
-        pytest.importorskip("h5py")
-        from tests.data.formats.test_hdf5 import write_libero
-
-        root.mkdir()
-        for i in range(2):
-            write_libero(root / f"{i}_demo.hdf5", f"task {i}", seed=i)
-    dataset = open_dataset(root, **options)
-    copy, count = pickle.loads(pickle.dumps(dataset)), len(dataset.episodes)
-    assert (copy.name, [*copy.episodes], copy.features) == (dataset.name, [*dataset.episodes], dataset.features)
-    keys = [key for key in dataset.features if key not in dataset.cameras]
-    expected = [(dataset.columns(i, keys), dataset.frames(i)) for i in range(count)]
-
-    def read(i):
-        source = (dataset, copy)[i // count % 2]
-        return i % count, source.columns(i % count, keys), source.frames(i % count)
-
-    with ThreadPoolExecutor(4) as pool:
-        for index, columns, frames in pool.map(read, range(6 * count)):
-            np.testing.assert_array_equal(frames, expected[index][1])
-            for key in keys:
-                np.testing.assert_array_equal(columns[key], expected[index][0][key], err_msg=key)
-
-
 def test_several_versions(tmp_path):
     for version in ("1.0.0", "2.0.0"):
         write_rlds(tmp_path / version, [3])
@@ -331,16 +219,6 @@ def test_a_folder_that_may_not_be_entered(tmp_path, monkeypatch, what):
     monkeypatch.setattr(Path, what, refuse)  # whoever runs the tests may read everything
     with pytest.raises(LattokError, match="cannot read .*closed: Permission denied. Check its permissions"):
         open_dataset(tmp_path / "closed")
-
-
-def test_records_without_descriptions(tmp_path):
-    root = write_rlds(tmp_path / "toy", [3])
-    (root / "features.json").unlink()
-    with pytest.raises(LattokError, match=r"cannot read .*features\.json: No such file"):
-        open_dataset(root, fps=5)
-    (root / "dataset_info.json").unlink()
-    with pytest.raises(LattokError, match=r"cannot read .*dataset_info\.json: No such file"):
-        open_dataset(root, fps=5)
 
 
 def test_options_that_a_format_has_no_use_for(tmp_path):
@@ -468,25 +346,6 @@ def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_o
     assert str(file) in str(error.value)
     if "whole" in way_out:
         assert str(error.value).endswith(f"{file.parent if name.startswith('..') else root}.")
-
-
-def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypatch):
-    """They may wait for each other for ever in pyarrow's cache of ranges."""
-    dataset, inside, most = make_dataset([6, 7, 8]), [], []
-    read = pq.ParquetFile.read
-
-    def watched(file, *arguments, **options):
-        inside.append(file)
-        most.append(inside.count(file))
-        time.sleep(0.01)
-        found = read(file, *arguments, **options)
-        inside.remove(file)
-        return found
-
-    monkeypatch.setattr(pq.ParquetFile, "read", watched)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(dataset.frames, [0, 1, 2, 0]))
-    assert set(most) == {1}
 
 
 def test_a_dataset_is_a_sequence_of_episodes(make_dataset):

@@ -1,6 +1,5 @@
 """Tables of a LeRobot dataset that contradict each other: named by inspection, and nothing is read in another order."""
 
-import json
 import re
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from lattok import annotate
 from lattok.action_vq import UniformBins
-from lattok.data import LeRobotV3, inspect_dataset, open_dataset
+from lattok.data import inspect_dataset, open_dataset
 from lattok.samples import ActionWindows, FramePairs
 from lattok.utils.checks import LattokError
 from tests.data.edits import set_column
@@ -56,14 +55,6 @@ def test_two_episodes_of_the_same_seconds(source):
     assert len(FramePairs(again, 2, ["front"], labelled_fraction=0, episodes="0:2").frames) == sum(LENGTHS[:2])
 
 
-def test_a_span_within_another_that_is_no_neighbour(source):
-    change_spans(source, to_timestamp=lambda times: np.where(np.arange(4) == 0, times[2], times))
-    assert LeRobotV3(source.root).shared_spans == {
-        FRONT: {0: 1, 1: 0, 2: 0},
-        "observation.images.wrist": {},
-    }
-
-
 def test_spans_in_another_order(source):
     swap = [1, 0, 2, 3]
     change_spans(source, from_timestamp=lambda times: times[swap], to_timestamp=lambda times: times[swap])
@@ -99,30 +90,6 @@ def test_columns_that_count(source, column, shift, count):
     dataset = open_dataset(source.root)
     assert found(dataset, f"In {count} episodes? .* `{column}` does not go up") == ["error"] * (count > 0)
     assert len(ActionWindows(dataset, 4)) == sum(LENGTHS)
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [("max", -1e-3), ("max", 3.0), ("min", -3.0), ("mean", 0.5), ("std", 0.3)],
-)
-def test_statistics_of_something_else(source, name, change, tmp_path):
-    """Inspection says it, and the copy that annotation makes has those of its rows."""
-    path = source.root / "meta" / "stats.json"
-    right = json.loads(path.read_text())
-    wrong = json.loads(path.read_text())
-    wrong["action"][name][1] = wrong["action"][name][1] + change if name != "max" or change > 0 else 0.0
-    assert found(source, "stats.json") == []
-    path.write_text(json.dumps(wrong))
-    dataset = open_dataset(source.root)
-    said = rf"meta/stats\.json does not fit the rows \(`action`, y: {name}"
-    assert found(dataset, said) == ["warning"]
-    chunks, valid = ActionWindows(dataset, 4).all()
-    annotate(dataset, {"tok": UniformBins.fit(chunks, valid, bins=8)}, tmp_path / "out")
-    copied = json.loads((tmp_path / "out" / "meta" / "stats.json").read_text())
-    for key in ("min", "max", "mean", "std", "q01", "q99"):
-        np.testing.assert_allclose(copied["action"][key], right["action"][key], rtol=1e-5)
-    assert copied["observation.state"] == right["observation.state"]
-    assert found(open_dataset(tmp_path / "out"), "stats.json") == []
 
 
 def test_statistics_of_episodes_are_those_of_their_rows_in_a_copy(source, tmp_path, capsys):
@@ -161,24 +128,6 @@ def test_statistics_of_episodes_that_are_none_end_no_annotation(values, source, 
     copied = pq.read_table(tmp_path / "out" / path.relative_to(source.root)).to_pylist()
     for row, (_, columns) in zip(copied, dataset.columns_of(dataset.episodes, ["action"]), strict=True):
         np.testing.assert_allclose(row["stats/action/min"], columns["action"].min(0))
-
-
-def test_a_constant_that_lerobot_averaged_in_float32_is_no_finding(source):
-    """A sum of rows in float32 drifts: 600 times 0.7 has another mean than 0.7, and a spread."""
-    path = source.data_file(0)
-    actions = np.array(pq.read_table(path)["action"].to_pylist(), dtype=np.float32)
-    actions[:, 1] = 0.7
-    set_column(path, "action", actions.tolist())
-    stored = json.loads((source.root / "meta" / "stats.json").read_text())
-    drifted = np.full((600, 3), 0.7, dtype=np.float32)
-    assert drifted.std(0)[1] > 0
-    assert abs(drifted.mean(0)[1] - np.float32(0.7)) > 1e-6
-    exact = actions.astype(np.float64)
-    measured = {"min": exact.min(0), "max": exact.max(0), "mean": exact.mean(0), "std": exact.std(0)}
-    measured["mean"][1], measured["std"][1] = drifted.mean(0)[1], drifted.std(0)[1]
-    stored["action"] |= {name: values.tolist() for name, values in measured.items()}
-    (source.root / "meta" / "stats.json").write_text(json.dumps(stored))
-    assert found(open_dataset(source.root), "stats.json") == []
 
 
 def test_last_actions_of_a_dataset_that_was_rlds(source):

@@ -18,11 +18,9 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from lattok.training import CHECKPOINT, RUN, loop
 from lattok.utils.signals import Interrupted
-from lattok.vla import STRATEGIES
-from tests.gpu.conftest import GPU, ON, WARM, losses
+from tests.gpu.conftest import GPU, ON, losses
 
 SAMPLE = sample_dataset_path()
-OF_STEPS = [name for name, strategy in STRATEGIES.items() if strategy.labels != "chunk"]  # no tokenizer needed
 LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}
 
 
@@ -109,29 +107,7 @@ def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkey
     assert all(torch.isfinite(t).all() for t in model.saved_tensors().values() if t.is_floating_point())
 
 
-@pytest.mark.parametrize("family", ["action-vq", "image-lam"])
-def test_bfloat16_training_runs(tmp_path: Path, family: str):
-    lattok.train(recipes(tmp_path, ON, precision="bf16")[family])
-    assert np.isfinite(losses(tmp_path / family)).all()
-
-
 IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
-
-
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("family", ["action-vq", *IMAGE_MODELS, *OF_STEPS])
-@pytest.mark.usefixtures("waiting_raises")
-def test_no_step_waits(tmp_path: Path, family: str, precision: str, annotated: Path):
-    options = {"steps": 3 * WARM, "log_every": WARM, "device": ON, "precision": precision}
-    if family == "action-vq":
-        recipe = ActionVQRecipe.from_preset(SAMPLE, tmp_path / "run", "quick", mask_weight=0.1, **options)
-    elif family in IMAGE_MODELS:
-        start = {"codebook_continuous_steps": 4} if "robust" in family else {}
-        recipe = ImageLAMRecipe.from_preset(SAMPLE, tmp_path / "run", family, **{**LAM, **start, **options})
-    else:
-        recipe = policy_recipe(annotated, tmp_path / "run", strategy=family, **options)
-    lattok.train(recipe)
-    assert np.isfinite(losses(tmp_path / "run")).all()
 
 
 @pytest.mark.skipif(not GPU, reason="the stand-in counts instead")
@@ -143,22 +119,6 @@ def test_the_alarm_hears_a_step_that_waits():
             x.sum().item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("strategy", OF_STEPS)
-def test_policies_train_in_bfloat16(tmp_path: Path, strategy: str, annotated: Path):
-    lattok.train(policy_recipe(annotated, tmp_path / "run", ON, strategy, precision="bf16"))
-    assert np.isfinite(losses(tmp_path / "run")).all()
-
-
-def test_chunks_have_the_codes_of_the_cpu():
-    torch.manual_seed(0)
-    tokenizer = P2TActionVQ(ActionVQConfig(action_dim=7, horizon=8)).eval()
-    chunks = torch.randn(4096, 8, 7)
-    expected = tokenizer.encode(chunks)
-    codes = tokenizer.to(ON).encode(chunks)
-    assert (codes.cpu() == expected).float().mean() > 0.999
-    torch.testing.assert_close(tokenizer.decode(expected).cpu(), tokenizer.cpu().decode(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_tf32_changes_no_latent():
@@ -180,15 +140,6 @@ def test_frames_have_the_codes_of_the_cpu(precision: str):
     expected = lam.label_video([video], 8).codes
     codes = lattok.for_inference(lam.to(ON), precision=precision).label_video([video], 8).codes
     assert (codes.cpu() == expected).float().mean() > (0.99 if precision == "float32" else 0.9)
-
-
-def test_labels_of_the_gpu_are_verified_on_the_cpu(tmp_path: Path):
-    lam = lattok.train(recipes(tmp_path, ON)["image-lam"])
-    tokenizer = lattok.train(recipes(tmp_path, ON)["action-vq"])
-    models = {"latent": lam.to(ON), "tok": tokenizer.to(ON)}
-    lattok.annotate(open_dataset(SAMPLE), models, tmp_path / "annotated")
-    on_cpu = {"latent": lam.cpu(), "tok": tokenizer.cpu()}
-    assert lattok.verify(open_dataset(tmp_path / "annotated"), on_cpu, episodes=5).holds
 
 
 @pytest.mark.parametrize("strategy", ["baseline", "la_direct"])

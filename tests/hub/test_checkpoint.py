@@ -57,18 +57,6 @@ def test_stacked_split_and_reshaped_tensors():
     assert got["table"].tolist() == [0, 1, 2, 3]
 
 
-def test_other_precisions_become_ours():
-    got = translate(theirs(**{"theirs.w": torch.ones(2, 3, dtype=torch.float16)}), MAP, OURS, "file", kept=["steps"])
-    assert got["a.weight"].dtype == torch.float32
-
-
-def test_known_tensors_that_nobody_needs_are_named():
-    foreign = theirs(**{"theirs.unused": torch.zeros(1)})
-    assert translate(foreign, MAP, OURS, "file", kept=["steps"], unused=["theirs.unused"]).keys() == OURS.keys()
-    with pytest.raises(LattokError, match=re.escape("unexpected theirs.unused")):
-        translate(foreign, MAP, OURS, "file", kept=["steps"])
-
-
 def test_everything_that_does_not_fit_is_one_message():
     foreign = {"theirs.w": torch.zeros(3, 2), "x": torch.zeros(1), "y": torch.zeros(1)}
     with pytest.raises(LattokError) as error:
@@ -99,15 +87,6 @@ def test_a_transform_that_meets_another_shape_is_listed_with_the_rest():
     with pytest.raises(LattokError) as error:
         translate({"w": torch.zeros(1, 3), "v": torch.zeros(1, 4)}, key_map, OURS, "file", kept=["steps"])
     assert "missing b; w + v has shape [1, 3] and [1, 4], which cannot become [2, 3]" in str(error.value)
-
-
-def test_nested_dictionaries_and_lists_are_joined_with_dots(tmp_path):
-    first, second = torch.ones(2), torch.nn.Parameter(torch.zeros(1, dtype=torch.float16))
-    torch.save({"enc": {"w": first, "more": {}}, "all": [second, (first,)]}, tmp_path / "x.pt")
-    got = read_checkpoint(tmp_path / "x.pt")
-    assert list(got) == ["enc.w", "all.0", "all.1.0"]
-    assert torch.equal(got["enc.w"], first)
-    assert not got["all.0"].requires_grad
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".safetensors"])

@@ -45,11 +45,6 @@ def run_with(model):
     return module
 
 
-def test_the_page_names_the_model(app):
-    said = " ".join(str(call.args[0]) for call in app.gr.Markdown.call_args_list)
-    assert "Model: `sample/lam`, 4 codes of 16, " in said
-
-
 def test_codes_are_those_of_the_model_and_every_picture_is_there(app, tmp_path, monkeypatch):
     clips = app.example()
     assert [Path(clip).stem for clip in clips] == ["corner2", "gripperPOV"]
@@ -66,17 +61,6 @@ def test_codes_are_those_of_the_model_and_every_picture_is_there(app, tmp_path, 
     assert told[1].split(";")[0] == first
     assert told[1].split(";")[-1] == ""  # no later frame to compare with
     assert len(told[1].split(";")) == len(frames) == len(codes)
-
-
-def test_a_model_that_lattok_did_not_train_reads_codes(tmp_path):
-    folder = lattok.convert.lapa_laq(LAPA).save_pretrained(tmp_path / "lapa")
-    app = run_with(folder)
-    clip, _ = run_with("sample/lam").example()
-    page, pictures = app.label(clip)
-    assert (app.names, len(pictures)) == (["image"], app.MOMENTS)
-    frames, fps = app.read([clip])
-    first = ",".join(map(str, lattok.load(folder).label_video(frames, fps=fps).codes[0].tolist()))
-    assert f"data-codes=&quot;{first};" in page
 
 
 def test_a_model_without_codes_of_video_is_refused_in_one_line(tmp_path):

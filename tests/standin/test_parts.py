@@ -6,29 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 import lattok
 from lattok.action_vq import P2TActionVQ
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
-from lattok.image_lam.base.bottlenecks import ScalarQuantizer
-from lattok.image_lam.base.features import OrderedMAE, StillVideo
-from lattok.image_lam.base.losses import PerceptualLoss
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
-from lattok.inference import for_inference
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import code_statistics
-from lattok.types import LatentTarget, PairBatch
+from lattok.types import PairBatch
 from tests.accelerator import NAME, Device, standin
 from tests.action_vq.families import cases
 from tests.action_vq.walks import smooth
 from tests.backbones.conftest import need_transformers
 from tests.backbones.tiny import tiny_backbone
-from tests.image_lam.clips.fakes import clip_lam, pixels
-from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.standin.conftest import IDM, assert_same, make
-from tests.standin.test_artefacts import LAM, PAIRS, VIDEO, placed
+from tests.standin.conftest import assert_same, make
+from tests.standin.test_artefacts import LAM, PAIRS, placed
 from tests.vla import fakes
 
 
@@ -68,18 +60,6 @@ def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device:
         assert_same(moved.eval().text_errors(placed(asked, NAME)), model.eval().text_errors(asked))
 
 
-def test_images_are_coded_from_scaled_numbers_and_through_vision_transformers(device: Device):
-    torch.manual_seed(0)
-    model = ImageLAM(ImageLAMConfig.of(**{**LAM, "features": "timm:vit_tiny_patch16_224", "image_size": 32}))
-    model.features.load(pretrained=False)
-    model.eval()
-    moved, scaled = copy.deepcopy(model).to(NAME), torch.rand(2, 2, 2, 3, 32, 32)
-    assert_same(moved.encode_pixels(scaled), model.encode_pixels(scaled))
-    assert_same(moved.encode_pixels(scaled.to(NAME)), model.encode_pixels(scaled))
-    both = [for_inference(each, "bfloat16").label_video(VIDEO, 2).codes for each in (model, moved)]
-    assert (torch.as_tensor(both[0]) == torch.as_tensor(both[1])).float().mean() > 0.9  # fused attention there
-
-
 BOTTLENECKS = [{"quantizer": "fsq"}, {"quantizer": "none", "loss_kl": 0.01}]
 BOTTLENECKS += [{"loss_additivity": 0.1, "extra_strides": ("4",)}]
 
@@ -100,29 +80,6 @@ def test_other_bottlenecks_learn(change: dict[str, Any], device: Device):
     assert_same(learn(copy.deepcopy(learner).to(NAME), NAME), learn(copy.deepcopy(learner), "cpu"))
 
 
-def test_clips_are_predicted_and_ranges_are_set(device: Device):
-    model = clip_lam()
-    clips = pixels(3, 3, 2)
-    now, found = model.frame_features(clips[:, 0]), model.encode(clips)
-    moved = copy.deepcopy(model).to(NAME)
-    for where in ("cpu", NAME):
-        assert_same(moved.predict(now.to(where), placed(found, where)), model.predict(now, found))
-    torch.manual_seed(0)
-    idm = InverseDynamics(InverseDynamicsConfig(("front", "wrist"), 3, **IDM)).eval()
-    other = copy.deepcopy(idm).to(NAME)
-    idm.set_range(smooth()[:, 0])
-    other.set_range(smooth()[:, 0].to(NAME))
-    assert_same(other.saved_tensors(), idm.saved_tensors())
-
-
-def test_statistics_of_tensors_that_lie_there(device: Device):
-    vectors = smooth()[:, 0]
-    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    expected = residual_kmeans(vectors, 4, 2, 3, draw())
-    assert_same(residual_kmeans(vectors.to(NAME), 4, 2, 3, draw()), expected)
-    assert_same(Normalizer(3).to(NAME).fit(vectors.to(NAME)).state_dict(), Normalizer(3).fit(vectors).state_dict())
-
-
 NARROW = ("action-vq", "image-lam, flow", "idm")  # k-means, fits
 
 
@@ -138,49 +95,3 @@ def test_a_device_without_float64(kind: str, folder: Path, tmp_path: Path):
             Normalizer(3).to(NAME).fit(chunks[:, 0])
             model.error_report(chunks[:, : model.horizon])
             code_statistics(model.encode(chunks[:, : model.horizon]), model.vocab_size)
-
-
-def test_small_parts(device: Device):
-    """A policy that sees proprio alone, labels stretched over steps, codes that are looked up."""
-    made = fakes.policy(cameras=(), camera_sizes=())
-    batch = made.prepared(fakes.batch(made.config))
-    moved = copy.deepcopy(made).to(NAME)
-    assert_same(moved(placed(batch, NAME)), made(batch))
-    assert_same(moved.predict_chunk(placed(batch, NAME)), made.predict_chunk(batch))
-    labels = LatentTarget(torch.arange(8).view(2, 4, 1), None, torch.ones(2, 4, dtype=torch.bool))
-    assert_same(labels.to(torch.device(NAME)).nearest(6), labels.nearest(6))
-    book = ScalarQuantizer(4, 8).eval()
-    codes = book(torch.randn(2, 5, 4)).codes
-    assert_same(copy.deepcopy(book).to(NAME).lookup(codes.to(NAME)), book.lookup(codes))
-    device.waits.clear()
-    moved(placed(batch, NAME))
-    labels.to(torch.device(NAME), True).nearest(6)
-    assert [wait for wait in device.waits if " at lattok/" in wait] == []
-
-
-@pytest.mark.parametrize("kind", ["vit_mae", "vjepa2"])
-def test_networks_of_transformers_look_at_frames(kind: str, device: Device):
-    transformers = pytest.importorskip("transformers", minversion="5.4")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
-    if kind == "vit_mae":
-        net = OrderedMAE(
-            transformers.ViTMAEModel(transformers.ViTMAEConfig(image_size=16, intermediate_size=16, **sizes))
-        )
-    else:
-        config = transformers.VJEPA2Config(crop_size=16, mlp_ratio=1.0, frames_per_clip=2, **sizes)
-        net = StillVideo(transformers.VJEPA2Model(config).encoder, config)
-    net, pixels = net.eval(), torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        assert_same(copy.deepcopy(net).to(NAME).forward_features(pixels.to(NAME)), net.forward_features(pixels))
-
-
-def test_frames_are_compared_by_lpips(device: Device, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("lpips")
-    monkeypatch.setattr(torchvision.models, "vgg16", random_vgg)
-    compare, images = PerceptualLoss(), torch.rand(2, 2, 3, 32, 32)
-    moved = copy.deepcopy(compare).to(NAME)
-    device.waits.clear()
-    found = moved(*images.to(NAME, non_blocking=True))
-    assert device.waits == []
-    assert_same(found, compare(*images))

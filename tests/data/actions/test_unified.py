@@ -9,7 +9,6 @@ from scipy.spatial.transform import Rotation as Scipy
 
 from lattok.data import export, from_unified, known_dimensions, open_dataset, to_unified
 from lattok.data.actions.space import (
-    PRESETS,
     UNIFIED,
     UNIFIED_STATE,
     ActionSpace,
@@ -43,23 +42,6 @@ def test_numbers_stand_where_the_paper_says():
     assert (states["gripper", "right"][1], states["fingertips", "right"][1]) == (16, 46)
 
 
-def test_a_robot_with_one_arm(rng):
-    """Metres and radians by hand; what it lacks is 0 and unknown; the way back gives the same numbers."""
-    actions = rng.uniform(-1, 1, (20, 7))
-    found = to_unified(actions, LIBERO)
-    np.testing.assert_allclose(found[:, 7:10], 0.05 * actions[:, :3], atol=1e-7)
-    np.testing.assert_allclose(found[:, 10:13], Scipy.from_rotvec(0.5 * actions[:, 3:6]).as_euler("xyz"), atol=1e-6)
-    np.testing.assert_allclose(found[:, 13], (1 - actions[:, 6]) / 2, atol=1e-6)
-    known = known_dimensions(LIBERO)
-    assert np.flatnonzero(known).tolist() == list(range(7, 14))
-    assert not found[:, ~known].any()
-    garbage = np.where(known, found, 1e3)
-    np.testing.assert_allclose(from_unified(garbage, LIBERO), actions, atol=1e-5)
-    left = to_unified(actions, LIBERO, arm="left")
-    np.testing.assert_array_equal(left[:, :7], found[:, 7:14])
-    assert not left[:, 7:].any()
-
-
 def test_two_hands_with_fingertips(rng):
     """Absolute poses of EgoDex's kind become changes from where the hands are, and the state its 46 numbers."""
     place, goal = ([], []), ([], [])
@@ -85,13 +67,6 @@ def test_two_hands_with_fingertips(rng):
     np.testing.assert_allclose(seen[:, 3:7], place[1][0].as_quat(canonical=True), atol=1e-6)
     np.testing.assert_array_equal(seen[:, 16:31], state[:, 9:24].astype(np.float32))
     np.testing.assert_allclose(from_unified(seen, HANDS, "unified_state"), state, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["bridge", "libero", "robomimic", "metaworld", "open_x"])
-def test_named_spaces_come_back(name, rng):
-    space = PRESETS[name]
-    actions = rng.uniform(-1, 1, (5, space.dim))
-    np.testing.assert_allclose(from_unified(to_unified(actions, name), name), actions, atol=1e-5)
 
 
 @pytest.mark.parametrize(

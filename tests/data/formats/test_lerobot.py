@@ -3,8 +3,6 @@
 import json
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, tables
-from lattok.data.formats.lerobot_meta import EpisodeTable
-from lattok.data.tables import DataFile
-from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from tests.data.edits import edit_info, read_info, set_column
-
-
-def test_a_pickled_dataset_reads_the_same_in_another_process(make_dataset):
-    dataset = make_dataset([12, 15, 11])
-    actions = dataset.columns(1, ["action"])["action"]  # its files are open now
-    frames = dataset.frames(1, indices=[3])
-    code = "import pickle, sys; d = pickle.load(sys.stdin.buffer); "
-    code += "pickle.dump((d.columns(1, ['action'])['action'], d.frames(1, indices=[3])), sys.stdout.buffer)"
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(dataset), capture_output=True, check=True)
-    theirs = pickle.loads(done.stdout)
-    np.testing.assert_array_equal(theirs[0], actions)
-    np.testing.assert_array_equal(theirs[1], frames)
 
 
 def test_a_pickle_holds_no_files_and_no_cache(make_dataset):
@@ -37,20 +20,6 @@ def test_a_pickle_holds_no_files_and_no_cache(make_dataset):
     before = pickle.dumps(dataset)
     dataset.columns(0, ["action"])
     assert pickle.dumps(dataset) == before
-
-
-def test_the_table_of_episodes_is_a_sequence(make_dataset):
-    dataset = make_dataset([12, 15, 11, 14], tasks=["lift", "push"])
-    expected = tuple(Episode(i, n, (t,)) for i, (n, t) in enumerate(zip([12, 15, 11, 14], "llpp", strict=True)))
-    expected = tuple(e._replace(tasks=({"l": "lift", "p": "push"}[e.tasks[0]],)) for e in expected)
-    assert isinstance(dataset.episodes, EpisodeTable)
-    assert tuple(dataset.episodes) == expected
-    assert tuple(dataset.episodes[i] for i in range(4)) == expected
-    assert dataset.episodes[1:3] == expected[1:3]
-    assert dataset.episodes[-1] == expected[-1]
-    assert expected[2] in dataset.episodes
-    with pytest.raises(IndexError):
-        dataset.episodes[4]
 
 
 @pytest.mark.parametrize(
@@ -83,19 +52,6 @@ def test_names_of_dimensions_in_every_form(make_dataset, written, read):
 def edit_episodes(dataset: LeRobotV3, change) -> None:
     (path,) = (dataset.root / "meta" / "episodes").glob("*/*.parquet")
     pq.write_table(pa.Table.from_pylist(change(pq.read_table(path).to_pylist())), path)
-
-
-def test_episodes_of_several_instructions_in_any_order(make_dataset):
-    dataset = make_dataset([12, 15, 11])
-
-    def change(rows):
-        rows[1]["tasks"] = ["push", "and pull"]
-        return rows[::-1]
-
-    edit_episodes(dataset, change)
-    again = open_dataset(dataset.root)
-    assert [e.tasks for e in again.episodes] == [("lift",), ("push", "and pull"), ("push",)]
-    np.testing.assert_array_equal(again.columns(2, ["action"])["action"], dataset.columns(2, ["action"])["action"])
 
 
 @pytest.mark.parametrize(
@@ -208,13 +164,6 @@ def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
     found = open_dataset(dataset.root)
     np.testing.assert_array_equal(found.columns(0, ["reward"])["reward"], [np.nan, *rewards[1:12]])
     assert any("`reward` (0) holds 1 value that is not finite" in each.what for each in inspect_dataset(found).findings)
-
-
-def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):
-    """The schema still names it, the row group does not: pyarrow then gives a table without columns."""
-    dataset = make_dataset([5], cameras=False)
-    with pytest.raises(LattokError, match=r"cannot read `lost` from .*parquet .*Copy it again"):
-        DataFile(dataset.data_file(0)).read(0, "lost")
 
 
 def test_clips_of_many_files_open_each_file_once(make_dataset, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattok.cli import main
-from lattok.data import Feature, LeRobotWriter, export, open_dataset
+from lattok.data import Feature, export, open_dataset
 from lattok.data.formats import rlds
 from lattok.data.formats.rlds_meta import described, record_names
 from lattok.data.formats.tfrecord import RecordFile, encode_example, framed
@@ -157,11 +157,3 @@ def test_one_line_for_what_does_not_fit(source, tmp_path, capsys):
     (tmp_path / "out/1.0.0/lattok.json").write_text('{"fps": 1e308}')
     with pytest.raises(LattokError, match="`fps` of `.*lattok.json`: expected frames per second between 1e-6 and 1e6"):
         open_dataset(tmp_path / "out")
-
-
-def test_texts_that_are_missing_do_not_become_the_word_none(tmp_path):
-    with LeRobotWriter.create(tmp_path / "d", 10, {"note": Feature("string", (1,), None)}) as writer:
-        writer.add_episode({"note": np.array(["b", None, "c"], dtype=object)}, {}, "push")
-    export(open_dataset(tmp_path / "d"), tmp_path / "rlds", format="rlds")
-    again = open_dataset(tmp_path / "rlds")
-    assert again.columns(0, ["note"])["note"].tolist() == ["b", "", "c"]
