@@ -10,9 +10,9 @@ from lattok import FAST, OAT, P2TActionVQ, QueST, UniformBins, load
 from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.chunks import compare, held_from_neighbours, join_chunks
 from lattok.action_vq.fast import FASTConfig
-from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 from tests.action_vq.walks import NAMES, smooth
+from tests.errors import refused
 
 
 def p2t(**options) -> P2TActionVQ:
@@ -206,8 +206,7 @@ def test_report_names_units_and_clipping():
     assert 0 < report.clipped < 1
     assert "outside what the tokenizer can express" in report.to_text()
     assert model.error_report(smooth(0)).clipped == 0
-    with pytest.raises(LattokError, match=r"`chunks`: expected shape \[B, H, m\], got shape \[5, 4\]"):
-        model.error_report(np.zeros((5, 4), np.float32), np.ones((5, 4), bool))
+    refused("`chunks`", model.error_report, np.zeros((5, 4), np.float32), np.ones((5, 4), bool))
 
 
 @pytest.mark.parametrize("normalize", ["quantile", "mean_std"])
@@ -250,34 +249,31 @@ def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: UniformBins.fit(smooth(0)), "`chunks`: expected at least one chunk"),
-        (lambda: UniformBins.fit([]), "`chunks`: expected at least one array"),
-        (lambda: UniformBins.fit(torch.zeros(3, 4)), r"`chunks`: expected shape \[N, H, m\]"),
-        (lambda: UniformBins.fit(torch.zeros(5, 8, 0)), r"`chunks`: expected at least one step and one dimension, got"),
-        (lambda: FAST.fit(torch.zeros(5, 8, 0)), "`chunks`: expected at least one step and one dimension, got"),
-        (lambda: OAT.fit(smooth(), levels=8), "`levels`: expected 1 to .* numbers, got 8"),
-        (lambda: QueST.fit(smooth(), dropout=10**400), r"`dropout`: expected a number in \[0, 1\)"),
-        (lambda: P2TActionVQ.fit(smooth(), dilations=2), "`dilations`: expected a number for each convolution, got 2"),
-        (lambda: FASTConfig(max_token=""), "`max_token`: expected a whole number"),  # pyright: ignore[reportArgumentType]
-        (lambda: join_chunks(smooth(), horizon=20.5), "`horizon`: expected a whole number"),  # pyright: ignore[reportArgumentType]
-        (lambda: FAST.fit(smooth(), vocab_size=256).decode([[5]], time_horizon=0), "`time_horizon`: expected a whole"),
+        (lambda: UniformBins.fit(smooth(0)), "`chunks`"),
+        (lambda: UniformBins.fit([]), "`chunks`"),
+        (lambda: UniformBins.fit(torch.zeros(3, 4)), "`chunks`"),
+        (lambda: UniformBins.fit(torch.zeros(5, 8, 0)), "`chunks`"),
+        (lambda: FAST.fit(torch.zeros(5, 8, 0)), "`chunks`"),
+        (lambda: OAT.fit(smooth(), levels=8), "`levels`"),
+        (lambda: QueST.fit(smooth(), dropout=10**400), "`dropout`"),
+        (lambda: P2TActionVQ.fit(smooth(), dilations=2), "`dilations`"),
+        (lambda: FASTConfig(max_token=""), "`max_token`"),  # pyright: ignore[reportArgumentType]
+        (lambda: join_chunks(smooth(), horizon=20.5), "`horizon`"),  # pyright: ignore[reportArgumentType]
+        (lambda: FAST.fit(smooth(), vocab_size=256).decode([[5]], time_horizon=0), "`time_horizon`"),
         (lambda: UniformBins.fit(torch.full((3, 4, 2), float("inf"))), "expected finite numbers"),
-        (lambda: UniformBins.fit(smooth(), bin=3), "`options`: expected names among .*bins.*, got bin"),
-        (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`: expected 3 as the chunks have, got 4"),
-        (lambda: UniformBins.fit(smooth(), action_kind="delta"), "`action_kind`: expected one of unspecified"),
+        (lambda: UniformBins.fit(smooth(), bin=3), "`options`"),
+        (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`"),
+        (lambda: UniformBins.fit(smooth(), action_kind="delta"), "`action_kind`"),
         (lambda: UniformBins.fit(smooth(), normalize_exceptions=("gripper=min_max",)), "a dimension among 0..2"),
         (lambda: UniformBins.fit(smooth(), normalize_exceptions=("1=log",)), "expected one of mean_std"),
-        (lambda: p2t().encode(smooth(), torch.ones(60, 5).bool()), r"`valid`: expected shape \[60, 6\]"),
+        (lambda: p2t().encode(smooth(), torch.ones(60, 5).bool()), "`valid`"),
         (lambda: p2t().encode(smooth(), torch.rand(60, 6, 3) > 0.5), "`valid`"),
-        (lambda: p2t().decode(torch.zeros(1, 6).bool()), "`codes`: expected integers"),
-        (lambda: p2t().encode(np.zeros((2, 6, 3), dtype=complex)), "`chunks`: expected an array of real numbers"),
-        (lambda: p2t().encode(torch.zeros(2, 6, 3, dtype=torch.cfloat)), "`chunks`: expected real numbers"),
-        (
-            lambda: p2t().encode(smooth(), "x"),
-            "`valid`: expected a torch tensor, a numpy array or a nested list, got str",
-        ),
-        (lambda: p2t().encode(smooth(), torch.full((60, 6), 0.5)), "`valid`: expected true and false"),
-        (lambda: UniformBins.fit(smooth(), horizon=4), "`horizon`: expected the 6 steps of the chunks, got 4"),
+        (lambda: p2t().decode(torch.zeros(1, 6).bool()), "`codes`"),
+        (lambda: p2t().encode(np.zeros((2, 6, 3), dtype=complex)), "`chunks`"),
+        (lambda: p2t().encode(torch.zeros(2, 6, 3, dtype=torch.cfloat)), "`chunks`"),
+        (lambda: p2t().encode(smooth(), "x"), "`valid`"),
+        (lambda: p2t().encode(smooth(), torch.full((60, 6), 0.5)), "`valid`"),
+        (lambda: UniformBins.fit(smooth(), horizon=4), "`horizon`"),
         (
             lambda: (
                 UniformBins.fit([smooth()], torch.ones(60, 6).bool())
@@ -289,16 +285,12 @@ def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
             lambda: mixture().add_dataset("c", torch.zeros(0, 3)),
             "`rows of actions`: expected a whole number of at least 1",
         ),
-        (lambda: mixture().add_dataset(5, torch.ones(4, 3)), r"`name`: expected another dataset .*\(a, b\), got 5"),  # pyright: ignore[reportArgumentType]
-        (lambda: mixture().add_dataset("", torch.ones(4, 3)), "`name`: expected another dataset"),
-        (
-            lambda: UniformBins.fit(smooth(), action_names=np.array(NAMES)),
-            "`action_names`: expected a value of type tuple",
-        ),
+        (lambda: mixture().add_dataset(5, torch.ones(4, 3)), "`name`"),  # pyright: ignore[reportArgumentType]
+        (lambda: mixture().add_dataset("", torch.ones(4, 3)), "`name`"),
+        (lambda: UniformBins.fit(smooth(), action_names=np.array(NAMES)), "`action_names`"),
         (lambda: p2t().decode(np.full((1, 6), 2**64 - 1, np.uint64)), "row 0: 6 outside 0..7"),
-        (lambda: p2t().decode("ab"), "`codes`: expected a torch tensor, a numpy array or a nested list"),
+        (lambda: p2t().decode("ab"), "`codes`"),
     ],
 )
 def test_bad_input_names_the_argument(call, text):
-    with pytest.raises(LattokError, match=text):
-        call()
+    refused(text, call)

@@ -12,9 +12,9 @@ import lattok
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.cli import main
 from lattok.recipes import FitRecipe, kinds, recipe_of
-from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, fitted
 from tests.action_vq.walks import NAMES, smooth
+from tests.errors import refused
 
 CASES = cases()
 
@@ -67,11 +67,9 @@ def test_fewer_or_more_codes_are_repaired_only_where_that_is_asked_for(tokenizer
     if tokenizer.prefixes:
         padded = torch.nn.functional.pad(codes, (0, 1), value=-1)
         assert torch.equal(tokenizer.decode(codes), tokenizer.decode(padded))
-        with pytest.raises(LattokError, match="`codes`: expected rows of"):
-            tokenizer.decode(padded.flip(1))
+        refused("`codes`", lambda: tokenizer.decode(padded.flip(1)))
     elif tokenizer.fixed_length:
-        with pytest.raises(LattokError, match="row 0: 1 of .* codes missing"):
-            tokenizer.decode(codes)
+        refused("row 0: 1 of .* codes missing", tokenizer.decode, codes)
     assert torch.equal(tokenizer.decode(codes, repair=True), tokenizer.decode(codes, return_info=True)[0])
 
 
@@ -110,8 +108,7 @@ def test_absurd_actions_have_codes_and_absurd_codes_are_refused(tokenizer):
     assert bool(tokenizer.decode(codes).isfinite().all())
     for wrong in (-7, -(2**60)) if tokenizer.fixed_length else ():  # others take -100, too, for padding
         row = [wrong, *tokenizer.encode(smooth(1))[0, 1:].tolist()]
-        with pytest.raises(LattokError, match="outside 0"):
-            tokenizer.decode([row])
+        refused("outside 0", tokenizer.decode, [row])
         assert tokenizer.decode([row], return_info=True)[1].repaired.tolist() == [True]
 
 
@@ -159,25 +156,24 @@ def test_neither_precision_nor_autocast_changes_codes(tokenizer, dtype):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda t: t.encode(torch.full((1, 6, 3), float("inf"))), "`chunks`: expected finite actions, got NaN"),
-        (lambda t: t.encode(torch.zeros(1, 7, 3)), "`chunks`: expected 1 to 6 steps, got 7. Cut longer"),
-        (lambda t: t.encode(torch.zeros(2, 0, 3)), "`chunks`: expected 1 to 6 steps, got 0"),
-        (lambda t: t.encode(torch.zeros(2, 6, 3), torch.zeros(2, 6).bool()), "`valid`: expected true steps first"),
-        (lambda t: t.encode([[0.0]]), r"`chunks`: expected shape \[B, H, m\], got shape \[1, 1\]"),
-        (lambda t: t.encode(torch.zeros(1, 6, 4)), r"`chunks`: expected 3 action dimensions \(x, y, gripper\), as the"),
-        (lambda t: t.encode(torch.zeros(6, 3)), r"`chunks`: expected shape \[B, H, m\], got shape \[6, 3\]"),
-        (lambda t: t.decode(torch.zeros(1, 6)), "`codes`: expected integers, got dtype torch.float32"),
-        (lambda t: t.decode(np.zeros((1, 6))), "`codes`: expected integers, got dtype torch.float64"),
-        (lambda t: t.decode(torch.zeros(6, dtype=torch.long)), r"`codes`: expected shape \[B, L\], got shape \[6\]"),
-        (lambda t: t.decode([[1, 2.5]]), "`codes`: expected integers"),
-        (lambda t: t.decode([[t.vocab_size]]), r"`codes`: expected rows of .* codes from 0 to .*1 outside 0\.\."),
-        (lambda t: t.decode([[-2]]), "`codes`: expected rows of .* With repair=True whatever comes is decoded"),
-        (lambda t: t.encode(torch.zeros(1, 5, 3)), "`chunks`: expected 6 steps, got 5. Mark what is there by `valid`"),
+        (lambda t: t.encode(torch.full((1, 6, 3), float("inf"))), "`chunks`"),
+        (lambda t: t.encode(torch.zeros(1, 7, 3)), "`chunks`"),
+        (lambda t: t.encode(torch.zeros(2, 0, 3)), "`chunks`"),
+        (lambda t: t.encode(torch.zeros(2, 6, 3), torch.zeros(2, 6).bool()), "`valid`"),
+        (lambda t: t.encode([[0.0]]), "`chunks`"),
+        (lambda t: t.encode(torch.zeros(1, 6, 4)), "`chunks`"),
+        (lambda t: t.encode(torch.zeros(6, 3)), "`chunks`"),
+        (lambda t: t.decode(torch.zeros(1, 6)), "`codes`"),
+        (lambda t: t.decode(np.zeros((1, 6))), "`codes`"),
+        (lambda t: t.decode(torch.zeros(6, dtype=torch.long)), "`codes`"),
+        (lambda t: t.decode([[1, 2.5]]), "`codes`"),
+        (lambda t: t.decode([[t.vocab_size]]), "`codes`"),
+        (lambda t: t.decode([[-2]]), "`codes`"),
+        (lambda t: t.encode(torch.zeros(1, 5, 3)), "`chunks`"),
     ],
 )
 def test_wrong_input_is_named(tokenizer, call, text):
-    with pytest.raises(LattokError, match=text):
-        call(tokenizer)
+    refused(text, call, tokenizer)
 
 
 @pytest.mark.parametrize("rows", [2000, pytest.param(1_000_000, marks=pytest.mark.slow)])
@@ -228,10 +224,8 @@ def test_every_family_takes_a_seed(name):
 @pytest.mark.parametrize("seed", ["a", None, 1 << 70, -1])
 def test_no_family_takes_another_seed(name, seed):
     family, options = CASES[name]
-    with pytest.raises(LattokError, match="`seed`: expected "):
-        family.fit(smooth(), action_names=NAMES, seed=seed, **options)
+    refused("`seed`", lambda: family.fit(smooth(), action_names=NAMES, seed=seed, **options))
 
 
 def test_uniform_bins_are_at_least_two():
-    with pytest.raises(LattokError, match="`bins`: expected a whole number of at least 2, got 1"):
-        lattok.UniformBins.fit(smooth(), bins=1)
+    refused("`bins`", lambda: lattok.UniformBins.fit(smooth(), bins=1))

@@ -8,7 +8,7 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import p2t as losses
 from lattok.action_vq.p2t import Encoder, Spectrum
 from lattok.types import ActionBatch
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
 
@@ -253,11 +253,10 @@ def test_padding_counts_in_no_statistic_and_commitment_uses_the_codebook_before_
     ("change", "text"),
     [
         ({"horizon": 0}, "`horizon`"),
-        ({"dilations": (1, 0)}, "`dilations.1.`: expected a whole"),
+        ({"dilations": (1, 0)}, "`dilations.1.`"),
         ({"dropout": 1.0}, "`dropout`"),
         ({"decoder": "x"}, "`decoder`"),
     ],
 )
 def test_bad_config(change, text):
-    with pytest.raises(LattokError, match=text):
-        ActionVQConfig(**{**SMALL, **change})
+    refused(text, ActionVQConfig, **{**SMALL, **change})

@@ -17,10 +17,10 @@ from lattok.action_vq.residual import (
     search,
 )
 from lattok.nn.kmeans import residual_kmeans
-from lattok.utils.checks import LattokError
 from tests.action_vq.families import learning
 from tests.action_vq.test_coarse_to_fine import error
 from tests.action_vq.walks import saturating, whole
+from tests.errors import refused
 
 
 def test_decoding_is_a_sum_of_rows_cut_off_where_actions_saturate(residual):
@@ -168,16 +168,12 @@ def test_datasets_of_other_shapes_are_fitted_together():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: ResidualVQConfig(3, beams=0), "`beams`: expected a whole number of at least 1, got 0"),
-        (lambda: ResidualVQConfig(3, codebook_size=1), "`codebook_size`: expected a whole number of at least 2, got 1"),
-        (
-            lambda: ResidualVQConfig(3, codebook_size=2**40),
-            "`codebook_size`: expected at most 1,048,576 rows in the codebooks",
-        ),
+        (lambda: ResidualVQConfig(3, beams=0), "`beams`"),
+        (lambda: ResidualVQConfig(3, codebook_size=1), "`codebook_size`"),
+        (lambda: ResidualVQConfig(3, codebook_size=2**40), "`codebook_size`"),
         (lambda: ResidualVQConfig(3, tokens=10**9), "of all tokens, got 1,000,000,000 times 256"),
-        (lambda: ResidualVQConfig(3, tokens=0), "`tokens`: expected a whole number of at least 1, got 0"),
+        (lambda: ResidualVQConfig(3, tokens=0), "`tokens`"),
     ],
 )
 def test_wrong_use_is_named(call, text):
-    with pytest.raises(LattokError, match=text):
-        call()
+    refused(text, call)

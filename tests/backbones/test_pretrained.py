@@ -16,6 +16,7 @@ from lattok.backbones import pretrained
 from lattok.backbones.pretrained import FAMILIES, family_of
 from lattok.utils.checks import LattokError
 from tests.backbones.conftest import need_transformers
+from tests.errors import refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -97,10 +98,8 @@ def test_a_folder_is_found_by_its_fingerprint_only(folder: Path):
         pretrained.find(str(folder), "files-other")
     expected = f"`backbone`: expected revision files-other of {folder}, got {revision}. The policy was trained on other"
     assert str(error.value).startswith(expected)
-    with pytest.raises(LattokError, match=rf"`hf download` its base model with --revision {COMMIT}"):
-        pretrained.find(str(folder), COMMIT)
-    with pytest.raises(LattokError, match=r"revision main of .*, got files-"):
-        pretrained.find(str(folder), "main")
+    refused(rf"`hf download` its base model with --revision {COMMIT}", pretrained.find, str(folder), COMMIT)
+    refused(r"revision main of .*, got files-", pretrained.find, str(folder), "main")
     pretrained.check_revision("org/name", revision, None)
 
 
@@ -110,17 +109,14 @@ def test_a_folder_of_hf_download_is_found_by_its_commit_too(folder: Path, offlin
     note.write_text(f"{COMMIT}\nan-etag\n1700000000.0\n")
     assert pretrained.find(str(folder), COMMIT) == (folder, COMMIT)
     assert pretrained.find(str(folder))[1] == pretrained.fingerprint(folder)
-    with pytest.raises(LattokError, match=f"expected revision {COMMIT[::-1]} of .*, got {COMMIT}"):
-        pretrained.find(str(folder), COMMIT[::-1])
+    refused(f"expected revision {COMMIT[::-1]} of .*, got {COMMIT}", pretrained.find, str(folder), COMMIT[::-1])
     assert pretrained.find(str(as_snapshot(folder, offline)), COMMIT)[1] == COMMIT
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/there", "nothing", "a/b/c", "~/nothing"])
 def test_a_name_that_is_neither_folder_nor_hub_id(name: str, tmp_path: Path):
-    with pytest.raises(LattokError, match=r"`backbone`: expected a folder with config.json, or a Hub id like org/name"):
-        pretrained.find(name)
-    with pytest.raises(LattokError, match=r"a folder with config.json, or a Hub id like org/name, got .* without it"):
-        pretrained.find(str(tmp_path))
+    refused("`backbone`", pretrained.find, name)
+    refused(r"a folder with config.json, or a Hub id like org/name, got .* without it", pretrained.find, str(tmp_path))
 
 
 @pytest.mark.parametrize("revision", [None, COMMIT])
@@ -150,10 +146,8 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(LattokError, match=r"transformers 5.4 or newer \(pip install .*\[vla\]'\), got 4.57.6"):
         pretrained.load("org/name", None, "float32")
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(LattokError, match=r"package peft .*\[vla\]'\), got none\. .*backbone=scratch"):
-        pretrained.require("peft")
-    with pytest.raises(LattokError, match="`dtype`: expected one of float32, bfloat16, got 'float16'"):
-        pretrained.load("org/name", None, "float16")
+    refused(r"package peft .*\[vla\]'\), got none\. .*backbone=scratch", pretrained.require, "peft")
+    refused("`dtype`", pretrained.load, "org/name", None, "float16")
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
@@ -185,12 +179,10 @@ def test_models_that_cannot_be_read(tiny: Callable[[str], Path], tmp_path: Path)
     need_transformers()
     broken = Path(shutil.copytree(tiny("text"), tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(LattokError, match=r"model.safetensors`: expected a whole safetensors file"):
-        pretrained.load(str(broken), None, "float32")
+    refused(r"model.safetensors`: expected a whole safetensors file", pretrained.load, str(broken), None, "float32")
     unknown = Path(shutil.copytree(tiny("text"), tmp_path / "unknown"))
     (unknown / "config.json").write_text('{"model_type": "no_such_model"}')
-    with pytest.raises(LattokError, match=r"could not be read, got .*no_such_model"):
-        pretrained.load(str(unknown), None, "float32")
+    refused(r"could not be read, got .*no_such_model", pretrained.load, str(unknown), None, "float32")
     less = Path(shutil.copytree(tiny("text"), tmp_path / "less"))
     values = json.loads((less / "config.json").read_text())
     (less / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 5, "layer_types": None}))
@@ -215,7 +207,6 @@ def test_a_configuration_that_its_weights_cannot_hold_is_refused_before_memory_i
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, **changes}))
     begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(LattokError, match=r"configuration with|a layer for each of its 46 tensors"):
-        pretrained.load(str(folder), None, "float32")
+    refused(r"configuration with|a layer for each of its 46 tensors", pretrained.load, str(folder), None, "float32")
     assert time.process_time() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

@@ -1,9 +1,8 @@
-import pytest
 import torch
 
 from lattok.backbones import SCRATCH, BackboneConfig, LoraSpec
 from lattok.backbones.model import MAX_WORDS, ScratchBackbone
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 CONFIG = BackboneConfig(SCRATCH, train="full", patch_size=8, width=32, depth=3, heads=4)
 
@@ -84,9 +83,6 @@ def test_padding_is_not_looked_at():
 
 
 def test_what_it_cannot_do_is_one_line():
-    with pytest.raises(LattokError, match="`backbone_train`: expected one of full, got 'lora'"):
-        backbone().adapt("lora", LoraSpec())
-    with pytest.raises(LattokError, match="the scratch backbone predicts no text"):
-        backbone().text_errors({}, [[1]])
-    with pytest.raises(LattokError, match="`patch_size`: expected a power of 2 from 4 on that divides"):
-        ScratchBackbone(CONFIG, cameras=1, image_size=20)
+    refused("`backbone_train`", lambda: backbone().adapt("lora", LoraSpec()))
+    refused("the scratch backbone predicts no text", lambda: backbone().text_errors({}, [[1]]))
+    refused("`patch_size`", ScratchBackbone, CONFIG, cameras=1, image_size=20)

@@ -13,6 +13,7 @@ from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.report import Answer
 from lattok.recipes import recipe_for, train
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.evaluation.worlds import World
 
 
@@ -95,8 +96,7 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     assert "Horizons differ (2, 4 steps)" in (tmp_path / "out" / "report.html").read_text()
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"a/policy_error", "b/policy_error"} <= found["figures"].keys()
-    with pytest.raises(LattokError, match="a: `action_key`"):
-        compare(dataset, {"a": tmp_path / "a"}, action_key="nothing")
+    refused("a: `action_key`", compare, dataset, {"a": tmp_path / "a"}, action_key="nothing")
 
 
 def test_what_was_trained_on_these_episodes_or_for_a_trial_is_not_named(bins):

@@ -22,6 +22,7 @@ from lattok.evaluation.questions.inferred import cells_of, systematic_squares
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.evaluation.worlds import SIDE, World, answer_of, holds, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 from tests.vla.fakes import policy
@@ -301,8 +302,7 @@ def test_only_measured_actions_judge_and_teach():
     assert [episode.index for episode in measured(world, "action", range(4))] == [2, 3]
     text = evaluate(small(), world, episodes=HELD_OUT).sections[0].text
     assert "120 frames of 3 held-out episodes of 5, whose actions are known," in text
-    with pytest.raises(LattokError, match=r"`action`: expected known actions in a held-out episode, got none"):
-        gathered(small(), Filled(unknown=(6, 7), inferred=(8, 9, 10)))
+    refused("`action`", lambda: gathered(small(), Filled(unknown=(6, 7), inferred=(8, 9, 10))))
     with pytest.raises(LattokError, match=r"known actions in an episode that is not held out, got none"):
         gathered(small(), Filled(unknown=tuple(range(6))))
 
@@ -314,12 +314,10 @@ def test_without_states_only_what_is_seen_counts():
 
 
 def test_what_does_not_fit_is_refused(make_dataset, world: World):
-    with pytest.raises(LattokError, match="top"):
-        evaluate(small(cameras=("top",)), make_dataset([6, 6, 6, 6]))
-    with pytest.raises(LattokError, match=r"`cameras`: expected 2 names"):
+    refused("top", lambda: evaluate(small(cameras=("top",)), make_dataset([6, 6, 6, 6])))
+    with pytest.raises(LattokError, match="`cameras`"):
         evaluate(small(cameras=("front", "wrist")), make_dataset([6, 6, 6, 6], name="both"), cameras=["front"])
-    with pytest.raises(LattokError, match=r"`action`: expected 4 numbers, as the model's actions have, got 3"):
-        evaluate(small(action_dim=4, action_names=()), world, episodes=HELD_OUT)
+    refused("`action`", lambda: evaluate(small(action_dim=4, action_names=()), world, episodes=HELD_OUT))
     with pytest.raises(LattokError, match="action_dim|observation.missing"):
         evaluate(small(action_key="observation.missing"), world, episodes=HELD_OUT)
     with pytest.raises(LattokError, match="an inverse dynamics model or a policy, got str"):

@@ -25,6 +25,7 @@ from lattok.evaluation.report import Criterion, Report, Section, Table, TableRow
 from lattok.recipes import recipe_for
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
+from tests.errors import refused
 from tests.evaluation.worlds import World, answer_of, tiny_lam
 
 
@@ -125,8 +126,7 @@ def test_nothing_is_put_into_a_folder_that_holds_something_else(world, own, caps
     held = sorted(own.rglob("*"))
     said = f"`out`: expected a new or empty folder, got {own}, which holds something. Choose another folder."
     for judge in (_judge, lambda _, out: lattok.compare(world / "a", [world / "tok-a"], out=out)):
-        with pytest.raises(LattokError, match=re.escape(said)):
-            judge(world, own)
+        refused(re.escape(said), judge, world, own)
     assert main(["evaluate", str(world / "tok-a"), str(world / "a"), "--out", str(own)]) == 2
     assert said in capsys.readouterr().err
     assert sorted(own.rglob("*")) == held
@@ -143,8 +143,7 @@ def test_a_report_in_place_of_the_last_one_is_said_to_be(world, own, capsys):
 def test_a_report_on_something_else_stays_unless_asked(model, data, world, tmp_path):
     _judge(world, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(LattokError, match="`out`: .* holds the report of another model or dataset"):
-        _judge(world, tmp_path, model, data)
+    refused("`out`", _judge, world, tmp_path, model, data)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "report.json").unlink()
     with pytest.raises(LattokError, match="another model or dataset. Choose another folder, or remove that report"):
@@ -171,8 +170,7 @@ def test_files_of_somebody_else_stay_even_in_the_models_own_folder(name, text, w
     (own / "report").mkdir()
     (own / "report" / name).write_text(text)
     (own / "report" / f"{name}.tmp").write_text("thesis")
-    with pytest.raises(LattokError, match=f"`out`: .*{name} is not a report of lattok's"):
-        _judge(world, own / "report", overwrite=True)
+    refused(f"`out`: .*{name} is not a report of lattok's", _judge, world, own / "report", overwrite=True)
     assert main(["evaluate", str(own), str(world / "a")]) == 2
     assert f"{name} is not a report of lattok's" in capsys.readouterr().err
     assert (own / "report" / name).read_text() == text
@@ -182,8 +180,7 @@ def test_files_of_somebody_else_stay_even_in_the_models_own_folder(name, text, w
 @pytest.mark.parametrize("name", THEIRS)
 def test_a_pipe_that_has_the_name_of_a_report_is_not_waited_for(name, world, tmp_path):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(LattokError, match=f"`out`: .*{name} is not a report of lattok's"):
-        _judge(world, tmp_path, overwrite=True)
+    refused(f"`out`: .*{name} is not a report of lattok's", _judge, world, tmp_path, overwrite=True)
 
 
 def test_the_report_in_a_models_folder_is_its_last_one(world, own, capsys):

@@ -26,6 +26,7 @@ from lattok.utils.checks import LattokError
 from lattok.version import install_extra
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
+from tests.errors import refused
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -149,8 +150,7 @@ def test_the_page(labelled, tmp_path, capsys):
     assert main(["view", str(labelled), "--out", str(out)]) == 2
     assert "is not a page of lattok's" in capsys.readouterr().err
     assert out.read_text() == "mine"
-    with pytest.raises(LattokError, match=r"`out`: expected FILE.html, a page, or FILE.rrd"):
-        viewer.view(source, tmp_path / "view.txt")
+    refused("`out`", viewer.view, source, tmp_path / "view.txt")
 
 
 def test_as_many_episodes_as_there_is_room_for(labelled, monkeypatch):
@@ -193,16 +193,14 @@ def test_rerun(labelled, tmp_path, monkeypatch, capsys):
     folder = labels_for(source, tmp_path / "labels", spec=SPEC.to_json())
     assert viewer.view(lattok.labels.with_labels(source, folder), out) == out
     assert out.stat().st_size > 1000
-    with pytest.raises(LattokError, match="`out`: expected a file that does not exist yet"):
-        viewer.view(source, out)
+    refused("`out`", viewer.view, source, out)
 
 
 def test_a_recording_takes_nobodys_place(labelled, tmp_path):
     """Not even that of a link that leads nowhere: what is written would be where it leads."""
     for out in (tmp_path / "there.rrd", tmp_path / "link.rrd"):
         out.write_text("mine") if out.stem == "there" else out.symlink_to(tmp_path / "elsewhere.rrd")
-        with pytest.raises(LattokError, match="`out`: expected a file that does not exist yet"):
-            viewer.view(lattok.open_dataset(labelled), out)
+        refused("`out`", viewer.view, lattok.open_dataset(labelled), out)
     assert (tmp_path / "there.rrd").read_text() == "mine"
     assert not (tmp_path / "elsewhere.rrd").exists()
 

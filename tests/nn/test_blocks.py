@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lattok.nn.blocks import Attention, PostNormBlock, PreNormBlock, SpaceTimeBlock, sinusoids
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 
 def test_post_norm_block_equals_torch():
@@ -57,5 +57,4 @@ def test_positions_equal_the_formula(dim):
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 10, got 3"):
-        Attention(10, 3)
+    refused("`heads`", Attention, 10, 3)

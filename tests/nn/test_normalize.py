@@ -9,6 +9,7 @@ import torch
 
 from lattok.nn.normalize import KINDS, Normalizer, OpenChoice, clipped_kinds, for_dataset, kinds_of, read_statistics
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,23 +63,14 @@ def test_only_valid_values_count():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: Normalizer(0), "`dim`: expected a number greater than 0, got 0"),
-        (lambda: Normalizer(2).fit(torch.zeros(4)), r"`values`: expected shape \[N, m\], got shape \[4\]"),
-        (lambda: Normalizer(2).fit(torch.zeros(4, 3)), "`values`: expected 2 dimensions, got 3"),
-        (lambda: Normalizer(2).fit(torch.zeros(4, 2), "log"), "`kind`: expected one of mean_std, .*, got 'log'"),
-        (
-            lambda: Normalizer(2).fit(torch.zeros(4, 2), ["identity"]),
-            "`kind`: expected 2 kinds, one per dimension, got 1",
-        ),
-        (
-            lambda: Normalizer(2).fit(torch.tensor([[0.0, 0], [0, np.nan]])),
-            "`values`: expected finite numbers, got NaN or infinity",
-        ),
-        (
-            lambda: Normalizer(2).set({"median": [0, 0], "mean": [0, 0]}),
-            "`statistics`: expected mean and std, or q01 and q99, or min and max, got median, mean",
-        ),
-        (lambda: Normalizer(2).set({}), "`statistics`: expected .*, got nothing"),
+        (lambda: Normalizer(0), "`dim`"),
+        (lambda: Normalizer(2).fit(torch.zeros(4)), "`values`"),
+        (lambda: Normalizer(2).fit(torch.zeros(4, 3)), "`values`"),
+        (lambda: Normalizer(2).fit(torch.zeros(4, 2), "log"), "`kind`"),
+        (lambda: Normalizer(2).fit(torch.zeros(4, 2), ["identity"]), "`kind`"),
+        (lambda: Normalizer(2).fit(torch.tensor([[0.0, 0], [0, np.nan]])), "`values`"),
+        (lambda: Normalizer(2).set({"median": [0, 0], "mean": [0, 0]}), "`statistics`"),
+        (lambda: Normalizer(2).set({}), "`statistics`"),
         (
             lambda: Normalizer(2).set({"mean": [0, 0], "std": [1, 1, 1]}),
             r"`statistics\['std'\]`: expected 2 numbers, got 3",
@@ -99,21 +91,14 @@ def test_only_valid_values_count():
             lambda: Normalizer(2).set({"q01": [0, 2], "q99": [1, 1]}),
             r"`statistics\['q99'\]`: expected a spread of at least 0",
         ),
-        (
-            lambda: Normalizer(2).set({"q01": [-1e308, 0], "q99": [1e308, 1]}),
-            r"`statistics`: expected numbers within \+-1e\+30, got larger ones",
-        ),
-        (lambda: read_statistics([1, 2]), "`statistics`: expected a mapping or a JSON file, got list"),  # pyright: ignore[reportArgumentType]
-        (
-            lambda: read_statistics(None, "quantile"),
-            "`normalize`: expected identity without statistics, got 'quantile'. Give statistics too",
-        ),
-        (lambda: read_statistics({"mean": [0.0]}), "`statistics`: expected mean and std, .*, got mean"),
+        (lambda: Normalizer(2).set({"q01": [-1e308, 0], "q99": [1e308, 1]}), "`statistics`"),
+        (lambda: read_statistics([1, 2]), "`statistics`"),  # pyright: ignore[reportArgumentType]
+        (lambda: read_statistics(None, "quantile"), "`normalize`"),
+        (lambda: read_statistics({"mean": [0.0]}), "`statistics`"),
     ],
 )
 def test_what_does_not_fit_is_one_line(call, text):
-    with pytest.raises(LattokError, match=text):
-        call()
+    refused(text, call)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +145,7 @@ def test_one_pair_of_several_statistics_is_chosen():
     assert read_statistics({"action": every}, prefer="quantile") == ({"q01": [3.0], "q99": [4.0]}, "quantile")
     assert read_statistics(every, prefer="min_max")[1] == "mean_std"
     assert read_statistics(every, "quantile")[1] == "quantile"
-    with pytest.raises(LattokError, match="`normalize`: expected one of mean_std, quantile, got 'min_max'"):
-        read_statistics(every, "min_max")
+    refused("`normalize`", read_statistics, every, "min_max")
 
 
 def test_statistics_of_a_file_may_hold_other_entries_that_are_not_numbers(tmp_path):
@@ -236,8 +220,7 @@ def test_only_the_named_dimensions_are_clipped():
     assert high.tolist()[::2] == [1, 1]
     assert low[1] < -2 < 2 < high[1]
     assert Normalizer(3, [False] * 3).limit is None
-    with pytest.raises(LattokError, match="`clipped`: expected 3 flags, one per dimension, got 2"):
-        Normalizer(3, [True, False])
+    refused("`clipped`", Normalizer, 3, [True, False])
 
 
 def test_bounded_leaves_what_is_in_range():
@@ -266,14 +249,11 @@ def test_kinds_by_name_index_and_pattern():
         True, False, True, False, False,
     ]  # fmt: skip
     assert clipped_kinds(["mean_std", "quantile"], False) == [False, False]
-    with pytest.raises(LattokError, match="`normalize_clip`: expected False unless normalize is quantile or min_max"):
-        clipped_kinds(["mean_std", "identity"], True)
+    refused("`normalize_clip`", clipped_kinds, ["mean_std", "identity"], True)
     with pytest.raises(LattokError, match="dimension among x, Left_Gripper, y, gripper.pos, got 'z=identity'"):
         kinds_of("quantile", ("z=identity",), names, 4)
-    with pytest.raises(LattokError, match="`normalize`: expected one of mean_std"):
-        kinds_of("log", (), (), 3)
-    with pytest.raises(LattokError, match=r"dimension among 0\.\.2, got '3=identity'"):
-        kinds_of("quantile", ("3=identity",), (), 3)
+    refused("`normalize`", kinds_of, "log", (), (), 3)
+    refused(r"dimension among 0\.\.2, got '3=identity'", kinds_of, "quantile", ("3=identity",), (), 3)
     with pytest.raises(LattokError, match="`normalize_exceptions .gripper=big.`: expected one of mean_std"):
         kinds_of("quantile", ("gripper=big",), (), 3)
 
@@ -287,8 +267,7 @@ def test_a_normaliser_that_is_still_to_be_chosen_says_among_which():
         lambda: unchosen(torch.zeros(2)),
         lambda: unchosen.inverse(torch.zeros(2)),
     ):
-        with pytest.raises(LattokError, match=message):
-            call()
+        refused(message, call)
 
 
 def test_a_model_with_one_normaliser_is_used_as_it_is():

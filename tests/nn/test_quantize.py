@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lattok.nn.kmeans import kmeans, nearest
 from lattok.nn.quantize import Codebook, QuantizerConfig, VectorQuantizer, code_statistics
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 
 def started(config: QuantizerConfig, data: torch.Tensor) -> VectorQuantizer:
@@ -180,8 +180,7 @@ def test_when_tokens_repeat_one_another():
 def test_no_codes_say_nothing():
     stats = code_statistics(torch.zeros(0, 3, dtype=torch.long), 16)
     assert stats == ([0, 0, 0], [0.0, 0.0, 0.0], 0.0, 0.0, 0)
-    with pytest.raises(LattokError, match=r"`codes`: expected shape .N, P., got shape .5."):
-        code_statistics(torch.zeros(5, dtype=torch.long), 16)
+    refused("`codes`", code_statistics, torch.zeros(5, dtype=torch.long), 16)
 
 
 def test_the_report_is_about_the_latest_rows():
@@ -221,19 +220,18 @@ def test_kmeans_beats_random_centres_and_handles_few_vectors():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"size": 0}, "`size`: expected a whole number of at least 1, got 0"),
+        ({"size": 0}, "`size`"),
         ({"decay": 1.0}, "`decay`"),
         ({"decay": -0.1}, "`decay`"),
-        ({"revive_below": -0.1}, "`revive_below`: expected a number of at least 0"),
-        ({"update": "magic"}, "`update`: expected one of ema, gradient, got 'magic'"),
-        ({"start": "magic"}, "`start`: expected one of kmeans, uniform, normal, got 'magic'"),
-        ({"restart_every": 1.5}, "`restart_every`: expected a whole number"),
+        ({"revive_below": -0.1}, "`revive_below`"),
+        ({"update": "magic"}, "`update`"),
+        ({"start": "magic"}, "`start`"),
+        ({"restart_every": 1.5}, "`restart_every`"),
         ({"levels": 2, "update": "gradient"}, "`levels`"),
     ],
 )
 def test_bad_configs_name_the_argument(change, text):
-    with pytest.raises(LattokError, match=text.replace("(", r"\(")):
-        QuantizerConfig(**{"dim": 4, "size": 8, **change})
+    refused(text.replace("(", r"\("), QuantizerConfig, **{"dim": 4, "size": 8, **change})
 
 
 def test_a_uniform_start_is_small_by_the_number_of_codes():

@@ -13,6 +13,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import flat
 from tests.annotation.test_fill import model, write
 from tests.conftest import CAMERAS
+from tests.errors import refused
 from tests.recipes.policies import SIZES
 
 OPTIONS = {**SIZES, "backbone": "scratch", "steps": 4, "batch_size": 4, "device": "cpu", "episodes": "0:3"}
@@ -84,21 +85,18 @@ def test_any_strategy_may_predict_latents(place, tmp_path):
     [({"head": "flow"}, "regression head"), ({"strategy": "la_tok"}, "`labelled` has no `latent.codes`")],
 )
 def test_what_does_not_fit_is_refused(options, text, place, tmp_path):
-    with pytest.raises(LattokError, match=text):
-        train(place, tmp_path / "out", **options)
+    refused(text, train, place, tmp_path / "out", **options)
     assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_labels_have_to_be_its_own(place, tmp_path):
     other = model(hidden=16)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(LattokError, match="`decoder`: expected the model that made the labels of .*, got labels of an"):
-        train(place, tmp_path / "out", decoder=str(tmp_path / "other"))
+    refused("`decoder`", train, place, tmp_path / "out", decoder=str(tmp_path / "other"))
     proprio = model(proprio=True, state_dim=2)
     proprio.save_pretrained(tmp_path / "proprio")
     lattok.annotate(open_dataset(place / "data"), {"latent": proprio}, tmp_path / "labelled")
-    with pytest.raises(LattokError, match="one without proprio"):
-        train(tmp_path, tmp_path / "out", decoder=str(tmp_path / "proprio"))
+    refused("one without proprio", train, tmp_path, tmp_path / "out", decoder=str(tmp_path / "proprio"))
 
 
 def test_a_policy_begins_with_another(place, tmp_path):
@@ -115,7 +113,7 @@ def test_a_policy_begins_with_another(place, tmp_path):
     assert own["placeholders"].shape != theirs["placeholders"].shape
     inputs = json.loads((tmp_path / "two/run/recipe.json").read_text())["inputs"]
     assert inputs["init"] == first.describe()["weights_sha256"]
-    with pytest.raises(LattokError, match="`image_size`: expected 16, as the policy in .* has, got 32"):
+    with pytest.raises(LattokError, match="`image_size`"):
         lattok.VLARecipe.from_preset(place / "data", tmp_path / "x", **{**options, "image_size": 32})
 
 
@@ -128,5 +126,4 @@ def test_the_decoder_of_a_stranger_reads_nothing_here(name, place, tmp_path):
     config = json.loads(file.read_text())
     config["decoder"]["features"] = name.format(tmp_path / "secret")
     file.write_text(json.dumps(config))
-    with pytest.raises(LattokError, match="`decoder.features` in .*a model may not choose what is read here"):
-        lattok.load(tmp_path / "out")
+    refused("`decoder.features` in .*a model may not choose what is read here", lattok.load, tmp_path / "out")

@@ -7,13 +7,7 @@ import lattok
 from lattok.action_vq import FSQ, ResidualVQ
 from lattok.cli import main
 from lattok.hub import HubModel
-from lattok.recipes import (
-    ActionVQRecipe,
-    ImageLAMRecipe,
-    InverseDynamicsRecipe,
-    MotoLAMRecipe,
-    recipe_for,
-)
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, InverseDynamicsRecipe, MotoLAMRecipe, recipe_for
 from lattok.utils import files
 from tests.process_jobs import together
 from tests.recipes.test_variants import SMALL, VARIANTS

@@ -16,6 +16,7 @@ from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
 from lattok.utils.options import docs_of
+from tests.errors import refused
 from tests.recipes.policies import stopped, with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
@@ -141,16 +142,15 @@ def test_recipes_are_pickled_and_made_again_from_their_own_options(kind):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"preset": "huge"}, "`preset`: expected one of .*, got 'huge'"),
-        ({"colour": 1}, "`options`: expected names among .*, got colour"),
-        ({"steps": "many"}, "`steps`: expected a value of type int, got 'many'"),
-        ({"steps": True}, "`steps`: expected a value of type int"),
-        ({"action_dim": 7}, "`options`: expected known names, got action_dim. Did you mean"),
+        ({"preset": "huge"}, "`preset`"),
+        ({"colour": 1}, "`options`"),
+        ({"steps": "many"}, "`steps`"),
+        ({"steps": True}, "`steps`"),
+        ({"action_dim": 7}, "`options`"),
     ],
 )
 def test_bad_options_name_themselves(options, text):
-    with pytest.raises(LattokError, match=text):
-        ActionVQRecipe.from_preset("d", "o", **options)
+    refused(text, ActionVQRecipe.from_preset, "d", "o", **options)
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -172,11 +172,9 @@ def test_config_files(tmp_path):
     assert read_options(str(path)) == ({}, None, "data/a")
     for wrong in ({"options": {}, "dataset": 5}, {"options": {}, "preset": []}, {"options": [1]}):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(LattokError, match="or a run/recipe.json, got entries of another kind"):
-            read_options(str(path))
+        refused("or a run/recipe.json, got entries of another kind", read_options, str(path))
     path.write_text("[")
-    with pytest.raises(LattokError, match="options.json is not valid JSON"):
-        read_options(str(path))
+    refused("options.json is not valid JSON", read_options, str(path))
 
 
 def test_action_tokenizer_from_dataset_to_artefact(dataset, tmp_path):
@@ -188,8 +186,7 @@ def test_action_tokenizer_from_dataset_to_artefact(dataset, tmp_path):
     assert torch.equal(loaded.encode(chunks), trained.encode(chunks))
     stored = json.loads((tmp_path / "tok/run/recipe.json").read_text())
     assert stored["options"]["steps"] == 6
-    with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
-        lattok.train(recipe)
+    refused("`out`", lattok.train, recipe)
 
 
 def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
@@ -204,13 +201,10 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
     parts = lattok.train(resumed, resume=True)
     assert whole.describe()["weights_sha256"] == parts.describe()["weights_sha256"]
     changed = ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", None, {"steps": 9})
-    with pytest.raises(LattokError, match="`steps`: expected 8 as in the run to resume, got 9"):
-        lattok.train(changed, resume=True)
-    with pytest.raises(LattokError, match="`preset`: expected 'tiny.robust' as in the run to resume, got 'tiny.p2t'"):
-        ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", "tiny+p2t", {})
+    refused("`steps`", lattok.train, changed, resume=True)
+    refused("`preset`", ImageLAMRecipe.resumed, dataset.root, tmp_path / "parts", "tiny+p2t", {})
     fewer = ImageLAMRecipe.resumed(None, tmp_path / "parts", None, {"steps": 6})  # and so a shorter warm-up
-    with pytest.raises(LattokError, match="`steps`: expected 8 as in the run to resume, got 6"):
-        lattok.train(fewer, resume=True)
+    refused("`steps`", lattok.train, fewer, resume=True)
     options = json.loads((tmp_path / "parts/run/recipe.json").read_text())["options"]
     assert ImageLAMRecipe.over(options, {"steps": 2}).keys() == options.keys() - {"codebook_continuous_steps"}
     assert ImageLAMRecipe.over(options, {}) == options
@@ -279,17 +273,12 @@ def test_labels_are_a_share_of_the_pairs_whose_actions_are_known(unit, dataset):
     known = np.isin(pairs.episode_of, [1, 2])
     np.testing.assert_array_equal(pairs.labelled[known], alone.labelled)
     assert not pairs.labelled[~known].any()
-    with pytest.raises(LattokError, match="`action_episodes`: expected at least one of the episodes that are trained"):
-        FramePairs(dataset, 2, episodes=[0], action_episodes="1")
+    refused("`action_episodes`", FramePairs, dataset, 2, episodes=[0], action_episodes="1")
 
 
 def test_one_pair_cannot_be_normalised_over_a_batch():
-    with pytest.raises(
-        LattokError, match="`batch_size`: expected at least 2 pairs in each of . parts with latent_norm=batch"
-    ):
-        ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=1)
-    with pytest.raises(LattokError, match="in each of 8 parts"):
-        ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=8, accumulate=8)
+    refused("`batch_size`", ImageLAMRecipe.from_preset, "data", "out", "tiny+robust", batch_size=1)
+    refused("in each of 8 parts", ImageLAMRecipe.from_preset, "data", "out", "tiny+robust", batch_size=8, accumulate=8)
 
 
 def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
@@ -303,8 +292,7 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
     assert warm(200, "tiny") == 0
     for recipe, name in ((ImageLAMRecipe, "codebook_continuous_steps"), (ActionVQRecipe, "continuous_steps")):
         expected = f"`{name}`: expected less than the 200 steps, or no codebook is trained, got 200. Give {name}=66, or"
-        with pytest.raises(LattokError, match=expected):
-            recipe.from_preset("d", "o", **{name: 200}, steps=200)
+        refused(expected, recipe.from_preset, "d", "o", **{name: 200}, steps=200)
     assert warm(200, codebook_continuous_steps=200, quantizer="none") == 200  # there is no codebook
     options = {name: value for name, value in LAM.items() if name != "codebook_continuous_steps"}
     recipe = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "lam", "tiny+robust", steps=6, **options)

@@ -30,6 +30,7 @@ from lattok.training.runlog import METRICS
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 from tests.conftest import write_dataset
+from tests.errors import refused
 
 TINY = {"dim": 16, "heads": 2, "hidden": 16, "horizon": 4, "codebook_size": 8, "device": "cpu", "batch_size": 8}
 TINY |= {"steps": 6, "save_every": 2, "log_every": 2}
@@ -150,8 +151,7 @@ def test_a_run_does_not_go_on_from_other_actions(root, tmp_path):
     lattok.train(recipe(data, tmp_path / "tok"))
     _edited(data, "action", lambda values: values * -3 + 1)
     resumed = ActionVQRecipe.resumed(data, tmp_path / "tok", None, {})
-    with pytest.raises(LattokError, match="`dataset`: expected content with hash .*, as when the run began, got .*"):
-        lattok.train(resumed, resume=True)
+    refused("`dataset`", lattok.train, resumed, resume=True)
     shutil.rmtree(data)
     shutil.copytree(root, tmp_path / "elsewhere")
     lattok.train(ActionVQRecipe.resumed(tmp_path / "elsewhere", tmp_path / "tok", None, {}), resume=True)
@@ -172,8 +172,7 @@ def test_a_model_of_video_does_not_go_on_from_other_videos(root, tmp_path):
     wrist.write_bytes(wrist.read_bytes() + b"free")  # a camera that nobody looks at
     lattok.train(ImageLAMRecipe.resumed(data, tmp_path / "lam", None, {}), resume=True)
     front.write_bytes(front.read_bytes() + b"free")
-    with pytest.raises(LattokError, match="`dataset`: expected content with hash"):
-        lattok.train(ImageLAMRecipe.resumed(data, tmp_path / "lam", None, {}), resume=True)
+    refused("`dataset`", lambda: lattok.train(ImageLAMRecipe.resumed(data, tmp_path / "lam", None, {}), resume=True))
 
 
 def _hold(made, resume, held):
@@ -190,8 +189,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(resume, root, run, tmp_
     try:
         assert held.wait(60)
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-        with pytest.raises(LattokError, match="`out`: another process is at work on"):
-            lattok.train(recipe(root, out), resume=resume)
+        refused("`out`", lambda: lattok.train(recipe(root, out), resume=resume))
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     finally:
         process.kill()
@@ -401,8 +399,7 @@ def test_files_of_the_user_block_a_new_run_and_stay(root, tmp_path):
         out = tmp_path / name.replace("/", "-")
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("mine")
-        with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
-            lattok.train(recipe(root, out))
+        refused("`out`", lattok.train, recipe(root, out))
         assert [(p.name, p.read_text()) for p in out.rglob("*") if p.is_file()] == [(Path(name).name, "mine")]
 
 
@@ -430,8 +427,7 @@ def test_a_run_that_met_a_full_disk_goes_on_either_way(root, whole, tmp_path, mo
                 with pytest.raises(OSError, match="No space left"):
                     lattok.train(recipe(root, out))
             if "finish" in place and not resume:
-                with pytest.raises(LattokError, match="Choose another, or add resume=True."):
-                    lattok.train(recipe(root, out))
+                refused("Choose another, or add resume=True.", lattok.train, recipe(root, out))
                 continue
             lattok.train(recipe(root, out), resume=resume)
             assert weights(out) == weights(whole)
@@ -449,8 +445,7 @@ def test_a_run_without_a_checkpoint_is_begun_anew_with_other_options(root, run, 
 @pytest.mark.parametrize("value", ["", "[]", "{}", '{"error": 1, "by_step": [1], "gain": 1, "mean_action": "x"}'])
 def test_results_of_a_study_that_were_damaged_name_their_file_and_the_way_out(value, tmp_path):
     (tmp_path / "held_out.json").write_text(value)
-    with pytest.raises(LattokError, match=r"held_out.json.*Delete held_out.json and continue the study"):
-        _held_out(tmp_path / "held_out.json")
+    refused(r"held_out.json.*Delete held_out.json and continue the study", _held_out, tmp_path / "held_out.json")
 
 
 def test_the_lock_is_there_while_a_run_is(root, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
+from tests.errors import refused
 from tests.hub.server import REPO, serving
 from tests.process_jobs import together
 from tests.recipes.policies import SIZES, stopped
@@ -76,8 +77,7 @@ def test_the_same_model_is_learned_whatever_the_memory(window, whole, dataset, t
 
 @pytest.mark.parametrize("memory", [float("nan"), float("inf"), -1.0])
 def test_memory_that_is_no_amount_is_refused(memory):
-    with pytest.raises(LattokError, match=f"`memory_gb`: expected a number of at least 0, got {memory}"):
-        lam("d", "o", memory_gb=memory)
+    refused(f"`memory_gb`: expected a number of at least 0, got {memory}", lam, "d", "o", memory_gb=memory)
 
 
 def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
@@ -85,8 +85,7 @@ def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
     for name, (value, least) in refused.items():
         with pytest.raises(LattokError, match=f"`{name}`: expected at least {least}"):
             lattok.train(lam(dataset, tmp_path / name, **{name: value}))
-    with pytest.raises(LattokError, match="`shuffle_window`: expected a whole number of at least 0, got -1"):
-        lam(dataset, tmp_path / "x", shuffle_window=-1)
+    refused("`shuffle_window`", lam, dataset, tmp_path / "x", shuffle_window=-1)
 
 
 @pytest.mark.parametrize(("made", "batches"), [(lam, PairBatches), (policy, PolicyBatches)])
@@ -96,7 +95,7 @@ def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dat
         lattok.train(made(dataset, tmp_path / "parts"))
     elsewhere = made(dataset, tmp_path / "parts", memory_gb=0.0)  # on a machine that keeps all
     assert weights(lattok.train(elsewhere, resume=True)) == weights(whole)
-    with pytest.raises(LattokError, match="`shuffle_window`: expected 96 as in the run to resume, got 100"):
+    with pytest.raises(LattokError, match="`shuffle_window`"):
         lattok.train(made(dataset, tmp_path / "parts", shuffle_window=100), resume=True)
 
 

@@ -25,6 +25,7 @@ from lattok.utils.options import flat
 from lattok.vla import STRATEGIES
 from lattok.vla.observations import policy_batch
 from tests.conftest import CAMERAS, write_dataset
+from tests.errors import refused
 from tests.recipes.policies import SIZES, TINY, annotated, stopped, with_absurd_actions
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
@@ -124,16 +125,10 @@ def test_presets_that_stand_over_others_need_one(recipe, base):
 
 @pytest.mark.parametrize(
     ("out", "preset", "text"),
-    [
-        ("out", 5, '`preset`: expected names, joined by "\\+", got 5'),
-        ("out", ["scratch"], "`preset`: expected names"),
-        (None, "scratch", "`out`: expected a folder, got None"),
-        (3, "scratch", "`out`: expected a folder, got 3"),
-    ],
+    [("out", 5, "`preset`"), ("out", ["scratch"], "`preset`"), (None, "scratch", "`out`"), (3, "scratch", "`out`")],
 )
 def test_what_is_no_preset_and_no_folder(out, preset, text):
-    with pytest.raises(LattokError, match=text):
-        lattok.VLARecipe.from_preset("data", out, preset)
+    refused(text, lattok.VLARecipe.from_preset, "data", out, preset)
 
 
 def test_a_policy_without_cameras_sees_proprio_alone(dataset: Path, tmp_path: Path, monkeypatch):
@@ -150,10 +145,9 @@ def test_a_policy_without_cameras_sees_proprio_alone(dataset: Path, tmp_path: Pa
     other = {**seen, "task": ["push", "lift"]}  # the prompt has no {task}
     assert torch.equal(policy.predict_chunk(other), chunks)
     found = policy_batch(policy.config, seen, learning=False)
-    with pytest.raises(LattokError, match="`images`: expected 0 cameras, got 1"):
+    with pytest.raises(LattokError, match="`images`"):
         policy.predict_chunk(found._replace(images=torch.zeros(2, 1, 16, 16, 3, dtype=torch.uint8)))
-    with pytest.raises(LattokError, match="the robot's state"):
-        policy.predict_chunk({"task": ["lift"]})
+    refused("the robot's state", policy.predict_chunk, {"task": ["lift"]})
 
 
 def test_held_out_actions_that_never_change_leave_nothing_to_gain(tmp_path, capsys):
@@ -217,19 +211,15 @@ def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
             "Make them: lattok annotate DATASET --model TOKENIZER --prefix latent --out DIR",
         ),
         ("ph_cond", {"dataset": "data"}, "lattok annotate DATASET --model LAM"),
-        (
-            "la_tok",
-            {"prefix": "latent"},
-            "`latent`: expected labels of an action tokenizer, got labels of an image model",
-        ),
-        ("la_align", {"prefix": "tokens"}, "`tokens`: expected labels of an image model, got labels of an action tok"),
-        ("la_tok", {"horizon": 6}, "`horizon`: expected 4 steps, as the labels `tokens` were made of, got 6"),
-        ("la_direct", {"latent_stride": "5"}, "`stride`: expected 3 frames, the stride of the labels `latent`, got 5"),
+        ("la_tok", {"prefix": "latent"}, "`latent`"),
+        ("la_align", {"prefix": "tokens"}, "`tokens`"),
+        ("la_tok", {"horizon": 6}, "`horizon`"),
+        ("la_direct", {"latent_stride": "5"}, "`stride`"),
         ("la_direct", {"tokenizer": "vq"}, "`tokenizer` .* was given, but la_direct learns nothing from tokens"),
-        ("baseline", {"layer": 3}, "`layer`: expected a strategy with one latent loss, got baseline, which has none"),
-        ("baseline", {"state_key": "proprio"}, "`state_key`: expected one of action, observation.state.*--no-proprio"),
-        ("baseline", {"cameras": ("left",)}, "`cameras`: expected names among front, wrist"),
-        ("baseline", {"crop": 1.5}, "`crop`: expected a share of the area"),
+        ("baseline", {"layer": 3}, "`layer`"),
+        ("baseline", {"state_key": "proprio"}, "`state_key`"),
+        ("baseline", {"cameras": ("left",)}, "`cameras`"),
+        ("baseline", {"crop": 1.5}, "`crop`"),
     ],
 )
 def test_what_does_not_fit_is_one_line(strategy: str, options: dict, message: str, folder: Path, tmp_path: Path):
@@ -237,16 +227,14 @@ def test_what_does_not_fit_is_one_line(strategy: str, options: dict, message: st
     source = folder / options.pop("dataset", "annotated")
     if "tokenizer" in options:
         options["tokenizer"] = str(folder / options["tokenizer"])
-    with pytest.raises(LattokError, match=message):
-        lattok.train(recipe(source, tmp_path / "p", strategy, **options))
+    refused(message, lambda: lattok.train(recipe(source, tmp_path / "p", strategy, **options)))
     assert not (tmp_path / "p" / "config.json").exists()
 
 
 def test_two_image_models_need_a_choice(folder: Path, dataset: Path, tmp_path: Path):
     lam = lattok.load(folder / "lam")
     both = lattok.annotate(lattok.open_dataset(dataset), {"other": lam}, tmp_path / "both")
-    with pytest.raises(LattokError, match="`prefix`: expected one of latent, other, all of them labels that la_direct"):
-        lattok.train(recipe(both, tmp_path / "p", "la_direct"))
+    refused("`prefix`", lambda: lattok.train(recipe(both, tmp_path / "p", "la_direct")))
 
 
 def test_a_policy_that_knows_no_instruction_and_no_proprio(dataset: Path, tmp_path: Path):
@@ -330,12 +318,11 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     [
         ({"latent_weight": 0.5, "strategy": "la_tok"}, "`latent_weight` cannot be set in a study"),
         ({"strategy": "la_direct"}, "`strategy` cannot be set in a study, which trains them all"),
-        ({"episodes": "0:"}, "`episodes`: expected some that leave others, got 0:"),
+        ({"episodes": "0:"}, "`episodes`"),
     ],
 )
 def test_what_a_study_cannot_be_told(options: dict, message: str, dataset: Path, tmp_path: Path):
-    with pytest.raises(LattokError, match=message):
-        train_study(recipe(dataset, tmp_path / "study", **options))
+    refused(message, lambda: train_study(recipe(dataset, tmp_path / "study", **options)))
 
 
 def held_out(folder: Path) -> tuple[list, int]:
@@ -394,8 +381,7 @@ def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: 
         assert int(whole.acted) == int(whole.valid.any(1).sum()) == 6
         assert int(half.valid.any(1).sum()) == 3
     for wrong in ({"acted_share": 1.0}, {"acted_share": -0.1}):
-        with pytest.raises(LattokError, match="`acted_share`: expected a share from 0 to below 1"):
-            recipe(dataset, tmp_path / "p", "la_direct", **{**options, **wrong})
+        refused("`acted_share`", recipe, dataset, tmp_path / "p", "la_direct", **{**options, **wrong})
     with pytest.raises(LattokError, match="`acted_share` was given, but all actions are known"):
         lattok.train(recipe(dataset, tmp_path / "p", "la_direct", acted_share=0.5))
 
@@ -540,8 +526,7 @@ def test_a_study_takes_labels_where_they_fit(folder: Path, dataset: Path, tmp_pa
 
 def test_a_study_without_labels_says_so_before_anything_is_trained(folder: Path, tmp_path: Path):
     made = recipe(folder / "data", tmp_path / "study")
-    with pytest.raises(LattokError, match="has no `latent.codes`"):
-        train_study(made)
+    refused("has no `latent.codes`", train_study, made)
     assert not list(tmp_path.glob("study/*/config.json"))
 
 

@@ -9,8 +9,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import adjust_contrast, adjust_saturation, resized_crop
 
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -184,29 +184,24 @@ def test_factors_stay_in_their_ranges():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"crop": 0.0}, "`crop`: expected a number greater than 0"),
-        ({"crop": 1.2}, "`crop`: expected a share of the area, at most 1"),
-        ({"crop": 0.9, "crop_most": 0.8}, "`crop_most`: expected a share of the area from crop 0.9 to 1, got 0.8"),
-        ({"crop_most": 1.1}, "`crop_most`: expected a share of the area"),
-        ({"hue": 0.6}, "`hue`: expected a number from 0 to 0.5"),
-        ({"brightness": 1.01}, "`brightness`: expected a number from 0 to 1, got 1.01"),
-        ({"contrast": 1.01}, "`contrast`: expected a number from 0 to 1"),
-        ({"saturation": 1.01}, "`saturation`: expected a number from 0 to 1"),
-        ({"brightness": -0.1}, "`brightness`: expected a number of at least 0"),
+        ({"crop": 0.0}, "`crop`"),
+        ({"crop": 1.2}, "`crop`"),
+        ({"crop": 0.9, "crop_most": 0.8}, "`crop_most`"),
+        ({"crop_most": 1.1}, "`crop_most`"),
+        ({"hue": 0.6}, "`hue`"),
+        ({"brightness": 1.01}, "`brightness`"),
+        ({"contrast": 1.01}, "`contrast`"),
+        ({"saturation": 1.01}, "`saturation`"),
+        ({"brightness": -0.1}, "`brightness`"),
     ],
 )
 def test_bad_options(change, text):
     Augmentation(1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
-    with pytest.raises(LattokError, match=text):
-        Augmentation(**change)
+    refused(text, Augmentation, **change)
 
 
 def test_draws_for_other_images_are_refused(images):
-    with pytest.raises(LattokError, match="`count`: expected a whole number of at least 1, got 0"):
-        draw(Augmentation(crop=0.9), 0, 2, 0, 0)
-    with pytest.raises(LattokError, match="`draws`: expected 3 samples, as there are of images, got 4"):
-        augment(images, draw(CROPS, 4, 2, 0, 0), CROPS)
-    with pytest.raises(LattokError, match="`draws`: expected 2 cameras"):
-        augment(images, draw(CROPS, 3, 1, 0, 0), CROPS)
-    with pytest.raises(LattokError, match="`frames`: expected uint8 pixels"):
-        augment(images.float(), draw(CROPS, 3, 2, 0, 0), CROPS)
+    refused("`count`", lambda: draw(Augmentation(crop=0.9), 0, 2, 0, 0))
+    refused("`draws`", lambda: augment(images, draw(CROPS, 4, 2, 0, 0), CROPS))
+    refused("`draws`", lambda: augment(images, draw(CROPS, 3, 1, 0, 0), CROPS))
+    refused("`frames`", lambda: augment(images.float(), draw(CROPS, 3, 2, 0, 0), CROPS))

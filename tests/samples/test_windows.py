@@ -19,6 +19,7 @@ from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.windows import _hash, draw_labelled
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils.checks import LattokError, stride_in_frames
+from tests.errors import refused
 
 
 class Memory(RobotDataset):
@@ -85,8 +86,7 @@ def test_pairs_against_a_loop(lengths, stride):
     dataset = Memory(lengths)
     expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - stride)]
     if 2 * len(expected) < sum(lengths):
-        with pytest.raises(LattokError, match="`stride`: expected a gap that leaves at least half"):
-            FramePairs(dataset, stride)
+        refused("`stride`", FramePairs, dataset, stride)
         return
     pairs = FramePairs(dataset, stride, state_key="state")
     batch = pairs.batch(torch.arange(len(pairs)))
@@ -111,8 +111,7 @@ def test_further_frames_and_action_chunks_against_a_loop(lengths, stride, furthe
     expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - longest)]
     options = {"extra_strides": [further], "action_target": "chunk", "action_steps": steps}
     if 2 * len(expected) < sum(lengths):
-        with pytest.raises(LattokError, match="stride.*`: expected a gap that leaves at least half"):
-            FramePairs(dataset, stride, **options)
+        refused("stride.*`: expected a gap that leaves at least half", FramePairs, dataset, stride, **options)
         return
     pairs = FramePairs(dataset, stride, **options)
     batch = pairs.batch(torch.arange(len(pairs)))
@@ -243,30 +242,25 @@ NONE = ["", "fast", "-1", "1.5", "0.2m", "nans", "infs", "1e400s", "-1s", "1e3",
 
 @pytest.mark.parametrize("text", NONE)
 def test_strides_that_are_none(text):
-    with pytest.raises(LattokError, match="`stride`: expected a number of frames such as 16, or seconds"):
-        stride_in_frames(text, 80)
+    refused("`stride`", stride_in_frames, text, 80)
 
 
 @pytest.mark.parametrize("text", [2**60, "9" * 12, "9" * 12 + "s", -(2**60)])
 def test_strides_beyond_all_episodes(text):
-    with pytest.raises(LattokError, match=r"`gaps`: expected (at most 1,000,000,000|a number of frames)"):
-        stride_in_frames(text, 80, "gaps")
+    refused("`gaps`", stride_in_frames, text, 80, "gaps")
 
 
 @pytest.mark.parametrize("text", [0, "0", "0s", "0.001s"])
 def test_strides_of_nothing(text):
-    with pytest.raises(LattokError, match=r"`stride`: expected at least one frame, got .*One frame is 0\.0125 s at 80"):
-        stride_in_frames(text, 80)
+    refused("`stride`", stride_in_frames, text, 80)
 
 
 def test_a_stride_that_is_too_long_names_a_usable_one():
     dataset = Memory([10, 10, 4])
     message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable gap is 4 \(0\.4 s\)\."
-    with pytest.raises(LattokError, match=message):
-        FramePairs(dataset, 6)
+    refused(message, FramePairs, dataset, 6)
     FramePairs(dataset, 4)
-    with pytest.raises(LattokError, match="The episodes are too short"):
-        FramePairs(Memory([1, 1]), 1)
+    refused("The episodes are too short", lambda: FramePairs(Memory([1, 1]), 1))
 
 
 @settings(max_examples=100)
@@ -278,8 +272,7 @@ def test_the_largest_usable_stride_against_a_loop(lengths, stride):
         return
     largest = max(usable, default=0)
     says = rf"largest usable gap is {largest} \({largest / 10:.3g} s\)" if usable else "episodes are too short"
-    with pytest.raises(LattokError, match=says):
-        check_stride(stride, np.array(lengths), 10.0)
+    refused(says, check_stride, stride, np.array(lengths), 10.0)
 
 
 @pytest.mark.parametrize("stride", [0, -3, True, 2.0, "2"])
@@ -292,49 +285,42 @@ def test_bad_actions_are_named():
     dataset = Memory([4, 6])
     dataset.data[1]["action"][2, 1] = np.nan
     message = r"`action`: expected finite numbers, got nan in episode 1, frame 2, dimension 1 \(y\)"
-    with pytest.raises(LattokError, match=message):
-        ActionWindows(dataset, 4)
+    refused(message, ActionWindows, dataset, 4)
     with pytest.raises(LattokError, match=message):
         _ = FramePairs(dataset, 1).frames
     assert len(ActionWindows(dataset, 4, episodes=[0])) == 4
     dataset.data[1]["action"][2, 1] = np.inf
-    with pytest.raises(LattokError, match="got inf"):
-        ActionWindows(dataset, 4)
+    refused("got inf", ActionWindows, dataset, 4)
     dataset.data[1]["action"][3] = np.nan
     with pytest.raises(LattokError, match="got inf in episode 1, frame 2"):  # the first one
         ActionWindows(dataset, 4)
     dataset.data[0]["state"][1, 2] = 1e300  # float64, which float32 does not hold
-    with pytest.raises(LattokError, match=r"`state`: expected finite numbers, got 1e\+300 in episode 0, frame 1"):
-        ActionWindows(dataset, 4, "state")
+    refused("`state`", ActionWindows, dataset, 4, "state")
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda d: ActionWindows(d, 0), "`horizon`: expected a whole number of at least 1, got 0"),
-        (lambda d: ActionWindows(d, 4, step=0), "`step`: expected a whole number of at least 1, got 0"),
-        (lambda d: ActionWindows(d, 4, "act"), "`action_key`: expected one of action, gripper, state, got 'act'"),
-        (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`: expected one of action, gripper, state"),
-        (lambda d: FramePairs(d, 0), "`stride`: expected at least one frame, got 0"),
-        (lambda d: FramePairs(d, 2.0), "`stride`: expected a number of frames such as 16, or seconds"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=1.5), "`labelled_fraction`: expected a number from 0 to 1"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=-0.5), "`labelled_fraction`: expected a number from 0 to 1"),
-        (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`: expected one of pairs, episodes"),
-        (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`: expected a whole number of at least 1, got 0"),
-        (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`: expected 1 with action_target=mean, got 2"),
-        (lambda d: FramePairs(d, 1, action_target="last"), "`action_target`: expected one of mean, first, chunk"),
-        (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`: expected at least one frame, got 0"),
-        (
-            lambda d: FramePairs(d, 1, extra_strides=[5]),
-            r"`extra_strides`: .*5 frames \(0\.5 s\), which leaves 2 of 12",
-        ),
-        (lambda d: FramePairs(d, 1, cameras=["c"]), "`cameras`: expected names among a, b, got 'c'"),
+        (lambda d: ActionWindows(d, 0), "`horizon`"),
+        (lambda d: ActionWindows(d, 4, step=0), "`step`"),
+        (lambda d: ActionWindows(d, 4, "act"), "`action_key`"),
+        (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`"),
+        (lambda d: FramePairs(d, 0), "`stride`"),
+        (lambda d: FramePairs(d, 2.0), "`stride`"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=1.5), "`labelled_fraction`"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=-0.5), "`labelled_fraction`"),
+        (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`"),
+        (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`"),
+        (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`"),
+        (lambda d: FramePairs(d, 1, action_target="last"), "`action_target`"),
+        (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`"),
+        (lambda d: FramePairs(d, 1, extra_strides=[5]), "`extra_strides`"),
+        (lambda d: FramePairs(d, 1, cameras=["c"]), "`cameras`"),
     ],
 )
 def test_arguments(make, says):
-    with pytest.raises(LattokError, match=says):
-        make(Memory([6, 6]))
+    refused(says, lambda: make(Memory([6, 6])))
 
 
 def test_without_actions_nothing_is_labelled():
@@ -356,8 +342,7 @@ def test_actions_that_nobody_knows_supervise_nothing_and_touch_no_other_episode(
     assert (pairs.actions[~known] == 0).all()
     for index in (0, 2):
         dataset.data[index]["action"][:] = np.nan
-    with pytest.raises(LattokError, match=r"`action`: expected known actions in one .* needs labelled_fraction=0\."):
-        FramePairs(dataset, 2, **options)
+    refused("`action`", FramePairs, dataset, 2, **options)
     assert not FramePairs(dataset, 2, labelled_fraction=0).labelled.any()
 
 
@@ -464,16 +449,14 @@ def test_extreme_fractions():
     assert draw_labelled(episode, frame, tasks, 0.0, "pairs", 0).sum() == 0
     assert draw_labelled(episode, frame, tasks, 1e-9, "pairs", 0).sum() == 2
     assert draw_labelled(episode, frame, tasks, 1.0, "pairs", 0).all()
-    with pytest.raises(LattokError, match="at least one labelled pair"):
-        draw_labelled(episode[:0], frame[:0], tasks, 0.1, "pairs", 0)
+    refused("at least one labelled pair", draw_labelled, episode[:0], frame[:0], tasks, 0.1, "pairs", 0)
 
 
 def test_frames_of_another_size_in_a_later_episode():
     dataset = Memory([4, 4])
     real = dataset.frames
     dataset.frames = lambda i, *args, **options: real(i, *args, **options)[:, :, : 2 - i]
-    message = r"`frames`: expected shape \(2, 2, 2, 3\), got \(2, 1, 2, 3\) in episode 1\. Give a `transform`"
-    with pytest.raises(LattokError, match=message):
+    with pytest.raises(LattokError, match="`frames`"):
         _ = FramePairs(dataset, 1).frames
 
 
@@ -482,10 +465,8 @@ def test_episodes_of_one_frame_have_no_pairs_and_no_labels():
     assert set(pairs.episode_of.tolist()) == {1}
     assert pairs.labelled.sum() == 1
     assert pairs.tasks == ("a", "b", "c")
-    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 3. The episodes are too short for pairs"):
-        FramePairs(Memory([1, 1, 1]), 2)
-    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 9. The largest usable gap is 1"):
-        FramePairs(Memory([3, 3, 3]), 5)
+    refused("`stride`", lambda: FramePairs(Memory([1, 1, 1]), 2))
+    refused("`stride`", lambda: FramePairs(Memory([3, 3, 3]), 5))
 
 
 def test_one_million_frames_are_indexed_at_once():

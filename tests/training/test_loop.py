@@ -31,6 +31,7 @@ from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read
 from lattok.utils import signals
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import ASKING, Interrupted, deferred
+from tests.errors import refused
 from tests.process_jobs import together
 
 
@@ -157,11 +158,9 @@ def test_averages_resume_exactly_and_a_finished_run_still_gives_them(interrupt_a
 
 
 def test_a_decay_is_below_one_and_averages_that_are_missing_are_an_error(tmp_path):
-    with pytest.raises(LattokError, match="`ema`: expected a decay from 0 to below 1, such as 0.999, got 1.0"):
-        LoopOptions(ema=1.0)
+    refused("`ema`", LoopOptions, ema=1.0)
     run(tmp_path, steps=10)
-    with pytest.raises(LattokError, match=r"got none that holds averages, as `ema` asks for\."):
-        run(tmp_path, ema=0.9, resume=True)
+    refused(r"got none that holds averages, as `ema` asks for\.", run, tmp_path, ema=0.9, resume=True)
 
 
 def decoder_at(rate):
@@ -185,8 +184,7 @@ def test_parts_with_rates_of_their_own_resume_exactly(tmp_path):
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", interrupt_at=7, rates=decoder_at(0.3))
     assert_same(whole, run(tmp_path / "parts", resume=True, rates=decoder_at(0.3)))
-    with pytest.raises(LattokError, match=r"`rate of decode\.`"):
-        run(tmp_path / "wrong", rates=decoder_at(-1.0))
+    refused(r"`rate of decode\.`", lambda: run(tmp_path / "wrong", rates=decoder_at(-1.0)))
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
@@ -273,11 +271,9 @@ def test_without_tensorboard_a_run_logs_the_same_figures(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_tracker_that_is_not_there(name, tmp_path, monkeypatch):
-    with pytest.raises(LattokError, match="`tracker`: expected one of none, tensorboard, wandb, got 'board'"):
-        LoopOptions(tracker="board")
+    refused("`tracker`", LoopOptions, tracker="board")
     monkeypatch.setattr("lattok.training.runlog.find_spec", lambda name: None)
-    with pytest.raises(LattokError, match=rf"`tracker` {name} is not installed. Install it: pip .*\[{name}\]'"):
-        run(tmp_path, tracker=name)
+    refused(rf"`tracker` {name} is not installed. Install it: pip .*\[{name}\]'", run, tmp_path, tracker=name)
     assert not (tmp_path / RUN).exists()
 
 
@@ -334,11 +330,9 @@ def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     run(tmp_path)
     (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
-    with pytest.raises(LattokError, match="expected a whole checkpoint"):
-        run(tmp_path, resume=True)
+    refused("expected a whole checkpoint", run, tmp_path, resume=True)
     torch.save({"weights": 1}, tmp_path / RUN / CHECKPOINT)  # a file of somebody else
-    with pytest.raises(LattokError, match="expected a whole checkpoint"):
-        run(tmp_path, resume=True)
+    refused("expected a whole checkpoint", run, tmp_path, resume=True)
 
 
 def _moments(**values):
@@ -451,8 +445,7 @@ def test_lines_of_others_in_the_metrics_are_dropped(tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]\n", '{"step": 5}\n{"st', "x\n"])
 def test_figures_that_others_need_are_whole_or_an_error_names_their_file(text, tmp_path):
     (tmp_path / METRICS).write_text(text)
-    with pytest.raises(LattokError, match="metrics.jsonl: expected a line of figures"):
-        read_metrics(tmp_path / METRICS)
+    refused("metrics.jsonl: expected a line of figures", read_metrics, tmp_path / METRICS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -514,8 +507,7 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path):
 )
 def test_memory_that_runs_out_is_one_line_with_the_way_out(error, tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "forward", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(LattokError, match="out of memory: step 1 of 20 does not fit. Choose a smaller batch_size"):
-        run(tmp_path)
+    refused("out of memory: step 1 of 20 does not fit. Choose a smaller batch_size", run, tmp_path)
 
 
 def test_other_errors_of_torch_are_not_a_lack_of_memory(tmp_path, monkeypatch):
@@ -525,8 +517,7 @@ def test_other_errors_of_torch_are_not_a_lack_of_memory(tmp_path, monkeypatch):
 
 
 def test_a_batch_beyond_reason_is_refused(tmp_path):
-    with pytest.raises(LattokError, match="`batch_size`: expected at most 65536 for 64 samples, got 1000000000000000"):
-        run(tmp_path, batch_size=10**15)
+    refused("`batch_size`", run, tmp_path, batch_size=10**15)
     assert len(Batches([Passes(64, 0)], 2**16)(0)) == 2**16
     assert len(Batches([Passes(2**17, 0)], 2**17)(0)) == 2**17
 
@@ -558,15 +549,13 @@ def test_another_error_while_a_checkpoint_is_written_is_not_a_full_disk(tmp_path
 
 def test_a_precision_that_accelerate_was_told_must_be_the_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(LattokError, match="`precision`: expected bf16, as accelerate was told, got no"):
-        run(tmp_path)
+    refused("`precision`", run, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
     model = Toy()
     nn.init.constant_(model.decode.weight, float("nan"))
-    with pytest.raises(LattokError, match="`loss`: expected a finite number, got reconstruction not finite at step 1"):
-        run(tmp_path, model=model)
+    refused("`loss`", run, tmp_path, model=model)
 
 
 class Diverging(Toy):
@@ -610,10 +599,7 @@ class Corner(torch.nn.Module):
 def test_a_gradient_that_is_not_finite_stops_before_weights_are_saved(tmp_path):
     """Such weights were saved over the last good ones, and a run of one step ended as if nothing was wrong."""
     for steps in (1, 2):
-        with pytest.raises(
-            LattokError, match="`loss`: expected a finite number, got the gradient not finite at step 1"
-        ):
-            run(tmp_path / str(steps), steps=steps, model=Corner(0.0), save_every=1)
+        refused("`loss`", run, tmp_path / str(steps), steps=steps, model=Corner(0.0), save_every=1)
         assert not (tmp_path / str(steps) / RUN / CHECKPOINT).exists()
     run(tmp_path / "off the corner", steps=2, model=Corner(1.0))
 
@@ -622,8 +608,7 @@ def test_an_error_that_follows_from_a_loss_not_finite_names_the_loss(tmp_path):
     def fails():
         raise RuntimeError("probability tensor contains inf, nan or element < 0")
 
-    with pytest.raises(LattokError, match="got reconstruction not finite at step 7 in"):
-        run(tmp_path, model=Diverging(fails))
+    refused("got reconstruction not finite at step 7 in", lambda: run(tmp_path, model=Diverging(fails)))
 
 
 def test_several_processes_hear_what_any_was_asked_before_the_last_step():
@@ -700,15 +685,14 @@ def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
     [
         ({"steps": 0}, "`steps`"),
         ({"schedule": "x"}, "`schedule`"),
-        ({"seed": 10**25}, "`seed`: expected at most "),
-        ({"seed": 0.5}, "`seed`: expected a whole number"),
-        ({"threads": 10**25}, "`threads`: expected at most 1,024"),
-        ({"save_every": 10**25}, "`save_every`: expected at most "),
+        ({"seed": 10**25}, "`seed`"),
+        ({"seed": 0.5}, "`seed`"),
+        ({"threads": 10**25}, "`threads`"),
+        ({"save_every": 10**25}, "`save_every`"),
     ],
 )
 def test_bad_options(change, text):
-    with pytest.raises(LattokError, match=text):
-        LoopOptions(**change)
+    refused(text, LoopOptions, **change)
 
 
 def _worker(rank, world, out):
@@ -801,10 +785,8 @@ def test_averages_move_by_less_than_bfloat16_can_tell(tmp_path):
 
 def test_a_term_with_a_gradient_needs_a_weight(tmp_path):
     model = Terms({"action": 2.0, "latent": 3.0})
-    with pytest.raises(LattokError, match="`latent`: expected a loss term with a weight in loss_weights, or without a"):
-        fit_terms(tmp_path, model, {"action": 1.0})
-    with pytest.raises(LattokError, match="`loss_weights`: expected a weight for one of the terms action, latent"):
-        fit_terms(tmp_path / "none", model, {"other": 1.0})
+    refused("`latent`", fit_terms, tmp_path, model, {"action": 1.0})
+    refused("`loss_weights`", fit_terms, tmp_path / "none", model, {"other": 1.0})
 
 
 def test_speed_and_memory_are_logged(tmp_path):
@@ -857,8 +839,7 @@ def test_batches_know_when_a_run_begins_and_ends(tmp_path):
             return (DATA[share:16:shares],)
 
     options = LoopOptions(steps=20, batch_size=16, accumulate=2, device="cpu")
-    with pytest.raises(LattokError, match="^no more$"):
-        fit(Toy(), Told(), options, tmp_path, loss_weights=WEIGHTS)
+    refused("^no more$", lambda: fit(Toy(), Told(), options, tmp_path, loss_weights=WEIGHTS))
     assert told == [(0, 20, [0, 1], 2)]  # and what it raised went through
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lattok-ahead")]
 

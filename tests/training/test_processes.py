@@ -15,7 +15,7 @@ from torch import nn
 from lattok.samples.order import Batches, Passes
 from lattok.training import CHECKPOINT, RUN, LoopOptions, distributed, fit
 from lattok.training.runlog import METRICS
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.process_jobs import together
 
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
@@ -187,8 +187,7 @@ def test_parts_of_a_batch_are_the_batch(parts, alone, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
-    with pytest.raises(LattokError, match="`batch_size`: expected a multiple of the 1 processes x 3 parts, got 16"):
-        train(tmp_path, 1, 3)
+    refused("`batch_size`", train, tmp_path, 1, 3)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

@@ -11,6 +11,7 @@ from lattok.backbones import BackboneOut
 from lattok.nn.losses import LATEST, draw_flow
 from lattok.types import FlowDraws, PolicyBatch
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, TokenPositions, pool_codes
+from tests.errors import refused
 from tests.vla.fakes import batch, config, observation, policy, rows
 
 
@@ -150,8 +151,7 @@ def test_grippers_are_logits_that_cross_entropy_compares():
     np.testing.assert_allclose(drawn[..., 2], 2 * share - 1, atol=1e-6)
     np.testing.assert_array_equal(drawn[..., :2], raw[..., :2])
     for kind in ("regression", "flow"):
-        with pytest.raises(LattokError, match="`action_loss`: expected l2_bce for actions with a .gripper., got with"):
-            config(action_loss="l2_bce", head=kind)
+        refused("`action_loss`", config, action_loss="l2_bce", head=kind)
 
 
 # flow matching
@@ -387,10 +387,10 @@ def test_it_is_saved_and_loaded(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"head": "diffusion"}, "`head`: expected one of regression, flow"),
-        ({"head_flow_steps": 0}, "`head_flow_steps`: expected a whole number of at least 1, got 0."),
-        ({"head_flow_steps": 10**9}, "`head_flow_steps`: expected at most 1,000, got 1000000000."),
-        ({"head": "flow", "action_loss": "l1"}, "`action_loss`: expected l2 or l2_bce with head=flow, got l1."),
+        ({"head": "diffusion"}, "`head`"),
+        ({"head_flow_steps": 0}, "`head_flow_steps`"),
+        ({"head_flow_steps": 10**9}, "`head_flow_steps`"),
+        ({"head": "flow", "action_loss": "l1"}, "`action_loss`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict, text: str):

@@ -6,6 +6,7 @@ from lattok.types import LatentTarget
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.vla.observations import ActionQueues
+from tests.errors import refused
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 
 FRONT, WRIST = CAMERAS
@@ -18,79 +19,61 @@ def change(**changes):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (
-            change(**{WRIST: None}),
-            r"`batch`: expected `observation.images.wrist`, one of the 2 cameras \(front, wrist\)",
-        ),
+        (change(**{WRIST: None}), "`batch`"),
         (change(**{FRONT: torch.rand(4, 3, 16, 16)}), "expected images of 24x32, as in training, got 16x16"),
         (change(**{FRONT: 255 * torch.rand(4, 3, 24, 32)}), "expected values from 0 to 1"),
-        (change(**{FRONT: torch.rand(3, 24, 32)}), r"`observation.images.front`: expected shape \[B, 3, H, W\]"),
+        (change(**{FRONT: torch.rand(3, 24, 32)}), "`observation.images.front`"),
         (change(**{FRONT: torch.zeros(4, 3, 24, 32, dtype=torch.uint8)}), r"or uint8 \[B, H, W, 3\]"),
-        (
-            change(**{FRONT: torch.rand(3, 3, 24, 32)}),
-            "`observation.images.wrist`: expected 3 samples, as the other cameras have, got 4",
-        ),
-        (
-            change(task="open the drawer"),
-            "`task`: expected a list of instructions, one for each sample, got 'open the drawer'",
-        ),
-        (change(task=["a", "b"]), "`task`: expected 4 instructions, one for each sample, got 2"),
-        (change(task=None), "`task`: expected a list of instructions, one for each sample, got None"),
-        (change(task=["a", "b", "c", 4]), "`task`: expected a list of instructions"),
-        (change(**{"observation.state": None}), "`batch`: expected `observation.state`, the robot's state"),
-        (
-            change(**{"observation.state": torch.zeros(4, 3)}),
-            r"`observation.state`: expected 5 numbers \(a, .*\), got 3",
-        ),
-        (change(**{"observation.state": torch.zeros(5)}), r"`observation.state`: expected shape \[B, s\]"),
-        (
-            change(**{"observation.state": torch.full((4, 5), torch.nan)}),
-            "`observation.state`: expected finite numbers, got nan in sample 0, dimension a",
-        ),
-        (change(**{"observation.state": [0.0] * 5}), "`observation.state`: expected a torch tensor, got list"),
-        (lambda seen: "drawer", "`batch`: expected a mapping with LeRobot's keys, or a PolicyBatch, got str"),
+        (change(**{FRONT: torch.rand(3, 3, 24, 32)}), "`observation.images.wrist`"),
+        (change(task="open the drawer"), "`task`"),
+        (change(task=["a", "b"]), "`task`"),
+        (change(task=None), "`task`"),
+        (change(task=["a", "b", "c", 4]), "`task`"),
+        (change(**{"observation.state": None}), "`batch`"),
+        (change(**{"observation.state": torch.zeros(4, 3)}), "`observation.state`"),
+        (change(**{"observation.state": torch.zeros(5)}), "`observation.state`"),
+        (change(**{"observation.state": torch.full((4, 5), torch.nan)}), "`observation.state`"),
+        (change(**{"observation.state": [0.0] * 5}), "`observation.state`"),
+        (lambda seen: "drawer", "`batch`"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_one_line(changed, message: str):
     model = policy()
-    with pytest.raises(LattokError, match=message):
-        model.predict_chunk(changed(observation(model.config)))
+    refused(message, lambda: model.predict_chunk(changed(observation(model.config))))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": torch.zeros(4, 1, 16, 16, 3, dtype=torch.uint8)}, "`images`: expected 2 cameras, got 1"),
-        ({"images": torch.zeros(4, 2, 32, 32, 3, dtype=torch.uint8)}, "`images`: expected 16x16 pixels"),
-        ({"images": torch.zeros(4, 2, 16, 16, 3)}, "`images`: expected uint8, got torch.float32"),
-        ({"proprio": None}, "`proprio`: expected 5 numbers, as in training, got none"),
-        ({"actions": torch.zeros(4, 5, 3)}, r"`actions`: expected 4 steps \(horizon\), got 5"),
-        ({"actions": torch.zeros(4, 4, 2)}, "`actions`: expected 3 dimensions, got 2"),
-        ({"texts": "open"}, "`texts`: expected a list of instructions"),
-        ({"proprio": torch.zeros(3, 5)}, "`proprio`: expected 4 samples, as there are images, got 3"),
-        ({"actions": torch.zeros(3, 4, 3)}, "`actions`: expected 4 samples, as there are images, got 3"),
-        ({"latent": None}, "`latent`: expected latent actions, which la_direct learns from, got none"),
+        ({"images": torch.zeros(4, 1, 16, 16, 3, dtype=torch.uint8)}, "`images`"),
+        ({"images": torch.zeros(4, 2, 32, 32, 3, dtype=torch.uint8)}, "`images`"),
+        ({"images": torch.zeros(4, 2, 16, 16, 3)}, "`images`"),
+        ({"proprio": None}, "`proprio`"),
+        ({"actions": torch.zeros(4, 5, 3)}, "`actions`"),
+        ({"actions": torch.zeros(4, 4, 2)}, "`actions`"),
+        ({"texts": "open"}, "`texts`"),
+        ({"proprio": torch.zeros(3, 5)}, "`proprio`"),
+        ({"actions": torch.zeros(3, 4, 3)}, "`actions`"),
+        ({"latent": None}, "`latent`"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_one_line(changed: dict, message: str):
     model = policy("la_direct")
-    with pytest.raises(LattokError, match=message):
-        model(batch(model.config)._replace(**changed))
+    refused(message, lambda: model(batch(model.config)._replace(**changed)))
 
 
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (torch.zeros(4, 3, 2, dtype=torch.long), "`states`: expected 3 steps of 2 states"),  # H
-        (torch.zeros(4, 4, 3, dtype=torch.long), "`codes`: expected 2 codes in each step, got 3"),  # P
-        (torch.full((4, 4, 2), 7), "`codes`: expected 0 to 6, got 7 to 7 among valid codes"),  # K
+        (torch.zeros(4, 3, 2, dtype=torch.long), "`states`"),  # H
+        (torch.zeros(4, 4, 3, dtype=torch.long), "`codes`"),  # P
+        (torch.full((4, 4, 2), 7), "`codes`"),  # K
     ],
 )
 def test_labels_of_another_shape_are_one_line(codes: torch.Tensor, message: str):
     model = policy("la_direct")
     target = LatentTarget(codes, None, torch.ones(codes.shape[:2], dtype=torch.bool))
-    with pytest.raises(LattokError, match=message):
-        model(batch(model.config)._replace(latent=target))
+    refused(message, lambda: model(batch(model.config)._replace(latent=target)))
 
 
 def test_a_policy_without_proprio_needs_none_and_a_uint8_camera_will_do():
@@ -114,20 +97,15 @@ def test_arrays_and_single_observations_will_do():
         for step in range(2):
             torch.testing.assert_close(model.select_action(single), plan[2, step])
     del single["task"]
-    with pytest.raises(
-        LattokError, match="`task`: expected the instruction of this single observation, a text, got none"
-    ):
-        model.predict_chunk(single)
+    refused("`task`", model.predict_chunk, single)
 
 
 def test_a_policy_carries_out_as_many_actions_as_it_says():
     model = policy(n_action_steps=3)
     assert model.queues.n_action_steps == 3
     assert policy().queues.n_action_steps == model.config.horizon
-    with pytest.raises(LattokError, match="`n_action_steps`: expected at most 4, got 5"):
-        config(n_action_steps=5)
-    with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got 0"):
-        config(fps=0)
+    refused("`n_action_steps`", config, n_action_steps=5)
+    refused("`fps`", config, fps=0)
 
 
 def test_how_a_trained_policy_plans_is_saved_with_it(tmp_path):
@@ -152,86 +130,64 @@ def test_other_columns_of_a_dataset_are_left_alone():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cameras": "front"}, r"`cameras`: expected a value of type tuple\[str, ...\], got 'front'"),
-        ({"camera_sizes": ((8, 8),)}, "`camera_sizes`: expected 2 sizes, one for each camera"),
-        ({"prompt": "{instruction}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
-        ({"prompt": "{horizon:9000000000}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
-        ({"prompt": "{task:>9000000000}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
-        ({"prompt": "{task.foo}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
-        ({"camera_sizes": (24, 32)}, r"`camera_sizes`: expected a pair \(H, W\) for each camera"),
-        ({"head_layers": 5}, "`head_layers`: expected indices of hidden states, got 5"),
-        ({"head_layers": (2, 2)}, "`head_layers`: expected different hidden states in ascending order"),
-        ({"backbone_lora_dropout": 1.5}, r"`backbone_lora_dropout`: expected a number in \[0, 1\), got 1.5"),
-        ({"backbone_train": "frozen"}, "`backbone_train`: expected one of full, got 'frozen'"),
-        ({"backbone_train": "lora"}, "`backbone_train`: expected one of full, got 'lora'"),
-        ({"head_heads": 5}, "`head_heads`: expected a divisor of head_dim 32"),
-        ({"action_dim": 10**9}, "`action_dim`: expected at most 65,536 numbers in a chunk and in proprio"),
+        ({"cameras": "front"}, "`cameras`"),
+        ({"camera_sizes": ((8, 8),)}, "`camera_sizes`"),
+        ({"prompt": "{instruction}"}, "`prompt`"),
+        ({"prompt": "{horizon:9000000000}"}, "`prompt`"),
+        ({"prompt": "{task:>9000000000}"}, "`prompt`"),
+        ({"prompt": "{task.foo}"}, "`prompt`"),
+        ({"camera_sizes": (24, 32)}, "`camera_sizes`"),
+        ({"head_layers": 5}, "`head_layers`"),
+        ({"head_layers": (2, 2)}, "`head_layers`"),
+        ({"backbone_lora_dropout": 1.5}, "`backbone_lora_dropout`"),
+        ({"backbone_train": "frozen"}, "`backbone_train`"),
+        ({"backbone_train": "lora"}, "`backbone_train`"),
+        ({"head_heads": 5}, "`head_heads`"),
+        ({"action_dim": 10**9}, "`action_dim`"),
         ({"proprio_dim": 10**9}, "numbers in a chunk and in proprio, got 4 steps of 3 dimensions, proprio_dim 1000000"),
-        ({"proprio_dim": "many"}, "`proprio_dim`: expected a whole number"),
-        ({"loss_reduction": "none"}, "`loss_reduction`: expected one of mean, sum, got 'none'"),
-        ({"normalize": "mean_std", "normalize_clip": True}, "`normalize_clip`: expected False unless normalize is"),
+        ({"proprio_dim": "many"}, "`proprio_dim`"),
+        ({"loss_reduction": "none"}, "`loss_reduction`"),
+        ({"normalize": "mean_std", "normalize_clip": True}, "`normalize_clip`"),
         ({"normalize_exceptions": ("9=identity",)}, r"NAME=KIND with a dimension among 0\.\.2, got '9=identity'"),
-        ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
-        (
-            {"strategy": "la_direct", "latent": {"codebook_size": 0}},
-            "`latent`: expected labels with codes and their nu",
-        ),
-        (
-            {"strategy": "la_align", "latent": {"latent_dim": 0}},
-            "`latent`: expected labels with vectors and their width",
-        ),
-        (
-            {"strategy": "la_direct", "latent": {"steps": 5}},
-            "`latent`: expected labels for chunks of 4 steps, got labels of",
-        ),
+        ({"action_loss": "huber"}, "`action_loss`"),
+        ({"strategy": "la_direct", "latent": {"codebook_size": 0}}, "`latent`"),
+        ({"strategy": "la_align", "latent": {"latent_dim": 0}}, "`latent`"),
+        ({"strategy": "la_direct", "latent": {"steps": 5}}, "`latent`"),
         (
             {"strategy": "la_tok", "latent": {"horizon": 8}},
             "for chunks of 4 steps, got labels of 4 steps, of chunks of 8",
         ),
-        (
-            {"strategy": "la_tok", "latent": {"target": "steps"}},
-            "`latent`: expected labels of chunk, for la_tok, got labels of",
-        ),
-        ({"action_names": ("x",) * 9}, "`action_names`: expected 3 names, one for each dimension, or none, got 9"),
-        ({"proprio_names": ("x",)}, "`proprio_names`: expected 5 names, one for each dimension, or none, got 1"),
-        ({"backbone_lora_rank": 0}, "`backbone_lora_rank`: expected a whole number of at least 1"),
-        (
-            {"backbone": "o/n", "backbone_train": "half"},
-            "`backbone_train`: expected one of lora, full, all_but_vision,",
-        ),
+        ({"strategy": "la_tok", "latent": {"target": "steps"}}, "`latent`"),
+        ({"action_names": ("x",) * 9}, "`action_names`"),
+        ({"proprio_names": ("x",)}, "`proprio_names`"),
+        ({"backbone_lora_rank": 0}, "`backbone_lora_rank`"),
+        ({"backbone": "o/n", "backbone_train": "half"}, "`backbone_train`"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_one_line(changes: dict, message: str):
-    with pytest.raises(LattokError, match=message):
-        config(**changes)
+    refused(message, config, **changes)
 
 
 def test_layers_that_the_backbone_has_not_are_one_line():
-    with pytest.raises(LattokError, match="`head_layers`: expected hidden states from 0 to 3 of this backbone"):
-        policy(head_layers=(2, 4))
-    with pytest.raises(LattokError, match="`head_layers`: expected the last one, 3, among them"):
-        policy(head_layers=(1, 2))
+    refused("`head_layers`", policy, head_layers=(2, 4))
+    refused("`head_layers`", policy, head_layers=(1, 2))
 
 
 def test_numbers_and_padding_of_batches_are_checked():
     model = policy(camera_sizes=((16, 16),) * 2)
     data = batch(model.config)
-    with pytest.raises(LattokError, match="`proprio`: expected finite numbers, got nan in sample 0"):
-        model.predict_chunk(data._replace(proprio=torch.full_like(data.proprio, torch.nan)))
+    refused("`proprio`", lambda: model.predict_chunk(data._replace(proprio=torch.full_like(data.proprio, torch.nan))))
     found: dict = {key: data.images[:, i] for i, key in enumerate(CAMERAS)}
     found |= {"observation.state": data.proprio, "action": data.actions, "task": data.texts}
-    with pytest.raises(LattokError, match="`action_is_pad`: expected bool"):
-        model(found | {"action_is_pad": (~data.valid).int()})
+    refused("`action_is_pad`", lambda: model(found | {"action_is_pad": (~data.valid).int()}))
     for shape in ((len(data.valid), 1), (len(data.valid),)):  # which would be broadcast
-        with pytest.raises(LattokError, match=r"`action_is_pad`: expected bool \[\d+, \d+\], got torch.bool \["):
-            model(found | {"action_is_pad": torch.zeros(shape, dtype=torch.bool)})
+        refused("`action_is_pad`", model, found | {"action_is_pad": torch.zeros(shape, dtype=torch.bool)})
     torch.testing.assert_close(
         model(found | {"action_is_pad": (~data.valid).numpy()})["action"],
         model(found | {"action_is_pad": ~data.valid})["action"],
     )
     for name, wrong in {"valid": data.valid[:1], "known": torch.ones(len(data.valid), 1, dtype=torch.bool)}.items():
-        with pytest.raises(LattokError, match=f"`{name}`: expected bool"):
-            model(data._replace(**{name: wrong}))
+        refused(f"`{name}`: expected bool", model, data._replace(**{name: wrong}))
 
 
 class Planner:
@@ -292,15 +248,15 @@ def test_another_instruction_is_planned_for():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"observation.state": torch.full((4, 5), torch.nan)}, "`observation.state`: expected finite numbers, got nan"),
-        ({"observation.state": torch.zeros(4, 3)}, "`observation.state`: expected 5 numbers .*, got 3"),
-        ({"observation.state": torch.zeros(3, 5)}, "`observation.state`: expected 4 samples, as there are images"),
+        ({"observation.state": torch.full((4, 5), torch.nan)}, "`observation.state`"),
+        ({"observation.state": torch.zeros(4, 3)}, "`observation.state`"),
+        ({"observation.state": torch.zeros(3, 5)}, "`observation.state`"),
         ({FRONT: torch.rand(4, 3, 16, 16)}, "expected images of 24x32, as in training, got 16x16"),
         ({FRONT: torch.full((4, 3, 24, 32), torch.nan)}, "expected values from 0 to 1, got nan"),
         ({FRONT: torch.full((4, 3, 24, 32), 255.0)}, "expected values from 0 to 1, got 255"),
         ({FRONT: None}, "one of the 2 cameras"),
-        ({"task": ["lift"] * 3}, "`task`: expected 4 instructions, one for each sample, got 3"),
-        ({"task": None}, "`task`: expected a list of instructions"),
+        ({"task": ["lift"] * 3}, "`task`"),
+        ({"task": None}, "`task`"),
     ],
 )
 def test_every_observation_is_checked_while_planned_actions_are_carried_out(change, text):
@@ -308,15 +264,13 @@ def test_every_observation_is_checked_while_planned_actions_are_carried_out(chan
     model = policy()
     good = observation(model.config)
     model.select_action(good)
-    with pytest.raises(LattokError, match=text):
-        model.select_action({**good, **change})
+    refused(text, model.select_action, {**good, **change})
     torch.testing.assert_close(model.select_action(good), model.predict_chunk(good)[:, 1])  # nothing was taken
 
 
 @pytest.mark.parametrize("envs", [[0], [0, 0], [0, 1, 2]])
 def test_environments_must_be_named_one_for_each_sample(envs: list[int]):
-    with pytest.raises(LattokError, match="`env_ids`: expected 2 different environments, one for each sample"):
-        ActionQueues(3).select(seen(0, 1), envs, Planner(), unchecked)
+    refused("`env_ids`", lambda: ActionQueues(3).select(seen(0, 1), envs, Planner(), unchecked))
 
 
 def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_is_left_alone():
@@ -331,10 +285,9 @@ def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_i
 
 @pytest.mark.parametrize("steps", [0, 4, 1.5])
 def test_at_most_a_chunk_is_carried_out(steps):
-    with pytest.raises(LattokError, match="`n_action_steps`: expected"):
+    with pytest.raises(LattokError, match="`n_action_steps`"):
         ActionQueues(3).n_action_steps = steps
-    with pytest.raises(LattokError, match="`env_ids`: expected a list of environment numbers"):
-        ActionQueues(3).reset(1)
+    refused("`env_ids`", lambda: ActionQueues(3).reset(1))
 
 
 def test_a_policy_carries_out_its_chunk():

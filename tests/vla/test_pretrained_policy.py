@@ -12,10 +12,10 @@ import torch
 
 import lattok
 from lattok.backbones.model import open_backbone, with_backbone
-from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.config import TokenSpec
 from tests.backbones.conftest import need_transformers
+from tests.errors import refused
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows
 
@@ -153,19 +153,16 @@ def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: 
     made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, backbone_lora_rank=2)
     backbone = open_backbone(made)
     LatentVLA(with_backbone(made, revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
-    with pytest.raises(LattokError, match=f"say so: backbone=FOLDER when you load it, or LATTOK_DATA={base} "):
-        lattok.load(tmp_path / "policy")
+    refused(f"say so: backbone=FOLDER when you load it, or LATTOK_DATA={base} ", lattok.load, tmp_path / "policy")
     assert lattok.load(tmp_path / "policy", backbone=base).config.backbone.revision == backbone.revision
     monkeypatch.setenv("LATTOK_DATA", str(base))
     assert lattok.load(tmp_path / "policy").config.backbone.revision == backbone.revision
     moved = base.rename(tmp_path / "moved")
-    with pytest.raises(LattokError, match="`backbone`"):
-        lattok.load(tmp_path / "policy")
+    refused("`backbone`", lattok.load, tmp_path / "policy")
     assert LatentVLA.from_pretrained(tmp_path / "policy", backbone=str(moved)).config.backbone.name == str(moved)
     moved.rename(base)
     tiny_backbone("qwen3_vl", base, seed=1)
-    with pytest.raises(LattokError, match="revision"):
-        lattok.load(tmp_path / "policy")
+    refused("revision", lattok.load, tmp_path / "policy")
 
 
 def test_a_model_that_reads_only_text_has_no_cameras_and_nothing_to_look_at_them_with(tiny: Tiny):
@@ -175,8 +172,7 @@ def test_a_model_that_reads_only_text_has_no_cameras_and_nothing_to_look_at_them
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     seen = {"observation.state": torch.randn(2, fakes.S), "task": ["open it", "close the drawer"]}
     assert model.eval().predict_chunk(seen).shape == (2, fakes.H, fakes.M)
-    with pytest.raises(LattokError, match="`cameras` were given .*, but the backbone reads only text"):
-        policy(tiny("text"), "baseline")
+    refused("`cameras` were given .*, but the backbone reads only text", lambda: policy(tiny("text"), "baseline"))
 
 
 def test_bfloat16_is_near_and_keeps_the_frequencies_of_positions(tiny: Tiny):
@@ -219,8 +215,7 @@ def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_pa
 
 
 def test_a_policy_over_a_folder_of_mine_is_not_published(tiny: Tiny):
-    with pytest.raises(LattokError, match="`backbone`: expected a network on the Hub"):
-        policy(tiny("qwen3_vl"), "baseline").push_to_hub("org/name")
+    refused("`backbone`", lambda: policy(tiny("qwen3_vl"), "baseline").push_to_hub("org/name"))
 
 
 def test_the_head_starts_the_same_in_every_strategy(tiny: Tiny):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from lattok import LattokError
 from lattok.data import ActionSpace
 from lattok.data.views import trained_space
 from lattok.vla import LatentVLA
 from lattok.vla.spaces import robot_spaces
+from tests.errors import refused
 from tests.vla.fakes import config
 
 OWN = {"actions": [{"part": "position", "arm": "left"}], "state": [{"part": "position", "mode": "absolute"}]}
@@ -35,5 +35,4 @@ LIST = ("robot_spaces.actions", "a list of objects, its parts")
 def test_what_is_no_space_is_refused(wrong, where, expected, tmp_path):
     folder = LatentVLA.build(config(backbone_train="full")).save_pretrained(tmp_path / "p")
     (folder / "training.json").write_text(json.dumps({"dataset": "a", "robot_spaces": wrong}))
-    with pytest.raises(LattokError, match=rf"`{where}` in `.*`: expected {expected}, got"):
-        LatentVLA.from_pretrained(folder)
+    refused(rf"`{where}` in `.*`: expected {expected}, got", LatentVLA.from_pretrained, folder)

@@ -16,6 +16,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentLoss, LatentSupervision, Span, Strategy, register_strategy, strategy_of
 from lattok.vla.strategies import ACTION, LATENT, hidden_index
 from lattok.vla.supervision import LOSSES
+from tests.errors import refused
 from tests.vla.fakes import H, P, batch, config, policy
 
 
@@ -57,54 +58,32 @@ def test_a_strategy_goes_through_json(name: str):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: strategy_of("la_direkt"), "`strategy`: expected one of baseline, .*got 'la_direkt'"),
-        (
-            lambda: parse_config(Strategy, {"name": "x", "lambda": 1}, "here"),
-            "`here`: expected names among .*got lambda",
-        ),
-        (
-            lambda: strategy_of("baseline", weight=0.5),
-            "`weight`: expected a strategy with one latent loss, got baseline",
-        ),
-        (lambda: strategy_of("la_align", layer=1.5), "`layer`: expected a fraction"),
-        (lambda: strategy_of("la_align", layer=0), "`layer`: expected the index"),
-        (lambda: strategy_of("la_align", layer=float("nan")), "`layer`: expected the index"),
-        (lambda: strategy_of(3), "`strategy`: expected a name or a Strategy, got 3"),
+        (lambda: strategy_of("la_direkt"), "`strategy`"),
+        (lambda: parse_config(Strategy, {"name": "x", "lambda": 1}, "here"), "`here`"),
+        (lambda: strategy_of("baseline", weight=0.5), "`weight`"),
+        (lambda: strategy_of("la_align", layer=1.5), "`layer`"),
+        (lambda: strategy_of("la_align", layer=0), "`layer`"),
+        (lambda: strategy_of("la_align", layer=float("nan")), "`layer`"),
+        (lambda: strategy_of(3), "`strategy`"),
         (lambda: hidden_index(strategy_of("la_align", layer=13).losses[0].layer, 12), "expected a state from 1 to 12"),
-        (
-            lambda: strategy_of("la_direct", projection="mlp"),
-            "`options`: expected options of `codes` .it has none., got projec",
-        ),
-        (
-            lambda: LatentLoss("code"),
-            "`loss`: expected one of align, codes, distill, regress, got 'code'. Did you mean codes?",
-        ),
-        (lambda: LatentLoss("codes", name="action"), "`loss`: expected a name of letters and digits that is not taken"),
+        (lambda: strategy_of("la_direct", projection="mlp"), "`options`"),
+        (lambda: LatentLoss("code"), "`loss`"),
+        (lambda: LatentLoss("codes", name="action"), "`loss`"),
         (lambda: LatentLoss("codes", name="values"), "that is not taken, got 'values'"),
-        (
-            lambda: Strategy("x", (LATENT,), (LatentLoss("codes"),)),
-            "`labels`: expected the kind of labels, .* got None",
-        ),
-        (lambda: Strategy("x", (ACTION,), labels="steps"), "`labels`: expected the kind of labels, .* got steps"),
-        (lambda: Strategy("x", (LATENT,), labels="frames"), "`labels`: expected one of steps, chunk, got 'frames'"),
-        (
-            lambda: Strategy("x", (ACTION,), (LatentLoss("codes"),), "steps"),
-            "`span`: expected one of action, got 'latent'",
-        ),
-        (lambda: strategy_of("la_align", weight=-0.1), "`weight`: expected a number of at least 0"),
-        (lambda: Strategy("x", ()), "`strategy`: expected spans and losses, each with a name of its own, got none"),
+        (lambda: Strategy("x", (LATENT,), (LatentLoss("codes"),)), "`labels`"),
+        (lambda: Strategy("x", (ACTION,), labels="steps"), "`labels`"),
+        (lambda: Strategy("x", (LATENT,), labels="frames"), "`labels`"),
+        (lambda: Strategy("x", (ACTION,), (LatentLoss("codes"),), "steps"), "`span`"),
+        (lambda: strategy_of("la_align", weight=-0.1), "`weight`"),
+        (lambda: Strategy("x", ()), "`strategy`"),
         (lambda: Strategy("x", (ACTION, ACTION)), "each with a name of its own, got action, action"),
-        (lambda: Span("a", 0), "`span`: expected a whole number of at least 1, or codes, got 0"),
-        (
-            lambda: Span("a", steps="many"),
-            "`span`: expected a whole number of at least 1, or horizon or labels, got 'many'",
-        ),
-        (lambda: Span("a b"), "`span`: expected a name of letters and digits, got 'a b'"),
+        (lambda: Span("a", 0), "`span`"),
+        (lambda: Span("a", steps="many"), "`span`"),
+        (lambda: Span("a b"), "`span`"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(call, message: str):
-    with pytest.raises(LattokError, match=message):
-        call()
+    refused(message, call)
 
 
 PLAN = Strategy(
@@ -124,12 +103,9 @@ def test_a_strategy_that_does_not_act_yet_says_what_to_do_with_its_policies():
     follows = replace(PLAN, acts=False, next_step="mine train DATASET --policy FOLDER")
     model = policy(follows)
     assert model.usage()[-1] == "# mine train DATASET --policy FOLDER"
-    with pytest.raises(LattokError, match="learned to act, got one of plan, which .* first: mine train DATASET --pol"):
-        model.predict_chunk({})
-    with pytest.raises(LattokError, match="learned to act"):
-        policy(replace(PLAN, acts=False)).predict_chunk({})
-    with pytest.raises(LattokError, match="`next_step`: expected a line of text"):
-        replace(follows, next_step="rest\nimport os")
+    refused("learned to act, got one of plan, which .* first: mine train DATASET --pol", model.predict_chunk, {})
+    refused("learned to act", lambda: policy(replace(PLAN, acts=False)).predict_chunk({}))
+    refused("`next_step`", replace, follows, next_step="rest\nimport os")
 
 
 def test_a_configuration_of_an_earlier_layout_is_refused(tmp_path):
@@ -185,8 +161,7 @@ def test_a_saved_policy_of_an_unknown_strategy_is_the_same(tmp_path):
 
 def test_a_loss_acts_on_as_many_steps_as_there_are_labels():
     wrong = replace(PLAN, losses=(LatentLoss("codes", "thought"),))
-    with pytest.raises(LattokError, match="`span`: expected 4 steps in `thought`, as the labels have, got 2"):
-        config(wrong)
+    refused("`span`", config, wrong)
 
 
 def test_a_loss_is_one_class_and_a_strategy_one_entry(monkeypatch):
@@ -221,8 +196,7 @@ def test_a_loss_is_one_class_and_a_strategy_one_entry(monkeypatch):
     assert terms["latent"] > 0
     recipe = lattok.VLARecipe.from_preset("data", "out", "scratch", strategy="la_length", latent_weight=0.3)
     assert [loss.weight for loss in recipe.data.plan.losses] == [0.3]
-    with pytest.raises(LattokError, match="`latent`: expected labels with vectors .* which la_length learns from"):
-        config("la_length", latent={"vectors": 0})
+    refused("`latent`", config, "la_length", latent={"vectors": 0})
 
 
 def test_what_a_strategy_needs_of_labels_is_what_its_losses_look_at():
@@ -243,5 +217,4 @@ def test_what_a_strategy_needs_of_labels_is_what_its_losses_look_at():
     continuous = {"codes": 0, "codebook_size": 0}
     assert config("ph_direct", latent=continuous).segments["action"].per_step == P
     assert config("la_direct_c", latent=continuous).segments["latent"].per_step == P
-    with pytest.raises(LattokError, match="labels with codes"):
-        config("la_direct", latent=continuous)
+    refused("labels with codes", config, "la_direct", latent=continuous)

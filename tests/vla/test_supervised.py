@@ -19,6 +19,7 @@ from lattok import LattokError, annotate
 from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, RegressionLoss
 from lattok.vla.tap import Supervised, Tap, keep_labels
+from tests.errors import refused
 from tests.evaluation.worlds import tiny_lam
 from tests.process_jobs import together
 from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, hooks, make_batch
@@ -58,8 +59,7 @@ def test_weights_are_the_papers_unless_said():
     assert supervised().weight == 0.1
     assert supervised(loss=AlignLoss(WIDTH, D)).weight == 1.0
     assert supervised(loss=RegressionLoss(WIDTH, D, P)).weight == 0.1
-    with pytest.raises(LattokError, match="`weight`: expected a number of at least 0"):
-        supervised(weight=-1)
+    refused("`weight`", supervised, weight=-1)
 
 
 def test_what_is_not_valid_changes_nothing():
@@ -185,13 +185,12 @@ def test_no_graph_is_kept():
 
 def test_steps_of_policy_and_labels():
     batch = make_batch(steps=3)
-    with pytest.raises(LattokError, match="`states`: expected 3 steps of 1 states.* got 5 states.*resample"):
+    with pytest.raises(LattokError, match="`states`"):
         supervised()(batch)
     loss, logs = supervised(resample="nearest")(batch)
     assert loss > 0
     assert logs["latent_loss"] > 0
-    with pytest.raises(LattokError, match="`resample`: expected one of None, nearest"):
-        supervised(resample="linear")
+    refused("`resample`", supervised, resample="linear")
 
 
 def test_tokens_of_an_action_tokenizer():
@@ -201,7 +200,7 @@ def test_tokens_of_an_action_tokenizer():
     tokens = LatentSpec("chunk", H, 1, 32)
     _, logs = supervised(loss=CodeCrossEntropy(WIDTH, 32), labels=tokens)(batch)
     assert logs["latent_loss"] > 1
-    with pytest.raises(LattokError, match="`latent.valid`: expected rows of all steps"):
+    with pytest.raises(LattokError, match="`latent.valid`"):
         supervised(loss=CodeCrossEntropy(WIDTH, 32))(batch)
 
 
@@ -226,11 +225,11 @@ def test_tokens_are_hidden_after_the_episode_only_where_they_are_those_of_steps(
 
 
 def test_what_does_not_fit_is_said():
-    with pytest.raises(LattokError, match="`latent.codes`: expected 2 codes in each row, got 4 numbers"):
+    with pytest.raises(LattokError, match="`latent.codes`"):
         supervised(loss=CodeCrossEntropy(WIDTH, K, 2))(make_batch())
-    with pytest.raises(LattokError, match="`states`: expected 12 numbers in each state, got 24. Build .* dim=24"):
+    with pytest.raises(LattokError, match="`states`"):
         supervised(loss=CodeCrossEntropy(12, K, P))(make_batch())
-    with pytest.raises(LattokError, match="`batch`: expected latent.codes and latent.valid, got no labels"):
+    with pytest.raises(LattokError, match="`batch`"):
         supervised()({"action": torch.zeros(B, H, M)})
     with pytest.raises(LattokError, match="forward.batch. returns .loss, dict., got Tensor"):
         Supervised(_Bare(), "head", AlignLoss(M, D))(make_batch())
@@ -332,8 +331,7 @@ def test_checkpointing(reentrant):
     run = inner.forward
     inner.forward = lambda state: checkpoint(run, state.requires_grad_(), use_reentrant=reentrant)
     if reentrant:
-        with pytest.raises(LattokError, match="got 1 without. It runs under .*use_reentrant=True"):
-            wrapped(batch)
+        refused("got 1 without. It runs under .*use_reentrant=True", wrapped, batch)
         return
     for model in (plain, wrapped):
         model(batch)[0].backward()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lattok import LattokError
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget
 from lattok.vla import supervision as losses
 from lattok.vla.strategies import STRATEGIES, build_supervision, strategy_of
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, RegressionLoss
+from tests.errors import refused
 from tests.vla.labels import B, D, K, P, S, make_target
 
 WIDTH = 16
@@ -195,58 +195,39 @@ def test_built_from_strategies():
     assert isinstance(mlp.project, torch.nn.Sequential)
     for name, loss in built.items():
         assert loss is None or loss.weight == STRATEGIES[name].losses[0].weight
-    with pytest.raises(
-        LattokError, match="`latent`: expected labels with codes and their number .* la_tok learns from"
-    ):
-        build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, vectors=1, latent_dim=D))
-    with pytest.raises(
-        LattokError, match="`latent`: expected labels with vectors and their width .* la_align learns from"
-    ):
-        build_supervision("la_align", WIDTH, LatentSpec(codes=P, codebook_size=K))
+    refused("`latent`", lambda: build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, vectors=1, latent_dim=D)))
+    refused("`latent`", lambda: build_supervision("la_align", WIDTH, LatentSpec(codes=P, codebook_size=K)))
 
 
 def test_targets_that_do_not_fit():
     target, states = make_target(), torch.randn(B, S, WIDTH)
     codes, align, regress = CodeCrossEntropy(WIDTH, K, P), AlignLoss(WIDTH, D), RegressionLoss(WIDTH, D, P)
 
-    def refused(loss, text, states=states, **changes):
-        with pytest.raises(LattokError, match=text):
-            loss(states, target._replace(**changes))
+    def unfit(loss, text, states=states, **changes):
+        refused(text, loss, states, target._replace(**changes))
 
-    refused(codes, "`codes`: expected codes, for a loss of codes, got a target without. `lattok annotate", codes=None)
-    refused(align, "`embedding`: expected vectors, .* embedding=False it leaves the vectors out", embedding=None)
-    refused(codes, "`codes`: expected 3 codes in each step, got 2. Build the loss with", codes=target.codes[..., :2])
-    refused(regress, "`embedding`: expected 3 vectors in each step, got 1", embedding=target.embedding[:, :, :1])
-    refused(
-        align,
-        r"`embedding`: expected 6 .* got 4. Build the loss with latent_dim=4",
-        embedding=target.embedding[..., :4],
-    )
-    refused(
-        codes,
-        "`codes`: expected 0 to 6, got 9 to 9 among valid codes. Build .* `codebook_size`",
-        codes=target.codes + (target.codes == 6) * 3,
-    )
-    refused(codes, "`codes`: expected 0 to 6, got -1 to -1 .* rows without a label are -1", codes=target.codes * 0 - 1)
-    refused(codes, "`codes`: expected int64, got float32", codes=target.codes.float())
-    refused(align, "`embedding`: expected float32, got int64", embedding=target.embedding.long())
-    refused(codes, "`valid`: expected bool, got float32", valid=target.valid.float())
-    refused(codes, r"`valid`: expected shape \[B, S\], got shape \[\]", valid=torch.tensor(True))
-    refused(codes, "`codes`: expected shape .B, S, P., got", codes=target.codes[..., 0])
-    refused(codes, "`codes`: expected .4, 5. samples and steps, as `valid` has, got .4, 4.", codes=target.codes[:, :4])
-    refused(codes, "`states`: expected 4 samples, as the target has, got 3", states[:3])
-    refused(codes, "`states`: expected shape .B, n, D., got shape .4, 16.", states[:, 0])
-    refused(codes, "`states`: expected 16 numbers in each state, got 8. Build the loss with dim=8", states[..., :8])
+    unfit(codes, "`codes`", codes=None)
+    unfit(align, "`embedding`", embedding=None)
+    unfit(codes, "`codes`", codes=target.codes[..., :2])
+    unfit(regress, "`embedding`", embedding=target.embedding[:, :, :1])
+    unfit(align, "`embedding`", embedding=target.embedding[..., :4])
+    unfit(codes, "`codes`", codes=target.codes + (target.codes == 6) * 3)
+    unfit(codes, "`codes`", codes=target.codes * 0 - 1)
+    unfit(codes, "`codes`", codes=target.codes.float())
+    unfit(align, "`embedding`", embedding=target.embedding.long())
+    unfit(codes, "`valid`", valid=target.valid.float())
+    unfit(codes, "`valid`", valid=torch.tensor(True))
+    unfit(codes, "`codes`", codes=target.codes[..., 0])
+    unfit(codes, "`codes`", codes=target.codes[:, :4])
+    unfit(codes, "`states`", states[:3])
+    unfit(codes, "`states`", states[:, 0])
+    unfit(codes, "`states`", states[..., :8])
     text = "`states`: expected 5 steps of 1 states.* got 4 states. Ask the data .*delta_timestamps.*resample"
-    refused(codes, text, states[:, :4])
-    with pytest.raises(LattokError, match="`reduction`: expected one of mean, sum, none"):
-        codes(states, target, "max")
+    unfit(codes, text, states[:, :4])
+    refused("`reduction`", codes, states, target, "max")
 
 
 def test_arguments():
-    with pytest.raises(LattokError, match="`states_per_step`: expected 1 or 4, a state for each code, got 2"):
-        CodeCrossEntropy(WIDTH, K, 4, states_per_step=2)
-    with pytest.raises(LattokError, match="`projection`: expected one of linear, mlp"):
-        AlignLoss(WIDTH, D, projection="conv")
-    with pytest.raises(LattokError, match="`dim`: expected a whole number"):
-        RegressionLoss(0, D)
+    refused("`states_per_step`", CodeCrossEntropy, WIDTH, K, 4, states_per_step=2)
+    refused("`projection`", AlignLoss, WIDTH, D, projection="conv")
+    refused("`dim`", RegressionLoss, 0, D)

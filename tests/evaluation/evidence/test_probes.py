@@ -20,7 +20,7 @@ from lattok.evaluation.evidence.probes import (
     student,
     validation_rows,
 )
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 CENTRED = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)  # training actions, whose mean is 0
 
@@ -67,8 +67,7 @@ def test_predictions_that_are_no_numbers_are_refused():
     """A dimension with NaN would leave the mean, and the others would look better for it."""
     actual = torch.tensor([[1.0, 5.0], [2.0, -5.0]])
     predicted = torch.tensor([[1.0, torch.nan], [2.0, 0.0]])
-    with pytest.raises(LattokError, match="predictions of the actions.*expected finite numbers, got NaN"):
-        score(predicted, actual, actual)
+    refused("predictions of the actions.*expected finite numbers, got NaN", score, predicted, actual, actual)
 
 
 def test_probe_finds_a_linear_map_and_nothing_in_noise(rng: np.random.Generator):

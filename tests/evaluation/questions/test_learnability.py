@@ -20,8 +20,8 @@ from lattok.evaluation.questions.reconstruction import codec_decision
 from lattok.evaluation.report import Decision
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer
-from lattok.utils.checks import LattokError
 from lattok.vla.tokens import TokenHead
+from tests.errors import refused
 from tests.evaluation.worlds import World, answer_of
 
 
@@ -213,8 +213,7 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_the_report_s
     assert (report.sections[0].title, report.sections[0].reading) == ("Can a policy act by it?", said)
     assert said in render(report)
     assert not answer_of(report).text.startswith("Yes. A policy")
-    with pytest.raises(LattokError, match="`state_key`: expected one of .*, got 'observation.stat'"):
-        evaluate(tokenizer, world, episodes=[5], state_key="observation.stat")
+    refused("`state_key`", evaluate, tokenizer, world, episodes=[5], state_key="observation.stat")
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -700.3])

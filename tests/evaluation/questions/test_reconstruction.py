@@ -9,6 +9,7 @@ from lattok.evaluation import evaluate
 from lattok.evaluation.page import render
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer
+from tests.errors import refused
 from tests.evaluation.worlds import World, rows, tables
 
 
@@ -102,13 +103,11 @@ def test_variable_length_codes_are_counted_without_their_padding(world: World):
 def test_other_actions_are_an_error_that_says_so(world: World):
     tokenizer = Rounding()
     tokenizer.action_dim = 7
-    with pytest.raises(LattokError, match="`action`: expected 7 numbers, as the model's actions have, got 3"):
-        evaluate(tokenizer, world, episodes=[5])
+    refused("`action`", evaluate, tokenizer, world, episodes=[5])
 
 
 def test_nothing_left_to_fit_controls_is_an_error(world: World):
-    with pytest.raises(LattokError, match="a choice that leaves other episodes"):
-        evaluate(Rounding(), world, episodes=None)
+    refused("a choice that leaves other episodes", lambda: evaluate(Rounding(), world, episodes=None))
 
 
 def test_large_datasets_are_thinned_evenly_and_say_so(world: World):

@@ -28,6 +28,7 @@ from lattok.samples.frames import FrameReader
 from lattok.utils.checks import LattokError
 from lattok.utils.files import lock, sweep
 from tests.conftest import write_dataset
+from tests.errors import refused
 from tests.image_lam.backbones import SMALL, local_timm
 from tests.process_jobs import forked, together
 
@@ -378,8 +379,7 @@ def test_a_file_is_there_when_all_of_it_is(place):
     with pytest.raises(RuntimeError, match=r"expected \(5, 4, 3\) numbers"):
         place.write([numbers(7)[:2]])
     place.path.unlink()
-    with pytest.raises(LattokError, match=r"cannot read features from .*7.npy \(No such file .*resume the run"):
-        place.read([(0, read[0])])
+    refused(r"cannot read features from .*7.npy \(No such file .*resume the run", place.read, [(0, read[0])])
 
 
 def _few_files(folder: Path) -> None:

@@ -17,6 +17,7 @@ from lattok.vla import LatentVLA
 from lattok.vla.latbot import Distillation, taught_by
 from tests.backbones.conftest import need_transformers
 from tests.conftest import write_dataset
+from tests.errors import refused
 from tests.image_lam.clips.fakes import batch, clip_lam, config, pixels
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import observation
@@ -112,8 +113,7 @@ def test_the_projector_learns_and_is_saved(
     kept = load_file(folder / "model.safetensors")
     gone = next(name for name in kept if "multi_modal_projector" in name)
     save_file({name: value for name, value in kept.items() if name != gone}, folder / "model.safetensors")
-    with pytest.raises(LattokError, match=gone.replace(".", "[.]")):
-        lattok.load(folder)
+    refused(gone.replace(".", "[.]"), lattok.load, folder)
 
 
 def test_a_merged_policy_has_its_projector(tiny: Callable[[str], Path], tmp_path: Path):
@@ -181,9 +181,7 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
         recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / f"policy{len(given)}", **goes_on, **given)
         kept = [recipe.options()[f"backbone{part}"] for part in ("_lora_rank", "_lora_vision", "_lora_projector", "")]
         assert kept == [2, False, True, str(base.resolve())]
-    with pytest.raises(
-        LattokError, match="`backbone_lora_vision`: expected False, as the policy in student has, got True. Leave"
-    ):
+    with pytest.raises(LattokError, match="`backbone_lora_vision`"):
         lattok.LatBotRecipe.from_preset(data, tmp_path / "other", **goes_on, backbone_lora_vision=True)
     student, policy = lattok.LatentVLA.from_pretrained(tmp_path / "student"), lattok.train(recipe)
     ours, theirs = policy.backbone.saved_tensors(), student.backbone.saved_tensors()

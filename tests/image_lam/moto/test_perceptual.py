@@ -10,7 +10,7 @@ import torchvision
 from lattok.image_lam import MotoLAM, MotoLAMConfig, PairLearner
 from lattok.image_lam.base.losses import PerceptualLoss
 from lattok.types import PairBatch
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.image_lam.base.test_labelling import HELD, SEQUENCE, SMALL
 
 
@@ -63,12 +63,10 @@ def test_a_model_compares_its_frames_between_black_and_white(perceptual):
 
 def test_without_the_package_or_the_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(LattokError, match=r"`loss_perceptual`: expected the package lpips \(pip install .*\[lpips\]"):
-        PerceptualLoss()
+    refused("`loss_perceptual`", PerceptualLoss)
 
     def fails(**options: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=fails))
-    with pytest.raises(LattokError, match="expected VGG16's weights from torchvision, got no route to host"):
-        PerceptualLoss()
+    refused("expected VGG16's weights from torchvision, got no route to host", PerceptualLoss)

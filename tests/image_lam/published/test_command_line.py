@@ -11,7 +11,7 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.evaluation.evidence import probes
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.published.parity import open_case
 
@@ -146,8 +146,7 @@ def test_on_the_sample_every_system_is_judged_and_labels_alike_in_another_proces
 
 def test_controls_that_need_training_are_refused(dataset):
     model = lattok.convert.lapa_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="3", cameras=("front",))
-    with pytest.raises(LattokError, match="`controls`: expected quick for lapa-laq, which lattok does not train, got"):
-        lattok.evaluate(model, dataset, controls="trained")
+    refused("`controls`", lattok.evaluate, model, dataset, controls="trained")
 
 
 def test_predicted_frames_are_images(dataset):

@@ -14,6 +14,7 @@ from lattok.convert import lary_laq
 from lattok.image_lam.published.lary import DINO, LABELLED, LaryLAQ, lary_config
 from lattok.utils.checks import LattokError
 from tests.data.test_pixels import opencv_cubic
+from tests.errors import refused
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.published.parity import ROOT, check_labels, close, open_case
 
@@ -115,13 +116,11 @@ def test_a_gap_has_to_be_named(tmp_path, capsys):
         '`stride`: expected a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: calvin (5), vlabench'
     )
     file = open_case("lary_laq_b").folder / "weights.safetensors"
-    with pytest.raises(LattokError, match=re.escape(text)):
-        lary_laq(file)
+    refused(re.escape(text), lary_laq, file)
     assert main(["convert", "lary-laq", str(file), str(tmp_path / "lary")]) == 2
     assert "expected a gap" in capsys.readouterr().err
     assert not (tmp_path / "lary").exists()
-    with pytest.raises(LattokError, match="`stride`: expected a number of frames"):
-        lary_laq(file, stride="libero")
+    refused("`stride`", lary_laq, file, stride="libero")
 
 
 def test_the_command_passes_gap_and_interpolation_on(tmp_path, monkeypatch):
@@ -137,7 +136,6 @@ def test_the_command_passes_gap_and_interpolation_on(tmp_path, monkeypatch):
 
 def test_features_of_another_width_are_refused(convert):
     case = open_case("lary_laq_a")
-    with pytest.raises(LattokError, match="`features`: expected 24 channels, as in the file, got 768"):
-        lary_laq(case.folder / "weights.safetensors", features="pixels", stride="5")
+    refused("`features`", lary_laq, case.folder / "weights.safetensors", features="pixels", stride="5")
     with pytest.raises(LattokError, match="expected a checkpoint for lary-laq, got one for lapa-laq"):
         lary_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="5")

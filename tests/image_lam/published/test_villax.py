@@ -10,7 +10,7 @@ from lattok.convert import villax_lam
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.published.villax import VillaXLAM
 from lattok.types import LatentActions
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.image_lam.published.parity import Case, close, open_case
 
 HEADS = {"encoder_n_heads": 8, "map_heads": 8, "decoder_n_heads": 16}
@@ -65,12 +65,9 @@ def test_predictions_are_the_published_ones(case):
 
 def test_the_settings_are_asked_for(second, tmp_path):
     path = shutil.copy(second.folder / "weights.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(LattokError, match=re.escape("`config`: expected the published model_config.json, here or")):
-        villax_lam(path)
-    with pytest.raises(LattokError, match="`config`: expected the setting encoder_n_heads, which weights do not"):
-        villax_lam(path, {"map_heads": 4})
-    with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 40, got 3"):
-        villax_lam(path, {**HEADS, "encoder_n_heads": 3})
+    refused(re.escape("`config`: expected the published model_config.json, here or"), villax_lam, path)
+    refused("`config`: expected the setting encoder_n_heads, which weights do not", villax_lam, path, {"map_heads": 4})
+    refused("`heads`", villax_lam, path, {**HEADS, "encoder_n_heads": 3})
     assert villax_lam(path, second.folder / "model_config.json").config.pool_heads == 5
     shutil.copy(second.folder / "model_config.json", tmp_path)
     for given in (tmp_path, path):
