@@ -23,10 +23,10 @@ import av
 import numpy as np
 import pyarrow as pa
 
+from lattok.data.formats.lerobot_writer import DATA_PATH, EPISODES_PATH, VIDEO_PATH, write_tasks
 from lattok.data.summaries import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODEC_OF, CODECS
-from lattok.data.writer import DATA_PATH, EPISODES_PATH, VIDEO_PATH, write_tasks
 
 FPS = 30
 CAMERAS = ("observation.images.front", "observation.images.wrist")

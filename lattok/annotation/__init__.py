@@ -20,6 +20,7 @@ from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, 
 from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
+from lattok.data.table_dataset import tables_of
 from lattok.labels.spec import Options
 from lattok.loading import by_prefix
 from lattok.nn.normalize import for_dataset
@@ -148,7 +149,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
         note_reach(cast(ActionTokenizer, model), work.dataset, work.options.action_key)
     if before is None:
         staging.check_absent()
-    if work.dataset.kind == "lerobot":
+    if tables_of(work.dataset) is not None:
         work.dataset.files.fetch_all()  # the copy holds all of it
     check_readable(work)
     units = plan_units(work.dataset, UNIT_FRAMES)

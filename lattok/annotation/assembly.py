@@ -4,7 +4,6 @@ A LeRobot dataset gets labels as further columns of its data files, any other da
 Unknown actions are filled in: a column of the dataset with what a model inferred where nobody measured anything.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,25 +22,20 @@ from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
-from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.opening import open_dataset
-from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
-from lattok.data.statistics import renew_episodes, right_statistics
+from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
 from lattok.data.summaries import RowSample, Stats, column_stats, merge_stats
-from lattok.data.tables import DAMAGE, column_to_numpy, open_table, read_table, to_arrow
-from lattok.data.views import unwrap
+from lattok.data.table_dataset import NewColumns, tables_of
+from lattok.data.tables import DAMAGE, column_to_numpy, open_table, to_arrow
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
-from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
-from lattok.utils.files import read_json, whole_file, write_json, write_text
+from lattok.utils.files import read_json, whole_file, write_json
 from lattok.utils.runs import run_of
 from lattok.utils.untrusted import inside
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column
 FileResult = tuple[list["UnreadableRows"], list[dict[str, Stats]]]
-INFO, STATS = "meta/info.json", "meta/stats.json"
 
 
 class Job(NamedTuple):
@@ -60,52 +54,43 @@ class UnreadableRows(NamedTuple):  # a column of a row group that cannot be read
 
 def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
     """Write the output into the staging folder; return what of the source could not be copied into it."""
-    staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
+    staging, source = job.staging, tables_of(job.work.dataset)
     shapes, root, fill = _shapes(job, keys), job.work.dataset.root, fill_of(job.work)
-    measured = not sidecar and (root / STATS).exists()
-    unreadable, statistics = Assembly(root, staging, shapes, sidecar, measured, fill).write_all(units, keys)
+    measured = source is not None and source.statistics() is not None
+    unreadable, statistics = Assembly(root, staging, shapes, source is None, measured, fill).write_all(units, keys)
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
-        entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
+        if prefix in unlabelled:
+            entry["unlabelled"] = by_reason(job.work, unlabelled[prefix])
         if "fills" in entry:
             entry["fills"] |= fill_record(job.work, unlabelled.get(prefix, {}))
-        entry |= {"unreadable": [part._asdict() for part in unreadable]} if unreadable else {}
-    if sidecar:
+        if unreadable:
+            entry["unreadable"] = [part._asdict() for part in unreadable]
+    if source is None:
         write_json(staging.made / PROVENANCE, labels, indent=4)
         return unreadable
     before = read_json(inside(root, PROVENANCE, str(root))) if (root / PROVENANCE).exists() else {}
     write_json(staging.made / PROVENANCE, before | labels, indent=4)
-    info = read_json(inside(root, INFO, str(root)))
-    for name, (dtype, shape) in shapes.items():
-        info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
-    if fill is not None:
-        for key, width in fill.columns:
-            info["features"].setdefault(key, {"dtype": "float32", "shape": [width], "names": list(fill.names) or None})
-    for prefix, entry in labels.items():
-        info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, bool(job.work.models[prefix].datasets))
-    write_json(staging.made / INFO, info, indent=4)
-    rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
-    if measured:
-        stored = read_json(inside(root, STATS, str(root)), nan=True)
-        right = right_statistics(cast(LeRobotV3, unwrap(job.work.dataset)), stored)
-        _note_renewed("meta/stats.json", {key: "" for key in right if key not in statistics})
-        statistics = stored | right | statistics
-        write_text(staging.made / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
-        rewritten.add(Path(STATS))
-    copy_other_files(root, staging.made, rewritten)
-    changed = dict[str, set[int]]()
-    for runs in (entry["fills"]["filled"] for entry in labels.values() if "fills" in entry):
-        filled = {each.index for each in job.work.dataset.episodes if run_of(each.index, runs) is not None}
-        changed |= dict.fromkeys((key for key, _ in fill.columns) if fill else (), filled)
-    wrong = renew_episodes(cast(LeRobotV3, open_dataset(staging.made)), [*shapes], changed)
-    _note_renewed("meta/episodes", {key: f" in {checks.counted(count, 'episode')}" for key, count in wrong.items()})
+    new = _new_columns(job, labels, shapes, fill, statistics)
+    written = {str(PROVENANCE), *(unit.file for unit in units), *source.declare(staging.made, new)}
+    copy_other_files(root, staging.made, {*map(Path, written)})
+    source.finish(staging.made, new)
     return unreadable
 
 
-def _note_renewed(place: str, wrong: Mapping[str, str]) -> None:
-    if wrong:
-        named = checks.listed(f"`{key}`{where}" for key, where in wrong.items())
-        checks.note(f"{place}: statistics of {named} were those of other rows: the output has those of its own")
+def _new_columns(
+    job: Job, labels: Mapping[str, Any], shapes: Shapes, fill: Fill | None, statistics: Mapping[str, Any]
+) -> NewColumns:
+    """Say what the output has that the source has not."""
+    features = {name: Feature(dtype, (int(np.prod(shape)),), None) for name, (dtype, shape) in shapes.items()}
+    columns = () if fill is None else fill.columns
+    for key, width in columns:
+        features[key] = Feature("float32", (width,), (fill.names if fill else ()) or None)
+    models = job.work.models
+    notes = {f"{key}.valid": portable_facts(entry, bool(models[key].datasets)) for key, entry in labels.items()}
+    runs = [entry["fills"]["filled"] for entry in labels.values() if "fills" in entry]
+    filled = {e.index for e in job.work.dataset.episodes if any(run_of(e.index, each) is not None for each in runs)}
+    return NewColumns(features, notes, statistics, {key: filled for key, _ in columns})
 
 
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:
@@ -127,11 +112,13 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
         seen = dataset.seen_as
         if model.label_source == "actions":
             key = work.options.action_key
-            entry |= {"actions_as": seen["actions"][key]} if key in seen["actions"] else {}
+            if key in seen["actions"]:
+                entry["actions_as"] = seen["actions"][key]
         else:
             entry["cameras"] = cameras = list(cameras_of(work, cast(VideoLabeller, model)))
             originals = [seen["cameras"][key] for key in cameras]
-            entry |= {"original_cameras": originals} if originals != cameras else {}
+            if originals != cameras:
+                entry["original_cameras"] = originals
             entry["stride_seconds"] = stride / dataset.fps
             if work.options.fill:
                 names = list(cast(Any, model).config.action_names)
@@ -161,7 +148,8 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
         shapes: Shapes = {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in rows.items()}
         for prefix in job.work.models:
             own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
-            found |= {prefix: own} if own and prefix not in found else {}
+            if own:
+                found.setdefault(prefix, own)
         if len(found) == len(job.work.models):
             break
     return {name: shape for prefix in job.work.models for name, shape in found[prefix].items()}
@@ -318,16 +306,11 @@ def _no_place(source: Path, group: int, name: str) -> LattokError:
 
 def check_readable(work: Work) -> None:
     """Read what no output can be put together without before anything is labelled, which may take days."""
-    if work.dataset.kind != "lerobot":
+    if (source := tables_of(work.dataset)) is None:
         return
-    root = work.dataset.root
-    for name in (PROVENANCE, STATS):
-        if (root / name).exists():
-            read_json(inside(root, name, str(root)), nan=name == STATS)
-    for path in (root / "meta" / "episodes").rglob("*.parquet") if work.options.fill else ():
-        read_table(path)
+    source.check_copy(work.options.fill)
     fill = fill_of(work)
-    for path in cast(LeRobotV3, work.dataset).by_data_file():
+    for path in source.data_files():
         file = open_table(path)
         _check_places(path, file)
         if fill is not None:

@@ -11,6 +11,7 @@ from lattok.annotation.labels import Work
 from lattok.data.content import MAX_DIGESTS, column_digests, digest_of_rows, digests_from_json, digests_to_json
 from lattok.data.episodes import unmeasured
 from lattok.data.schema import RobotDataset
+from lattok.data.table_dataset import tables_of
 from lattok.data.tables import to_arrow
 from lattok.data.views import unwrap
 from lattok.utils.checks import LattokError, counted, refuse
@@ -97,7 +98,7 @@ def fill_record(work: Work, unlabelled: Mapping[int, str]) -> dict[str, Any]:
 
 def _stored(dataset: RobotDataset, key: str, parts: Sequence[str]) -> tuple[RobotDataset, list[str]]:
     """Return the columns that hold a filled one, as the files have them; beside labels in a folder, as it is read."""
-    if dataset.kind != "lerobot" or dataset.labels is not None:
+    if tables_of(dataset) is None or dataset.labels is not None:
         return dataset, [key]
     return unwrap(dataset), list(parts) or [key]
 
@@ -124,10 +125,12 @@ def compare_fill(dataset: RobotDataset, prefix: str, fills: Mapping[str, Any]) -
         if isinstance(read, LattokError):
             unread[index] = str(read)
             continue
-        marked |= {index} if (read[mark].astype(bool) != (index in filled)).any() else set()
+        if (read[mark].astype(bool) != (index in filled)).any():
+            marked.add(index)
         own = [flat(read[key]) for key in keys]
         if index in filled:
-            replaced |= set() if _equal(own, flat(read[inferred])) else {index}
+            if not _equal(own, flat(read[inferred])):
+                replaced.add(index)
         elif index in digests and digest_of_rows(own) != digests[index]:
             changed.add(index)
     yield _line(

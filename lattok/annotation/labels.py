@@ -20,7 +20,6 @@ import torch
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data.alike import check_actions, check_cameras, check_states, note_rate, stand_ins
 from lattok.data.episodes import any_unmeasured, check_stride, select_episodes
-from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import (
     RobotDataset,
@@ -31,6 +30,7 @@ from lattok.data.schema import (
     short_name,
     vector_key,
 )
+from lattok.data.table_dataset import tables_of
 from lattok.data.views import View, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
@@ -89,8 +89,8 @@ def check_models(work: Work) -> None:
     checks.counts(1, checks.MOST_THREADS, threads=options.threads)
     if options.fill:
         _check_fills(work)
-    present, source = [*dataset.features], unwrap(dataset)
-    if isinstance(source, LeRobotV3) and source.episodes:  # its files may have columns that info.json does not name
+    present, source = [*dataset.features], tables_of(dataset)
+    if source is not None and source.episodes:  # its files may have columns that info.json does not name
         schemas = source.schemas([source.episodes[0].index])  # of one episode: all files have the same
         present += [name for schema in schemas.values() for name in schema.names]
     for prefix, model in models.items():
@@ -287,7 +287,7 @@ def _check_fills(work: Work) -> None:
     whole = [part for part in dataset.joined.get(key, ()) if "float" not in unwrap(dataset).features[part].dtype]
     if whole:  # which has no NaN
         checks.fail("action_key", "a column that is joined of floats", f"whole numbers in `{whole[0]}`")
-    if key in dataset.actions_as and dataset.kind == "lerobot":  # whose own column is filled, in its own numbers
+    if key in dataset.actions_as and tables_of(dataset) is not None:  # whose own column is filled, in its own numbers
         hint = "Annotate it without `actions` in its description, with a model of its own actions."
         checks.fail("action_key", "a column as the dataset holds it", f"`{key}` converted to another space", hint)
     if key in dataset.features:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data.content import facts_of, fingerprint
-from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import RobotDataset
+from lattok.data.table_dataset import tables_of
 from lattok.utils.checks import LattokError
 from lattok.utils.files import json_hash, read_json, whole_file, write_json
 from lattok.utils.output import DONE, MARK, Output
@@ -53,7 +53,8 @@ class UnitLabels(NamedTuple):
 
 def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
     """Return runs of whole episodes of at most `frames` (a longer one is a unit of its own), file by file."""
-    layout = _lerobot_layout(cast(LeRobotV3, dataset)) if dataset.kind == "lerobot" else _sidecar_layout(dataset)
+    source = tables_of(dataset)
+    layout = _sidecar_layout(dataset) if source is None else source.label_layout()
     units: list[Unit] = []
     for file, rows in layout:
         groups: list[list[tuple[int, int, int]]] = [[]]  # of episode, first row, last row
@@ -66,20 +67,6 @@ def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
             lengths = tuple(end - start for start, end in zip(starts, ends, strict=True))
             units.append(Unit(len(units), file, starts[0], ends[-1], episodes, lengths))
     return units
-
-
-def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """Yield data files with the rows of their episodes, in their order, which must agree with meta/episodes."""
-    lengths = {episode.index: episode.length for episode in dataset.episodes}
-    files = {path: {index: lengths[index] for index in indices} for path, indices in dataset.by_data_file().items()}
-    if orphans := sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files)):
-        raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
-    for file, expected in files.items():
-        rows = dataset.episode_rows(file)
-        if {index: last - first for index, (first, last) in rows.items()} != expected:
-            odd = min(i for i in {*rows, *expected} if i not in rows or np.diff(rows[i]) != expected.get(i))
-            raise LattokError(f"{file} and meta/episodes disagree on episode {odd}. Copy the dataset again.")
-        yield file.relative_to(dataset.root).as_posix(), [(index, *span) for index, span in rows.items()]
 
 
 def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:

@@ -11,7 +11,19 @@ from typing import Annotated, Any, Literal
 
 import lattok
 from lattok.cli import flags
-from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
+from lattok.cli.flags import (
+    Arg,
+    Dataset,
+    Device,
+    Episodes,
+    Folder,
+    Format,
+    MaybeFile,
+    MaybeFolder,
+    Models,
+    Names,
+    Revision,
+)
 from lattok.utils import checks
 from lattok.utils.devices import moved
 from lattok.utils.files import read_json
@@ -33,6 +45,7 @@ def inspect(
     episodes: Episodes = None,
     stride: str | None = None,
     horizon: int | None = None,
+    format: Format = None,
 ) -> int:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
@@ -48,7 +61,7 @@ def inspect(
     from lattok.data.episodes import unmeasured
     from lattok.data.schema import own_vectors, vector_key
 
-    opened = lattok.open_dataset(dataset)
+    opened = lattok.open_dataset(dataset, format=format)
     for argument, key in {"action_key": action_key, "state_key": state_key}.items():
         if (asked := flags.column(key)) is not None:
             vector_key(opened, argument, asked)
@@ -62,7 +75,8 @@ def inspect(
         chosen = set(found.read)  # of a large dataset some
         unknown = unmeasured(opened, acts, chosen)
         video = ["--preset", "tiny+robust+flow", "--features", "pixels"]
-        video += ["--labelled-fraction", "0"] * (unknown == chosen)
+        if unknown == chosen:
+            video += ["--labelled-fraction", "0"]
         kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
         if opened.cameras and unknown and unknown != chosen:
             kind, small, said = "idm", ["--preset", "tiny"], INFERS
@@ -71,13 +85,18 @@ def inspect(
                 return 0
             if len(chosen) == len(found.lengths):
                 small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
-        words = ["lattok", "train", kind, dataset, "--out", unused("my-model"), *key, *small]
+        words = ["lattok", "train", kind, opened.address, "--out", unused("my-model"), *key, *small]
         print(f"\n{said}\n  {shlex.join(words)}")
     return 0
 
 
 def view(
-    dataset: Dataset, out: MaybeFile = None, labels: str | None = None, cameras: Names = (), episodes: Episodes = None
+    dataset: Dataset,
+    out: MaybeFile = None,
+    labels: str | None = None,
+    cameras: Names = (),
+    episodes: Episodes = None,
+    format: Format = None,
 ) -> None:
     """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
 
@@ -90,13 +109,13 @@ def view(
     """
     from lattok.evaluation.page.viewer import view
 
-    opened = lattok.open_dataset(dataset)
+    opened = lattok.open_dataset(dataset, format=format)
     opened = opened if labels is None else lattok.labels.with_labels(opened, labels)
     replaces = Path(out or "view.html").exists()
     with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
     if path is not None:
-        page = f"Page{', in place of the last one' * replaces}: {path}"
+        page = f"Page{', in place of the last one' if replaces else ''}: {path}"
         print(page if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
 
 
@@ -202,6 +221,7 @@ def annotate(
     any_rate: bool = False,
     device: Device = "auto",
     engines: Engines = Engines(),
+    format: Format = None,
 ) -> int:
     """Label a dataset with latent actions: a copy with more columns, or a folder of labels if it is not LeRobot v3.
 
@@ -223,10 +243,11 @@ def annotate(
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.data.schema import own_vectors
+    from lattok.data.table_dataset import tables_of
 
     engine = engines.make()
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
-    names, source = _by_prefix(model, prefix), lattok.open_dataset(dataset)
+    names, source = _by_prefix(model, prefix), lattok.open_dataset(dataset, format=format)
     written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions", "any_rate": any_rate}
     options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
@@ -237,13 +258,13 @@ def annotate(
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     if options.fill:
         _say_what_was_unknown(source, action_key, {index for part in result.unlabelled.values() for index in part})
-    own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
+    own, dataset = tables_of(source) is None, source.address
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     described = not own and dataset.endswith(".json")
     place = [_describe(dataset, out)] if described else [dataset, "--labels", out] if own else [out]
     _say_what_next(place, model, prefix, revision)
     if own:
-        use = ", to train a policy" * (options.fill or bool(own_vectors(source)))
+        use = ", to train a policy" if options.fill or own_vectors(source) else ""
         print(f"Join them{use}: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
     return 0 if result.complete else 1
 
@@ -282,6 +303,7 @@ def verify(
     seed: int = 0,
     revision: Revision = None,
     device: Device = "auto",
+    format: Format = None,
 ) -> int:
     """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
 
@@ -297,7 +319,7 @@ def verify(
     from lattok.annotation.verify import known_labels
 
     names = _by_prefix(model, prefix)
-    source = lattok.open_dataset(dataset)
+    source = lattok.open_dataset(dataset, format=format)
     source = source if labels is None else lattok.labels.with_labels(source, labels)
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
@@ -312,21 +334,22 @@ def export(
     dataset: Dataset,
     out: Folder,
     labels: MaybeFolder = None,
-    format: Literal["lerobot", "rlds"] = "lerobot",
+    format: Annotated[str, Arg("NAME")] = "lerobot",
     episodes: Episodes = None,
     images: Literal["auto", "video", "image"] = "auto",
     video_codec: Literal["libsvtav1", "h264"] = "libsvtav1",
     size: Annotated[tuple[int, int] | None, Arg("H W")] = None,
     skip_damaged: bool = False,
 ) -> None:
-    """Write a dataset of any format as LeRobot v3 or RLDS, together with its labels.
+    """Write a dataset of any format as LeRobot v3, RLDS or what a package adds, together with its labels.
 
     Example: lattok export path/to/dataset --out exported --labels path/to/labels
 
     Args:
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
-        format: What is written: LeRobot v3, or RLDS for code that reads TFDS.
+        format: What is written: lerobot (LeRobot v3), rlds (for code that reads TFDS), or the format of a package that
+            adds one. What is read is named in front of it, as in rlds::path/to/dataset.
         images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
             stores all without loss.
         video_codec: Codec of the videos.

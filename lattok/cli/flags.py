@@ -52,6 +52,7 @@ Model = Annotated[str, Arg("MODEL", "Folder of a model, or a Hub id.", positiona
 Models = Annotated[tuple[str, ...], Arg("MODEL ...")]
 WHERE = "Folder, file, Hub id or description file (*.json)."
 Dataset = Annotated[str, Arg("DATASET", WHERE, positional=True)]
+Format = Annotated[str | None, Arg("NAME", "Format of the dataset, such as rlds, where it is not recognised.")]
 MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
 CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
 File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]

@@ -10,7 +10,20 @@ from typing import Annotated, Any, Literal
 import lattok
 from lattok.cli import flags
 from lattok.cli.datasets import variation_of
-from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, as_typed, column
+from lattok.cli.flags import (
+    Arg,
+    Dataset,
+    Device,
+    Folder,
+    Format,
+    MaybeFolder,
+    Model,
+    Models,
+    Names,
+    Revision,
+    as_typed,
+    column,
+)
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
@@ -52,6 +65,7 @@ def evaluate(
     env: Names = (),
     env_episodes: int = 10,
     device: Device = "auto",
+    format: Format = None,
 ) -> None:
     """Judge a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls.
 
@@ -66,9 +80,11 @@ def evaluate(
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
     """
+    from lattok.data.opening import in_format
     from lattok.evaluation.evidence import facts_of
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
+    dataset = in_format(dataset, format)
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
@@ -98,6 +114,7 @@ def compare(
     out: Folder = "comparison",
     stride: str | None = None,
     device: Device = "auto",
+    format: Format = None,
 ) -> None:
     """Judge latent action models, or action tokenizers, side by side on held-out episodes: report.json, report.html.
 
@@ -109,10 +126,12 @@ def compare(
         out: Folder for the report.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
     """
+    from lattok.data.opening import in_format
+
     files.check_writable(Path(out))
     options = {**evaluation.keywords, "stride": stride, "device": device}
     with ProgressBar("compare") as progress:
-        report = lattok.compare(dataset, models, out=out, progress=progress.stage, **options)
+        report = lattok.compare(in_format(dataset, format), models, out=out, progress=progress.stage, **options)
     print(checks.printable(as_typed(f"{report.to_text()}\n\n{report.overview()}")))
     if report.speed:
         speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())

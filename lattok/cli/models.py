@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import lattok
 from lattok.cli import flags
-from lattok.cli.flags import Arg, File, Folder, MaybeDataset, MaybeFile, Names, Out, Verb
+from lattok.cli.flags import Arg, File, Folder, Format, MaybeDataset, MaybeFile, Names, Out, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.options import as_flags, docs_of
@@ -61,6 +61,7 @@ def _train(
     config: MaybeFile = None,
     resume: bool = False,
     study: bool = False,
+    format: Format = None,
     **given: Any,
 ) -> None:
     """Train with the options that were typed, and those of a file.
@@ -73,12 +74,15 @@ def _train(
         resume: Continue the run in --out.
         study: Train all strategies, and controls, with the same seed and data order, and compare them.
     """
+    from lattok.data.opening import in_format
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
     options, own_preset, own_dataset = read_options(config, recipe_class.kind)
     preset, options = preset or own_preset, recipe_class.over(options, given)
-    dataset = dataset or (None if given.get("mix") else own_dataset)
+    if format is not None and dataset is None:
+        checks.fail("format", "a DATASET, whose format it is", repr(format), f"Of a mixture: --mix {format}::PATH:1.0")
+    dataset = in_format(dataset, format) if dataset else None if given.get("mix") else own_dataset
     if resume:
         recipe = recipe_class.resumed(dataset, out, preset, options)
     else:

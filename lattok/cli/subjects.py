@@ -9,7 +9,8 @@ from typing import Any
 
 from lattok import hub
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
-from lattok.data.schema import PROVENANCE
+from lattok.data.opening import holds_labels_alone
+from lattok.data.schema import LABELS, PROVENANCE
 from lattok.data.tables import open_table
 from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.questions.history import training_entries
@@ -66,7 +67,7 @@ NOT_COPIED = warning(
 def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     """Choose what to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
     place = find_local(subject) or Path(subject).expanduser()
-    if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
+    if holds_labels_alone(place):
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():
         return [model, evaluation, waiting]
@@ -181,7 +182,7 @@ def sidecar(subject: str, revision: str | None) -> Found:
     root = Path(subject).expanduser()
     yield "labels", "of a dataset that is not LeRobot; make one of both:"
     yield "", f"lattok export DATASET --labels {shlex.join([subject])} --out joined"
-    tables = sorted((root / "labels").glob("*.parquet"))
+    tables = sorted(root.glob(LABELS))
     if not tables:
         yield NO_LABELS.finding(folder=root / "labels")
     columns = [set(open_table(path).schema_arrow.names) for path in tables]

@@ -5,12 +5,12 @@ from lattok.data.actions.space import ActionSpace
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.data.exporting import ExportResult, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
+from lattok.data.formats.lerobot_writer import LeRobotWriter
 from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns, with_dimensions
-from lattok.data.writer import LeRobotWriter
 from lattok.utils.findings import Finding
 
 __all__ = ["ActionSpace", "ExportResult", "Feature", "Finding", "FrameTransform", "Inspection", "LeRobotV3"]

@@ -57,8 +57,8 @@ def copies_text(dataset: RobotDataset) -> str:
     """Say which episodes equal each other; empty where none do."""
     if not (groups := copies_of(dataset)):
         return ""
-    shown = [" = ".join(map(str, [*group[:SHOWN], *["…"] * (len(group) > SHOWN)])) for group in groups[:SHOWN]]
-    more = [f"{len(groups) - SHOWN} more groups"] * (len(groups) > SHOWN)
+    shown = [" = ".join(map(str, group[:SHOWN])) + (" = …" if len(group) > SHOWN else "") for group in groups[:SHOWN]]
+    more = [f"{len(groups) - SHOWN} more groups"] if len(groups) > SHOWN else []
     episodes = checks.counted(len(dataset.episodes), "episode")
     return f"{sum(map(len, groups))} of {episodes} equal each other ({', '.join(shown + more)})"
 

@@ -1,4 +1,4 @@
-"""Any dataset written as LeRobot v3 or RLDS: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
+"""Any dataset written as LeRobot v3 or another format: `export(dataset, "out")`, with labels (`labels.with_labels`).
 
 Episodes are numbered again; meta/export.json says which they were. One episode's columns and one block of frames are in
 memory at a time, nothing is published before all is written, and the same call writes the same bytes.
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,26 +16,24 @@ import pyarrow as pa
 from lattok.data.carried import DepthCameras, check_cells, told, told_of_all, undeclared
 from lattok.data.content import digests_from_json, digests_to_json
 from lattok.data.episodes import damaged_among, select_episodes
-from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.formats.rlds import RLDSWriter
-from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
+from lattok.data.formats.lerobot_writer import DTYPES
+from lattok.data.image_writer import EpisodeFrames, Frames
+from lattok.data.images import decode_image
 from lattok.data.instructions import instruction_of
 from lattok.data.opening import as_dataset
-from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
+from lattok.data.schema import FORMATS, IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
+from lattok.data.table_dataset import tables_of
 from lattok.data.tables import common_types
-from lattok.data.views import DECLARATION, action_spaces, unwrap
-from lattok.data.writer import DTYPES, LeRobotWriter
+from lattok.data.views import DECLARATION, action_spaces
+from lattok.data.writers import WRITERS, DatasetWriter
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.files import make_room, read_json
+from lattok.utils.files import make_room
 from lattok.utils.output import Output
 from lattok.utils.runs import index_runs, run_of
-from lattok.utils.untrusted import safe_path
 
 Size = tuple[int, int] | None  # height and width that all frames are resized to
-FORMATS = ("lerobot", "rlds")
-IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
 # of an entry of provenance and of its model: what is true of any part of the labels
 PORTABLE = ("spec", "options", "actions_as", "cameras", "columns", "fills")
@@ -83,7 +81,8 @@ def export(
     """Write `dataset` as LeRobot v3 to the new folder `out`, with its label columns.
 
     `format` "rlds" writes what TFDS reads, `out`/1.0.0, for code that is tied to it: `tfds.builder_from_directory`. It
-    has no videos: frames that are not stored as images become PNG, without loss.
+    has no videos: frames that are not stored as images become PNG, without loss. Other packages may add formats, see
+    `lattok.data.writers`.
 
     `dataset` may be its path or Hub id. `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and
     PNG images as they are and makes videos of all other cameras; "video" makes videos of all; "image" stores all
@@ -93,8 +92,9 @@ def export(
     done, frames in all)` is called after every episode. Depth cameras of LeRobot are copied as they are.
     """
     out, dataset = Path(out), as_dataset(dataset)
-    _check(dataset, out, format, images, size)
-    images = "image" if format == "rlds" else images  # stored ones stay as they are
+    writer_class = _check(dataset, out, format, images, size)
+    if "video" not in writer_class.stores:
+        images = writer_class.stores[0]  # of encoded images, those that are stored stay as they are
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
@@ -106,55 +106,62 @@ def export(
         chosen = [episode for episode in chosen if episode.index not in damaged]
         if not chosen:
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
-    if format == "rlds" and (missing := [*plan.kept, *plan.depth.videos]):
-        what = f"RLDS has no place for {', '.join(missing)[:200]} of {dataset.name}: the export is without"
-        checks.warn(what, stacklevel=2)
-        plan.kept.clear()
-    elif format == "lerobot":
+    if writer_class.carries:
         plan.depth.warn_of_others(chosen)
+    elif missing := [*plan.kept, *plan.depth.videos]:
+        what = f"no place for {', '.join(missing)[:200]} of {dataset.name}: the export is without"
+        checks.warn(f"{writer_class.text or format} has {what}", stacklevel=2)
+        plan.kept.clear()
+        plan.depth.videos.clear()
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
     kept, records = _types(plan, chosen), [*_records(plan, chosen)]
     try:
-        with (
-            RLDSWriter.create(out, dataset.fps, features)
-            if format == "rlds"
-            else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
-        ) as writer:
+        about = {"robot_type": dataset.robot, "video_codec": video_codec, "kept": kept}
+        with writer_class.create(out, dataset.fps, features, **about) as writer:
             _write(writer, plan, chosen, progress)
             _write_records(writer, plan, records)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        hint = f"{make_room(error)}, check the permissions, or choose another `out`." * isinstance(error, OSError)
-        raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
+        what = f"cannot write {out}: {why}. Nothing half-written is left."
+        if isinstance(error, OSError):
+            what += f" {make_room(error)}, check the permissions, or choose another `out`."
+        raise LattokError(what) from None
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
-def _write_records(writer: RLDSWriter | LeRobotWriter, plan: _Plan, records: Sequence[tuple[str, Any]]) -> None:
+def _write_records(writer: DatasetWriter, plan: _Plan, records: Sequence[tuple[str, Any]]) -> None:
     """Write what is known of the dataset beside its episodes."""
+    notes = dict[str, Any]()
     for name, value in records:
         writer.write_meta(name, value)
-        if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
-            notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
-            writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
-    if isinstance(writer, LeRobotWriter):
-        keys = [*plan.columns, *plan.kept, *plan.depth.videos, *(camera.key for camera in plan.cameras)]
-        writer.told = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim])
-        writer.told_of_all = told_of_all(plan.dataset)
-    if texts := getattr(plan.dataset, "subtask_texts", ()):
-        writer.write_subtasks(texts)
+        if name == PROVENANCE.name:  # which LeRobot's tools drop
+            made = {prefix: entry for prefix, entry in value.items() if "model" in entry}
+            notes = {f"{prefix}.valid": portable_facts(entry) for prefix, entry in made.items()}
+    keys = [*plan.columns, *plan.kept, *plan.depth.videos, *(camera.key for camera in plan.cameras)]
+    said = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim])
+    writer.carry(notes, said, told_of_all(plan.dataset))
+    source = tables_of(plan.dataset)
+    if source is not None and source.subtask_texts:
+        writer.write_subtasks(source.subtask_texts)
 
 
-def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> None:
+def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> type[DatasetWriter]:
+    """Check everything before anything is read; return the writer of the format."""
     if dataset.absent:
         hint = "Export it as it is, and convert it when it is read."
         checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
-    checks.one_of("format", format, FORMATS)
-    checks.one_of("images", images, IMAGES if format == "lerobot" else ("auto", "image"))
+    if format not in WRITERS and format in FORMATS:
+        hint = f"lattok only reads {format}. A DATASET of that format is named {format}::DATASET."
+        checks.fail("format", f"one of {', '.join(WRITERS)}", repr(format), hint)
+    checks.one_of("format", format, WRITERS)
+    writer_class = WRITERS[format]
+    checks.one_of("images", images, ("auto", *writer_class.stores))
     if size is not None:
         checks.size("size", "numbers, height and width", len(size), 2)
         checks.counts(size_height=size[0], size_width=size[1])
     Output(out).check_outside(dataset.root)
-    Output(out).check_new() if format == "rlds" else Output(out).check_absent()
+    writer_class.check_place(out)
+    return writer_class
 
 
 class _Misfit(LattokError):
@@ -163,18 +170,17 @@ class _Misfit(LattokError):
 
 def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: Size) -> _Plan:
     """Say what is written and how; the first episodes show whether images are stored encoded."""
-    columns, kept = dict[str, Feature](), dict[str, Feature]()
+    columns, kept, source = dict[str, Feature](), dict[str, Feature](), tables_of(dataset)
     for key, feature in dataset.features.items():
         if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES:
             dtype = "float32" if feature.dtype == "float16" else feature.dtype  # LeRobot does not know float16
-            place = kept if dataset.kind == "lerobot" and dtype not in DTYPES else columns
+            place = kept if source is not None and dtype not in DTYPES else columns
             place[key] = feature._replace(dtype=dtype, shape=feature.shape or (1,))
     tried = chosen[:MAX_EPISODES_TRIED]
     cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras]
     depth = DepthCameras(dataset)
     kept |= depth.images
-    if dataset.kind == "lerobot":
-        source = cast(LeRobotV3, unwrap(dataset))  # views hide or add features
+    if source is not None:
         found, lost = undeclared(source, chosen)
         kept |= {key: feature for key, feature in found.items() if key not in columns}
         if lost:
@@ -185,16 +191,17 @@ def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: S
 
 def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     """Return Arrow types of the columns that are kept as they are."""
-    if not plan.kept:
+    source = tables_of(plan.dataset)
+    if source is None or not plan.kept:
         return {}
-    schemas = cast(LeRobotV3, unwrap(plan.dataset)).schemas([episode.index for episode in chosen])
+    schemas = source.schemas([episode.index for episode in chosen])
     return {key: common_types(key, schemas) for key in plan.kept}
 
 
 def _camera(dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: Size) -> _Camera:
     source = (dataset.features[key].shape[0], dataset.features[key].shape[1])
     height, width = size or source
-    verbatim = images != "video" and (height, width) == source and _keeps(dataset, key, tried)
+    verbatim = images not in ("video", "pixels") and (height, width) == source and _keeps(dataset, key, tried)
     if images == "video" or (images == "auto" and not verbatim):
         if size and (height % 2 or width % 2):
             checks.fail("size", "an even height and width for video", f"{height} {width}")
@@ -212,18 +219,15 @@ def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     return False
 
 
-def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], told: Progress | None) -> None:
+def _write(writer: DatasetWriter, plan: _Plan, chosen: Sequence[Episode], told: Progress | None) -> None:
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:
             columns = _columns(plan, episode)
             frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
             instruction = instruction_of(plan.dataset, episode)
-            if isinstance(writer, LeRobotWriter):
-                with plan.depth.of(episode.index) as extra:
-                    writer.add_episode(columns, frames, instruction, episode.length, *extra)
-            else:
-                writer.add_episode(columns, frames, instruction, episode.length)
+            with plan.depth.of(episode.index) as extra:
+                writer.add_whole_episode(columns, frames, instruction, episode.length, extra)
         except _Misfit:
             raise
         except LattokError as error:
@@ -235,7 +239,8 @@ def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Epi
 
 def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
     """Return all columns of an episode, those of LeRobot's own kinds as they are stored."""
-    stored = cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept)) if plan.kept else {}
+    source = tables_of(plan.dataset)
+    stored = source.stored(episode.index, list(plan.kept)) if source is not None and plan.kept else {}
     for key in plan.kept.keys() & plan.depth.images.keys():
         check_cells(key, stored[key])
     return plan.dataset.columns(episode.index, list(plan.columns)) | stored
@@ -295,14 +300,15 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     exact = {c.key: c.feature.dtype == "image" and c.feature.shape[:2] == c.source for c in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
     source = {"name": dataset.name, "kind": dataset.kind}
-    source |= {} if dataset.split is None else {"split": dataset.split}
+    if dataset.split is not None:
+        source["split"] = dataset.split
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
     if spaces := action_spaces(dataset):
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
-    known = dataset.root / PROVENANCE
-    annotated = dataset.kind == "lerobot" and known.is_file()
-    entries = read_json(safe_path(dataset.root, known, str(known))) if annotated else {}
-    entries |= {} if dataset.labels is None else dataset.labels.provenance
+    stored, known = dataset.provenance()
+    entries = {key: value for key, value in stored.items() if not (isinstance(value, dict) and "restored" in value)}
+    if dataset.labels is not None:
+        entries |= dataset.labels.provenance
     if entries:
         made = dict[str, Any]()
         for prefix, entry in ((key, value) for key, value in entries.items() if isinstance(value, dict)):

@@ -4,23 +4,21 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from lattok.data.images import decode_image, encode_png
 from lattok.data.summaries import QUANTILES, Stats
 from lattok.data.tables import MEGABYTE
-from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
+from lattok.data.video import VideoJoiner, VideoWriter
 from lattok.utils import checks
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 PLACE_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
-TIFF = (b"II*\0", b"MM\0*")  # begins so; in LeRobot these are depth maps
-_ORIENTATION = 0x0112  # tag of Exif
 
 
 class ImageStats:
@@ -194,35 +192,3 @@ class VideoSpan(NamedTuple):
     start: float
     stop: float
     here: Path
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """Encode one frame uint8 [H, W, 3] as PNG."""
-    from PIL import Image  # only datasets with stored images need it
-
-    buffer = BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def decode_image(data: bytes, where: str) -> np.ndarray:
-    """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
-    from PIL import Image, UnidentifiedImageError
-
-    if data[:4] in TIFF:
-        way_out = 'If it is a depth camera, say so in meta/info.json ("info": {"is_depth_map": true})'
-        raise checks.LattokError(f"{where}: expected a JPEG or PNG image, got TIFF. {way_out}, or use other cameras.")
-    try:
-        image = Image.open(BytesIO(data), formats=("JPEG", "PNG"))
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels")
-        turned = image.getexif().get(_ORIENTATION, 1) != 1  # `datasets` turns such an image, other readers do not
-        pixels = np.asarray(image)
-    except Exception as error:  # damaged images make the decoder raise errors of many kinds
-        # Pillow names the object it reads from by its address, which differs from run to run
-        why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else checks.first_line(error)
-        raise checks.LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
-    if image.mode != "RGB" or turned:
-        got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
-        raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
-    return pixels

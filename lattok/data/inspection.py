@@ -4,7 +4,6 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from operator import attrgetter
@@ -16,7 +15,6 @@ from lattok.data import problems
 from lattok.data.copies import copies_of, copies_text, cut_episodes
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats import last_step
-from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
@@ -84,8 +82,8 @@ class Inspection:
             yield fitted(
                 "lengths", f"{low} to {checks.counted(high, 'frame')}, median {middle:g} ({middle / self.fps:.2f} s)"
             )
-        for number, part in enumerate(self.split.split("; ")):
-            yield from [fitted("" if number else "held out", part)] * bool(part)
+        for number, part in enumerate(self.split.split("; ") if self.split else ()):
+            yield fitted("" if number else "held out", part)
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
@@ -133,7 +131,7 @@ def inspect_dataset(
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
-    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
+    findings = [*_check_structure(dataset), *dataset.file_findings(), *_check_lengths(dataset, chosen, stride, horizon)]
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
     if copies_of(dataset) is None:
@@ -192,26 +190,11 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
 
 
-def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
-    """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
-    source = unwrap(dataset)
-    if not isinstance(source, LeRobotV3):
-        return
-    known = source.by_data_file()
-    orphans = sorted(set((source.root / "data").rglob("*.parquet")) - set(known))
-    found = [problems.UNKNOWN_FILE.finding(file=path) for path in orphans]
-    for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
-        with suppress(checks.LattokError):  # a file that cannot be read is reported with its values
-            if unknown := sorted(set(source.episode_rows(path)) - set(episodes)):
-                found.append(problems.UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
-    yield from some_of(found, "files with such problems")
-
-
 def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
     if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
     if silent := [e.index for e in chosen if not any(e.tasks)]:
-        problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
+        problem = problems.NO_CAPTIONS if "captions" in unwrap(dataset).options else problems.NO_INSTRUCTIONS
         if not any(found.advice == problems.UNCAPTIONED.advice for found in dataset.findings):  # which says it already
             yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
     gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
@@ -260,7 +243,7 @@ def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -
 def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: list[Finding]) -> list[Dimension]:
     """Read the vectors and timestamps of episodes, and sum up each dimension."""
     columns = _vectors(dataset)
-    counted = [key for key in COUNTED if key in dataset.features and dataset.kind == "lerobot"]  # others have none
+    counted = [key for key in COUNTED if key in dataset.features]
     if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else []), *counted]):
         return []
     rows, unreadable = _read(dataset, looked_at, keys)
@@ -276,7 +259,8 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
             told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
             findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
-    for key in (key for key in columns if key.split(".")[0] == "action" and dataset.kind != "rlds"):
+    asks = "last_action" in unwrap(dataset).options  # whoever opens it says what becomes of the last actions
+    for key in (key for key in columns if key.split(".")[0] == "action" and not asks):
         values = rows.columns[key].reshape(len(rows.frames), -1)
         ends = np.split(values, np.flatnonzero(rows.frames == 0)[1:])
         if last_step.fills_rows([episode[-last_step.ROWS :] for episode in ends]):
@@ -319,7 +303,7 @@ def _check_camera(
         try:
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
-            if facts and dataset.kind == "lerobot" and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
+            if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
                 damaged.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
             height, width, _ = image.shape  # a header has the size before frames are turned
@@ -339,7 +323,7 @@ def _check_camera(
 
 def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
     """Find episodes of which a video shows less than they have rows."""
-    for episode in chosen if dataset.kind == "lerobot" and dataset.features[key].dtype == "video" else ():
+    for episode in chosen if dataset.videos_at_rate and dataset.features[key].dtype == "video" else ():
         span, last = dataset.video_span(episode.index, key), (episode.length - 1) / dataset.fps
         if span and (found := problems.short_video(episode.index, key, last, span[2] - span[1], dataset.fps)):
             yield found
@@ -347,17 +331,16 @@ def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) ->
 
 def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
     """Find episodes that claim the same seconds of a video, or lie in it in another order than they have."""
-    source, camera = unwrap(dataset), dataset.original_camera(key)
-    if not isinstance(source, LeRobotV3) or camera not in source.videos:
+    if dataset.features[key].dtype != "video":
         return
-    wanted, shared = {episode.index for episode in chosen}, source.shared_spans[camera]
+    wanted, shared = {episode.index for episode in chosen}, dataset.shared_spans(key)
+    found = {episode.index: dataset.video_span(episode.index, key) for episode in chosen}
+    spans = {index: span for index, span in found.items() if span is not None}
     for index, other in shared.items():
-        if index in wanted and not (other < index and other in wanted and shared[other] == index):  # said once
-            file = source.video_span(index, camera)[0]
-            yield problems.SHARED_SPAN.finding(episode=index, other=other, camera=key, file=file)
-    spans = [(episode.index, source.video_span(episode.index, camera)) for episode in chosen]
+        if index in spans and not (other < index and other in wanted and shared[other] == index):  # said once
+            yield problems.SHARED_SPAN.finding(episode=index, other=other, camera=key, file=spans[index][0])
     latest: dict[Path, tuple[int, float]] = {}
-    for index, (file, start, _) in spans:
+    for index, (file, start, _) in spans.items():
         other, later = latest.get(file, (index, start))
         if start < later and index not in shared:
             told = {"camera": key, "dataset": shlex.quote(dataset.address or "DATASET")}

@@ -1,5 +1,7 @@
 """`open_dataset`: which format a path holds, Hub ids, and description files that carry a dataset's options.
 
+"FORMAT::PLACE" is the address of a dataset whose format is named: whatever takes a path takes it too.
+
 Datasets of a mixture are opened together; what they must have in common is checked here.
 """
 
@@ -11,7 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
-from lattok.data.schema import FORMATS, LONGEST_NAME, PROVENANCE, RobotDataset, camera_keys, short_name, vector_key
+from lattok.data.schema import (
+    FORMATS,
+    LONGEST_NAME,
+    PROVENANCE,
+    RobotDataset,
+    camera_keys,
+    short_name,
+    vector_key,
+)
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.hub import CONFIG, WEIGHTS, client
@@ -36,17 +46,24 @@ _VIEWS |= {"action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
+_PLACES = "a folder, a description file, or a Hub id such as org/name"
+NAMED = "::"  # between the name of a format and a place
 
 
-def open_dataset(path: str | Path, revision: str | None = None, **options: Any) -> RobotDataset:
+def open_dataset(
+    path: str | Path, revision: str | None = None, *, format: str | None = None, **options: Any
+) -> RobotDataset:
     """Open a dataset of any format: a folder or file, a Hub id such as "org/name", or a description file.
+
+    `format` is the format, where lattok does not recognise it or several are in one place: open_dataset(path,
+    format="zarr"). The address "zarr::path" says the same, also of one dataset among several.
 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` and `last_action`
     (RLDS; "drop" or "keep"), `captions` (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns`
     (see `with_columns`), `dimensions` (see `with_dimensions`), `action_space`, what columns mean, such as
     {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
     `with_actions` next to it. A description file `*.json` holds the same: `{"dataset": "path below the file's folder,
-    or Hub id", "fps": 5, ...}`.
+    or Hub id", "format": "rlds", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
@@ -56,21 +73,45 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     A dataset or a description cannot name files outside its folder, not even by links (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}
-    found = _find(path, revision, options)
-    found.address = os.fspath(path)
+    address = in_format(path, format)
+    found = _find(address, revision, options)
+    found.address = address
     return found
 
 
-def _find(path: str | Path, revision: str | None, options: dict[str, Any]) -> RobotDataset:
+def in_format(path: str | Path, format: str | None) -> str:
+    """Return the address of a dataset: its path, Hub id or description file, after the format if one is named."""
+    if not isinstance(path, str | os.PathLike):
+        checks.fail("dataset", _PLACES, repr(path)[:200])
+    address = os.fspath(path)
+    if format is None:
+        return address
+    if (own := _parsed(address)[0]) not in (None, format):
+        checks.fail("format", f"{own}, as {address} says", repr(format), "Give one of them.")
+    formats(format)  # which refuses unknown ones
+    return address if own else f"{format}{NAMED}{address}"
+
+
+def _parsed(address: str) -> tuple[str | None, str]:
+    """Split an address into format and place; what is there under all of it is a place."""
+    name, mark, place = address.partition(NAMED)
+    return (name, place) if mark and client.find_local(address) is None else (None, address)
+
+
+def _find(address: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
+    named, path = _parsed(address)
+    known = formats(named)
     if (bound := options.get("cache_gb")) is not None:
         checks.positive(cache_gb=bound)
-    hint = f"Recognised are {', '.join(each.text for each in formats())}."
-    expected = "a folder, a description file, or a Hub id such as org/name"
-    missing = str(path).endswith(".json") and client.find_local(path) is None
-    place = Path(path) if missing else client.find_local_or_hub("dataset", path, expected, hint)
+    hint = f"Recognised are {', '.join(each.text for each in known)}."
+    missing = path.endswith(".json") and client.find_local(path) is None
+    place = Path(path) if missing else client.find_local_or_hub("dataset", path, _PLACES, hint)
     if place is None:
-        return _open_from_hub(str(path), revision, options)
-    if place.suffix == ".json":
+        return _open_from_hub(path, revision, options, named)
+    if place.suffix == ".json" and not (named and ".json" in known[0].suffixes):
+        if named is not None:
+            way_out = f'Write "format": "{named}" into {place}.'
+            raise LattokError(f"`format` cannot be given for a description file. {way_out}")
         parts = (place.name, f"{place.parent.name}/{place.name}")  # of a dataset, which describe none by themselves
         if place.is_file() and {"dataset_info.json", "features.json", "meta/info.json"} & {*parts}:
             checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
@@ -79,11 +120,15 @@ def _find(path: str | Path, revision: str | None, options: dict[str, Any]) -> Ro
         return _open_described(place, options)
     if revision is not None:
         raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
-    return _open(client.inside(place, options.get("subfolder")), options)
+    return _open(client.inside(place, options.get("subfolder")), options, named)
 
 
-def formats() -> list[type[RobotDataset]]:
-    """All formats, ours and those of installed packages; first those with marks that no other format has."""
+def formats(named: str | None = None) -> list[type[RobotDataset]]:
+    """All formats, ours and those of installed packages; first those with marks that no other format has. Of a format
+    that is `named`, that one alone."""
+    if named is not None:
+        checks.one_of("format", named, FORMATS)
+        return [FORMATS[named]]
     found = []
     for kind in FORMATS:
         try:
@@ -102,13 +147,14 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
     return dataset
 
 
-def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
-    ours = {*_VIEWS, "name", "cache_gb", *(name for each in formats() for name in each.options)}
+def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any], named: str | None) -> RobotDataset:
+    known = formats(named)
+    ours = {*_VIEWS, "name", "cache_gb", *(name for each in known for name in each.options)}
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
-    few = {pattern: each for each in formats() for pattern in each.opens_with}
+    few = {pattern: each for each in known for pattern in each.opens_with}
     files, folder = LocalFiles(), None
-    if not asked.get("force_download"):
+    if few and not asked.get("force_download"):
         folder = client.download("dataset", hub_id, revision, list(few), asked, "dataset")
         place = folder / (asked.get("subfolder") or "")
         if place.is_dir() and any(each.recognise(place) for each in few.values()):
@@ -118,14 +164,14 @@ def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -
         folder = client.download("dataset", hub_id, revision, None, asked, "dataset")
     assert folder is not None
     place = client.inside(folder, asked.get("subfolder"))
-    return _open(place, {"name": hub_id} | options, files)
+    return _open(place, {"name": hub_id} | options, named, files)
 
 
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     """Open what a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
     kinds = {name: kind for each in formats() for name, kind in each.options.items()}
-    checks.known_keys(str(file), entry, ("dataset", "revision", "cache_gb", "name", *kinds, *_VIEWS))
+    checks.known_keys(str(file), entry, ("dataset", "format", "revision", "cache_gb", "name", *kinds, *_VIEWS))
     if twice := sorted(set(entry) & set(options)):
         checks.fail(twice[0], f"one value, here or in {file}", "two")
     target = entry.pop("dataset", None)
@@ -138,16 +184,17 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     hint = f"There is no {file.parent / target}."
     local = client.find_local_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
     if local is None:
-        return _open_from_hub(target, entry.pop("revision", None), entry | options)
+        named = entry.pop("format", None)
+        return _open_from_hub(target, entry.pop("revision", None), entry | options, named)
     safe_path(file.parent, local, f"`dataset` of `{file}`")
     return open_dataset(local, **entry, **options)
 
 
-def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None) -> RobotDataset:
+def _open(place: Path, options: dict[str, Any], named: str | None, files: LocalFiles | None = None) -> RobotDataset:
     try:
         place = place.absolute()  # workers of Ray live in another folder
         plain = Path(os.path.normpath(place))  # without `..`, which behind a link may lead elsewhere
-        format_, place = _recognise(plain if plain.exists() and plain.samefile(place) else place)
+        format_, place = _recognise(plain if plain.exists() and plain.samefile(place) else place, named)
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
     options = {key: value for key, value in options.items() if key not in _HUB}
@@ -171,29 +218,35 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
     return dataset
 
 
-def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
-    """Find the format of a file or folder, and where exactly it is."""
-    known = formats()
+def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path]:
+    """Find the format of a file or folder, if it is not `named`, and where exactly it is."""
+    known = formats(named)
     if place.is_file():
         for each in known:
-            if place.suffix.lower() in each.suffixes:
+            if named or place.suffix.lower() in each.suffixes:
                 return each, place
         single = "".join(f", a {' or '.join(each.suffixes)} file" for each in known if each.suffixes)
         checks.fail("dataset", f"a folder{single}, or a description file *.json", f"the file {place}", _whole_of(place))
-    if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
-        named = shlex.quote(str(place))
-        way_out = f"lattok verify and view take both: DATASET --labels {named}. For others make one dataset of them: "
-        way_out += f"lattok export DATASET --labels {named} --out joined"
-        checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []
     for each in known:
         found += [(each, path) for path in each.recognise(place)]
         if each.marked and len(found) == 1:
             break
-    found = found or [(each, place) for each in known if each.guess(place)]
+    if not found and (place / PROVENANCE).is_file():
+        shown = shlex.quote(str(place))
+        way_out = f"lattok verify and view take both: DATASET --labels {shown}. For others make one dataset of them: "
+        way_out += f"lattok export DATASET --labels {shown} --out joined"
+        checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
+    found = found or [(each, place) for each in known if named or each.guess(place)]
     if len(found) != 1:
-        checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found))
+        hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
+        checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
+
+
+def holds_labels_alone(place: Path) -> bool:
+    """Tell whether a folder holds the labels of a dataset, but no dataset of any format."""
+    return (place / PROVENANCE).is_file() and not any(each.recognise(place) for each in formats())
 
 
 def _whole_of(file: Path) -> str:
@@ -216,8 +269,9 @@ def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> st
     """Describe a folder that is no dataset, or several, for an error."""
     kinds = dict.fromkeys(each.kind for each, _ in found)
     if len(kinds) > 1:
-        return f"{place} with several: {', '.join(kinds)}; give each a folder of its own"
-    names = [path.name for _, path in found] or [path.name + "/" * path.is_dir() for path in place.iterdir()]
+        return f"{place} with several: {', '.join(kinds)}; name one (`format`), or give each a folder of its own"
+    names = [path.name for _, path in found]
+    names = names or [f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir()]
     shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if found:
         return f"{place} with several versions ({shown}); give one of them"

@@ -199,7 +199,8 @@ def short_video(episode: int, camera: str, rows: float, video: float, fps: float
 def counted_otherwise(key: str, rows: Rows) -> Finding | None:
     """Find that `frame_index` does not count from 0 in every episode, or `index` not on from frame to frame."""
     values = rows.columns[key]
-    first = values[rows.frames == 0] * (key == "index")
+    starts = values[rows.frames == 0]
+    first = starts if key == "index" else np.zeros_like(starts)
     lengths = np.diff(np.flatnonzero(np.append(rows.frames == 0, True)))
     wrong = values != np.repeat(first, lengths) + rows.frames
     if key == "index":  # no frame of one episode has that of another
@@ -240,7 +241,7 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
             wild.append(WILD.finding(**facts, **found))
     if constant:
         problem = CONSTANT_ACTIONS if key.startswith("action") else CONSTANT
-        shown = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
+        shown = ", ".join([*constant[:NAMED], *(["…"] if len(constant) > NAMED else [])])
         yield problem.finding(column=key, count=len(constant), all=len(names), names=shown)
     yield from wild
 

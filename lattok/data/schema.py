@@ -13,9 +13,11 @@ from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
 from lattok.utils.findings import Finding
 from lattok.utils.parallel import check_wanted
 from lattok.utils.registry import Registry
+from lattok.utils.untrusted import safe_path
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
 Progress = Callable[[int, int], None]  # frames done, frames in all
@@ -25,6 +27,7 @@ NONE: Mapping[str, Any] = {}
 NONE_KNOWN: Mapping[int, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
+LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their PROVENANCE
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"  # why it is left out
@@ -85,6 +88,7 @@ class RobotDataset(ABC):
     left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
     findings: tuple[Finding, ...] = ()  # what inspection should say
     columns_apart: bool = False  # from the images: reading columns is cheap
+    videos_at_rate: bool = False  # its videos show a frame for each row, at `fps`; others are resampled
     files: LocalFiles = LocalFiles()  # all here, or fetched from the Hub when they are read
     labels: Any = None  # labels from another folder, whose columns are among the features
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
@@ -109,13 +113,19 @@ class RobotDataset(ABC):
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        """Datasets of this format in `folder`: itself, or folders in it. Looks at names, opens nothing."""
+        """Datasets of this format in `folder`: itself, or folders in it. Goes by files that only this format has, by
+        their names or the first bytes in them; a folder's name proves nothing."""
         return ()
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
         """Tell whether `folder` may be of this format, if no format recognises it."""
         return False
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        """Say what makes a dataset of this format of `folder`, which no format recognises; "" where nothing does."""
+        return ""
 
     @abstractmethod
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -213,6 +223,23 @@ class RobotDataset(ABC):
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
         """Video file of an episode, with the seconds at which the episode starts and ends in it; None without one."""
         return None
+
+    def shared_spans(self, camera: str) -> Mapping[int, int]:
+        """Return episodes that claim seconds of a video which another one claims too, with that one."""
+        return NONE_KNOWN
+
+    def provenance(self) -> tuple[dict[str, Any], Path]:
+        """Return what the dataset says of its label columns, by their prefix, and the file that says it."""
+        path = self.root / PROVENANCE
+        return (read_json(safe_path(self.root, path, str(path))) if path.is_file() else {}), path
+
+    def statistics(self) -> dict[str, Any] | None:
+        """Return stored statistics of all rows by column, as {"action": {"mean": [...], ...}}; None without any."""
+        return None
+
+    def file_findings(self) -> Iterator[Finding]:
+        """Yield what inspection should say of files that nothing else reads, such as some of no episode."""
+        return iter(())
 
     def original_camera(self, key: str) -> str:
         """Return what the files call the camera `key`, whatever name a view gives it."""

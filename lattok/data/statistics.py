@@ -14,17 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.data import problems
-from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.problems import Dimension
 from lattok.data.schema import RobotDataset
 from lattok.data.summaries import QUANTILES, RowSample, Stats, column_stats, merge_stats
 from lattok.data.tables import DAMAGE, open_table
 from lattok.data.views import unwrap
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.findings import Finding
 from lattok.utils.output import unused
-from lattok.utils.untrusted import safe_path
 
 MOST_DIMENSIONS = 256  # of a column that is compared
 PARTS_PER_MERGE = 256
@@ -95,13 +93,12 @@ def overcounted(stored: Mapping[str, Any], frames: int) -> Iterator[tuple[str, i
 
 def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool) -> Iterator[Finding]:
     """Compare meta/stats.json with the rows that were read, all of them if `whole`."""
-    source = unwrap(dataset)
-    if not isinstance(source, LeRobotV3) or not (path := source.root / "meta" / "stats.json").is_file():
-        return
     try:
-        stored = files.read_json(safe_path(source.root, path, str(path)), nan=True)
+        stored = dataset.statistics()
     except checks.LattokError as error:
         yield Finding("warning", str(error), "")
+        return
+    if stored is None:
         return
     command = {"dataset": shlex.quote(dataset.address or "DATASET"), "out": unused("exported")}
     averaged: dict[str, dict[str, Any]] = {}
@@ -122,7 +119,7 @@ def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], who
     if averaged:
         first = averaged.get("action") or next(iter(averaged.values()))
         yield problems.OTHER_QUANTILES.finding(columns=checks.listed(list(averaged)), **first, **command)
-    frames = sum(episode.length for episode in source.episodes)
+    frames = sum(episode.length for episode in unwrap(dataset).episodes)
     if counted := dict(overcounted(stored, frames)):
         most = max(counted.values())
         yield problems.OVERCOUNTED.finding(columns=checks.listed(list(counted)), count=most, frames=frames, **command)
@@ -145,7 +142,7 @@ def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dic
     return {key: merge_stats(found) | samples[key].quantiles() for key, found in parts.items() if found}, whole
 
 
-def right_statistics(dataset: LeRobotV3, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def right_statistics(dataset: RobotDataset, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them."""
     merged, whole = measured_statistics(dataset, [key for key in _compared(dataset) if key in stored])
     kinds = {key: dataset.features[key].dtype for key in merged}
@@ -154,12 +151,14 @@ def right_statistics(dataset: LeRobotV3, stored: Mapping[str, Any]) -> dict[str,
     return {key: {name: value.tolist() for name, value in merged[key].items()} for key in wrong}
 
 
-def _compared(dataset: LeRobotV3) -> list[str]:
+def _compared(dataset: RobotDataset) -> list[str]:
     vectors = {key: f for key, f in dataset.features.items() if f.dtype.startswith("float") and len(f.shape) == 1}
     return [key for key, feature in vectors.items() if feature.shape[0] <= MOST_DIMENSIONS]
 
 
-def renew_episodes(dataset: LeRobotV3, written: Collection[str], changed: Mapping[str, set[int]]) -> dict[str, int]:
+def renew_episodes(
+    dataset: RobotDataset, written: Collection[str], changed: Mapping[str, Collection[int]]
+) -> dict[str, int]:
     """Replace statistics in meta/episodes that do not fit the rows, and in any case those of columns in episodes that
     were `changed`; those of columns that were `written` anew go. Return in how many episodes others did not fit."""
     wrong = Counter[str]()
@@ -177,7 +176,9 @@ def renew_episodes(dataset: LeRobotV3, written: Collection[str], changed: Mappin
     return dict(wrong)
 
 
-def _renewed(dataset: LeRobotV3, table: pa.Table, changed: Mapping[str, set[int]], wrong: Counter[str]) -> pa.Table:
+def _renewed(
+    dataset: RobotDataset, table: pa.Table, changed: Mapping[str, Collection[int]], wrong: Counter[str]
+) -> pa.Table:
     """Return a table of meta/episodes with statistics of its rows; count the `wrong` ones."""
     keys = dict.fromkeys([*_compared(dataset), *(key for key in changed if key in dataset.features)])
     names = {key: [name for name in table.column_names if name.startswith(f"stats/{key}/")] for key in keys}

@@ -75,6 +75,10 @@ class View(RobotDataset):
     subtasks = _passed_on("subtasks")
     encoded_images = _passed_on("encoded_images")
     video_span = _passed_on("video_span")
+    shared_spans = _passed_on("shared_spans")
+    provenance = _passed_on("provenance")
+    statistics = _passed_on("statistics")
+    file_findings = _passed_on("file_findings")
     original_camera = _passed_on("original_camera")
 
 
@@ -114,6 +118,9 @@ class _Cameras(View):
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
         return self.dataset.video_span(episode_index, self._key_of[camera])
+
+    def shared_spans(self, camera: str) -> Mapping[int, int]:
+        return self.dataset.shared_spans(self._key_of[camera])
 
     def original_camera(self, key: str) -> str:
         return self.dataset.original_camera(self._key_of[key])
@@ -336,7 +343,8 @@ class _Conversion(ColumnsView):
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
         """Turn [T, m] or [T] into [T, n] or [T]."""
         if actions.dtype.kind == "f" and len(actions) and np.isnan(actions).all():  # nobody knows them
-            return np.full((len(actions), *[self._target.dim] * (self._target.dim > 1)), np.nan, dtype=np.float32)
+            width = [self._target.dim] if self._target.dim > 1 else []
+            return np.full((len(actions), *width), np.nan, dtype=np.float32)
         start: dict[str, Any] = {}
         if state is not None and self._state_space is not None:
             start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}

@@ -122,7 +122,8 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     sources = sorted({entry["dataset"]["name"] for entry in labels.values() if "name" in entry.get("dataset", {})})
     tags = TAGS if sidecar else (*TAGS, "LeRobot")
     lines = ["---", "task_categories: [robotics]", f"tags: [{', '.join(tags)}]"]
-    lines += [f"license: {license}"] * bool(license)
+    if license:
+        lines.append(f"license: {license}")
     if found := [source for source in sources if HUB_ID.fullmatch(source)]:
         lines += ["source_datasets:", *(f"- {source}" for source in found)]
     lines += ["configs:", "- config_name: default"]

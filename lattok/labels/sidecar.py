@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data.opening import as_dataset
-from lattok.data.schema import LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
+from lattok.data.schema import LABELS, LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import ColumnsView
 from lattok.labels.spec import check_records
@@ -34,9 +34,9 @@ class Sidecar:
         if (self.root / "meta" / "info.json").is_file():
             hint = "Its labels are columns of its own: use it as it is."
             checks.fail("labels", "a folder of labels", f"the LeRobot dataset {self.root}", hint)
-        self._files = [safe_path(root, path, str(path)) for path in sorted(root.glob("labels/file-*.parquet"))]
+        self._files = [safe_path(root, path, str(path)) for path in sorted(root.glob(LABELS))]
         if not self._files or not (self.root / PROVENANCE).is_file():
-            expected = f"a folder with {PROVENANCE} and labels/file-*.parquet, as `lattok annotate` writes it"
+            expected = f"a folder with {PROVENANCE} and {LABELS}, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))
         self.provenance = check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)

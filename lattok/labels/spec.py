@@ -21,16 +21,15 @@ import torch
 from typing_extensions import TypedDict
 
 from lattok.data.episodes import unmeasured
-from lattok.data.schema import NOTE, PROVENANCE, RobotDataset, vector_key
+from lattok.data.schema import PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
 from lattok.hub.records import Count
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Gap, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import MOST_THREADS, LattokError
-from lattok.utils.files import read_json
 from lattok.utils.output import unused
-from lattok.utils.untrusted import Rule, inside, typed
+from lattok.utils.untrusted import Rule, typed
 
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from
@@ -214,13 +213,8 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What a dataset says about its labels, by prefix; entries found in meta/info.json alone say `"restored": true`."""
     if dataset.labels is not None:
         return dataset.labels.provenance
-    root = Path(dataset.root)
-    if dataset.kind == "rlds" and (file := root / PROVENANCE.name).is_file():  # as export writes it
-        entries = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
-        return check_records(entries if isinstance(entries, dict) else {}, str(file))
-    if (root / PROVENANCE).is_file():
-        return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
-    return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
+    entries, file = dataset.provenance()
+    return check_records(entries, str(file))
 
 
 def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[int]:
@@ -256,18 +250,6 @@ def fillers(dataset: RobotDataset, key: str) -> list[str]:
     fills = {name: entry.get("fills", {}) for name, entry in provenance_of(dataset).items()} if marked else {}
     asked = {key, *dataset.joined.get(key, ())}
     return [name for name, each in fills.items() if asked & {each.get("column"), *each.get("parts", ())}]
-
-
-def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
-    features = read_json(inside(root, INFO, str(root))).get("features")
-    found = {}
-    for name, feature in features.items() if isinstance(features, dict) else ():
-        note = feature.get(NOTE) if isinstance(feature, dict) else None
-        facts = note.get("lattok") if isinstance(note, dict) else None
-        if name.endswith(".valid") and isinstance(facts, dict):
-            place = {"name": facts.get("normalizer", dataset.name)}
-            found[name.removesuffix(".valid")] = {**facts, "dataset": place, "versions": {}, "restored": True}
-    return check_records(found, str(root / INFO))
 
 
 def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:

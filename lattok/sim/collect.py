@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from lattok.data.formats.lerobot_writer import LeRobotWriter
 from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
-from lattok.data.writer import LeRobotWriter
 from lattok.sim.rendering import OFF, Variation
 from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, TaskFacts, Workers, find_tasks
 from lattok.utils import checks

@@ -90,8 +90,8 @@ def test_a_folder_that_is_no_dataset(tmp_path):
     (tmp_path / "0" / "deeper").mkdir(parents=True)
     with pytest.raises(LattokError, match=what + r"0\.txt, 0/, 1\.txt, .*, 6\.txt and 3 more\."):
         open_dataset(tmp_path)
-    (tmp_path / "meta").mkdir()
-    with pytest.raises(LattokError, match=r"is no LeRobot dataset: it has no meta/info\.json"):
+    (tmp_path / "meta" / "episodes").mkdir(parents=True)
+    with pytest.raises(LattokError, match=r"LeRobot's meta/info\.json is missing: copy the dataset again\."):
         open_dataset(tmp_path)
     (tmp_path / "meta" / "lattok.json").write_text("{}")
     with pytest.raises(
@@ -198,7 +198,7 @@ def test_hdf5_is_recognised(tmp_path):
     assert open_dataset(path).kind == open_dataset(tmp_path).kind == "hdf5"
     assert open_dataset(path, fps=10).fps == 10
     write_video(tmp_path / "a.mp4")
-    with pytest.raises(LattokError, match="with several: hdf5, video; give each a folder of its own"):
+    with pytest.raises(LattokError, match="with several: hdf5, video; name one"):
         open_dataset(tmp_path)
 
 

@@ -146,7 +146,7 @@ def test_a_failure_at_the_end_leaves_nothing(tmp_path, rng, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lattok.data.writer.sync_files", full)
+    monkeypatch.setattr("lattok.data.formats.lerobot_writer.sync_files", full)
     with pytest.raises(OSError, match="No space"), create(tmp_path / "d") as writer:
         writer.add_episode(*episode(rng), "push")
     assert list(tmp_path.iterdir()) == []

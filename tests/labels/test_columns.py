@@ -285,8 +285,6 @@ def test_what_other_tools_keep_is_enough(annotated, tmp_path):
     assert latent_spec(dataset, "tok", "chunk", 4) == latent_spec(annotated, "tok", "chunk", 4)
     (root / "meta/info.json").write_text('{"features": []}')
     assert provenance_of(dataset) == {}
-    (root / "meta/info.json").unlink()
-    assert provenance_of(dataset) == {}
 
 
 def test_what_is_carried_is_true_of_any_part():

@@ -262,7 +262,8 @@ class RobomimicHDF5(RobotDataset):
                 listed.append(str(error))  # how many it held cannot be told
                 continue
             listed += content.demos
-            contents |= {file: content} if content.layout else {}
+            if content.layout:
+                contents[file] = content
         self._demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not self._demos:

@@ -1,6 +1,7 @@
 """LeRobot v3 datasets, read without the `lerobot` package: JSON and Parquet tables, videos by timestamp."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import resources
@@ -12,30 +13,40 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data.formats.lerobot_meta import (
+    INFO,
     PLACE,
     SPAN,
+    STATS,
     EpisodeTable,
     file_of,
     is_depth,
+    read_episode_statistics,
     read_features,
     read_info,
     read_outlines,
     read_tasks,
+    restored_provenance,
 )
-from lattok.data.image_writer import decode_image
-from lattok.data.problems import DISORDERED, SHARED_SPAN, short_video
-from lattok.data.schema import DEPTH, IMAGE_DTYPES, ManyColumns, RobotDataset
-from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
+from lattok.data.images import decode_image
+from lattok.data.problems import DISORDERED, SHARED_SPAN, UNKNOWN_FILE, UNKNOWN_ROWS, short_video
+from lattok.data.schema import DEPTH, IMAGE_DTYPES, NOTE, PROVENANCE, ManyColumns
+from lattok.data.statistics import renew_episodes, right_statistics
+from lattok.data.summaries import Stats
+from lattok.data.table_dataset import NewColumns, TableDataset
+from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values, read_table
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, counted, is_number, refuse
-from lattok.utils.untrusted import inside
+from lattok.utils.checks import LattokError, counted, is_number, listed, note, refuse
+from lattok.utils.files import read_json, write_json, write_text
+from lattok.utils.findings import Finding, some_of
+from lattok.utils.untrusted import inside, safe_path
 
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
 MAX_IMAGE_BYTES = 2**28
 MESSAGES = "language_persistent"  # column of messages that hold from their time on
 TIME_ROUNDING_S = 1e-4  # seconds that a stored time may be off
+FILES_LOOKED_INTO = 64  # for rows of unknown episodes
 MAX_UNWANTED = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
 
 
@@ -44,12 +55,12 @@ def sample_dataset_path() -> Path:
     return Path(str(resources.files("lattok") / "assets" / "metaworld_sample"))
 
 
-class LeRobotV3(RobotDataset):
+class LeRobotV3(TableDataset):
     """A LeRobot v3 dataset; see `lattok.data.RobotDataset` for what it offers."""
 
     kind = "lerobot"
     text = "LeRobot v3 (meta/info.json)"
-    marked = columns_apart = True
+    marked = columns_apart = videos_at_rate = True
     opens_with = ("meta/*",)
 
     def __init__(self, root: Path, name: str | None = None, files: LocalFiles | None = None):
@@ -69,12 +80,20 @@ class LeRobotV3(RobotDataset):
         self.tasks = read_tasks(root)
         self.episodes = self._table = EpisodeTable(root, self.info, self.videos, self.tasks)
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
+        self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
         self._check_files()
         self._reader = ColumnReader(self.files)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        return [folder] if (folder / "meta").is_dir() else ()
+        return [folder] if (folder / "meta" / "info.json").is_file() else ()
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        if folder.name == "meta" and (folder / "info.json").is_file():
+            return "Give the folder that holds `meta`."
+        named = any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json"))
+        return "LeRobot's meta/info.json is missing: copy the dataset again." if named else ""
 
     @cached_property
     def subtask_texts(self) -> tuple[str, ...]:
@@ -95,10 +114,10 @@ class LeRobotV3(RobotDataset):
         cells = self.columns(episode_index, [MESSAGES])[MESSAGES]
         return [_spoken(cell, time) for cell, time in zip(cells, self._times(episode_index).tolist(), strict=True)]
 
-    @cached_property
-    def shared_spans(self) -> dict[str, dict[int, int]]:
-        """Episodes that claim seconds of a video which another one claims too, with that one, by camera."""
-        return {camera: self._table.shared_spans(camera, self.fps) for camera in self.videos}
+    def shared_spans(self, camera: str) -> Mapping[int, int]:
+        if camera not in self._shared:
+            self._shared[camera] = self._table.shared_spans(camera, self.fps) if camera in self.videos else {}
+        return self._shared[camera]
 
     def data_file(self, episode_index: int) -> Path:
         """Return the Parquet file that holds the rows of an episode."""
@@ -112,8 +131,19 @@ class LeRobotV3(RobotDataset):
         return read_outlines(self.root, [key for key in self.features if key.split(".")[0] == "action"])
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
-        row = self._episode_row(episode_index)
-        chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in PLACE + SPAN)
+        return self._span(self._table, episode_index, camera)
+
+    def depth_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
+        return self._span(self._depth_table, episode_index, camera)
+
+    @cached_property
+    def _depth_table(self) -> EpisodeTable:
+        videos = [key for key, feature in self.depth.items() if feature.dtype == "video"]
+        return EpisodeTable(self.root, self.info, videos, self.tasks)
+
+    def _span(self, table: EpisodeTable, episode_index: int, camera: str) -> tuple[Path, float, float]:
+        row = self._episode_row(episode_index)  # the same in all tables
+        chunk, file, start, stop = (table.value(row, f"videos/{camera}/{name}") for name in PLACE + SPAN)
         return self._file("video_path", chunk, file, camera), start, stop
 
     def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:
@@ -213,6 +243,78 @@ class LeRobotV3(RobotDataset):
             refuse(path, f"{counted(length, 'row')} of episode {episode_index}", last - first, hint)
         return path, first, last
 
+    def data_files(self) -> list[Path]:
+        return list(self.by_data_file())
+
+    def label_layout(self) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+        """Yield data files with the rows of their episodes, which must agree with meta/episodes."""
+        lengths = {episode.index: episode.length for episode in self.episodes}
+        files = {path: {index: lengths[index] for index in indices} for path, indices in self.by_data_file().items()}
+        if orphans := self._orphans():
+            way_out = "Remove it, or copy the dataset again."
+            raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. {way_out}")
+        for file, expected in files.items():
+            rows = self.episode_rows(file)
+            if {index: last - first for index, (first, last) in rows.items()} != expected:
+                odd = min(i for i in {*rows, *expected} if i not in rows or np.diff(rows[i]) != expected.get(i))
+                raise LattokError(f"{file} and meta/episodes disagree on episode {odd}. Copy the dataset again.")
+            yield file.relative_to(self.root).as_posix(), [(index, *span) for index, span in rows.items()]
+
+    def _orphans(self) -> list[Path]:
+        return sorted(set((self.root / "data").rglob("*.parquet")) - set(self.by_data_file()))
+
+    def file_findings(self) -> Iterator[Finding]:
+        """Find data files, and rows in them, that meta/episodes does not know."""
+        found = [UNKNOWN_FILE.finding(file=path) for path in self._orphans()]
+        for path, episodes in list(self.by_data_file().items())[:FILES_LOOKED_INTO]:
+            with suppress(LattokError):  # a file that cannot be read is reported with its values
+                if unknown := sorted(set(self.episode_rows(path)) - set(episodes)):
+                    found.append(UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
+        yield from some_of(found, "files with such problems")
+
+    def provenance(self) -> tuple[dict[str, Any], Path]:
+        """Read meta/lattok.json, or what stands at the columns in meta/info.json, as LeRobot's tools drop the file."""
+        if (self.root / PROVENANCE).is_file():
+            return super().provenance()
+        info = read_json(inside(self.root, INFO, str(self.root)))
+        return restored_provenance(info, self.name), self.root / INFO
+
+    def statistics(self) -> dict[str, Any] | None:
+        path = self.root / STATS
+        return read_json(safe_path(self.root, path, str(path)), nan=True) if path.exists() else None
+
+    def episode_statistics(self, keys: Sequence[str]) -> dict[int, dict[str, Stats]]:
+        return read_episode_statistics(self.root, keys)
+
+    def check_copy(self, filled: bool) -> None:
+        if (self.root / PROVENANCE).exists():
+            read_json(inside(self.root, PROVENANCE, str(self.root)))
+        self.statistics()
+        for path in (self.root / "meta" / "episodes").rglob("*.parquet") if filled else ():
+            read_table(path)
+
+    def declare(self, made: Path, new: NewColumns) -> set[str]:
+        info = read_json(inside(self.root, INFO, str(self.root)))
+        for key, feature in new.features.items():
+            names = feature.names and list(feature.names)
+            info["features"].setdefault(key, {"dtype": feature.dtype, "shape": list(feature.shape), "names": names})
+        for key, facts in new.notes.items():
+            info["features"][key][NOTE] = facts
+        write_json(made / INFO, info, indent=4)
+        stored = self.statistics()
+        if stored is None:
+            return {INFO}
+        right = right_statistics(self, stored)
+        _note_renewed(STATS, {key: "" for key in right if key not in new.statistics})
+        # NaN stays NaN, as LeRobot wrote it
+        write_text(made / STATS, json.dumps({**stored, **right, **new.statistics}, indent=4))
+        return {INFO, STATS}
+
+    def finish(self, made: Path, new: NewColumns) -> None:
+        written = [key for key in new.features if key not in new.changed]
+        wrong = renew_episodes(LeRobotV3(made), written, new.changed)
+        _note_renewed("meta/episodes", {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
+
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         if camera in self.videos:
             return None
@@ -255,7 +357,7 @@ class LeRobotV3(RobotDataset):
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, stop = self.video_span(episode_index, camera)
-        if (other := self.shared_spans[camera].get(episode_index)) is not None:
+        if (other := self.shared_spans(camera).get(episode_index)) is not None:
             shared = SHARED_SPAN.finding(episode=episode_index, other=other, camera=camera, file=path)
             raise LattokError(f"{shared.what} {shared.advice}")
         times = self._times(episode_index).astype(np.float64)
@@ -279,6 +381,12 @@ class LeRobotV3(RobotDataset):
     def _episode_row(self, episode_index: int) -> int:
         row = self._table.row(episode_index)
         return self.no_episode(episode_index) if row is None else row
+
+
+def _note_renewed(place: str, wrong: Mapping[str, str]) -> None:
+    if wrong:
+        named = listed(f"`{key}`{where}" for key, where in wrong.items())
+        note(f"{place}: statistics of {named} were those of other rows: the output has those of its own")
 
 
 def _spoken(cell: Any, time: float) -> str:

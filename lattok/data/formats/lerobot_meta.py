@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import TypedDict
 
-from lattok.data.schema import IMAGE_DTYPES, Feature
-from lattok.data.tables import damaged_values, read_table
+from lattok.data.schema import IMAGE_DTYPES, NOTE, Feature
+from lattok.data.summaries import QUANTILES, Stats
+from lattok.data.tables import damaged_values, open_table, read_table
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate, is_int, refuse
@@ -38,6 +39,10 @@ TO_V21 = (
 )
 MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
+
+
+INFO, STATS = "meta/info.json", "meta/stats.json"
+STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)  # of an episode, in meta/episodes
 
 
 class FeatureEntry(TypedDict, total=False):
@@ -91,6 +96,20 @@ def _convert(command: str, root: Path, files: LocalFiles | None) -> str:
     copy = unused(files.repo_id.rpartition("/")[2])
     folder = os.path.normpath(os.path.join(copy, os.path.relpath(root, files.folder)))
     return command.format(FETCH.format(files.repo_id, files.commit, copy), shlex.quote(folder))
+
+
+def restored_provenance(info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what info.json says of label columns beside them, by prefix, as meta/lattok.json would; `name` is that of
+    the dataset."""
+    found = {}
+    features = info.get("features")
+    for key, entry in features.items() if isinstance(features, dict) else ():
+        note = entry.get(NOTE) if isinstance(entry, dict) else None
+        facts = note.get("lattok") if isinstance(note, dict) else None
+        if key.endswith(".valid") and isinstance(facts, dict):
+            place = {"name": facts.get("normalizer", name)}
+            found[key.removesuffix(".valid")] = {**facts, "dataset": place, "versions": {}, "restored": True}
+    return found
 
 
 def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
@@ -247,6 +266,28 @@ def read_outlines(root: Path, keys: Sequence[str]) -> dict[int, bytes]:
         parts = zip(*([row.tobytes() for row in each] for each in rows), strict=True)
         found.update(zip(table["episode_index"].to_pylist(), map(b"".join, parts), strict=bool(names)))
     return found
+
+
+def read_episode_statistics(root: Path, keys: Sequence[str]) -> dict[int, dict[str, Stats]]:
+    """Read statistics of cameras by episode, in their unit; a camera of which any is missing has none."""
+    found: dict[int, dict[str, Stats]] = {}
+    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
+        there = open_table(path).schema_arrow.names
+        known = [key for key in keys if all(f"stats/{key}/{name}" in there for name in STATISTICS)]
+        columns = ["episode_index", *(f"stats/{key}/{name}" for key in known for name in STATISTICS)]
+        for row in read_table(path, columns).to_pylist():
+            for key in known:
+                try:
+                    own = {name: row[f"stats/{key}/{name}"] for name in STATISTICS}
+                    parts: Stats = {name: np.asarray(value, dtype=np.float64) for name, value in own.items()}
+                    shapes = {part.shape for name, part in parts.items() if name != "count"}
+                    if len(shapes) == 1 and parts["count"].shape == (1,) and parts["count"][0] > 0:
+                        parts["count"] = parts["count"].astype(np.int64)
+                        found.setdefault(row["episode_index"], {})[key] = parts
+                except (TypeError, ValueError, OverflowError):
+                    continue
+    everywhere = {key for key in keys if all(key in stats for stats in found.values())}
+    return {index: {key: stats[key] for key in everywhere} for index, stats in found.items()}
 
 
 def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> np.ndarray:

@@ -1,12 +1,11 @@
-"""RLDS datasets as TFDS writes them (Open X-Embodiment), read and written without TensorFlow.
+"""RLDS datasets as TFDS writes them (Open X-Embodiment), read without TensorFlow.
 
 An episode is one `tf.train.Example` in a TFRecord file, the features of its steps one after the other.
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,22 +15,19 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.formats import last_step
 from lattok.data.formats import rlds_meta as meta
-from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
-from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
+from lattok.data.formats.tfrecord import Example, RecordFile
+from lattok.data.images import decode_image
+from lattok.data.schema import INDEX_FEATURES, PROVENANCE, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json, sync_files, write_json
-from lattok.utils.output import Output
+from lattok.utils.files import read_json
 from lattok.utils.untrusted import safe_path
 
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 EPISODES_LOOKED_AT = 256  # for their last actions
 LAST_MARKS = ("is_last", "is_terminal")
-VERSION = "1.0.0"  # of datasets that lattok writes
-SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger
 SHORT_FEATURES = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
@@ -85,6 +81,13 @@ class RLDS(RobotDataset):
     def recognise(cls, folder: Path) -> Sequence[Path]:
         below = (path for path in sorted(folder.iterdir()) if path.is_dir())
         return [folder] if _holds_records(folder) else [path for path in below if _holds_records(path)]
+
+    def provenance(self) -> tuple[dict[str, Any], Path]:
+        """Read what export wrote into lattok.json."""
+        path = self.root / meta.LATTOK
+        known = read_json(safe_path(self.root, path, str(path))) if path.is_file() else {}
+        entries = known.get(PROVENANCE.stem)
+        return (entries if isinstance(entries, dict) else {}), path
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._place(episode_index)[0].path,)
@@ -316,76 +319,3 @@ def _check_count(example: Example, field: meta.Field, length: int) -> None:
 def _holds_records(folder: Path) -> bool:
     described = all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
     return described or any(folder.glob("*.tfrecord*"))
-
-
-class RLDSWriter:
-    """Writes episodes into the new folder `root`, as version 1.0.0 of a dataset of its name; `LeRobotWriter` likewise.
-    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json."""
-
-    def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
-        """Use `create`, which makes the folder."""
-        checks.frame_rate(fps=fps)
-        for key, feature in features.items():
-            if feature.dtype not in (*meta.WHOLE_NUMBERS, *meta.REALS, "string", "image"):
-                checks.fail(key, "numbers, text or images", feature.dtype)
-        self.name = re.sub(r"\W", "_", Path(root).name, flags=re.ASCII).lower()  # as TFDS names datasets
-        self._features, self._paths = dict(features), meta.record_names(features)
-        self._facts: dict[str, Any] = {"fps": fps}
-        self._shards: list[list[int]] = []  # of each file: episodes, bytes
-        self._folder = Path(root) / VERSION
-
-    @classmethod
-    @contextmanager
-    def create(cls, root: str | Path, fps: float, features: Mapping[str, Feature]) -> Iterator["RLDSWriter"]:
-        """Write at `root` as long as the `with` lasts; an error removes all of it."""
-        writer = cls(root, fps, features)
-        with Output(root).filled((VERSION,)):
-            writer._folder.mkdir()
-            yield writer
-            writer._finish()
-
-    def add_episode(
-        self, columns: Mapping[str, Any], frames: Mapping[str, Frames], task: str | Sequence[str], length: int
-    ) -> None:
-        """Append an episode of T steps: columns [T, *shape], frames as `LeRobotWriter.add_episode` takes images."""
-        values: dict[str, list[bytes] | np.ndarray] = {}
-        for key, column in columns.items():
-            values[self._paths[key]] = np.asarray(column)
-            if self._features[key].dtype == "string":
-                values[self._paths[key]] = [b"" if each is None else str(each).encode() for each in column]
-        for key, given in frames.items():
-            values[self._paths[key]] = EpisodeFrames(key, self._features[key].shape, given, length).images()
-        steps = np.arange(length)
-        values = dict(zip(meta.MARKS, (steps == 0, steps == length - 1, steps == length - 1), strict=True)) | values
-        texts = [task] * length if isinstance(task, str) else task
-        values.setdefault(meta.INSTRUCTION, [text.encode() for text in texts])
-        data = encode_example({f"steps/{name}": value for name, value in values.items()})
-        if not self._shards or self._shards[-1][1] > SHARD_BYTES:
-            self._shards.append([0, 0])
-        with open(self._folder / str(len(self._shards) - 1), "ab") as file:
-            file.writelines(framed(data))
-        self._shards[-1][0] += 1
-        self._shards[-1][1] += len(data)
-
-    def write_meta(self, name: str, value: Mapping[str, Any]) -> None:
-        """Put facts of your own into lattok.json, under the stem of `name`."""
-        self._facts[Path(name).stem] = value
-
-    def write_subtasks(self, texts: Sequence[str]) -> None:
-        self._facts["subtasks"] = list(texts)
-
-    def _finish(self) -> None:
-        if not self._shards:
-            raise LattokError("nothing to write: call `add_episode` first.")
-        count = len(self._shards)
-        for number in range(count):
-            name = meta.file_name(self._folder, meta.TEMPLATE, self.name, "train", number, count)
-            (self._folder / str(number)).rename(self._folder / name)
-        episodes, sizes = zip(*self._shards, strict=True)
-        split = {"name": "train", "shardLengths": [str(n) for n in episodes], "numBytes": str(sum(sizes))}
-        about: dict[str, Any] = {"name": self.name, "version": VERSION, "fileFormat": "tfrecord"}
-        about["splits"] = [{**split, "filepathTemplate": meta.TEMPLATE}]
-        write_json(self._folder / "dataset_info.json", about)
-        write_json(self._folder / "features.json", meta.described(self._features, self._paths))
-        write_json(self._folder / meta.LATTOK, self._facts)
-        sync_files(self._folder)

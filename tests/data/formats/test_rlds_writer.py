@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lattok.cli import main
 from lattok.data import Feature, export, open_dataset
-from lattok.data.formats import rlds
 from lattok.data.formats.rlds_meta import described, record_names
+from lattok.data.formats.rlds_writer import RLDSWriter
 from lattok.data.formats.tfrecord import RecordFile, encode_example, framed
 from lattok.data.schema import INDEX_KEYS
 from lattok.labels import with_labels
@@ -25,7 +25,7 @@ def source(tmp_path_factory):
 
 
 def test_nothing_is_lost(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(rlds, "SHARD_BYTES", 1000)  # every episode a file
+    monkeypatch.setattr("lattok.data.formats.rlds_writer.SHARD_BYTES", 1000)  # every episode a file
     done = export(source, tmp_path / "My-Arm", format="rlds", episodes=[2, 0])
     assert done == (tmp_path / "My-Arm", (0, 2), 13, ())
     again = open_dataset(tmp_path / "My-Arm")
@@ -130,10 +130,10 @@ def test_what_is_begun_is_whole_or_not_there(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export(source, out, format="rlds", progress=stop)
     assert not out.exists()
-    with pytest.raises(LattokError, match="nothing to write"), rlds.RLDSWriter.create(out, 10, {}):
+    with pytest.raises(LattokError, match="nothing to write"), RLDSWriter.create(out, 10, {}):
         pass
     assert not out.exists()
-    writer = rlds.RLDSWriter.create(out, 10, {})
+    writer = RLDSWriter.create(out, 10, {})
     writer.__enter__()  # and killed
     (out / "1.0.0" / "0").write_bytes(b"half")
     export(source, out, format="rlds")

@@ -36,6 +36,7 @@ from lattok.data.schema import (
 from lattok.data.summaries import RowSample, Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
+from lattok.data.writers import DatasetWriter, Extra
 from lattok.utils import checks
 from lattok.utils.files import sync_files, write_json
 from lattok.utils.output import Output
@@ -51,8 +52,13 @@ EPISODES_PER_WRITE = 100
 STATS_PER_MERGE = 256
 
 
-class LeRobotWriter:
+class LeRobotWriter(DatasetWriter):
     """Writes one dataset: `create`, `add_episode` for each episode, `finalize`. In a `with`, an error removes it."""
+
+    kind = "lerobot"
+    text = "LeRobot v3"
+    stores = ("video", "image")
+    carries = True
 
     def __init__(
         self,
@@ -79,7 +85,7 @@ class LeRobotWriter:
         self._data = RollingTables(self._folder, DATA_PATH, chunk_files, data_mb)
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
-        self.notes: dict[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
+        self.notes: Mapping[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
         self.told: Mapping[str, Mapping[str, Any]] = {}  # further parts of their entries there, also of copied videos
         self.told_of_all: Mapping[str, Any] = {}  # further entries of info.json itself
         self._copies: dict[str, VideoCopies] = {}
@@ -188,6 +194,21 @@ class LeRobotWriter:
         self._frames += length
         if len(self._rows) >= EPISODES_PER_WRITE:
             self._write_rows()
+
+    def add_whole_episode(
+        self,
+        columns: Mapping[str, Any],
+        frames: Mapping[str, Frames],
+        task: str | Sequence[str],
+        length: int,
+        extra: Extra,
+    ) -> None:
+        self.add_episode(columns, frames, task, length, *extra)
+
+    def carry(
+        self, notes: Mapping[str, Any], told: Mapping[str, Mapping[str, Any]], told_of_all: Mapping[str, Any]
+    ) -> None:
+        self.notes, self.told, self.told_of_all = notes, told, told_of_all
 
     def write_meta(self, name: str, value: Mapping[str, Any]) -> None:
         """Put a JSON file of your own next to info.json, e.g. `write_meta("source.json", {...})`."""
@@ -304,7 +325,8 @@ class LeRobotWriter:
             names = ["height", "width", "channels"] if key in self._cameras else feature.names and list(feature.names)
             written = {"dtype": feature.dtype, "shape": list(feature.shape)}
             entries[key] = {**written, "names": names, **self.told.get(key, {})}
-            entries[key] |= {NOTE: _facts_in(entries[key]) | dict(self.notes[key])} if key in self.notes else {}
+            if key in self.notes:
+                entries[key][NOTE] = _facts_in(entries[key]) | dict(self.notes[key])
         for key in self._videos:
             height, width, _ = self._features[key].shape
             about = {"video.height": height, "video.width": width, "video.codec": CODEC_OF[self._codec]}

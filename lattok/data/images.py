@@ -1,0 +1,43 @@
+"""One image, encoded as PNG or decoded from the JPEG or PNG that a dataset stores."""
+
+from io import BytesIO
+
+import numpy as np
+
+from lattok.data.video import MOST_PIXELS
+from lattok.utils import checks
+
+TIFF = (b"II*\0", b"MM\0*")  # begins so; in LeRobot these are depth maps
+_ORIENTATION = 0x0112  # tag of Exif
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode one frame uint8 [H, W, 3] as PNG."""
+    from PIL import Image  # only datasets with stored images need it
+
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, where: str) -> np.ndarray:
+    """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
+    from PIL import Image, UnidentifiedImageError
+
+    if data[:4] in TIFF:
+        way_out = 'If it is a depth camera, say so in meta/info.json ("info": {"is_depth_map": true})'
+        raise checks.LattokError(f"{where}: expected a JPEG or PNG image, got TIFF. {way_out}, or use other cameras.")
+    try:
+        image = Image.open(BytesIO(data), formats=("JPEG", "PNG"))
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels")
+        turned = image.getexif().get(_ORIENTATION, 1) != 1  # `datasets` turns such an image, other readers do not
+        pixels = np.asarray(image)
+    except Exception as error:  # damaged images make the decoder raise errors of many kinds
+        # Pillow names the object it reads from by its address, which differs from run to run
+        why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else checks.first_line(error)
+        raise checks.LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
+    if image.mode != "RGB" or turned:
+        got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
+        raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
+    return pixels
