@@ -70,7 +70,10 @@ def inspect(
     print(checks.printable(found.render()))
     if any(finding.severity == "error" for finding in found.findings):
         return 1
-    if (acts := action_key or "action") in own_vectors(opened):  # without actions, a finding says what to do
+    vectors = own_vectors(opened)
+    if action_key is None and "action" not in vectors:  # as openpi's converters call it
+        action_key = "actions" if "actions" in vectors else None
+    if (acts := action_key or "action") in vectors:  # without actions, a finding says what to do
         key = ["--action-key", action_key] if action_key else []
         chosen = set(found.read)  # of a large dataset some
         unknown = unmeasured(opened, acts, chosen)

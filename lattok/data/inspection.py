@@ -14,6 +14,7 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.copies import copies_of, copies_text, cut_episodes
 from lattok.data.episodes import check_stride, select_episodes, split_text
+from lattok.data.flaws import BLANK_LEVELS, check_angles, check_pictures, check_still, check_times
 from lattok.data.formats import last_step
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
@@ -29,14 +30,13 @@ from lattok.utils.output import unused
 DIMENSIONS_SHOWN = 12
 COUNTED = ("frame_index", "index")
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
-TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
+MOVING = ("action", "observation")  # columns of the robot's own motion
 ALL_NUMBERS = 2**26  # in columns; of larger datasets, runs of episodes are looked at
 ALL_FRAMES_BY_ROW = 50_000  # the same where columns lie among the images, all of which must be read
 EPISODES_PER_RUN = 100  # episodes in a run
 MAX_DIMENSIONS = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
 FILES_FETCHED = 4  # per camera, of a dataset on the Hub
-MAX_BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
 @dataclass(frozen=True)
@@ -250,14 +250,10 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
     findings += some_of(unreadable, "unreadable episodes")
     if rows is None:
         return []
-    if "timestamp" in keys:  # which advance by 1 / fps from 0
-        times = rows.columns["timestamp"].astype(np.float64)
-        wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / dataset.fps) <= TIME_TOLERANCE / dataset.fps)])
-        if len(wrong):
-            gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
-            gap = float(np.median(gaps)) if len(gaps) else 0.0
-            told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
-            findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
+    if "timestamp" in keys:
+        findings += check_times(rows, dataset.fps)
+    findings += check_still(rows, [key for key in columns if key.startswith(MOVING)], dataset.fps)
+    findings += check_angles(rows, {key: names for key, names in columns.items() if key.startswith(MOVING)})
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
     asks = "last_action" in unwrap(dataset).options  # whoever opens it says what becomes of the last actions
     for key in (key for key in columns if key.split(".")[0] == "action" and not asks):
@@ -309,12 +305,14 @@ def _check_camera(
             height, width, _ = image.shape  # a header has the size before frames are turned
             facts = (facts or VideoFacts(0, 0.0, 0, 0, "images"))._replace(height=height, width=width)
             sizes.setdefault((facts.width, facts.height), facts)
-            blank, looked_at = blank + (int(np.ptp(image)) <= MAX_BLANK_LEVELS), looked_at + 1
+            blank, looked_at = blank + (int(np.ptp(image)) <= BLANK_LEVELS), looked_at + 1
         except checks.LattokError as error:
             damaged.append(Finding("error", str(error), ""))
     findings += some_of(damaged, "files with such problems")
     if blank and blank == looked_at:
         findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
+    if dataset.files.commit is None:  # of those on the Hub whole files would be fetched
+        findings += check_pictures(dataset, chosen, key)
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
         findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))

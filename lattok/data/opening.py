@@ -29,6 +29,7 @@ from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
+from lattok.utils.registry import is_ours
 from lattok.utils.untrusted import safe_path
 
 
@@ -232,6 +233,8 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
         found += [(each, path) for path in each.recognise(place)]
         if each.marked and len(found) == 1:
             break
+    if theirs := [each for each in found if not is_ours(each[0])]:  # whoever installed a reader wants it to read
+        found = theirs
     if not found and (place / PROVENANCE).is_file():
         shown = shlex.quote(str(place))
         way_out = f"lattok verify and view take both: DATASET --labels {shown}. For others make one dataset of them: "

@@ -105,6 +105,33 @@ OTHER_RATE = error(
     "fps.",
     "Correct fps in meta/info.json, or resample.",
 )
+TIMES_GO_BACK = error(
+    "Times of {count:episode|episodes} go back (first: episode {first} at frame {frame}): two recordings in one, or a "
+    "clock that was set.",
+    "Split the episode there, or leave it out (`episodes`).",
+)
+TIMES_JUMP = warning(
+    "Times jump {count:time|times} by more than a frame (first: by {seconds:.3g} s to episode {first}, frame {frame}): "
+    "frames were lost.",
+    "Pairs and chunks across a jump span more time than others. Leave those episodes out (`episodes`), or split them.",
+)
+TIMES_STRAY = note(
+    "Times of {count:episode|episodes} stray from {fps:g} fps by up to {stray:.0f} ms, as a clock's do.",
+    "lattok takes frames by their number.",
+)
+STILL = note(
+    "In {share:.0%} of the frames nothing moves for a second or more (most in episode {worst}: {most:.0%}).",
+    "Policies learn to wait there. Cut them off where they are no part of the task.",
+)
+MUCH_STILL = STILL._replace(severity="warning")
+WRAPS = warning(
+    "`{column}` ({dimension}) jumps by a whole turn {count:time|times}, first in {place}: an angle that wraps.",
+    "Tokenizers and policies learn the jumps as motion. Unwrap it, or write its sine and cosine.",
+)
+FLIPS = warning(
+    "`{column}` ({first} to {last}) is a quaternion that changes its sign {count:time|times}, first in {place}.",
+    "Both signs are the same rotation, and models learn the jumps. Keep the sign of the row before.",
+)
 
 DISORDERED = error(
     "{file}: `frame_index` of episode {episode} runs backwards, so the order of its rows is not known.",
@@ -155,6 +182,15 @@ BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",
     "Leave this camera out (`cameras`): it only costs time.",
 )
+BLANK_EPISODES = warning(
+    "`{camera}` shows nothing in {count} of {all:episode that was|episodes that were} looked at: {episodes}.",
+    "Leave them out (`episodes`).",
+)
+FROZEN_EPISODES = warning(
+    "`{camera}` shows the same picture from beginning to end in {count} of {all:episode|episodes} looked at: "
+    "{episodes}.",
+    "Leave them out (`episodes`), or leave the camera out (`cameras`).",
+)
 FRAME_SIZES = note(
     "`{camera}` has frames of {count} sizes ({sizes}).", "Models resize them; other uses need a `transform` that does."
 )
@@ -169,6 +205,18 @@ RESAMPLED = note(
 UPSIDE_DOWN = note(
     "Pictures are stored upside down (macros_image_convention is opengl) and are read as they are stored.",
     "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
+)
+ONE_MORE_ROW = note(
+    "{columns}: one row more than there are actions, of after the last one. lattok leaves that row out.",
+    "Nothing to do.",
+)
+FOLDERS_AS_CAMERAS = note(
+    "The folders {folders} of {count:episode|episodes} are read as cameras.",
+    "If each is an episode, put them into folders whose names count, such as 1 and 2.",
+)
+OWN_SPLITS = note(
+    "The files have splits of their own (mask: {splits}); all of them are read.",
+    'To take one, write {{"dataset": PATH, "split": "{name}"}} into a .json file and open that.',
 )
 
 

@@ -1,6 +1,7 @@
 """What lattok expects of a dataset, whatever its format: the base class, its features, camera names."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -276,7 +277,13 @@ class RobotDataset(ABC):
 NUMBERS = ("float", "int")  # kinds of columns that are vectors
 PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
 LONGEST_NAME = 255  # characters, as of folders
-FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats")
+# what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
+NO_PART = re.compile(r"^observation\..*action|terminate|terminal|instruction|language|embedding|discount|reward", re.I)
+KINDS_OF_PARTS = tuple(
+    re.compile(words, re.I) for words in ("world_vector|trans|pos|xyz", "rot|quat|ori|rpy|euler", "$^", "gripper")
+)
+ALL_ELSE = 2  # place of what matches none of them
+FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats", yielding=True)
 
 
 def same_split(one: str | None, other: str | None) -> bool:
@@ -343,10 +350,18 @@ def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
     found = {}
     for key, kinds in (("action", PARTS), ("observation.state", NUMBERS)):  # of an action, an open gripper may be true
         alone = [name for name in own_vectors(dataset, kinds) if name not in dataset.joined]
-        parts = [name for name in alone if name.startswith(key.partition(".")[0])]
+        parts = [name for name in alone if name.startswith(key.partition(".")[0]) and not NO_PART.search(name)]
+        parts.sort(key=_kind_of_part)
         if key not in dataset.features and len(parts) > 1:
             found[key] = parts
     return found
+
+
+def _kind_of_part(name: str) -> int:
+    """Put positions first, then rotations, then all else, and the gripper last, as published actions have them."""
+    leaf = name.rpartition(".")[2]
+    found = [place for place, words in enumerate(KINDS_OF_PARTS) if words.search(leaf)]
+    return found[-1] if found else ALL_ELSE
 
 
 def how_to_join(dataset: RobotDataset) -> str:

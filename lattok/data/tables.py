@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from lattok.data.schema import Feature
 from lattok.hub.fetching import LocalFiles
 from lattok.utils.checks import LattokError, first_line, refuse
+from lattok.utils.untrusted import copy_again
 
 AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
@@ -39,7 +40,7 @@ def open_table(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         names = Counter(file.schema_arrow.names)  # a damaged name is no text
     except DAMAGE:
-        raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
+        raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. {copy_again(path)}") from None
     for name, count in names.items():
         if count > 1:
             raise LattokError(f"{path}: expected every column once, got `{name[:80]}` {count} times. {AGAIN}")

@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from lattok.data.orientation import SEI, Orientation, orientation_of, orientation_of_container
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import copy_again
 
 BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
 BLOCK_BYTES = 2**28  # of larger frames a block holds fewer
@@ -24,9 +25,10 @@ MOST_PIXELS = 2**25  # per frame, 8K: a damaged header may claim anything, and m
 EMPTY_END = 2**26  # bytes: no video ends in as many zeros, and a demuxer searches them one by one
 # The containers that are opened, by FFmpeg's names. Left to choose, it also takes playlists and scripts, which lead to
 # other files; inside of a container, subtitles and references could do the same.
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".ts")
+OTHER_SUFFIXES = (".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".gif")  # videos, not opened
 MOV = b"ftyp styp moov moof mdat sidx wide free skip junk pict pnot prfl udta uuid emsg".split()  # first box of a file
-KEEP_IN = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file", "enable_drefs": "0"}
+KEEP_IN = {"format_whitelist": "mov,matroska,avi,mpegts", "protocol_whitelist": "file", "enable_drefs": "0"}
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
 VERSION = int(av.__version__.split(".")[0])
@@ -169,8 +171,10 @@ def _demuxer(path: Path) -> str:
         return "matroska"
     if known and head[:4] == b"RIFF" and head[8:11] == b"AVI":
         return "avi"
-    what = f"by its {'first bytes' if known else 'name'} it is no MP4, MOV, Matroska, WebM or AVI file"
-    way_out = "It is truncated or damaged, or of another kind: copy it again, or convert it to mp4."
+    if known and head[:1] == b"G" and path.suffix.lower() == ".ts":  # every packet begins so
+        return "mpegts"
+    what = f"by its {'first bytes' if known else 'name'} it is no MP4, MOV, Matroska, WebM, AVI or MPEG-TS file"
+    way_out = copy_again(path, "It is truncated or damaged, or of another kind: copy it again, or convert it to mp4.")
     raise LattokError(f"cannot open video {path}: {what}. {way_out}")
 
 

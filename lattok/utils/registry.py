@@ -27,21 +27,27 @@ class Registry(Mapping[str, Thing]):
         my-tokenizer = "my_package.my_tokenizer"
     """
 
-    def __init__(self, group: str, *packages: str, named: Mapping[str, str] | None = None):
+    def __init__(self, group: str, *packages: str, named: Mapping[str, str] | None = None, yielding: bool = False):
         self.group, self.packages, self.named = group, packages, named or {}
+        self.yielding = yielding  # of one name somebody else's takes the place of ours
         self._known: dict[str, Thing] = {}
 
     def add(self, name: str, thing: Thing) -> Thing:
         """Make `thing` known; the same one again, as when a module is loaded a second time, takes its place."""
         other = self._known.get(name)
         if other is not None and _home(other) != _home(thing):
+            if self.yielding and is_ours(thing) != is_ours(other):
+                self._known[name] = other if is_ours(thing) else thing
+                return thing
             raise LattokError(f"{name!r} is the name of {_home(other)}: choose another one for {_home(thing)}.")
         self._known[name] = thing
         return thing
 
     def __getitem__(self, name: str) -> Thing:
         """Return the thing called `name`, imported if need be; `KeyError` where there is none."""
-        if name not in self._known and name in self.named:
+        if self.yielding and name in self._theirs and is_ours(self._known.get(name, self)):
+            self.add(name, _load(self._theirs[name]))
+        elif name not in self._known and name in self.named:
             import_module(self.named[name])
         elif name not in self._known and name not in self._ours:
             loaded = _load(self._theirs[name])
@@ -80,6 +86,11 @@ def _load(entry: EntryPoint) -> Any:
         package = entry.dist.name if entry.dist is not None else entry.value
         why = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise LattokError(f"{entry.name!r} comes with the package {package}, which fails ({why}). Repair it.") from None
+
+
+def is_ours(thing: Any) -> bool:
+    """Tell whether a class, a function or an object of a class is of lattok itself."""
+    return getattr(thing, "__module__", "").split(".")[0] == "lattok"
 
 
 def _home(thing: Any) -> str:

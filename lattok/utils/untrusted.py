@@ -169,7 +169,20 @@ YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; publi
 MAX_VOCABULARY = 1 << 24  # ids of a tokenizer, whose file would be larger than is read
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
+LFS = (
+    b"version https://git-lfs"  # how a pointer of Git LFS begins, which stands in place of a file that was not fetched
+)
+FETCH = "It is a pointer of Git LFS, not the file. Fetch it: git lfs pull"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
+
+
+def copy_again(path: Path, hint: str = COPY) -> str:
+    """Return the way out where a file cannot be read: what Git LFS left in its place is fetched."""
+    try:
+        with path.open("rb") as file:
+            return FETCH if file.read(len(LFS)) == LFS else hint
+    except OSError:
+        return hint
 
 
 def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = False, nul: bool = False) -> Any:
@@ -180,6 +193,8 @@ def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = F
     """
     if len(text) > JSON_BYTES:
         raise LattokError(f"{where}: expected at most {JSON_BYTES >> 20} MB of JSON. Is this the right file?")
+    if text[: len(LFS)] in (LFS, LFS.decode()):
+        hint = FETCH
     try:
         value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
         _check_parsed(value, nan, nul)

@@ -82,7 +82,7 @@ def test_an_older_format_on_the_hub(make_dataset, monkeypatch, tmp_path):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), robomimic .*, RLDS .*, videos .*, got .* with "
+    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), HDF5 .*, RLDS .*, videos .*, got .* with "
     with pytest.raises(LattokError, match=what + r"nothing in it\."):
         open_dataset(tmp_path)
     for i in range(10):
@@ -109,7 +109,7 @@ def test_neither_a_folder_nor_a_hub_id(tmp_path):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(
-        LattokError, match=r"`dataset`: expected a folder, a \.hdf5 or \.h5 file, or a description file"
+        LattokError, match=r"`dataset`: expected a folder, a \.hdf5 or \.h5 file, .*, or a description file"
     ):
         open_dataset(file)
 
@@ -325,7 +325,7 @@ def test_more_about_description_files(tmp_path):
         ("meta/info.json", "Give the whole dataset, "),
         ("meta/tasks.parquet", "Give the whole dataset, "),
         ("data/chunk-000/file-000.parquet", "Give the whole dataset, "),
-        ("../arrays.npz", "Write arrays as a dataset first, with lattok.data.LeRobotWriter"),
+        ("../arrays.npy", "Write arrays as a dataset first, with lattok.data.LeRobotWriter"),
         ("../lonely/clip.mp4", "Give the whole dataset, "),
         ("../notes.txt", "Give the folder of the dataset that it belongs to."),
         ("../rlds/features.json", "Give the whole dataset, "),

@@ -79,6 +79,7 @@ class LeRobotV3(TableDataset):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
         self.tasks = read_tasks(root)
         self.episodes = self._table = EpisodeTable(root, self.info, self.videos, self.tasks)
+        self.damaged = self._table.missing
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
         self._check_files()
@@ -143,8 +144,8 @@ class LeRobotV3(TableDataset):
 
     def _span(self, table: EpisodeTable, episode_index: int, camera: str) -> tuple[Path, float, float]:
         row = self._episode_row(episode_index)  # the same in all tables
-        chunk, file, start, stop = (table.value(row, f"videos/{camera}/{name}") for name in PLACE + SPAN)
-        return self._file("video_path", chunk, file, camera), start, stop
+        chunk, file, start, _ = (table.value(row, f"videos/{camera}/{name}") for name in PLACE + SPAN)
+        return self._file("video_path", chunk, file, camera), start, float(table.stops(camera, self.fps)[row])
 
     def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:
         known = (field, chunk, file, camera or "")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import TypedDict
 
-from lattok.data.schema import IMAGE_DTYPES, NOTE, Feature
+from lattok.data.schema import IMAGE_DTYPES, NOTE, Damage, Feature
 from lattok.data.summaries import QUANTILES, Stats
 from lattok.data.tables import damaged_values, open_table, read_table
 from lattok.hub.fetching import HubFiles, LocalFiles
@@ -22,6 +22,7 @@ from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
+MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 PLACE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")  # which file, which seconds of it
 _AGAIN = "Copy the dataset again."
@@ -180,8 +181,9 @@ class EpisodeTable(Sequence[Episode]):
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in PLACE + SPAN)]
         if not (paths := [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]):
             raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
+        tables, unread = _tables(paths, names)
         try:
-            table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
+            table = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException:
             raise LattokError(f"the files in {folder} have columns of different types. {_AGAIN}") from None
         if not table.num_rows:
@@ -194,11 +196,12 @@ class EpisodeTable(Sequence[Episode]):
         numbers = [name for name in names if name not in ("episode_index", "tasks")]  # each column [E]
         self.columns = {name: _numbers(table, name, folder, name.endswith(SPAN))[order] for name in numbers}
         self.lengths = self.columns["length"]
-        self._check_totals(root / "meta" / "info.json", info)
+        self.missing = self._check_totals(root / "meta" / "info.json", info, unread)
         kinds, kind_of = _instructions(table["tasks"], folder)
         place = {task: number for number, task in enumerate(tasks)}  # LeRobot writes the list in the order of a hash
         self._kinds = [tuple(sorted({*kind}, key=lambda text: (place.get(text, len(place)), text))) for kind in kinds]
         self._kind_of = kind_of[order]
+        self._stops: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -219,11 +222,31 @@ class EpisodeTable(Sequence[Episode]):
     def value(self, row: int, name: str) -> Any:
         return self.columns[name][row].item()
 
+    def stops(self, camera: str, fps: float) -> np.ndarray:
+        """Seconds [E] at which the episodes end in their videos.
+
+        Some writers give the time of the last frame, one frame before: where no other episode begins there, the end is
+        a frame later, as LeRobot reads it, which does not look at `to_timestamp`.
+        """
+        if camera not in self._stops:
+            starts, stops = (self.columns[f"videos/{camera}/{name}"] for name in SPAN)
+            order, same = self._in_videos(camera)
+            following = np.full(len(starts), np.inf)
+            following[order[:-1][same]] = starts[order][1:][same]
+            short = np.abs(stops - starts - (self.lengths - 1) / fps) < 0.5 / fps
+            self._stops[camera] = np.where(short, np.maximum(stops, np.minimum(stops + 1 / fps, following)), stops)
+        return self._stops[camera]
+
+    def _in_videos(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [E] in the order of files and seconds, and whether the next one [E - 1] is in the same file."""
+        chunks, files, starts = (self.columns[f"videos/{camera}/{name}"] for name in (*PLACE, SPAN[0]))
+        order = np.lexsort((starts, files, chunks))
+        return order, (np.diff(chunks[order]) == 0) & (np.diff(files[order]) == 0)
+
     def shared_spans(self, camera: str, fps: float) -> dict[int, int]:
         """Find episodes of which more than half a frame lies, in the same video, in the span of another, with it."""
         chunks, files, starts, stops = (self.columns[f"videos/{camera}/{name}"] for name in PLACE + SPAN)
-        order = np.lexsort((starts, files, chunks))
-        same = (np.diff(chunks[order]) == 0) & (np.diff(files[order]) == 0)
+        order, same = self._in_videos(camera)
         hits = order[1:][same & (starts[order][1:] < stops[order][:-1] - 0.5 / fps)]
         found: dict[int, int] = {}
         for chunk, file in np.unique(np.stack([chunks[hits], files[hits]], 1), axis=0):
@@ -236,16 +259,37 @@ class EpisodeTable(Sequence[Episode]):
                 earlier = max(earlier, row, key=stops.__getitem__)
         return found
 
-    def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
-        """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""
+    def _check_totals(self, path: Path, info: dict[str, Any], unread: str) -> tuple[Damage, ...]:
+        """Compare the totals, which alone show that a file of meta/episodes is missing or doubled; return the episodes
+        that are listed nowhere, with what is `unread` or else missing as the reason."""
         if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():
             raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {_AGAIN}")
-        found = {"total_episodes": len(self), "total_frames": math.fsum(self.lengths.tolist())}
-        for name, count in found.items():
-            if info.get(name, count) != count:
-                what = f"`{name}` is {str(info[name])[:40]!r}, but meta/episodes lists {count:.0f}"
-                why = "A file of meta/episodes is missing or from another dataset"
-                raise LattokError(f"{path}: {what}. {why}: copy the dataset again.")
+        total = info.get("total_episodes", len(self))
+        why = "A file of meta/episodes is missing or from another dataset: copy the dataset again."
+        what = f"{path}: `total_episodes` is {str(total)[:40]}, but meta/episodes lists {len(self)}. {why}"
+        if is_int(total) and len(self) < total <= len(self) + MOST_MISSING:
+            absent = sorted(set(range(total)) - set(self.indices.tolist()))
+            return tuple(Damage(index, unread or what) for index in absent)
+        if total != len(self) or unread:
+            raise LattokError(unread or what)
+        frames = math.fsum(self.lengths.tolist())
+        if info.get("total_frames", frames) != frames:
+            what = f"`total_frames` is {str(info['total_frames'])[:40]!r}, but meta/episodes lists {frames:.0f}"
+            raise LattokError(f"{path}: {what}. {why}")
+        return ()
+
+
+def _tables(paths: Sequence[Path], names: Sequence[str]) -> tuple[list[pa.Table], str]:
+    """Read the files that can be read, and say why one cannot."""
+    tables, unread = list[pa.Table](), ""
+    for path in paths:
+        try:
+            tables.append(read_table(path, names))
+        except LattokError as error:
+            unread = unread or str(error)
+    if not tables:
+        raise LattokError(unread)
+    return tables, unread
 
 
 def read_outlines(root: Path, keys: Sequence[str]) -> dict[int, bytes]:

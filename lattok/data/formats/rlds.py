@@ -17,7 +17,7 @@ from lattok.data.formats import last_step
 from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.tfrecord import Example, RecordFile
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, PROVENANCE, Damage, Feature, RobotDataset, index_column
+from lattok.data.schema import INDEX_FEATURES, PROVENANCE, Damage, Feature, RobotDataset, index_column, readable
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
@@ -25,6 +25,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import safe_path
 
+PICTURES = (b"\xff\xd8", b"\x89PNG")  # begin so
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 EPISODES_LOOKED_AT = 256  # for their last actions
 LAST_MARKS = ("is_last", "is_terminal")
@@ -69,6 +70,7 @@ class RLDS(RobotDataset):
         self._files, counts = [RecordFile(path) for path, _ in shards], [count for _, count in shards]
         self._ends = np.cumsum(counts)  # of the episode indices of each file
         self.episodes, self.damaged = self._list(counts)
+        fields = self._with_encoded_pictures(fields)
         self._cut = frozenset(self._without_last(last_action))  # episodes whose last step is not offered
         self._drop_last_steps()
         self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
@@ -76,6 +78,19 @@ class RLDS(RobotDataset):
         self._check_names(fields)
         self.features = {field.key: self._feature(field) for field in fields} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+
+    def _with_encoded_pictures(self, fields: Sequence[meta.Field]) -> list[meta.Field]:
+        """Take texts that begin as JPEG or PNG do for pictures that were encoded before TFDS saw them."""
+        found = list[meta.Field]()
+        for field in fields:
+            key = meta.camera_key(field.path)
+            if field.dtype == "string" and field.path not in self._language and key not in self._fields:
+                with suppress(LattokError), self._example(self.episodes[0].index, False) as example:
+                    if example.blobs(field.path, [0])[0].startswith(PICTURES):
+                        field = field._replace(key=key, dtype="image", shape=(0, 0, 3))
+            found.append(field)
+        self._fields = {field.key: field for field in found}
+        return found
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -212,10 +227,21 @@ class RLDS(RobotDataset):
     def _instructions(self, example: Example) -> list[str]:
         """Read the instruction of every step, or one for all of them; empty where there is none."""
         for name in self._language:
-            texts = [data.decode("utf-8", "replace") for data in example.blobs(name)] if name in example.places else []
+            texts = self._texts(example, name) if name in example.places else []
             if any(texts):
                 return texts
         return [""]
+
+    def _texts(self, example: Example, name: str) -> list[str]:
+        if example.places[name][0] != "int64":
+            return [data.decode("utf-8", "replace") for data in example.blobs(name)]
+        steps = example.count(self._ruler.path) // self._ruler.per_step
+        codes = example.integers(name)
+        if not steps or len(codes) % steps or (codes < 0).any() or (codes >= 0x110000).any():
+            example.fail(f"`{name}`: expected characters as numbers for every step")
+        rows, members = np.unique(codes.reshape(steps, -1), axis=0, return_inverse=True)
+        texts = [readable("".join(map(chr, row[row > 0].tolist())).strip()) for row in rows]
+        return [texts[member] for member in members.reshape(-1).tolist()]
 
     def _check_names(self, fields: Sequence[meta.Field]) -> None:
         """Check that an episode with a right checksum has every feature that features.json promises."""

@@ -20,6 +20,7 @@ WHOLE_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "
 REALS = ("float16", "bfloat16", "float32", "float64")
 TEXTS = ("string", "object", "str")  # how versions of TFDS call text
 KEYS = {"reward": "next.reward"}  # LeRobot's name for what an action brings
+SPELLED = 32  # numbers, at least, of an instruction that is spelled in numbers
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
 INSTRUCTION = LANGUAGE[0]  # where lattok writes it
 PLAIN = {"text": ("string", ()), "classLabel": ("int64", ()), "boundingBox": ("float32", (4,))}
@@ -138,13 +139,17 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
         raise LattokError(f"{path}: expected a FeaturesDict with the sequence `steps`, as RLDS has it. {others}")
     fields: dict[str, Field] = {}
     left_out: dict[str, str] = {}
+    spelled: list[str] = []
     for name, node in _leaves(inner, "steps"):
         field = _field(path, name, node)
-        if isinstance(field, str) or field.key in fields or field.key in INDEX_KEYS:
+        if isinstance(field, Field) and _is_spelled(name, field):
+            spelled.append(name)
+            left_out[name] = "the instruction, a number for each character"
+        elif isinstance(field, str) or field.key in fields or field.key in INDEX_KEYS:
             left_out[name] = field if isinstance(field, str) else f"its key {field.key} is taken"
         else:
             fields[field.key] = field
-    texts = [field.path for field in fields.values() if field.dtype == "string"]
+    texts = [*spelled, *(field.path for field in fields.values() if field.dtype == "string")]
     for name, node in _leaves({"featuresDict": top}, ""):
         field = None if name == "steps" else _field(path, name, node)
         if isinstance(field, Field) and field.dtype == "string":
@@ -153,6 +158,11 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
             left_out[name] = "one value for the whole episode"
     ordered = tuple(fields[key] for key in sorted(fields))  # the order in the file is by chance
     return ordered, tuple(sorted(filter(_rank, texts), key=_rank)), dict(sorted(left_out.items()))
+
+
+def _is_spelled(name: str, field: Field) -> bool:
+    """Tell whether an instruction has a number for each character, filled up with 0, as language_table's has."""
+    return bool(_rank(name)) and field.dtype in WHOLE_NUMBERS and len(field.shape) == 1 and field.shape[0] >= SPELLED
 
 
 def _rank(name: str) -> int:
@@ -214,8 +224,13 @@ def _image(file: Path, path: str, image: Any) -> Field | str:
         return f"an image of {dtype or 'uint8'} {list(shape)}, not RGB"
     if encoding not in (None, "", "jpeg", "png"):
         return f"its image format is {encoding}"
+    return Field(path, camera_key(path), "image", shape)
+
+
+def camera_key(path: str) -> str:
+    """Return the key of the camera whose pictures are at `path` of a record."""
     names = path.removeprefix("steps/").removeprefix("observation/").split("/")
-    return Field(path, ".".join(("observation", "images", *names)), "image", shape)
+    return ".".join(("observation", "images", *names))
 
 
 def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:

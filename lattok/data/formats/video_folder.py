@@ -19,7 +19,7 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
-from lattok.data.video import SUFFIXES, decode_at
+from lattok.data.video import OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
@@ -31,6 +31,7 @@ CAPTION_KEYS = ("caption", "text", "label", "instruction")
 CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MAX_CAPTION_BYTES = 2**28
 ROWS = Rule("a list of objects, one for each video")
+NOT_OPENED = "of a kind that is not opened; convert it: ffmpeg -i FILE FILE.mp4"
 _SHOWN = 3  # names that an error lists
 
 
@@ -187,7 +188,8 @@ class VideoFolder(RobotDataset):
     ):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
-        self._files = _video_files(self.root)
+        self._files, others = _video_files(self.root)
+        self.left_out = dict.fromkeys(others, NOT_OPENED)
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(self._files, source)
         instructions = [written.get(file, readable(Path(file).parent.name)) for file in self._files]  # or the class
@@ -269,8 +271,9 @@ class VideoFolder(RobotDataset):
             yield problems.RESAMPLED.finding(**facts)
 
 
-def _video_files(root: Path) -> list[str]:
-    """List videos below a folder by relative path (with /), sorted. Links are followed, no folder is entered twice."""
+def _video_files(root: Path) -> tuple[list[str], list[str]]:
+    """List videos below a folder by relative path (with /), sorted, and those of kinds that are not opened. Links are
+    followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
     found = [*walk(root, lambda path: path.name.startswith("."), once=True)]
@@ -280,7 +283,8 @@ def _video_files(root: Path) -> list[str]:
         checks.fail("path", "a folder with videos alone", f"{root} with the dataset {inner[0].parents[1]} in it", hint)
     if not files:
         checks.fail("path", "a folder with videos (" + ", ".join(SUFFIXES) + ")", f"none in {root}")
-    return sorted(files)
+    others = [readable(path.as_posix()) for path in found if path.name.lower().endswith(OTHER_SUFFIXES)]
+    return sorted(files), sorted(others)
 
 
 def _is_video(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset, read_vectors
-from lattok.data.formats.hdf5 import RobomimicHDF5
+from lattok.data.formats.hdf5 import HDF5Dataset
 from lattok.data.schema import Feature
 from lattok.utils.checks import LattokError
 from tests.real import FRANKA, needs_real
@@ -89,10 +89,10 @@ def libero(tmp_path: Path) -> Path:
 
 
 def test_libero_folder_against_h5py(libero: Path):
-    dataset = RobomimicHDF5(libero)
+    dataset = HDF5Dataset(libero)
     checked: RobotDataset = dataset
     assert (checked.kind, checked.name, checked.robot, checked.fps) == ("hdf5", "libero_goal", "Panda", 20)
-    assert repr(dataset) == "RobomimicHDF5('libero_goal', 5 episodes, 25 frames, 20 fps)"
+    assert repr(dataset) == "HDF5Dataset('libero_goal', 5 episodes, 25 frames, 20 fps)"
     assert dataset.tasks == ("open the drawer", "push the plate")
     assert [tuple(episode) for episode in dataset.episodes] == [
         (0, 5, ("open the drawer",)),
@@ -135,11 +135,11 @@ def test_libero_folder_against_h5py(libero: Path):
 
 def test_robomimic_file_against_h5py(tmp_path: Path):
     path = write_robomimic(tmp_path / "lift.hdf5")
-    dataset = RobomimicHDF5(path)
+    dataset = HDF5Dataset(path)
     assert (dataset.name, dataset.root, dataset.robot) == ("lift", path, "Panda")
     assert [episode.length for episode in dataset.episodes] == list(range(4, 16))  # demo_2 before demo_10
     assert dataset.tasks == ("Lift",)
-    assert dataset.findings == ()
+    assert "train: 2 episodes" in dataset.findings[0].what
     assert dataset.features["observation.state"].names == ("x", "y", "z", "rx", "ry", "rz", "rw", *LIBERO_STATE[-2:])
     assert dataset.features["observation.agentview_depth"] == Feature("float32", (12, 12, 1), None)
     assert dataset.features["next.reward"].dtype == "float64"
@@ -153,6 +153,32 @@ def test_robomimic_file_against_h5py(tmp_path: Path):
     assert vectors.shape == (sum(range(4, 16)), 9)
 
 
+def test_a_dataset_named_state_is_the_state(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(3,))
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/obs/state"] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    dataset = HDF5Dataset(path)
+    assert dataset.features["observation.state"] == Feature("float32", (4,), None)
+    assert dataset.columns(0, ["observation.state"])["observation.state"][2].tolist() == [8, 9, 10, 11]
+
+
+def test_only_the_wanted_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = HDF5Dataset(write_libero(tmp_path / "a.hdf5", lengths=(60,)))
+    read = []
+    original = h5py.Dataset.__getitem__
+
+    def spy(self, key, *more):
+        values = original(self, key, *more)
+        read.append((self.name.rsplit("/", 1)[-1], len(values)))
+        return values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    dataset.columns(0, ["action", "frame_index"])
+    dataset.frames(0, ["agentview_rgb"], indices=[3, 59])
+    dataset.frames(0, ["agentview_rgb"], indices=range(10, 20))
+    assert read == [("actions", 60), ("agentview_rgb", 2), ("agentview_rgb", 10)]
+
+
 @pytest.mark.parametrize(
     ("change", "instruction"),
     [
@@ -163,27 +189,36 @@ def test_robomimic_file_against_h5py(tmp_path: Path):
     ],
 )
 def test_instructions(tmp_path: Path, change: dict, instruction: str):
-    assert RobomimicHDF5(write_robomimic(tmp_path / "a.hdf5", demos=1, **change)).tasks == (instruction,)
+    assert HDF5Dataset(write_robomimic(tmp_path / "a.hdf5", demos=1, **change)).tasks == (instruction,)
+
+
+def test_an_episode_may_have_an_instruction_of_its_own(tmp_path: Path):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=3)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["ep_meta"] = json.dumps({"lang": "lift the mug"})
+    dataset = HDF5Dataset(path)
+    assert [episode.tasks for episode in dataset.episodes] == [("Lift",), ("lift the mug",), ("Lift",)]
+    assert dataset.columns(1, ["task_index"])["task_index"][0] == 1
 
 
 def test_frame_rate(tmp_path: Path):
     silent = {"env_args": json.dumps({"env_name": "Real", "env_kwargs": {}})}
     write_robomimic(tmp_path / "real.hdf5", demos=1, **silent)
-    assert RobomimicHDF5(tmp_path / "real.hdf5", fps=15).fps == 15
+    assert HDF5Dataset(tmp_path / "real.hdf5", fps=15).fps == 15
     hint = 'Write {"dataset": "real.hdf5", "fps": 20} into a file such as .*real.json'
     with pytest.raises(LattokError, match=f"`fps`: expected the control_freq .*real.hdf5 .*, got none. {hint}"):
-        RobomimicHDF5(tmp_path / "real.hdf5")
+        HDF5Dataset(tmp_path / "real.hdf5")
     with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got -1"):
         open_dataset(tmp_path / "real.hdf5", fps=-1)
     other = {"env_args": json.dumps({"env_name": "Slow", "env_kwargs": {"control_freq": 10}})}
     write_robomimic(tmp_path / "slow.hdf5", demos=1, **other)
-    assert RobomimicHDF5(tmp_path / "slow.hdf5").fps == 10
+    assert HDF5Dataset(tmp_path / "slow.hdf5").fps == 10
     with pytest.raises(LattokError, match="`fps`: expected the control_freq"):
-        RobomimicHDF5(tmp_path)
+        HDF5Dataset(tmp_path)
     (tmp_path / "real.hdf5").unlink()
     write_robomimic(tmp_path / "lift.hdf5", demos=1)
     with pytest.raises(LattokError, match="`fps`: expected one for all, 20 as in .*lift.hdf5, got 10 in .*slow.hdf5"):
-        RobomimicHDF5(tmp_path)
+        HDF5Dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +234,7 @@ def test_frame_rate(tmp_path: Path):
 def test_bad_attributes(tmp_path: Path, attribute: str, value: Any, text: str):
     path = write_robomimic(tmp_path / "a.hdf5", demos=1, **{attribute: value})
     with pytest.raises(LattokError, match=f"a.hdf5: {text}"):
-        RobomimicHDF5(path)
+        HDF5Dataset(path)
 
 
 def test_files_must_be_alike(libero: Path):
@@ -210,20 +245,43 @@ def test_files_must_be_alike(libero: Path):
         LattokError,
         match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`: expected float64 .*, got nothing",
     ):
-        RobomimicHDF5(libero)
+        HDF5Dataset(libero)
     with h5py.File(libero / "push_demo.hdf5", "a") as file:
         for demo in file["data"].values():
             demo["obs/joint_states"] = np.zeros((len(demo["actions"]), 6))
     with pytest.raises(LattokError, match=r"expected float64 \[T, 7\], got float64 \[T, 6\]. Open them apart"):
-        RobomimicHDF5(libero)
+        HDF5Dataset(libero)
+
+
+def test_members_in_another_order_are_the_same(tmp_path: Path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w", track_order=True) as file:
+        data = file.create_group("data", track_order=True)
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+        for number, names in enumerate((("b", "a"), ("a", "b"), ("b", "a"))):
+            demo = data.create_group(f"demo_{number}", track_order=True)
+            obs = demo.create_group("obs", track_order=True)
+            for name in names:
+                obs[name] = np.full((4, 2), ord(name))
+            demo["actions"] = np.zeros((4, 7))
+    dataset = HDF5Dataset(path)
+    assert (len(dataset.episodes), dataset.damaged) == (3, ())
+    for index in range(3):
+        assert set(dataset.columns(index, ["observation.b"])["observation.b"].flat) == {ord("b")}
+    other = tmp_path / "b.hdf5"
+    with h5py.File(path) as old, h5py.File(other, "w") as new:
+        old.copy("data", new)
+        for number in (0, 2):
+            del new[f"data/demo_{number}"]
+    assert len(HDF5Dataset(tmp_path).episodes) == 4
 
 
 def test_a_file_that_cannot_be_read_takes_one_number(libero: Path):
     whole = write_libero(libero / "close_demo.hdf5", "close it", lengths=(4,))
-    expected = RobomimicHDF5(libero).columns(3, ["action"])["action"]
+    expected = HDF5Dataset(libero).columns(3, ["action"])["action"]
     whole.write_bytes(whole.read_bytes()[:3000])  # the first of the folder
     (libero / "other.h5").write_bytes(b"")
-    dataset = RobomimicHDF5(libero)
+    dataset = HDF5Dataset(libero)
     assert [episode.index for episode in dataset.episodes] == [1, 2, 3, 5, 6]
     assert [damage.episode_index for damage in dataset.damaged] == [0, 4]
     assert dataset.damaged[0].reason.startswith(f"cannot read {whole} (")
@@ -234,7 +292,7 @@ def test_a_file_that_cannot_be_read_takes_one_number(libero: Path):
     for name in ("open_demo.hdf5", "push_demo.hdf5"):
         (libero / name).write_bytes(b"")
     with pytest.raises(LattokError, match="libero_goal: no demonstration can be read, first cannot read .*close_demo"):
-        RobomimicHDF5(libero)
+        HDF5Dataset(libero)
 
 
 def test_what_is_no_number_is_left_out(tmp_path: Path):
@@ -243,14 +301,20 @@ def test_what_is_no_number_is_left_out(tmp_path: Path):
         demo = file["data/demo_0"]
         demo["obs/empty_rgb"] = np.zeros((3, 0, 0, 3), dtype=np.uint8)
         demo["obs/note"] = [b"a", b"b", b"c"]
-    dataset = RobomimicHDF5(path)
+    dataset = HDF5Dataset(path)
     assert dataset.frames(0).shape == (3, 2, 16, 16, 3)
     left_out = dict(dataset.left_out)
     assert (left_out["obs/empty_rgb"], left_out["obs/note"]) == ("it holds no numbers",) * 2
     with h5py.File(tmp_path / "words.hdf5", "w") as file:
         file["data/demo_0/actions"] = [b"left", b"right", b"up"]
     with pytest.raises(LattokError, match=r"demo_0: expected numbers as `actions`, got object \[3\]. Write them as"):
-        RobomimicHDF5(tmp_path / "words.hdf5")
+        HDF5Dataset(tmp_path / "words.hdf5")
+
+
+@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
+def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
+    assert any("upside down" in finding.what for finding in HDF5Dataset(path).findings) == noted
 
 
 def test_demonstrations_that_cannot_be_listed_keep_their_numbers(tmp_path: Path):
@@ -266,15 +330,15 @@ def test_demonstrations_that_cannot_be_listed_keep_their_numbers(tmp_path: Path)
         data["demo_7"] = np.zeros(4)
         del data["demo_11/actions"]
         data["demo_11/actions"] = np.zeros((0, 7))
-    dataset = RobomimicHDF5(path)
+    dataset = HDF5Dataset(path)
     assert [episode.index for episode in dataset.episodes] == [0, 2, 6, 8, 9, 10]
     reasons = {
-        1: "demo_1: expected a group with `actions`, at least one, got none",
+        1: "demo_1: expected a group with `actions` or `actions_*`, at least one row, got dones, next_obs",
         3: "demo_3: expected 7 rows of `rewards`, one per action, got 3",
         4: "demo_4: expected 99 actions (num_samples), got 8",
         5: "demo_5: `obs/object`: expected float64 [T, 10], got nothing, unlike most demonstrations of the file",
-        7: "demo_7: expected a group with `actions`",
-        11: "demo_11: expected a group with `actions`",
+        7: "demo_7: expected a group with `actions` or `actions_*`, at least one row, got nothing",
+        11: "demo_11: expected a group with `actions` or `actions_*`, at least one row, got none",
     }
     assert [damage.episode_index for damage in dataset.damaged] == list(reasons)
     for index, reason in dataset.damaged:
@@ -295,7 +359,7 @@ def test_a_damaged_chunk_is_an_error_with_file_and_demonstration(tmp_path: Path)
     content = bytearray(path.read_bytes())
     content[where : where + 20] = b"\0" * 20
     path.write_bytes(content)
-    dataset = RobomimicHDF5(path)
+    dataset = HDF5Dataset(path)
     with pytest.raises(
         LattokError, match=r"cannot read .*a.hdf5, demo_1 \(episode 1\) \(.*\). Copy the file again"
     ) as e:
@@ -303,6 +367,19 @@ def test_a_damaged_chunk_is_an_error_with_file_and_demonstration(tmp_path: Path)
     assert "\n" not in str(e.value)
     assert dataset.frames(1, indices=[0, 1]).shape == (2, 1, 12, 12, 3)
     assert dataset.frames(2).shape == (6, 1, 12, 12, 3)
+
+
+def test_a_missing_filter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = HDF5Dataset(write_robomimic(tmp_path / "a.hdf5", demos=1))
+
+    def no(*_):
+        raise OSError("Can't synchronously read data (required filter 'lz4' is not registered)")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", no)
+    with pytest.raises(
+        LattokError, match="required filter 'lz4' is not registered.* without that filter \\(h5repack\\)"
+    ):
+        dataset.columns(0, ["action"])
 
 
 def test_files_that_are_no_robomimic_files(tmp_path: Path):
@@ -316,23 +393,25 @@ def test_files_that_are_no_robomimic_files(tmp_path: Path):
     for name, (content, text) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(LattokError, match=text) as error:
-            RobomimicHDF5(tmp_path / name)
+            HDF5Dataset(tmp_path / name)
         assert "\n" not in str(error.value)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["observations"] = np.zeros(3)
-    with pytest.raises(LattokError, match="other.h5 is no robomimic file: expected demonstrations as groups in `data`"):
-        RobomimicHDF5(tmp_path / "other.h5")
+    with pytest.raises(
+        LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64 \[3\]. Say"
+    ):
+        HDF5Dataset(tmp_path / "other.h5")
     with h5py.File(tmp_path / "hollow.h5", "w") as file:
         file["data/demo_0/actions"] = np.zeros(())
     with pytest.raises(
         LattokError, match="no demonstration can be read, first .*demo_0: expected a group with `actions`"
     ):
-        RobomimicHDF5(tmp_path / "hollow.h5")
-    with pytest.raises(LattokError, match="`path`: expected an HDF5 file or a folder of them, got .*nowhere"):
-        RobomimicHDF5(tmp_path / "nowhere")
+        HDF5Dataset(tmp_path / "hollow.h5")
+    with pytest.raises(LattokError, match="`path`: expected a .hdf5 or .h5 file or a folder of them, got .*nowhere"):
+        HDF5Dataset(tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()
     with pytest.raises(LattokError, match="`path`: expected a folder with files .hdf5 or .h5, got none in"):
-        RobomimicHDF5(tmp_path / "bare")
+        HDF5Dataset(tmp_path / "bare")
 
 
 def test_bit_flips_give_an_error_or_numbers(tmp_path: Path):
@@ -344,7 +423,7 @@ def test_bit_flips_give_an_error_or_numbers(tmp_path: Path):
             content[at] ^= 1 << int(rng.integers(8))
         (tmp_path / "b.hdf5").write_bytes(content)
         try:
-            dataset = RobomimicHDF5(tmp_path / "b.hdf5")
+            dataset = HDF5Dataset(tmp_path / "b.hdf5")
             for episode in dataset.episodes:
                 columns = dataset.columns(
                     episode.index, [key for key in dataset.features if key not in dataset.cameras]
@@ -360,7 +439,7 @@ def test_bit_flips_give_an_error_or_numbers(tmp_path: Path):
 
 def test_a_file_that_changes_is_noticed(tmp_path: Path):
     path = write_libero(tmp_path / "a.hdf5", lengths=(5,))
-    dataset = RobomimicHDF5(path)
+    dataset = HDF5Dataset(path)
     write_libero(path, lengths=(6,))
     with pytest.raises(
         LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was opened"
@@ -375,7 +454,19 @@ def test_unknown_columns(libero: Path):
     with pytest.raises(
         LattokError, match="`keys`: expected columns among action, next.reward, .*, got 'observation.imag"
     ):
-        RobomimicHDF5(libero).columns(0, ["observation.images.agentview_rgb"])
+        HDF5Dataset(libero).columns(0, ["observation.images.agentview_rgb"])
+
+
+def test_no_file_stays_open(libero: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither forks nor pickles then carry handles, and thousands of files exhaust no limit."""
+    opened: list[h5py.File] = []
+    real = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *given: opened.append(real(*given)) or opened[-1])
+    dataset = HDF5Dataset(libero)
+    dataset.columns(0, ["action", "observation.state"])
+    next(dataset.blocks(0, dataset.cameras[0], np.arange(2)))
+    assert len(opened) > 2
+    assert not any(opened)
 
 
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -403,3 +494,12 @@ def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
     inspection = inspect_dataset(dataset)
     assert {dimension.key for dimension in inspection.dimensions} == {"action", "observation.state"}
     assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []
+
+
+def test_numbers_whose_name_a_camera_has_are_said_to_be_left_out(tmp_path: Path):
+    with h5py.File(write_robomimic(tmp_path / "a.hdf5", demos=2), "a") as file:
+        for demo in file["data"].values():
+            demo["obs/images.agentview_image"] = np.zeros((demo.attrs["num_samples"], 2))
+    dataset = open_dataset(tmp_path / "a.hdf5")
+    assert dataset.features["observation.images.agentview_image"].dtype == "image"
+    assert dataset.left_out["obs/images.agentview_image"] == "a camera has its name"

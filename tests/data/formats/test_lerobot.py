@@ -1,5 +1,6 @@
 """LeRobot datasets at scale and in other processes; what metadata may be and what is refused."""
 
+import itertools
 import json
 import pickle
 import re
@@ -54,11 +55,26 @@ def edit_episodes(dataset: LeRobotV3, change) -> None:
     pq.write_table(pa.Table.from_pylist(change(pq.read_table(path).to_pylist())), path)
 
 
+def test_episodes_that_are_listed_nowhere_are_damaged_and_the_others_usable(make_dataset):
+    """As after an upload that stopped, or a recorder that was killed while it wrote a file of meta/episodes."""
+    dataset = make_dataset([12, 15, 11], cameras=False)
+    edit_episodes(dataset, lambda rows: [rows[0], rows[2]])
+    again = open_dataset(dataset.root)
+    assert [episode.index for episode in again.episodes] == [0, 2]
+    assert again.damaged[0].episode_index == 1
+    assert "`total_episodes` is 3, but meta/episodes lists 2" in again.damaged[0].reason
+    np.testing.assert_array_equal(again.columns(2, ["action"])["action"], dataset.columns(2, ["action"])["action"])
+    whole = dataset.root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    (whole.parent / "file-001.parquet").write_bytes(whole.read_bytes()[:-8])
+    again = open_dataset(dataset.root)
+    assert [damage.episode_index for damage in again.damaged] == [1]
+    assert "file-001.parquet is no complete Parquet file" in again.damaged[0].reason
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda rows: [rows[0], rows[0]], "lists an episode twice"),
-        (lambda rows: rows[:1], "`total_episodes` is '2', but meta/episodes lists 1"),
         (lambda rows: [rows[0] | {"length": 2**40}, rows[1]], "expected lengths of at least 1, below 2^31"),
         (lambda rows: [rows[0] | {"length": 0}, rows[1]], "lengths of at least 1"),
         (lambda rows: [rows[0] | {"length": None}, rows[1]], "`length`: expected whole numbers, got empty cells"),
@@ -193,3 +209,36 @@ def test_damaged_times_of_one_episode_leave_the_others(make_dataset):
     assert [len(dataset.frames(index)) for index in (0, 2)] == [5, 7]
     with pytest.raises(LattokError, match="cannot read `timestamp` from .*Copy it again"):
         dataset.frames(1)
+
+
+def test_the_time_of_the_last_frame_as_the_end_of_a_span(make_dataset):
+    """Where no other episode begins there, every frame is the episode's, as LeRobot reads it."""
+    dataset = make_dataset([12, 15])
+    want = [dataset.frames(index) for index in range(2)]
+    key = dataset.videos[0]
+
+    def earlier(rows):
+        ends = (f"videos/{each}/to_timestamp" for each in dataset.videos)
+        for row, end in itertools.product(rows, list(ends)):
+            row[end] -= 1 / dataset.fps
+        return rows
+
+    edit_episodes(dataset, earlier)
+    again = open_dataset(dataset.root)
+    for index in range(2):
+        np.testing.assert_array_equal(again.frames(index), want[index])
+        assert again.video_span(index, key)[2] == pytest.approx(dataset.video_span(index, key)[2])
+
+
+def test_a_span_that_the_next_episode_cuts_short_is_refused(make_dataset):
+    dataset = make_dataset([12, 15])
+    key = dataset.videos[0]
+
+    def overlap(rows):
+        cut = rows[0][f"videos/{key}/to_timestamp"] - 1 / dataset.fps
+        rows[0][f"videos/{key}/to_timestamp"] = rows[1][f"videos/{key}/from_timestamp"] = cut
+        return rows
+
+    edit_episodes(dataset, overlap)
+    with pytest.raises(LattokError, match="Episode 0 has rows up to"):
+        open_dataset(dataset.root).frames(0)

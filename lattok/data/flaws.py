@@ -1,0 +1,154 @@
+"""What is wrong inside episodes, told from their numbers and pictures: times, stillness, angles, cameras."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from lattok.data import problems
+from lattok.data.problems import Rows
+from lattok.data.schema import RobotDataset
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.findings import Finding
+
+TOLERANCE = 0.25  # of a frame interval, between a time and its frame's
+RATE_TOLERANCE = 0.01
+LOST = 1.5  # frame intervals between two frames of which one was lost
+STILL_S = 1.0  # seconds without motion that count
+STILL_SHARE, MUCH = 0.05, 0.25  # of all frames
+STILL_STEP = 1e-3  # of a column's usual range
+TURNS = (2 * np.pi, 360.0)
+WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
+UNIT = 0.02  # how far the length of a quaternion may be from 1
+NEARLY_ALL = 0.99  # of the rows
+BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
+SAME_LEVELS = 1.0  # mean difference between two pictures of one scene, after compression
+EPISODES_LOOKED_AT = 32  # per camera
+NAMED = 6  # episodes in a message
+
+
+def listed(episodes: Sequence[int]) -> str:
+    """Name episodes in a message."""
+    shown = ", ".join(map(str, list(episodes)[:NAMED]))
+    return shown + (f" and {len(episodes) - NAMED} more" if len(episodes) > NAMED else "")
+
+
+def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
+    """Find times [T] that are not those of frames at `fps`, and say why: they go back, run at another rate, leave
+    frames out, or stray."""
+    times = rows.columns["timestamp"].astype(np.float64)
+    off = np.abs(times - rows.frames / fps) > TOLERANCE / fps
+    wrong = np.unique(rows.episodes[off | ~np.isfinite(times)])
+    if not len(wrong):
+        return
+    steps, inside = np.diff(times), (np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)
+    if (back := inside & (steps <= 0)).any():
+        at = int(np.flatnonzero(back)[0]) + 1
+        count = len(np.unique(rows.episodes[1:][back]))
+        yield problems.TIMES_GO_BACK.finding(count=count, first=rows.episodes[at], frame=rows.frames[at])
+        return
+    middle = float(np.median(steps[inside])) if inside.any() else np.nan
+    after = np.where(np.r_[inside[1:], False], np.r_[steps[1:], 0.0], middle)  # short after a step that only strayed
+    lost = inside & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
+    whole = [_rate(times[rows.episodes == episode]) for episode in wrong.tolist()]
+    measured = 1 / middle if lost.any() else float(np.median(whole))
+    if not abs(measured / fps - 1) <= RATE_TOLERANCE:
+        told = f"{measured:.4g}" if np.isfinite(measured) else "unknown"
+        yield problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], fps=fps, measured=told)
+    elif lost.any():
+        at = int(np.flatnonzero(lost)[0]) + 1
+        facts = {"count": int(lost.sum()), "first": rows.episodes[at], "frame": rows.frames[at]}
+        yield problems.TIMES_JUMP.finding(**facts, seconds=float(steps[at - 1]))
+    else:
+        stray = float(np.nanmax(np.abs(times - rows.frames / fps))) * 1000
+        yield problems.TIMES_STRAY.finding(count=len(wrong), fps=fps, stray=stray)
+
+
+def _rate(times: np.ndarray) -> float:
+    """Frames a second between the first and the last of an episode."""
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else float("nan")
+
+
+def check_still(rows: Rows, keys: Sequence[str], fps: float) -> Iterator[Finding]:
+    """Find stretches of a second or more in which no number of the columns changes by more than a thousandth of its
+    usual range."""
+    values = [rows.columns[key].reshape(len(rows.frames), -1).astype(np.float64) for key in keys]
+    if not values or len(rows.frames) < 2:
+        return
+    table = np.concatenate(values, axis=1)
+    table = table[:, np.isfinite(table).any(0)]
+    low, high = np.nanquantile(table[:: len(table) // 100_000 + 1], [0.01, 0.99], axis=0)
+    moves = high > low
+    if not moves.any():
+        return
+    step = np.abs(np.diff(table[:, moves], axis=0)) <= STILL_STEP * (high - low)[moves]
+    still = np.r_[False, step.all(1)] & (rows.frames > 0)
+    ends = np.flatnonzero(np.diff(np.r_[False, still, False].astype(int)))
+    starts, stops = ends[::2], ends[1::2]
+    long = stops - starts >= STILL_S * fps
+    counted = np.zeros(len(still), dtype=bool)
+    for start, stop in zip(starts[long], stops[long], strict=True):
+        counted[start:stop] = True
+    share = counted.mean()
+    if share < STILL_SHARE:
+        return
+    episodes, members = np.unique(rows.episodes, return_inverse=True)
+    shares = np.bincount(members, counted) / np.bincount(members)
+    worst = int(shares.argmax())
+    problem = problems.MUCH_STILL if share >= MUCH else problems.STILL
+    yield problem.finding(share=share, worst=episodes[worst], most=shares[worst])
+
+
+def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Find angles that wrap around, and quaternions that change their sign."""
+    inside = np.diff(rows.episodes) == 0
+    for key, names in columns.items():
+        values = rows.columns[key].reshape(len(rows.frames), -1).astype(np.float64)
+        for name, angle in zip(names, values.T, strict=True):
+            if (at := _wraps(angle, inside)) is not None and len(at):
+                place = rows.place(int(at[0]) + 1)
+                yield problems.WRAPS.finding(column=key, dimension=name, count=len(at), place=place)
+        for first in range(values.shape[1] - 3):
+            four = values[:, first : first + 4]
+            length = np.linalg.norm(four, axis=1)
+            if not (np.abs(length - 1) <= UNIT).mean() >= NEARLY_ALL:
+                continue
+            flips = np.flatnonzero(((four[1:] * four[:-1]).sum(1) < -0.5) & inside)
+            if len(flips):
+                facts = {"column": key, "first": names[first], "last": names[first + 3], "count": len(flips)}
+                yield problems.FLIPS.finding(**facts, place=rows.place(int(flips[0]) + 1))
+
+
+def _wraps(angle: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
+    """Return the rows before which an angle jumps by a whole turn, if its range is one."""
+    known = angle[np.isfinite(angle)]
+    if not len(known):
+        return None
+    span, steps = float(np.ptp(known)), np.abs(np.diff(angle))
+    for turn in TURNS:
+        low, high = (share * turn for share in WHOLE_TURN)
+        if low <= span <= high:
+            return np.flatnonzero(inside & (steps >= low) & (steps <= high))
+    return None
+
+
+def check_pictures(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
+    """Look at the first, the middle and the last frame of evenly spread episodes: find those that show nothing, and
+    those that show the same from beginning to end, where others change."""
+    spread = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), EPISODES_LOOKED_AT)).round().astype(int))
+    blank, frozen, looked_at = list[int](), list[int](), 0
+    for episode in (chosen[i] for i in spread.tolist() if chosen[i].length > 2):
+        try:
+            ends = [0, episode.length // 2, episode.length - 1]
+            frames = dataset.frames(episode.index, [key], indices=ends)[:, 0]
+        except checks.LattokError:
+            continue  # said elsewhere
+        looked_at += 1
+        if np.ptp(frames, axis=(1, 2, 3)).max() <= BLANK_LEVELS:
+            blank.append(episode.index)
+        elif max(np.abs(frames[0].astype(np.int16) - later).mean() for later in frames[1:]) <= SAME_LEVELS:
+            frozen.append(episode.index)
+    if blank and len(blank) < looked_at:  # otherwise it is said of the camera
+        yield problems.BLANK_EPISODES.finding(camera=key, count=len(blank), all=looked_at, episodes=listed(blank))
+    if frozen and len(frozen) < looked_at:
+        yield problems.FROZEN_EPISODES.finding(camera=key, count=len(frozen), all=looked_at, episodes=listed(frozen))

@@ -1,0 +1,260 @@
+"""Where recordings keep what: a table of the layouts that people write HDF5 files, zarr stores and npz files in.
+
+A layout says where the episodes of a file are and which array is which column. One that is not in the table is
+described in a description file, with the same words:
+
+    {"dataset": "recordings", "fps": 30, "layout": {
+        "episodes": "run_*",
+        "columns": {"cmd/joints": "action", "arm/q": "observation.state", "rgb/*": "observation.images.*"},
+        "instruction": ["@task"]}}
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from lattok.utils import checks
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+SIMULATOR = "the simulator's own state"
+LAST_ACTION = "the action before this one: a policy that sees it copies it"
+CAMERA_FACTS = "a fact about a camera"
+ALOHA_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+ALOHA = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ALOHA_ARM)
+FINGERS = ("gripper_0", "gripper_1")
+STATES = (  # what `observation.state` is made of where no array has that name: LIBERO's parts, and robosuite's
+    (("ee_pos", "ee_ori", "gripper_states"), ("x", "y", "z", "rx", "ry", "rz", *FINGERS)),
+    (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("x", "y", "z", "rx", "ry", "rz", "rw", *FINGERS)),
+)
+
+
+class Layout(NamedTuple):
+    """Where the episodes of a file are, and which array is which column.
+
+    Paths lead from an episode's group downwards; `*` stands for any part of them, "/" included, and for the same part
+    of the column's name, with "." for "/". Of several paths that match the longest counts. A text is the first of its
+    sources that holds one: `@name` is an attribute of the episode or of a group above it (`@name.member` where it is
+    JSON), `json:member` is of the .json file beside the file, "file" and "folder" are their names, and all else is the
+    path of an array of text.
+    """
+
+    name: str  # for messages
+    columns: Mapping[str, str]  # path: column
+    episodes: str = ""  # groups, such as data/*; "" is the file itself
+    marks: tuple[str, ...] = ()  # paths that tell this layout from others
+    rows: tuple[str, ...] = ("action",)  # the array with one row a step: the first of these paths that is there
+    ends: tuple[str, ...] = ()  # arrays that tell where episodes end: flags of steps, or counts of steps so far
+    ahead: Mapping[str, str] = EMPTY  # path: column whose row t is row t + 1 of the array; the last step has none
+    left_out: Mapping[str, str] = EMPTY  # path: reason
+    instruction: tuple[str, ...] = ("folder",)
+    rate: tuple[str, ...] = ()  # sources of the frames per second
+    robot: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = EMPTY  # of dimensions, by column, where their number fits
+    unnamed: str = "the layout does not name it"  # why all else is left out
+    swapped: bool = False  # encoded pictures have red and blue swapped, but for those marked as they should be
+
+    def column(self, path: str) -> str | None:
+        """Return the column that the array at `path` is, None if it is left out."""
+        pattern = self._pattern(path)
+        if pattern not in self.columns:
+            return None
+        start, _, end = pattern.partition("*")
+        part = path[len(start) : len(path) - len(end)] if "*" in pattern else ""
+        return self.columns[pattern].replace("*", part.replace("/", "."))
+
+    def reason(self, path: str) -> str:
+        """Say why the array at `path` is left out."""
+        return self.left_out.get(self._pattern(path), self.unnamed)
+
+    def _pattern(self, path: str) -> str:
+        matches = [each for each in (*self.left_out, *self.columns) if fnmatchcase(path, each)]
+        return max(matches, key=len, default="")
+
+
+ROBOMIMIC = Layout(
+    "robomimic",
+    {
+        "actions": "action",
+        "actions_*": "action_*",
+        "rewards": "next.reward",
+        "dones": "next.done",
+        "obs/*": "observation.*",
+    },
+    episodes="data/*",
+    rows=("actions", "actions_*"),
+    left_out={
+        "obs/actions": LAST_ACTION,
+        "states": "the simulator's own state, of another size for every scene",
+        "states/*": SIMULATOR,
+        "initial_state/*": SIMULATOR,
+        "robot_states": SIMULATOR,
+        "next_obs/*": "the observations of the next step",
+    },
+    instruction=("@ep_meta.lang", "@problem_info.language_instruction", "@env_args.env_name", "@env_name", "file"),
+    rate=("@env_args.env_kwargs.control_freq", "@env_info.control_freq"),
+    robot=("@env_args.env_kwargs.robots",),
+    unnamed="robomimic's format does not name it",
+)
+MANISKILL = Layout(
+    "ManiSkill",
+    {
+        "actions": "action",
+        "rewards": "next.reward",
+        "terminated": "next.done",
+        "success": "next.success",
+        "obs/sensor_data/*/rgb": "observation.images.*",
+        "obs/agent/*": "observation.*",
+        "obs/extra/*": "observation.*",
+        "obs": "observation.state",
+    },
+    episodes="traj_*",
+    rows=("actions",),
+    left_out={"env_states/*": SIMULATOR, "obs/sensor_data/*/depth": "depth", "obs/sensor_param/*": CAMERA_FACTS},
+    instruction=("json:env_info.env_id", "file"),
+    rate=("json:env_info.env_kwargs.control_freq",),
+    robot=("json:env_info.env_kwargs.robot_uids",),
+)
+ALOHA_ACT = Layout(
+    "ALOHA / ACT",
+    {
+        "action": "action",
+        "observations/qpos": "observation.state",
+        "observations/qvel": "observation.velocity",
+        "observations/effort": "observation.effort",
+        "observations/images/*": "observation.images.*",
+        "base_action": "action.base",
+    },
+    marks=("action", "observations/qpos"),
+    left_out={"observations/images_depth/*": "depth", "compress_len": CAMERA_FACTS},
+    instruction=("@language_instruction", "@task", "language_instruction", "language_raw", "folder"),
+    names={"action": ALOHA, "observation.state": ALOHA, "observation.velocity": ALOHA, "observation.effort": ALOHA},
+)
+ROBOTWIN = Layout(
+    "RoboTwin",
+    {
+        "joint_action/vector": "observation.state",
+        "endpose/*": "observation.endpose.*",
+        "observation/*/rgb": "observation.images.*",
+    },
+    marks=("joint_action/vector",),
+    rows=("joint_action/vector",),
+    ahead={"joint_action/vector": "action"},  # the drive targets of the next step, as RoboTwin's own policies train
+    left_out={
+        "joint_action/*": "a part of joint_action/vector",
+        "observation/*/depth": "depth",
+        "observation/*": CAMERA_FACTS,
+        "pointcloud": "a cloud of points, which models here do not read",
+    },
+    instruction=("json:../instructions:seen", "folder"),
+    swapped=True,  # RGB given to OpenCV's encoder, which takes BGR
+)
+ROBOMIND = Layout(
+    "RoboMIND",
+    {
+        "master/*": "action.*",
+        "puppet/*": "observation.*",
+        "observations/rgb_images/*": "observation.images.*",
+        "observations/images/*": "observation.images.*",
+    },
+    marks=("puppet/*",),
+    rows=("puppet/joint_position*", "puppet/*"),
+    left_out={"observations/depth_images/*": "depth"},
+    instruction=("language_instruction", "language_raw", "@language_instruction", "folder"),
+)
+D4RL = Layout(
+    "D4RL",
+    {"observations": "observation.state", "actions": "action", "rewards": "next.reward", "terminals": "next.done"},
+    marks=("observations", "actions", "terminals"),
+    rows=("actions",),
+    ends=("terminals", "timeouts"),
+    left_out={
+        "timeouts": "where episodes end",
+        "next_observations": "the observations of the next step",
+        "infos/*": SIMULATOR,
+        "metadata/*": "how it was recorded",
+    },
+    instruction=("file",),
+)
+REPLAY_BUFFER = Layout(
+    "Diffusion Policy's replay buffer",
+    {
+        "data/action": "action",
+        "data/state": "observation.state",
+        "data/img": "observation.images.img",
+        "data/*_rgb": "observation.images.*_rgb",
+        "data/*": "observation.*",
+    },
+    marks=("meta/episode_ends",),
+    rows=("data/action", "data/*"),
+    ends=("meta/episode_ends",),
+    left_out={"meta/*": "where episodes end"},
+    instruction=("@task", "file"),
+)
+NAMED_ARRAYS = Layout(
+    "arrays by name",
+    {
+        "action": "action",
+        "actions": "action",
+        "reward": "next.reward",
+        "rewards": "next.reward",
+        "images": "observation.images.images",
+        "image": "observation.images.image",
+        "img": "observation.images.img",
+        "*": "observation.*",
+    },
+    rows=("action", "actions"),
+    ends=("episode_ends", "terminals", "timeouts", "dones"),
+    left_out=dict.fromkeys(("episode_ends", "terminals", "timeouts", "dones"), "where episodes end"),
+    instruction=("instruction", "language_instruction", "task", "folder"),
+)
+LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, D4RL, REPLAY_BUFFER)
+
+
+def described(given: Any) -> Layout:
+    """Return the layout that a user describes, or names.
+
+    Raises:
+        LattokError: it has other keys, or values of other types.
+    """
+    if isinstance(given, str):
+        known = {layout.name: layout for layout in (*LAYOUTS, NAMED_ARRAYS)}
+        checks.one_of("layout", given, known)
+        return known[given]
+    expected = 'a name, or an object such as {"columns": {"cmd": "action"}}'
+    if not isinstance(given, Mapping):
+        checks.fail("layout", expected, f"{given!r:.60}")
+    checks.known_keys("layout", given, ("episodes", "columns", "ahead", "rows", "ends", "instruction"))
+    columns = _texts(given, "columns")
+    ahead = _texts(given, "ahead")
+    if not columns and not ahead:
+        checks.fail("layout", expected, "no columns")
+    episodes = given.get("episodes", "")
+    if not isinstance(episodes, str) or "*" in episodes.rpartition("/")[0] or episodes.count("*") > 1:
+        checks.fail("layout.episodes", "groups such as run_* or data/*", f"{episodes!r:.60}")
+    actions = tuple(path for path, column in columns.items() if column == "action")
+    rows = _list(given, "rows") or actions or tuple(columns)
+    instruction = _list(given, "instruction") or ("folder",)
+    if any(".." in source for source in instruction):
+        checks.fail("layout.instruction", "sources without `..`", checks.listed(instruction))
+    return Layout("layout", columns, episodes, (), rows, _list(given, "ends"), ahead, EMPTY, instruction)
+
+
+def _texts(given: Mapping[str, Any], key: str) -> dict[str, str]:
+    value = given.get(key, {})
+    if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        checks.fail(
+            f"layout.{key}", 'paths with the columns that they are, such as {"cmd": "action"}', f"{value!r:.60}"
+        )
+    for path, column in value.items():
+        if path.count("*") > 1 or column.count("*") > path.count("*"):
+            checks.fail(f"layout.{key}", "at most one * in a path, and in its column only where the path has it", path)
+    return dict(value)
+
+
+def _list(given: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = given.get(key, [])
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        checks.fail(f"layout.{key}", "texts", f"{value!r:.60}")
+    return tuple(value)

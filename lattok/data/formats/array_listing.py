@@ -1,0 +1,400 @@
+"""What is in a file of arrays: its demonstrations, which arrays all of them have, and what it says of itself."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import mode
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from lattok.data import problems
+from lattok.data.formats.array_layouts import Layout
+from lattok.data.formats.array_pictures import Storage, storage
+from lattok.data.schema import DEPTH, readable
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.findings import Finding
+from lattok.utils.untrusted import parse_json, safe_path
+
+CAMERA = "observation.images."
+MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
+SHOWN = 12  # arrays in a message
+ADVICE = (
+    'Say where things are: write {{"dataset": "{name}", "fps": 30, "layout": {{"episodes": "", "columns": '
+    '{{"PATH": "action", "PATH": "observation.state", "PATH": "observation.images.NAME"}}}}}} into {beside} and '
+    "open that."
+)
+
+
+class Store(ABC):
+    """A file, or a folder, that holds arrays by path, open for reading. Paths have "/" between names; "" is the top."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its ending."""
+        return self.path.stem
+
+    @abstractmethod
+    def members(self, group: str) -> list[str]:
+        """List the names directly below a group."""
+
+    @abstractmethod
+    def is_group(self, path: str) -> bool:
+        """Tell whether there is a group."""
+
+    @abstractmethod
+    def arrays(self, group: str) -> dict[str, Any]:
+        """Arrays below a group, at any depth, by path from it: with `shape`, `dtype` and rows by slice or indices."""
+
+    @abstractmethod
+    def array(self, path: str) -> Any:
+        """Return the array at a path from the top."""
+
+    @abstractmethod
+    def attributes(self, path: str) -> Mapping[str, Any]:
+        """Return the attributes of a group."""
+
+    @abstractmethod
+    def stored_bytes(self, array: Any, where: str) -> int:
+        """Count the bytes that an array takes in the file; an error if they are in other files."""
+
+    @abstractmethod
+    def reading(self, where: str) -> AbstractContextManager[None]:
+        """Whatever a damaged file makes the library raise becomes one line that names the file and `where`."""
+
+
+class StoredArray(NamedTuple):  # an array of every demonstration: where it is, and what one step of it is
+    path: str  # below the demonstration's group
+    column: str
+    dtype: str
+    shape: tuple[int, ...]  # () where pictures are encoded
+    storage: Storage
+    spare: int = 0  # rows more than there are actions
+    ahead: int = 0  # rows: of `Layout.ahead`, 1
+
+
+Stored = tuple[StoredArray, ...]
+
+
+class Demo(NamedTuple):
+    file: Path
+    name: str  # of its group
+    rows: int  # of the group's actions
+    first: int  # of them
+    length: int  # steps
+    instruction: str
+
+
+class Listed(NamedTuple):  # a group of a file
+    demos: list[Demo | str]
+    arrays: Stored
+    left_out: dict[str, str]
+
+
+class Contents(NamedTuple):
+    layout: Layout
+    demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
+    arrays: Stored  # of all demonstrations that can be read; empty if there is none
+    left_out: dict[str, str]  # other members of a demonstration, with the reason
+    fps: float | None
+    robot: str | None
+    findings: tuple[Finding, ...]
+    splits: dict[str, frozenset[str]]  # of demonstrations, by name
+
+
+def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
+    """List a file of one of the layouts. Numbers and pixels are not read, but for those that say where episodes end."""
+    layout = layouts[0] if len(layouts) == 1 else recognised(store, layouts)
+    groups = episode_groups(store, layout)
+    if not groups:
+        expected = f"demonstrations as groups {layout.episodes}"
+        checks.refuse(store.path, expected, checks.listed(store.members("")[:SHOWN]) or "none")
+    file_texts = Sources(store, layout, "")
+    listed = [_list_group(store, layout, group) for group in groups]
+    whole = [each.arrays for each in listed if any(isinstance(demo, Demo) for demo in each.demos)]
+    arrays = mode(whole) if whole else ()
+    demos: list[Demo | str] = []
+    for each in listed:
+        for demo in each.demos:
+            if isinstance(demo, Demo) and each.arrays != arrays:
+                what = f"{store.path}, {_last(demo.name)}: {difference(arrays, each.arrays)}"
+                demo = f"{what}, unlike most demonstrations of the file. Remove it."
+            demos.append(demo)
+    usual = next((each for each in listed if each.arrays == arrays), listed[0])
+    findings = []
+    if longer := [stored.path for stored in arrays if stored.spare]:
+        findings.append(problems.ONE_MORE_ROW.finding(columns=checks.listed(longer[:SHOWN])))
+    convention = file_texts.attribute("macros_image_convention")
+    if isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"):
+        findings.append(problems.UPSIDE_DOWN.finding())
+    fps = file_texts.rate()
+    robot = file_texts.robot()
+    return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, tuple(findings), _splits(store))
+
+
+def recognised(store: Store, layouts: Sequence[Layout]) -> Layout:
+    """Find the layout of a file; an error that shows what is there if it is none of them."""
+    return _recognised(store, layouts) or _unknown(store, layouts)
+
+
+def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
+    for layout in layouts:
+        groups = episode_groups(store, layout)
+        for group in groups[:3]:  # the first may be damaged
+            with store.reading(f", {group}"):
+                paths = list(store.arrays(group)) if store.is_group(group) else []
+            found = [any(fnmatchcase(path, mark) for path in paths) for mark in layout.marks or layout.rows]
+            if all(found) if layout.marks else any(found):
+                return layout
+        if groups and layout.episodes == "data/*" and all(_is_numbered(_last(group)) for group in groups):
+            return layout
+    return None
+
+
+def _unknown(store: Store, layouts: Sequence[Layout]) -> NoReturn:
+    """Show what is in a file of another layout, and how one is described."""
+    arrays = store.arrays("")
+    shown = [f"{path} {array.dtype} {list(array.shape)}" for path, array in list(arrays.items())[:SHOWN]]
+    more = f" and {len(arrays) - SHOWN} more" if len(arrays) > SHOWN else ""
+    known = checks.listed(layout.name for layout in layouts)
+    beside = store.path.absolute().with_suffix(".json")
+    got = f"{', '.join(shown) or 'no arrays'}{more}"
+    checks.refuse(store.path, f"a layout of {known}", got, ADVICE.format(name=store.path.name, beside=beside))
+
+
+def _is_numbered(name: str) -> bool:
+    return bool(re.fullmatch(r"\D+_?\d+", name))
+
+
+def episode_groups(store: Store, layout: Layout) -> list[str]:
+    """List the members that are the episodes of a file, demo_2 before demo_10."""
+    if not layout.episodes:
+        return [""]
+    above, _, pattern = layout.episodes.rpartition("/")
+    if not store.is_group(above):
+        return []
+    names = (name for name in store.members(above) if fnmatchcase(name, pattern))
+    return [f"{above}/{name}".lstrip("/") for name in sorted(names, key=natural)]
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Put demo_2 before demo_10."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
+
+
+def _last(group: str) -> str:
+    return group.rpartition("/")[2]
+
+
+def _list_group(store: Store, layout: Layout, group: str) -> Listed:
+    """List the demonstrations of a group, usually itself, and its arrays; or the reason why it cannot be read."""
+    where = f"{store.path}, {_last(group)}" if group else f"{store.path}"
+    try:
+        with store.reading(f", {_last(group)}" if group else ""):
+            found = store.arrays(group) if store.is_group(group) else {}
+            length = _steps(found, layout, where, store.attributes(group) if found else {})
+            arrays, left_out = _offered(store, found, length, layout, where)
+            text = Sources(store, layout, group).instruction(found)
+            rows = length + bool(layout.ahead)
+            spans = _spans(found, layout, length, where)
+            return Listed([Demo(store.path, group, rows, a, b - a, text) for a, b in spans], arrays, left_out)
+    except LattokError as error:
+        return Listed([str(error)], (), {})
+
+
+def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Mapping[str, Any]) -> int:
+    """Count the steps of a group: the rows of its actions."""
+    matches = (path for pattern in layout.rows for path in found if fnmatchcase(path, pattern))
+    path = next(matches, None)
+    rows = found[path].shape[0] if path is not None and found[path].shape else 0
+    if path is None or not rows:
+        wanted = " or ".join(f"`{pattern}`" for pattern in layout.rows[:2])
+        there = checks.listed(list(found)[:SHOWN]) or "nothing"
+        checks.refuse(
+            where, f"a group with {wanted}, at least one row", there if path is None else "none", "Remove it."
+        )
+    if storage(found[path].dtype, found[path].shape[1:], False) is None:
+        got = f"{found[path].dtype} {list(found[path].shape)}"
+        raise LattokError(f"{where}: expected numbers as `{path}`, got {got}. Write them as numbers.")
+    if (samples := attributes.get("num_samples", rows)) != rows:
+        raise LattokError(f"{where}: expected {samples} actions (num_samples), got {rows}. Copy it again.")
+    steps = rows - any(fnmatchcase(path, ahead) for ahead in layout.ahead)
+    if not steps:
+        checks.refuse(where, f"two rows of `{path}` or more, since an action is the row after", rows, "Remove it.")
+    return steps
+
+
+def _offered(
+    store: Store, found: Mapping[str, Any], length: int, layout: Layout, where: str
+) -> tuple[Stored, dict[str, str]]:
+    """Return the arrays of a group that are offered, in one order for all files, and all else with the reason."""
+    offered: list[StoredArray] = []
+    left_out: dict[str, str] = {}
+    rows = length + bool(layout.ahead)
+    patterns = list(layout.columns)
+    places = {path: next((i for i, each in enumerate(patterns) if fnmatchcase(path, each)), -1) for path in found}
+    for path in sorted(found, key=lambda path: (places[path], path)):
+        array, column = found[path], layout.column(path)
+        ahead = next((column for pattern, column in layout.ahead.items() if fnmatchcase(path, pattern)), None)
+        if column is None and ahead is None:
+            reason = layout.reason(path)
+            left_out[path] = DEPTH if reason == "depth" else reason
+            continue
+        camera = (column or "").startswith(CAMERA)
+        how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
+        if how is None:
+            left_out[path] = DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
+            continue
+        claimed = array.dtype.itemsize * max(math.prod(array.shape), math.prod(getattr(array, "chunks", None) or ()))
+        stored = store.stored_bytes(array, f"{where}, `{path}`")
+        if claimed > max(MIN_CHECKED_BYTES, MAX_EXPANSION * stored):
+            expected = f"what {stored:,} bytes can hold"
+            checks.refuse(f"{where}, `{path}`", expected, f"{claimed:,}", "Copy the file again.")
+        if readable(path) != path:
+            raise LattokError(f"{where}: expected names in UTF-8, got {path!a:.60}. Rename it.")
+        spare = array.shape[0] - rows
+        if spare not in (0, 1):
+            wanted = f"{checks.counted(rows, 'row')} of `{path}`, one per action"
+            checks.refuse(where, wanted, array.shape[0], "Copy it again, or remove it.")
+        dtype, shape = ("encoded", ()) if how == "encoded" else (array.dtype.name, tuple(array.shape[1:]))
+        offered += [StoredArray(path, column, dtype, shape, how, spare)] if column else []
+        offered += [StoredArray(path, ahead, dtype, shape, how, spare, 1)] if ahead else []
+    return tuple(offered), left_out
+
+
+def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) -> list[tuple[int, int]]:
+    """First row of each episode of a group, and the one after its last."""
+    ends = [found[path] for path in layout.ends if path in found]
+    if not ends:
+        return [(0, length)]
+    if ends[0].shape[0] == length:  # flags of steps
+        flags = np.any(
+            [np.asarray(each[:]).reshape(length, -1).any(1) for each in ends if each.shape[0] == length], axis=0
+        )
+        stops = np.append(np.flatnonzero(flags) + 1, length)
+    else:
+        stops = np.asarray(ends[0][:]).reshape(-1).astype(np.int64)
+    stops = np.unique(stops)
+    if not len(stops) or stops[0] <= 0 or stops[-1] > length:
+        got = f"{stops[0]} to {stops[-1]}" if len(stops) else "none"
+        checks.refuse(where, f"ends of episodes in {layout.ends[0]} from 1 to {length}", got, "Copy it again.")
+    return list(zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True))
+
+
+def difference(*layouts: Stored) -> str:
+    """Return the first thing that the second has differently from the first, for a message."""
+    expected, got = ({each.path: _shape(each) for each in layout} for layout in layouts)
+    path = next((path for path in (*expected, *got) if expected.get(path) != got.get(path)), "")
+    return f"`{path[:100]}`: expected {expected.get(path, 'nothing')}, got {got.get(path, 'nothing')}"
+
+
+def _shape(stored: StoredArray) -> str:
+    axes = ("T + 1" if stored.spare else "T", *map(str, stored.shape))
+    return f"{stored.dtype} [{', '.join(axes)}]"
+
+
+def _splits(store: Store) -> dict[str, frozenset[str]]:
+    """Return robomimic's masks: names of demonstrations by split."""
+    if not store.is_group("mask"):
+        return {}
+    with store.reading(", mask"):
+        return {name: frozenset(map(_text, array[:])) for name, array in store.arrays("mask").items() if array.shape}
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+class Sources:
+    """What a file says of a group by itself: texts and numbers out of attributes, arrays, and files beside it."""
+
+    def __init__(self, store: Store, layout: Layout, group: str):
+        self.store, self.layout, self.group = store, layout, group
+
+    def instruction(self, found: Mapping[str, Any]) -> str:
+        """Return the first text of the layout's sources that is one."""
+        for source in self.layout.instruction:
+            value = self._of_array(found, source) if source in found else self.value(source)
+            words = " ".join(map(str, value)) if isinstance(value, list) else value
+            if isinstance(words, str) and words.strip():
+                return readable(words.strip())
+        return readable(self.store.name)
+
+    def rate(self) -> float | None:
+        for source in self.layout.rate:
+            value = self.value(source)
+            if value is None:
+                continue
+            if not checks.is_frame_rate(value):
+                name, where = source.rpartition(".")[2], source.strip("@").split(".")[0]
+                raise LattokError(
+                    f"{self.store.path}: `{name}` in {where}: expected a number greater than 0, got {value!r}."
+                )
+            return float(value)
+        return None
+
+    def robot(self) -> str | None:
+        for source in self.layout.robot:
+            value = self.value(source)
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            if isinstance(text, str) and text:
+                return text
+        return None
+
+    def value(self, source: str) -> Any:
+        """Return what a source holds, None if there is no such thing."""
+        if source.startswith("@"):
+            name, *members = source[1:].split(".")
+            value = self.attribute(name)
+            if members and value is not None:
+                text = value if isinstance(value, str | bytes) else ""
+                value = parse_json(text, f"{self.store.path}: the attribute {name}", nan=True)
+                if not isinstance(value, dict):
+                    got = type(value).__name__
+                    raise LattokError(f"{self.store.path}: expected a JSON object as attribute {name}, got {got}.")
+            return _member(value.decode(errors="replace") if isinstance(value, bytes) else value, members)
+        if source.startswith("json:"):
+            return self._beside(source.removeprefix("json:"))
+        if source == "file":
+            return self.store.name
+        return self.store.path.resolve().parent.name if source == "folder" else None
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute of the group, or of the nearest one above it that has it."""
+        group = self.group or (self.layout.episodes.rpartition("/")[0] if self.layout.episodes else "")
+        while True:
+            with self.store.reading(f", {group}" if group else ""):
+                attributes = self.store.attributes(group) if self.store.is_group(group) else {}
+                if name in attributes:
+                    return attributes[name]
+            if not group:
+                return None
+            group = group.rpartition("/")[0]
+
+    def _beside(self, source: str) -> Any:
+        folder, _, members = source.rpartition(":")
+        above = self.store.path.parent
+        place = above / folder / self.store.path.with_suffix(".json").name
+        safe_path(above.parent if folder.startswith("..") else above, place, f"{self.store.path}: the file beside it")
+        return _member(read_json(place), members.split(".")) if place.is_file() else None
+
+    def _of_array(self, found: Mapping[str, Any], source: str) -> Any:
+        array = found[source]
+        value = array[()] if array.shape == () else array[:1].reshape(-1)[0] if array.shape[0] else None
+        return _text(value) if isinstance(value, str | bytes) else None
+
+
+def _member(value: Any, members: list[str]) -> Any:
+    for member in members:
+        value = value.get(member) if isinstance(value, dict) else None
+    if isinstance(value, list) and members and members[-1] == "seen":
+        return value[0] if value and isinstance(value[0], str) else None
+    return value

@@ -1,0 +1,74 @@
+"""How recordings keep pictures in arrays: as pixels in either order, or encoded, padded with zeros or not."""
+
+from io import BytesIO
+from typing import Any, Literal
+
+import numpy as np
+
+from lattok.data.images import decode_image
+from lattok.utils.checks import LattokError
+
+Storage = Literal["numbers", "pixels", "planes", "floats", "encoded"]
+STANDARD = b"XPL-RGB1"  # comment of JPEGs by a writer that used to swap red and blue
+LEAST_SIDE = 8  # pixels: [T, 3, 3, 3] are rotations
+
+
+def storage(dtype: np.dtype[Any], shape: tuple[int, ...], camera: bool) -> Storage | None:
+    """Tell how an array with rows of `shape` keeps what it has; None where these are neither numbers nor pictures.
+
+    `camera` says that the layout expects pictures there: planes of numbers are then distances.
+    """
+    if camera and ((dtype.kind in "SO" and not shape) or (dtype == np.uint8 and len(shape) == 1)):
+        return "encoded"
+    if dtype.kind not in "fiub" or 0 in shape:
+        return None
+    if dtype == np.uint8 and len(shape) == 3 and shape[-1] == 3:
+        return "pixels"
+    if dtype == np.uint8 and len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= LEAST_SIDE:
+        return "planes"
+    if camera and dtype.kind == "f" and len(shape) == 3 and shape[-1] == 3:
+        return "floats"
+    flat = len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[-1]))
+    return None if camera and flat else "numbers"
+
+
+def picture_size(rows: np.ndarray, how: Storage, where: str) -> tuple[int, int, int]:
+    """Return (H, W, 3) of the first of the rows of a camera."""
+    height, width, _ = pictures(rows[:1], how, False, where).shape[1:]
+    return height, width, 3
+
+
+def pictures(rows: np.ndarray, how: Storage, swapped: bool, where: str) -> np.ndarray:
+    """Turn rows of a camera into frames uint8 [n, H, W, 3]. `swapped`: encoded ones have red and blue swapped.
+
+    Raises:
+        LattokError: an encoded one is damaged, or has another size; or floats are no whole numbers from 0 to 255.
+    """
+    if how == "pixels":
+        return rows
+    if how == "planes":
+        return np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
+    if how == "floats":
+        whole = rows.astype(np.uint8) if np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 255 else None
+        if whole is None or not np.array_equal(whole, rows):
+            raise LattokError(f"{where}: expected pixels as whole numbers from 0 to 255, got others. Write uint8.")
+        return whole
+    frames = [_decoded(row, swapped, where) for row in rows]
+    if len({frame.shape for frame in frames}) > 1:
+        raise LattokError(f"{where}: expected pictures of one size, got several. Resize them before.")
+    return np.stack(frames)
+
+
+def _decoded(row: Any, swapped: bool, where: str) -> np.ndarray:
+    data = row.encode("latin-1", "replace") if isinstance(row, str) else bytes(row)
+    data = data.rstrip(b"\0")  # padded to the longest of the file; neither JPEG nor PNG ends with a zero
+    pixels = decode_image(data, where)
+    if swapped and not _marked(data):
+        pixels = pixels[..., ::-1]
+    return pixels
+
+
+def _marked(data: bytes) -> bool:
+    from PIL import Image
+
+    return Image.open(BytesIO(data), formats=("JPEG", "PNG")).info.get("comment") == STANDARD

@@ -1,0 +1,276 @@
+"""Demonstrations in files of arrays by path: one reader for HDF5, zarr and npz, told by a layout what is where."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lattok.data import problems
+from lattok.data.formats.array_layouts import LAYOUTS, ROBOMIMIC, STATES, Layout, described
+from lattok.data.formats.array_listing import (
+    CAMERA,
+    Contents,
+    Demo,
+    Store,
+    Stored,
+    StoredArray,
+    difference,
+    list_contents,
+)
+from lattok.data.formats.array_pictures import picture_size, pictures
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
+from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import safe_path
+
+SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
+
+
+class ArrayDataset(RobotDataset):
+    """Demonstrations in files of arrays; see `lattok.data.RobotDataset` for what a dataset offers.
+
+    `layout` is a `Layout`, the name of one of the table, or its description; by default it is recognised. Episodes are
+    those of the files in the order of their names, demo_2 before demo_10. `split` takes those of one of the file's own
+    splits (robomimic's masks); they keep their numbers.
+
+    Pictures are cameras `observation.images.<name>`, other numbers columns of the stored type; `next.done` is bool.
+    `observation.state` is an array of that name, or LIBERO's or robosuite's position, rotation and gripper side by
+    side. Arrays that have one row more than there are actions lose the last one, which no action follows; `findings`
+    says so. The frame rate is `fps`, else what the file says. `left_out` has what is not offered, with the reason.
+
+    A demonstration that cannot be read is in `damaged` and keeps its number. A file of a folder that cannot be opened
+    takes one number there, as how many it held cannot be told: once it is repaired, later files have other numbers.
+    """
+
+    options = MappingProxyType({"fps": float, "layout": object, "split": str})
+    layouts: ClassVar[tuple[Layout, ...]] = LAYOUTS  # that are recognised
+    places: ClassVar[tuple[str, ...]] = ("*", "data/*", "*/*", "*/data/*")  # where a folder may have files
+
+    def __init__(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        fps: float | None = None,
+        layout: Any = None,
+        split: str | None = None,
+    ):
+        self.root = Path(path)
+        self.name = name or (self.root.stem if self.is_file(self.root) else self.root.resolve().name)
+        self.require()
+        self._layout = described(layout) if layout is not None and not isinstance(layout, Layout) else layout
+        contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
+        listed: list[Demo | str] = []
+        for file in self._files():
+            try:
+                with self.opened(file) as store:
+                    content = list_contents(store, self.layouts if self._layout is None else (self._layout,))
+            except LattokError as error:
+                if self.is_file(self.root):
+                    raise
+                listed.append(str(error))  # how many it held cannot be told
+                continue
+            listed += content.demos
+            contents |= {file: content} if content.arrays else {}
+        demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
+        self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
+        if not demos:
+            raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
+        first_file, first = next(iter(contents.items()))
+        for file, content in contents.items():
+            if content.arrays != first.arrays:
+                what = f"{file} differs from {first_file} in {difference(first.arrays, content.arrays)}"
+                raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
+        self._demos = _of_split(demos, contents, split)
+        self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
+        self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
+        self.fps = _frames_per_second(self.root, self.kind, contents) if fps is None else float(fps)
+        self.robot, self._swapped = first.robot, first.layout.swapped
+        self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
+        if split is None and first.splits:
+            shown = ", ".join(f"{name}: {checks.counted(len(each), 'episode')}" for name, each in first.splits.items())
+            self.findings += (problems.OWN_SPLITS.finding(splits=shown, name=next(iter(first.splits))),)
+        features, self._parts = self._columns(first.arrays, first.layout)
+        used = {stored for parts in self._parts.values() for stored in parts}
+        gone = [stored.path for stored in first.arrays if stored not in used]
+        self.left_out = first.left_out | dict.fromkeys(gone, "a camera has its name")
+        self.features = features | INDEX_FEATURES
+        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+
+    # what a kind of file says of itself
+
+    @classmethod
+    def require(cls) -> None:
+        """Raise an error if the package that reads such files is missing, which is no damage of a file."""
+
+    @classmethod
+    @abstractmethod
+    def opened(cls, path: Path, where: str = "") -> AbstractContextManager[Store]:
+        """Open a file for as long as it is read; errors name it and `where`."""
+
+    @classmethod
+    def is_file(cls, path: Path) -> bool:
+        """Tell whether `path` is one of the files, rather than a folder of them. Looks at names, opens nothing."""
+        return path.is_file()
+
+    @classmethod
+    def files_in(cls, folder: Path) -> list[Path]:
+        """List the files of a folder, or of the folders in it that recordings are put in."""
+        for pattern in cls.places:
+            found = (path for path in folder.glob(pattern) if path.suffix.lower() in cls.suffixes and cls.is_file(path))
+            if files := sorted(path for path in found if not path.name.startswith(".")):
+                return files
+        return []
+
+    @classmethod
+    def guess(cls, folder: Path) -> bool:
+        return bool(cls.files_in(folder))
+
+    # reading
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        return (self._demo(episode_index).file,)
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        demo = self._demo(episode_index)
+        self.check_columns(keys)
+        task, columns = self.tasks.index(demo.instruction), {}
+        with self._arrays(episode_index, demo) as read:
+            for key in keys:
+                if key in INDEX_FEATURES:
+                    columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
+                    continue
+                parts = [read(stored, np.arange(demo.length)) for stored in self._parts[key]]
+                shape, dtype = self.features[key].shape, self.features[key].dtype
+                rows = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+                columns[key] = rows.reshape(demo.length, *(() if shape == (1,) else shape)).astype(dtype, copy=False)
+        return columns
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        demo, (stored,) = self._demo(episode_index), self._parts[camera]
+        size = self.features[camera].shape
+        step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(size)))
+        where = f"{demo.file}, `{stored.path}` (episode {episode_index})"
+        for i in range(0, len(indices), step):
+            with self._arrays(episode_index, demo) as read:
+                block = read(stored, indices[i : i + step])
+            frames = pictures(block, stored.storage, self._swapped, where)
+            if frames.shape[1:] != size:
+                got = "x".join(map(str, frames.shape[1:3]))
+                checks.refuse(where, f"pictures of {size[0]}x{size[1]}", got, "Put recordings of one size together.")
+            yield frames
+
+    def _demo(self, episode_index: int) -> Demo:
+        return self._demos.get(episode_index) or self.no_episode(episode_index)
+
+    @contextmanager
+    def _arrays(self, episode_index: int, demo: Demo) -> Iterator[Callable[[StoredArray, np.ndarray], np.ndarray]]:
+        """Open the file of a demonstration, to read rows of its arrays, ascending and each once."""
+        name = demo.name.rpartition("/")[2]
+        where = f", {name} (episode {episode_index})" if name else f" (episode {episode_index})"
+
+        def read(stored: StoredArray, rows: np.ndarray) -> np.ndarray:
+            array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
+            expected = (demo.rows + stored.spare, *stored.shape)
+            kept = array.shape[:1] if stored.storage == "encoded" else array.shape
+            dtype = stored.dtype if stored.storage == "encoded" else array.dtype.name
+            if (dtype, tuple(kept)) != (stored.dtype, expected):
+                what = f"`{stored.path}` is not as it was when the dataset was opened"
+                raise LattokError(f"{demo.file}{where}: {what}. Open it again.")
+            rows = rows + demo.first + stored.ahead
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            if last - first > SPARSE * len(rows):
+                return np.asarray(array[rows])
+            block = np.asarray(array[first:last])
+            return block if len(block) == len(rows) else block[rows - first]
+
+        with self.opened(demo.file, where) as store:
+            yield read
+
+    def _files(self) -> list[Path]:
+        if self.is_file(self.root):
+            return [self.root]
+        ends = " or ".join(self.suffixes)
+        if not self.root.is_dir():
+            checks.fail("path", f"a {ends} file or a folder of them", f"{self.root}", "There is no such file.")
+        files = [safe_path(self.root, path, str(path)) for path in self.files_in(self.root)]
+        if not files:
+            checks.fail("path", f"a folder with files {ends}", f"none in {self.root}")
+        return files
+
+    def _columns(self, arrays: Stored, layout: Layout) -> tuple[dict[str, Feature], dict[str, Stored]]:
+        """Return features by key, cameras last, and where each comes from: one array, or several side by side."""
+        found: dict[str, Feature] = {}
+        cameras: dict[str, Feature] = {}
+        parts_of: dict[str, Stored] = {}
+        for stored in sorted(arrays, key=lambda each: each.storage != "numbers"):  # cameras have the last word
+            key = stored.column
+            if stored.storage == "numbers":
+                dtype = "bool" if key == "next.done" else stored.dtype
+                names = layout.names.get(key, ())
+                shape = stored.shape or (1,)
+                found[key] = Feature(dtype, shape, names if shape == (len(names),) else None)
+            else:
+                key = key if key.startswith(CAMERA) else CAMERA + key.removeprefix("observation.")
+                cameras[key] = Feature("image", self._picture_size(stored), None)
+            parts_of[key] = (stored,)
+        for names, dimensions in STATES:
+            parts = [part for name in names for part in parts_of.get(f"observation.{name}", ())]
+            flat = len(parts) == len(names) and all(len(part.shape) == 1 for part in parts)
+            if "observation.state" not in found and flat and sum(part.shape[0] for part in parts) == len(dimensions):
+                dtype = np.result_type(*(part.dtype for part in parts)).name
+                found["observation.state"] = Feature(dtype, (len(dimensions),), dimensions)
+                parts_of["observation.state"] = tuple(parts)
+        for key in cameras:
+            found.pop(key, None)
+        return found | cameras, parts_of
+
+    def _picture_size(self, stored: StoredArray) -> tuple[int, ...]:
+        """Return (H, W, 3) of a camera's pictures; of encoded ones the first that can be decoded tells."""
+        if stored.storage == "planes":
+            return (*stored.shape[1:], 3)
+        if stored.storage != "encoded":
+            return stored.shape
+        demo_index, demo = next(iter(self._demos.items()))
+        with self._arrays(demo_index, demo) as read:
+            row = read(stored, np.arange(1))
+        return picture_size(row, stored.storage, f"{demo.file}, `{stored.path}`")
+
+
+def _of_split(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], split: str | None) -> dict[int, Demo]:
+    """Take the demonstrations of one of the files' own splits, all by default."""
+    if split is None:
+        return dict(demos)
+    known = sorted({name for content in contents.values() for name in content.splits})
+    if split not in known:
+        checks.fail("split", f"one of {checks.listed(known)}" if known else "none: the files have no splits", split)
+    members = {file: content.splits.get(split, frozenset()) for file, content in contents.items()}
+    chosen = {index: demo for index, demo in demos.items() if demo.name.rpartition("/")[2] in members[demo.file]}
+    if not chosen:
+        checks.fail("split", "a split with a demonstration that can be read", split)
+    return chosen
+
+
+def _frames_per_second(root: Path, kind: str, contents: Mapping[Path, Contents]) -> float:
+    file, first = next(iter(contents.items()))
+    beside = root.absolute().with_suffix(".json")
+    hint = f'Write {{"dataset": "{root.name}", "fps": 20}} into a file such as {beside} and open that.'
+    if first.fps is None:
+        of = (
+            "control_freq of env_args"
+            if first.layout == ROBOMIMIC
+            else f"frames per second, which {kind} files rarely say"
+        )
+        checks.fail("fps", f"the {of}; {file} does not", "none", f"{hint} See docs/howto/own_dataset.md.")
+    for other, content in contents.items():
+        if content.fps != first.fps:
+            got = "none" if content.fps is None else f"{content.fps:g}"
+            checks.fail("fps", f"one for all, {first.fps:g} as in {file}", f"{got} in {other}", hint)
+    return first.fps

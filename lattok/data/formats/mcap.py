@@ -1,0 +1,407 @@
+"""ROS 2 recordings in MCAP files, also in rosbag2 folders. Needs the extra mcap.
+
+A frame is a message of the first camera. Of every other topic a frame has the last message at or before its time (the
+first one, where none came yet); of the action it has the first one at or after, which is what was sent next (the last
+one, where none came any more). Times are when messages were logged, or with `clock` "header" those in their headers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.data.formats.array_listing import natural
+from lattok.data.images import decode_image
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.untrusted import safe_path, walk
+from lattok.version import install_extra
+
+CAMERA = "observation.images."
+ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
+PICTURES = ("CompressedImage", "Image")
+FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
+    "JointState": ("position",),
+    "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
+    "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
+    "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
+    "PoseStamped": (*(f"pose.position.{axis}" for axis in "xyz"), *(f"pose.orientation.{axis}" for axis in "xyzw")),
+    "WrenchStamped": tuple(f"wrench.{part}.{axis}" for part in ("force", "torque") for axis in "xyz"),
+    "Float64MultiArray": ("data",),
+    "Float32MultiArray": ("data",),
+    "Float64": ("data",),
+    "Float32": ("data",),
+    "JointTrajectoryPoint": ("positions",),
+}
+RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
+READERS = ("mcap.reader", "mcap_ros2.decoder")
+CLOCKS = ("log", "header")
+NEAR = 0.02  # of a whole number of frames a second
+BLOCK = 32  # frames
+SHOWN = 20  # topics in a message
+
+
+class ROSTopic(NamedTuple):
+    name: str
+    type: str  # without the package, such as JointState
+    fields: tuple[str, ...]
+
+
+class ROSRecording(NamedTuple):
+    name: str  # relative to the root
+    files: tuple[Path, ...]
+    counts: Mapping[str, int]  # messages by topic
+
+
+def _mcap(module: str) -> Any:
+    try:
+        return import_module(module)  # which only this format needs
+    except ImportError:
+        raise LattokError(f"reading MCAP recordings needs mcap. Install it: {install_extra('mcap')}") from None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever the library raises over a damaged file becomes one line that names it."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except Exception as error:  # decoders of strangers' message definitions raise errors of many kinds
+        mended = path.with_name(f"mended_{path.name}")
+        way_out = f"If the recorder was killed: mcap recover {path} -o {mended}"
+        raise LattokError(
+            f"cannot read {path} as MCAP ({type(error).__name__}: {first_line(error)}). {way_out}"
+        ) from None
+
+
+class MCAPRecordings(RobotDataset):
+    """MCAP files, each an episode, or rosbag2 folders, each an episode of one or several files.
+
+    `topics` says which topic is which column or camera: {"observation.images.front": "/camera/image/compressed",
+    "observation.state": "/joint_states", "action": "/command"}; "/odom:pose.pose.position.x" names a field. Joints are
+    put in the order of the first message by their names. `fps` is by default that of the first camera of the first
+    recording. The instruction is the name of the folder that a recording is in, else empty.
+    """
+
+    kind = "mcap"
+    options = MappingProxyType({"fps": float, "topics": object, "clock": str})
+    text = "MCAP (.mcap files of ROS 2, or rosbag2 folders)"
+    suffixes = (".mcap",)
+
+    def __init__(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        fps: float | None = None,
+        topics: Any = None,
+        clock: str = "log",
+    ):
+        self.root = Path(path)
+        self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
+        checks.one_of("clock", clock, CLOCKS)
+        self._clock = clock
+        for module in READERS:
+            _mcap(module)
+        found: list[ROSRecording | str] = []
+        types: dict[str, str] = {}
+        for files in _recordings(self.root):
+            try:
+                counts = _count(files, types)
+            except LattokError as error:
+                found.append(str(error))
+                continue
+            place = files[0].parent if (files[0].parent / ROSBAG).is_file() else files[0]
+            found.append(
+                ROSRecording(place.relative_to(self.root).as_posix() if place != self.root else "", files, counts)
+            )
+        if not types:
+            raise LattokError(next((each for each in found if isinstance(each, str)), f"{self.root}: no messages."))
+        self._topics = self._chosen(topics, types)
+        base = self._base
+        for index, each in enumerate(found):
+            if isinstance(each, ROSRecording):
+                missing = [topic.name for topic in self._topics.values() if not each.counts.get(topic.name)]
+                if missing:
+                    found[index] = (
+                        f"{each.files[0]}: expected messages of {checks.listed(missing)}, got none. Leave it out."
+                    )
+        self._recordings = {i: each for i, each in enumerate(found) if isinstance(each, ROSRecording)}
+        self.damaged = tuple(Damage(i, each) for i, each in enumerate(found) if isinstance(each, str))
+        if not self._recordings:
+            raise LattokError(self.damaged[0].reason)
+        instructions = {i: readable(Path(each.name).parent.name) for i, each in self._recordings.items()}
+        self.tasks = tuple(dict.fromkeys(instructions.values()))
+        self.episodes = tuple(
+            Episode(i, each.counts[base.name], (instructions[i],)) for i, each in self._recordings.items()
+        )
+        self._times: dict[tuple[int, str], np.ndarray] = {}
+        self.fps = self._rate() if fps is None else float(fps)
+        self.cameras = tuple(key for key, topic in self._topics.items() if topic.type in PICTURES)
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
+        return [folder] if any(path.suffix == ".mcap" for place in places for path in place.iterdir()) else ()
+
+    @cached_property
+    def features(self) -> dict[str, Feature]:
+        """Only messages say how long their vectors and how large their pictures are: the first use decodes one each."""
+        index = next(iter(self._recordings))
+        found: dict[str, Feature] = {}
+        for key, topic in self._topics.items():
+            message = next(self._messages(index, topic, np.arange(1)))
+            if topic.type in PICTURES:
+                found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
+            else:
+                width = len(_numbers(message, topic, (), str(self.root)))
+                found[key] = Feature("float64", (width,), _names(message, topic) if width > 1 else None)
+        return found | INDEX_FEATURES
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        return self._recording(episode_index).files
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        length, columns = self.length(episode_index), {}
+        self.check_columns(keys)
+        task = self.tasks.index(self.episodes[list(self._recordings).index(episode_index)].tasks[0])
+        for key in keys:
+            if key in INDEX_FEATURES:
+                columns[key] = index_column(key, length, episode_index, task, self.fps)
+                continue
+            topic, names = self._topics[key], self.features[key].names or ()
+            rows = self._rows(episode_index, topic, key == "action" or key.startswith("action."))
+            where = f"{self.files_of(episode_index)[0]}, {topic.name}"
+            wanted = np.unique(rows)
+            read = [_numbers(each, topic, names, where) for each in self._messages(episode_index, topic, wanted)]
+            if {len(each) for each in read} != {self.features[key].shape[0]}:
+                got = ", ".join(map(str, sorted({len(each) for each in read})))
+                checks.refuse(where, f"{self.features[key].shape[0]} numbers in every message", got, "Leave it out.")
+            values = np.array(read, dtype=np.float64)[np.searchsorted(wanted, rows)]
+            columns[key] = values[:, 0] if self.features[key].shape == (1,) else values
+        return columns
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        topic = self._topics[camera]
+        rows = self._rows(episode_index, topic, False)[indices]
+        wanted = np.unique(rows)
+        where = f"{self.files_of(episode_index)[0]}, {topic.name}"
+        held: list[np.ndarray] = []
+        repeats = np.bincount(np.searchsorted(wanted, rows))
+        for message, times in zip(self._messages(episode_index, topic, wanted), repeats, strict=True):
+            held += [_picture(message, topic, where)] * int(times)
+            while len(held) >= BLOCK:
+                yield np.stack(held[:BLOCK])
+                held = held[BLOCK:]
+        if held:
+            yield np.stack(held)
+
+    @property
+    def _base(self) -> ROSTopic:
+        """ROSTopic whose messages are the frames."""
+        cameras = (topic for topic in self._topics.values() if topic.type in PICTURES)
+        return next(cameras, next(iter(self._topics.values())))
+
+    def _recording(self, episode_index: int) -> ROSRecording:
+        return self._recordings.get(episode_index) or self.no_episode(episode_index)
+
+    def _chosen(self, topics: Any, types: Mapping[str, str]) -> dict[str, ROSTopic]:
+        if topics is None:
+            shown = [f"{name} ({kind})" for name, kind in sorted(types.items())][:SHOWN]
+            draft = ", ".join(f'"{key}": "{name}"' for key, name in _draft(types).items())
+            beside = self.root.absolute().with_suffix(".json")
+            entry = f'{{"dataset": "{self.root.name}", "topics": {{{draft}}}}}'
+            way_out = f"Write {entry} into {beside}, corrected, and open that."
+            got = f"none for {', '.join(shown)}"
+            checks.fail("topics", "which topic of this MCAP recording is which column", got, way_out)
+        if not isinstance(topics, Mapping) or not topics or not all(isinstance(each, str) for each in topics.values()):
+            checks.fail("topics", 'an object such as {"action": "/command"}', f"{topics!r:.80}")
+        chosen: dict[str, ROSTopic] = {}
+        for key, text in topics.items():
+            name, _, field = text.partition(":")
+            if name not in types:
+                checks.fail(
+                    f"topics.{key}", f"one of {checks.listed(sorted(types))}", name, checks.did_you_mean(name, types)
+                )
+            kind = types[name]
+            fields = (field,) if field else FIELDS.get(kind, ())
+            if kind in PICTURES and not key.startswith(CAMERA):
+                checks.fail("topics", f"pictures as {CAMERA}NAME", key)
+            if kind not in PICTURES and not fields:
+                checks.fail(f"topics.{key}", f"a field of {kind}, as {name}:data", name)
+            chosen[key] = ROSTopic(name, kind, fields)
+        return chosen
+
+    def _rate(self) -> float:
+        times = self._times_of(next(iter(self._recordings)), self._base)
+        steps = np.diff(times)
+        if not len(steps) or np.median(steps) <= 0:
+            checks.fail("fps", "the rate of the first camera, which one message does not tell", "none", "Give fps.")
+        rate = float(1 / np.median(steps))
+        return float(round(rate)) if round(rate) and abs(rate / round(rate) - 1) <= NEAR else round(rate, 3)
+
+    def _rows(self, episode_index: int, topic: ROSTopic, ahead: bool) -> np.ndarray:
+        """Return which message of a topic each frame has, [T]."""
+        base = self._times_of(episode_index, self._base)
+        if topic == self._base:
+            return np.arange(len(base))
+        times = self._times_of(episode_index, topic)
+        rows = np.searchsorted(times, base, side="left") if ahead else np.searchsorted(times, base, side="right") - 1
+        return rows.clip(0, len(times) - 1)
+
+    def _times_of(self, episode_index: int, topic: ROSTopic) -> np.ndarray:
+        """Seconds of the messages of a topic, in order."""
+        known = self._times.get((episode_index, topic.name))
+        if known is None:
+            recording = self._recording(episode_index)
+            known = np.array(list(_times(recording.files, topic, self._clock == "header")))
+            known = np.maximum.accumulate(known)  # a clock that was set back says nothing of the order
+            if len(known) != recording.counts[topic.name]:
+                what = f"{recording.counts[topic.name]} messages of {topic.name}, as its summary says"
+                checks.refuse(recording.files[0], what, len(known), "Copy it again.")
+            self._times[episode_index, topic.name] = known
+        return known
+
+    def _messages(self, episode_index: int, topic: ROSTopic, rows: np.ndarray) -> Iterator[Any]:
+        """Decoded messages of a topic at ascending places in the order of time."""
+        recording = self._recording(episode_index)
+        wanted, place = set(rows.tolist()), 0
+        for file in recording.files:
+            with _opened(file) as (reader, decode):
+                for schema, channel, message in reader.iter_messages(topics=[topic.name]):
+                    if place in wanted:
+                        yield decode(schema, channel, message)
+                        wanted.remove(place)
+                    place += 1
+                    if not wanted:
+                        return
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a file; returns its reader, and what decodes a message of it."""
+    with _reading(file), ExitStack() as stack:
+        factory = _mcap("mcap_ros2.decoder").DecoderFactory()
+        stream = stack.enter_context(file.open("rb"))
+        decoders: dict[int, Any] = {}
+
+        def decode(schema: Any, channel: Any, message: Any) -> Any:
+            if schema.id not in decoders:
+                decoders[schema.id] = factory.decoder_for(channel.message_encoding, schema)
+            if decoders[schema.id] is None:
+                got = f"{channel.message_encoding} as {schema.encoding}"
+                checks.refuse(f"{file}, {channel.topic}", "messages of ROS 2 (cdr)", got, "Leave it out of `topics`.")
+            return decoders[schema.id](message.data)
+
+        yield _mcap("mcap.reader").make_reader(stream), decode
+
+
+def _times(files: Sequence[Path], topic: ROSTopic, header: bool) -> Iterator[float]:
+    """Times in seconds of the messages of a topic, of the log or of their headers."""
+    for file in files:
+        with _opened(file) as (reader, decode):
+            for schema, channel, message in reader.iter_messages(topics=[topic.name]):
+                if not header:
+                    yield message.log_time / 1e9
+                    continue
+                decoded = decode(schema, channel, message)
+                if not hasattr(decoded, "header"):
+                    checks.fail("clock", f'"log": messages of {topic.name} have no header', '"header"')
+                yield decoded.header.stamp.sec + decoded.header.stamp.nanosec / 1e9
+
+
+def _count(files: Sequence[Path], types: dict[str, str]) -> dict[str, int]:
+    """Count messages by topic from the summary of the files; adds the types of topics to `types`."""
+    counts: dict[str, int] = {}
+    for file in files:
+        with _opened(file) as (reader, _):
+            summary = reader.get_summary()
+            if summary is None or summary.statistics is None:
+                raise LattokError(f"{file} has no summary. Write one: mcap recover {file} -o mended_{file.name}")
+            for channel in summary.channels.values():
+                schema = summary.schemas.get(channel.schema_id)
+                kind = schema.name.rpartition("/")[2] if schema is not None else "?"
+                if types.setdefault(channel.topic, kind) != kind:
+                    checks.refuse(file, f"{types[channel.topic]} as type of {channel.topic}", kind, "Leave it out.")
+                number = summary.statistics.channel_message_counts.get(channel.id, 0)
+                counts[channel.topic] = counts.get(channel.topic, 0) + number
+    return counts
+
+
+def _recordings(root: Path) -> list[tuple[Path, ...]]:
+    """List the files of each recording: those of a rosbag2 folder together, every other file by itself."""
+    if root.is_file():
+        return [(root,)]
+    found = [root / path for path in walk(root, lambda path: path.name.startswith("."), once=True)]
+    files = [safe_path(root, path, str(path)) for path in found if path.suffix == ".mcap"]
+    if not files:
+        checks.fail("path", "a folder with files .mcap", f"none in {root}")
+    together: dict[Path, list[Path]] = {}
+    for file in sorted(files, key=lambda path: natural(path.as_posix())):
+        together.setdefault(file.parent if (file.parent / ROSBAG).is_file() else file, []).append(file)
+    return [tuple(each) for each in together.values()]
+
+
+def _draft(types: Mapping[str, str]) -> dict[str, str]:
+    """Guess which topics are what, for a file that users correct."""
+    draft: dict[str, str] = {}
+    for name, kind in sorted(types.items()):
+        words = [word for word in name.split("/") if word not in ("image", "image_raw", "compressed", "color", "")]
+        short = "_".join(words) or "camera"
+        if kind in PICTURES and "depth" not in name:
+            draft[f"{CAMERA}{short}"] = name
+        elif kind in FIELDS:
+            sent = any(word in name for word in ("command", "cmd", "action", "target", "goal"))
+            key = "action" if sent else "observation.state"
+            draft[key if key not in draft else f"{key}.{short}"] = name
+    return draft
+
+
+def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
+    if topic.type == "JointState" and topic.fields == ("position",) and len(message.name):
+        return tuple(map(readable, message.name))
+    return topic.fields if len(topic.fields) > 1 else ()
+
+
+def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
+    """Return the numbers that are read of a message; joints in the order of `names`."""
+    numbers: list[float] = []
+    for field in topic.fields:
+        value = message
+        for part in field.split("."):
+            if not hasattr(value, part):
+                checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
+            value = getattr(value, part)
+        numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
+    if topic.type == "JointState" and names and topic.fields == ("position",):
+        given = list(map(readable, message.name))
+        if given != list(names):
+            if set(given) < set(names) or not set(names) <= set(given):
+                checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
+            numbers = [numbers[given.index(name)] for name in names]
+    return numbers
+
+
+def _picture(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
+    """Turn a message into a frame uint8 [H, W, 3]."""
+    if topic.type == "CompressedImage":
+        return decode_image(bytes(message.data), where)
+    if message.encoding not in RAW:
+        checks.refuse(where, f"pictures as {checks.listed(RAW)}", message.encoding, "Leave the topic out.")
+    channels, reverse = RAW[message.encoding]
+    rows = np.frombuffer(bytes(message.data), np.uint8)
+    if len(rows) != message.height * message.step or message.step < message.width * channels:
+        checks.refuse(where, f"{message.height} rows of {message.step} bytes", f"{len(rows)} bytes", "Copy it again.")
+    pixels = rows.reshape(message.height, message.step)[:, : message.width * channels]
+    pixels = pixels.reshape(message.height, message.width, channels)
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])

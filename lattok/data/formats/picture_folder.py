@@ -1,0 +1,196 @@
+"""Folders of numbered pictures: an episode in each folder, or in each folder of folders with a camera each."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+import numpy as np
+
+from lattok.data import problems
+from lattok.data.formats.array_listing import natural
+from lattok.data.formats.video_folder import captions_of, find_captions
+from lattok.data.images import decode_image
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import walk
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+LEVELS = 3  # of folders that are looked at before it is known what a folder holds
+BLOCK = 32  # pictures
+CAMERA = "observation.images."
+EPISODE_NAME = re.compile(
+    r"(ep|episode|traj|trajectory|demo|run|seq|sequence|clip|video|take)?[-_ ]?\d+", re.IGNORECASE
+)
+INSTRUCTION = "lang.txt"  # Bridge's raw recordings: a line for each annotator, and one about confidence
+DEPTH = re.compile(r"depth", re.IGNORECASE)
+
+
+class PictureFolder(RobotDataset):
+    """Folders of JPEG or PNG pictures, in the order of the numbers in their names: im_2 comes before im_10.
+
+    A folder with pictures is an episode. Where the folders with pictures have the same names in every folder above
+    them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
+    names count (`push/1`, `push/2`). Folders called depth are left out.
+
+    The instruction is the first line of lang.txt, else the folder's caption (`captions`, or a captions file as of a
+    folder of videos), else the name of the folder that the episode is in, else empty. Pictures do not tell when they
+    were taken: `fps` must be given. A folder without a readable first picture is in `damaged` and keeps its number.
+    """
+
+    kind = "pictures"
+    options = MappingProxyType({"fps": float, "captions": Path})
+    text = "folders of pictures (.jpg or .png, one folder per episode)"
+
+    def __init__(
+        self, path: str | Path, name: str | None = None, *, fps: float | None = None, captions: str | Path | None = None
+    ):
+        self.root = Path(path)
+        self.name = name or self.root.resolve().name
+        if fps is None:
+            beside = self.root.absolute().with_suffix(".json")
+            hint = f'Write {{"dataset": "{self.root.name}", "fps": 10}} into {beside} and open that.'
+            checks.fail("fps", "the frame rate, which pictures do not tell", "none", hint)
+        self.fps = float(fps)
+        folders = _folders(self.root)
+        depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
+        self.left_out = dict.fromkeys(depth, "pictures of depth, which models here do not read")
+        self._pictures = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
+        names = list(self._pictures)
+        source = find_captions(self.root) if captions is None else Path(captions)
+        written = {} if source is None else captions_of(names, source)
+        instructions = [_instruction(self.root, name) or written.get(name) or _class(name) for name in names]
+        self._tasks_of = instructions
+        usual = max((tuple(cameras) for cameras in self._pictures.values()), key=len)
+        self.cameras = tuple(CAMERA + camera for camera in usual)
+        reasons: dict[int, str] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
+        for index, name in enumerate(names):
+            try:
+                self._sizes[index] = self._looked_at(name, usual)
+            except LattokError as error:
+                reasons[index] = str(error)
+        if not self._sizes:
+            raise LattokError(next(iter(reasons.values())))
+        self.damaged = tuple(Damage(index, reason) for index, reason in reasons.items())
+        self.episodes = tuple(
+            Episode(i, len(next(iter(self._pictures[names[i]].values()))), (instructions[i],)) for i in self._sizes
+        )
+        self.tasks = tuple(dict.fromkeys(instructions[i] for i in self._sizes))
+        if len(usual) > 1:
+            shown = checks.listed(usual)
+            self.findings = (problems.FOLDERS_AS_CAMERAS.finding(folders=shown, count=len(self.episodes)),)
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        return ()  # many folders hold some pictures: this is what a folder is that is nothing else
+
+    @classmethod
+    def guess(cls, folder: Path) -> bool:
+        levels = ("/".join(["*"] * level) for level in range(1, LEVELS + 1))
+        return any(_is_picture(path) for level in levels for path in folder.glob(level))
+
+    @cached_property
+    def features(self) -> dict[str, Feature]:
+        size = next(iter(self._sizes.values()))
+        return {camera: Feature("image", (*size, 3), None) for camera in self.cameras} | INDEX_FEATURES
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        return tuple(self.root / file for files in self._files(episode_index).values() for file in files)
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        length = self.length(episode_index)
+        task = self.tasks.index(self._tasks_of[episode_index])
+        self.check_columns(keys, INDEX_FEATURES, "Pictures have no others.")
+        return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        files = self._files(episode_index)[camera.removeprefix(CAMERA)]
+        for i in range(0, len(indices), BLOCK):
+            chosen = [self.root / files[index] for index in indices[i : i + BLOCK]]
+            frames = [decode_image(_bytes(path), f"episode {episode_index}, {path}") for path in chosen]
+            for path, frame in zip(chosen, frames, strict=True):
+                if frame.shape != frames[0].shape:
+                    expected, got = ("x".join(map(str, each.shape[:2])) for each in (frames[0], frame))
+                    checks.refuse(
+                        path, f"a picture of {expected} like those before it", got, "Resize it, or remove it."
+                    )
+            yield np.stack(frames)
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        return [_bytes(self.root / file) for file in self._files(episode_index)[camera.removeprefix(CAMERA)]]
+
+    def _files(self, episode_index: int) -> dict[str, list[str]]:
+        self.length(episode_index)  # an error where there is no such episode
+        return list(self._pictures.values())[episode_index]
+
+    def _looked_at(self, name: str, usual: tuple[str, ...]) -> tuple[int, int]:
+        """Return the size of an episode's first picture; an error if it cannot be read or a camera is missing."""
+        cameras = self._pictures[name]
+        place = self.root / name
+        if set(cameras) != set(usual):
+            checks.refuse(
+                place, f"the folders {checks.listed(usual)}", checks.listed(cameras), "Leave it out, or add them."
+            )
+        counts = {camera: len(files) for camera, files in cameras.items()}
+        if len(set(counts.values())) > 1:
+            got = ", ".join(f"{count} in {camera}" for camera, count in counts.items())
+            checks.refuse(place, "as many pictures of every camera", got, "Remove those that the others lack.")
+        first = self.root / cameras[usual[0]][0]
+        height, width, _ = decode_image(_bytes(first), str(first)).shape
+        return height, width
+
+
+def _folders(root: Path) -> dict[str, list[str]]:
+    """Relative paths of the folders that hold pictures, with their pictures in order."""
+    if not root.is_dir():
+        checks.fail("path", "a folder of pictures", f"{root}", "Give the folder that holds the episodes.")
+    found: dict[str, list[str]] = {}
+    for path in walk(root, lambda path: path.name.startswith("."), once=True):
+        if path.suffix.lower() in SUFFIXES:
+            found.setdefault(path.parent.as_posix(), []).append(path.as_posix())
+    if not found:
+        checks.fail("path", f"a folder with pictures ({', '.join(SUFFIXES)})", f"none in {root}")
+    ordered = sorted(found, key=natural)
+    return {folder: sorted(found[folder], key=lambda file: natural(PurePosixPath(file).name)) for folder in ordered}
+
+
+def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Pictures by episode and camera."""
+    above: dict[str, dict[str, list[str]]] = {}
+    for folder, files in folders.items():
+        place = PurePosixPath(folder)
+        above.setdefault(place.parent.as_posix(), {})[place.name or "image"] = files
+    names = {tuple(cameras) for cameras in above.values()}
+    equal = all(len({len(files) for files in cameras.values()}) == 1 for cameras in above.values())
+    counted = any(EPISODE_NAME.fullmatch(name) for cameras in above.values() for name in cameras)
+    if len(names) == 1 and equal and not counted and "." not in above:
+        return above
+    return {folder: {"image": files} for folder, files in folders.items()}
+
+
+def _instruction(root: Path, name: str) -> str:
+    """Return the first line of a text file in the episode's folder, "" without one."""
+    file = root / name / INSTRUCTION
+    if not file.is_file():
+        return ""
+    lines = (line.strip() for line in _bytes(file).decode("utf-8", "replace").splitlines())
+    return readable(next((line for line in lines if line and not line.startswith("confidence")), ""))
+
+
+def _class(name: str) -> str:
+    return readable(PurePosixPath(name).parent.name)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}. Check its permissions.") from None
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -1,0 +1,368 @@
+"""Layouts of HDF5 files, zarr stores and npz files: each written by its library as its makers do, against the truth."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lattok.data import open_dataset
+from lattok.data.formats.array_layouts import ALOHA, LAYOUTS
+from lattok.data.schema import depth_cameras
+from lattok.utils.checks import LattokError
+
+h5py = pytest.importorskip("h5py")
+LENGTHS = (5, 7)
+
+
+def wave(length: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng((seed, width)).standard_normal((length, width)).astype(np.float32)
+
+
+def film(length: int, seed: int, size: tuple[int, int] = (16, 24)) -> np.ndarray:
+    """Frames of one colour each, with more red than blue: JPEG keeps them, and a swap would show."""
+    levels = np.random.default_rng(seed).integers(40, 90, (length, 1, 1, 1))
+    return np.broadcast_to(levels + np.array([120, 60, 0]), (length, *size, 3)).astype(np.uint8)
+
+
+def jpeg(frame: np.ndarray, comment: bytes = b"") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "JPEG", quality=95, subsampling=0, comment=comment)
+    return out.getvalue()
+
+
+def padded(frames: np.ndarray) -> np.ndarray:
+    encoded = [jpeg(frame) for frame in frames]
+    longest = max(map(len, encoded)) + 7
+    return np.stack([np.frombuffer(data.ljust(longest, b"\0"), np.uint8) for data in encoded])
+
+
+class Truth:
+    """What a layout should be read as: by episode `action`, `state` and frames by camera; and the instruction."""
+
+    def __init__(self, width: int, tasks: tuple[str, ...], lengths: tuple[int, ...] = LENGTHS):
+        self.lengths, self.tasks = lengths, tasks
+        self.action = [wave(length, width, seed) for seed, length in enumerate(lengths)]
+        self.state = [wave(length, 9, seed) for seed, length in enumerate(lengths)]
+        self.frames = [film(length, seed) for seed, length in enumerate(lengths)]
+        self.cameras: tuple[str, ...] = ()
+        self.exact = True  # frames, to the last bit
+
+
+def aloha(folder: Path) -> Truth:
+    """One file an episode; JPEGs padded with zeros to the longest of the file."""
+    (folder / "pour the tea").mkdir()
+    truth = Truth(14, ("pour the tea",))
+    truth.state = [wave(length, 14, 9 + seed) for seed, length in enumerate(LENGTHS)]
+    truth.cameras, truth.exact = ("cam_high", "cam_low"), False
+    for i, length in enumerate(LENGTHS):
+        with h5py.File(folder / "pour the tea" / f"episode_{i}.hdf5", "w") as file:
+            file.attrs["sim"], file.attrs["compress"] = False, True
+            file["action"], file["observations/qpos"] = truth.action[i], truth.state[i]
+            file["observations/qvel"] = wave(length, 14, 5)
+            for camera in truth.cameras:
+                file[f"observations/images/{camera}"] = padded(truth.frames[i])
+            file["compress_len"] = np.ones((2, length), np.float32)
+    return truth
+
+
+def act_simulation(folder: Path) -> Truth:
+    """ACT's simulated tasks: pixels as they are."""
+    truth = Truth(14, (folder.name,))
+    truth.state = [wave(length, 14, 9 + seed) for seed, length in enumerate(LENGTHS)]
+    truth.cameras = ("top",)
+    for i in range(len(LENGTHS)):
+        with h5py.File(folder / f"episode_{i}.hdf5", "w") as file:
+            file["action"], file["observations/qpos"] = truth.action[i], truth.state[i]
+            file["observations/images/top"] = truth.frames[i]
+    return truth
+
+
+def robotwin(folder: Path, comment: bytes = b"") -> Truth:
+    """The action of a step is the next row; JPEGs were written with red and blue swapped, unless a comment says not."""
+    truth = Truth(14, ("press the bell", "press it"))
+    truth.cameras, truth.exact = ("head_camera",), False
+    (folder / "data").mkdir()
+    (folder / "instructions").mkdir()
+    for i, length in enumerate(LENGTHS):
+        vector = wave(length + 1, 14, i)
+        truth.action[i], truth.state[i] = vector[1:], vector[:-1]
+        shown = np.append(truth.frames[i], film(1, 99), axis=0)
+        encoded = [jpeg(frame if comment else frame[..., ::-1], comment) for frame in shown]
+        with h5py.File(folder / "data" / f"episode{i}.hdf5", "w") as file:
+            file["joint_action/vector"], file["joint_action/left_arm"] = vector, vector[:, :6]
+            file["observation/head_camera/rgb"] = np.array(encoded, dtype=f"S{max(map(len, encoded))}")
+            file["observation/head_camera/intrinsic_cv"] = np.zeros((length + 1, 3, 3))
+            file["pointcloud"] = np.zeros((length + 1, 0))
+        (folder / "instructions" / f"episode{i}.json").write_text(json.dumps({"seen": [truth.tasks[i]], "unseen": []}))
+    return truth
+
+
+def robotwin_marked(folder: Path) -> Truth:
+    return robotwin(folder, b"XPL-RGB1")
+
+
+def robomind(folder: Path) -> Truth:
+    """A folder an episode; JPEGs of any length, and 16-bit depth."""
+    truth = Truth(8, ("stack the cups",))
+    truth.cameras, truth.exact = ("camera_top",), False
+    for i, length in enumerate(LENGTHS):
+        (folder / f"1017_{i}" / "data").mkdir(parents=True)
+        with h5py.File(folder / f"1017_{i}" / "data" / "trajectory.hdf5", "w") as file:
+            file["puppet/joint_position"], file["master/joint_position"] = wave(length, 8, 7), truth.action[i]
+            bytes_of_any_length = h5py.vlen_dtype(np.dtype("uint8"))
+            for group, frames in (("rgb", truth.frames[i]), ("depth", truth.frames[i])):
+                images = file.create_dataset(f"observations/{group}_images/camera_top", length, bytes_of_any_length)
+                for row, frame in enumerate(frames):
+                    images[row] = np.frombuffer(jpeg(frame), np.uint8)
+            file["language_instruction"] = "stack the cups"
+    truth.state = [wave(length, 8, 7) for length in LENGTHS]
+    return truth
+
+
+def maniskill(folder: Path) -> Truth:
+    """T actions, T + 1 observations, and a JSON file beside."""
+    truth = Truth(7, ("PickCube-v1",))
+    truth.cameras = ("base_camera",)
+    with h5py.File(folder / "trajectory.h5", "w") as file:
+        for i in range(len(LENGTHS)):
+            demo = file.create_group(f"traj_{i}")
+            demo["actions"], demo["terminated"] = truth.action[i], np.zeros(LENGTHS[i], bool)
+            demo["obs/agent/state"] = np.vstack([truth.state[i], wave(1, 9, 99)])
+            demo["obs/sensor_data/base_camera/rgb"] = np.append(truth.frames[i], film(1, 99), axis=0)
+            demo["obs/sensor_data/base_camera/depth"] = np.zeros((LENGTHS[i] + 1, 16, 24, 1), np.int16)
+            demo["env_states/actors/cube"] = np.zeros((LENGTHS[i] + 1, 13))
+    about = {"env_info": {"env_id": "PickCube-v1", "env_kwargs": {"obs_mode": "rgb"}}, "episodes": []}
+    (folder / "trajectory.json").write_text(json.dumps(about))
+    return truth
+
+
+def isaac_lab(folder: Path) -> Truth:
+    """The action before stands among the observations, where a policy would copy it."""
+    truth = Truth(7, ("Isaac-Lift",))
+    with h5py.File(folder / "dataset.hdf5", "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "Isaac-Lift", "type": 2})
+        for i in range(len(LENGTHS)):
+            demo = file.create_group(f"data/demo_{i}")
+            demo["actions"], demo["obs/state"] = truth.action[i], truth.state[i]
+            demo["obs/actions"], demo["states/robot"] = truth.action[i], truth.state[i]
+    return truth
+
+
+def d4rl(folder: Path) -> Truth:
+    """All steps in one array each; an episode ends where either flag is set, the last one with the file."""
+    truth = Truth(3, ("hopper",))
+    with h5py.File(folder / "hopper.hdf5", "w") as file:
+        file["actions"], file["observations"] = np.vstack(truth.action), np.vstack(truth.state)
+        file["rewards"] = np.zeros(12, np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(12, bool), np.arange(12) == LENGTHS[0] - 1
+        file["infos/qpos"] = np.zeros((12, 5))
+    return truth
+
+
+def diffusion_policy(folder: Path, version: int = 2, zipped: bool = False, pixels: str = "uint8") -> Truth:
+    """Diffusion Policy's replay buffer; of PushT the pictures are floats from 0 to 255."""
+    zarr = pytest.importorskip("zarr")
+    truth = Truth(2, ("pusht",))
+    truth.cameras = ("img",)
+    name = folder / ("pusht.zarr.zip" if zipped else "pusht.zarr")
+    store: Any = zarr.storage.ZipStore(str(name), mode="w") if zipped else str(name)
+    options = {"zarr_format": version} if int(zarr.__version__.split(".")[0]) >= 3 else {}
+    top = zarr.open_group(store, mode="w", **options)
+    arrays = {"data/action": np.vstack(truth.action), "data/state": np.vstack(truth.state)}
+    arrays |= {"data/img": np.concatenate(truth.frames).astype(pixels), "meta/episode_ends": np.cumsum(LENGTHS)}
+    for key, values in arrays.items():
+        chunks = (4, *values.shape[1:])
+        if options:
+            top.create_array(key, data=values, chunks=chunks)
+        else:
+            top.create_dataset(key, data=values, chunks=chunks)
+    if zipped:
+        store.close()
+    return truth
+
+
+def zarr_3(folder: Path) -> Truth:
+    return diffusion_policy(folder, version=3)
+
+
+def zarr_zip(folder: Path) -> Truth:
+    return diffusion_policy(folder, zipped=True)
+
+
+def pusht_floats(folder: Path) -> Truth:
+    return diffusion_policy(folder, pixels="float32")
+
+
+def npz(folder: Path) -> Truth:
+    truth = Truth(4, ("wipe",))
+    truth.cameras = ("images",)
+    (folder / "wipe").mkdir()
+    for i in range(len(LENGTHS)):
+        arrays = {"actions": truth.action[i], "state": truth.state[i], "images": truth.frames[i]}
+        (np.savez_compressed if i else np.savez)(folder / "wipe" / f"{i}.npz", **arrays)
+    return truth
+
+
+def npz_of_many(folder: Path) -> Truth:
+    truth = Truth(4, (folder.name,))
+    arrays = {"action": np.vstack(truth.action), "state": np.vstack(truth.state), "dones": np.arange(12) == 4}
+    np.savez(folder / "all.npz", **arrays)
+    return truth
+
+
+WRITERS = (npz, npz_of_many, aloha, act_simulation, robotwin, robotwin_marked, robomind, maniskill, isaac_lab, d4rl)
+STORES = (diffusion_policy, zarr_3, zarr_zip, pusht_floats)
+
+
+@pytest.mark.parametrize("write", [*WRITERS, *STORES], ids=lambda write: write.__name__)
+def test_values_tasks_and_frames(tmp_path: Path, write: Callable[[Path], Truth]):
+    truth = write(tmp_path)
+    dataset = open_dataset(tmp_path, fps=10)
+    key = "action.joint_position" if write is robomind else "action"
+    state = "observation.joint_position" if write is robomind else "observation.state"
+    assert [episode.length for episode in dataset.episodes] == list(truth.lengths)
+    assert dataset.tasks == truth.tasks
+    assert tuple(key.removeprefix("observation.images.") for key in dataset.cameras) == truth.cameras
+    for index in range(len(truth.lengths)):
+        columns = dataset.columns(index, [key, state])
+        np.testing.assert_array_equal(columns[key], truth.action[index])
+        np.testing.assert_array_equal(columns[state], truth.state[index])
+        for camera in truth.cameras:
+            frames = dataset.frames(index, [camera])[:, 0]
+            near = np.abs(frames.astype(int) - truth.frames[index])
+            assert near.max() <= (0 if truth.exact else 4)
+            chosen = dataset.frames(index, [camera], indices=[4, 1])[:, 0]
+            np.testing.assert_array_equal(chosen, frames[[4, 1]])
+
+
+def test_what_no_policy_may_see_or_model_reads_is_left_out(tmp_path: Path):
+    for write in (isaac_lab, maniskill, robomind):
+        (tmp_path / write.__name__).mkdir()
+        write(tmp_path / write.__name__)
+    isaac = open_dataset(tmp_path / "isaac_lab", fps=10)
+    assert "observation.actions" not in isaac.features
+    assert "copies it" in isaac.left_out["obs/actions"]
+    assert depth_cameras(open_dataset(tmp_path / "maniskill", fps=20)) == ["obs/sensor_data/base_camera/depth"]
+    assert depth_cameras(open_dataset(tmp_path / "robomind", fps=30)) == ["observations/depth_images/camera_top"]
+
+
+def test_one_more_observation_is_said(tmp_path: Path):
+    maniskill(tmp_path)
+    dataset = open_dataset(tmp_path, fps=20)
+    assert [finding.severity for finding in dataset.findings] == ["note"]
+    assert "obs/agent/state" in dataset.findings[0].what
+
+
+def test_names_of_dimensions_are_known_where_their_number_fits(tmp_path: Path):
+    aloha(tmp_path)
+    dataset = open_dataset(tmp_path / "pour the tea", fps=50)
+    assert dataset.features["action"].names == ALOHA
+
+
+def test_a_split_of_the_file(tmp_path: Path):
+    isaac_lab(tmp_path)
+    with h5py.File(tmp_path / "dataset.hdf5", "a") as file:
+        file["mask/train"], file["mask/valid"] = np.array([b"demo_0"]), np.array([b"demo_1"])
+    assert [episode.index for episode in open_dataset(tmp_path, fps=10, split="valid").episodes] == [1]
+    assert any("mask" in finding.what for finding in open_dataset(tmp_path, fps=10).findings)
+    with pytest.raises(LattokError, match="`split`: expected one of train, valid, got test"):
+        open_dataset(tmp_path, fps=10, split="test")
+
+
+def test_a_layout_that_is_described(tmp_path: Path):
+    action, state, frames = wave(5, 3, 0), wave(5, 4, 1), film(5, 2)
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        run = file.create_group("runs/run_1")
+        run.attrs["task"] = "wipe"
+        run["cmd/joints"], run["arm/q"], run["cam/front/rgb"] = action, state, frames.transpose(0, 3, 1, 2)
+    with pytest.raises(
+        LattokError, match=r"own.h5: expected a layout of .*runs/run_1/cmd/joints float32 \[5, 3\].*Say where"
+    ):
+        open_dataset(tmp_path / "own.h5", fps=10)
+    columns = {"cmd/joints": "action", "arm/q": "observation.state", "cam/*/rgb": "observation.images.*"}
+    layout = {"episodes": "runs/run_*", "columns": columns, "instruction": "@task"}
+    described = {"dataset": "own.h5", "fps": 10, "layout": layout}
+    (tmp_path / "own.json").write_text(json.dumps(described))
+    dataset = open_dataset(tmp_path / "own.json")
+    assert (dataset.tasks, dataset.cameras) == (("wipe",), ("observation.images.front",))
+    np.testing.assert_array_equal(dataset.columns(0, ["action"])["action"], action)
+    np.testing.assert_array_equal(dataset.columns(0, ["observation.state"])["observation.state"], state)
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], frames)
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ("robomimc", "`layout`: expected .*robomimic"),
+        ([], "`layout`: expected a name, or an object"),
+        ({"episodes": "run_*"}, "got no columns"),
+        ({"columns": {"a": 1}}, "`layout.columns`"),
+        ({"columns": {"a": "*"}}, "`layout.columns`"),
+        ({"columns": {"a": "action"}, "episodes": "*/x_*"}, "`layout.episodes`"),
+        ({"columns": {"a": "action"}, "episode": "x"}, "`layout`.*episode"),
+        ({"columns": {"a": "action"}, "instruction": "json:../../secret:x"}, "`layout.instruction`"),
+    ],
+)
+def test_layouts_that_are_refused(tmp_path: Path, layout: Any, said: str):
+    isaac_lab(tmp_path)
+    with pytest.raises(LattokError, match=said):
+        open_dataset(tmp_path, fps=10, layout=layout)
+
+
+def test_a_store_of_another_kind_of_codec_is_refused(tmp_path: Path):
+    diffusion_policy(tmp_path)
+    about = tmp_path / "pusht.zarr" / "data" / "action" / ".zarray"
+    stored = json.loads(about.read_text())
+    about.write_text(json.dumps(stored | {"filters": [{"id": "made-up"}]}))
+    with pytest.raises(LattokError, match="expected codecs that only unpack numbers, got 'made-up'"):
+        open_dataset(tmp_path / "pusht.zarr", fps=10)
+
+
+def test_chunks_are_not_read_from_elsewhere(tmp_path: Path):
+    diffusion_policy(tmp_path)
+    chunk = tmp_path / "pusht.zarr" / "data" / "action" / "0.0"
+    (tmp_path / "elsewhere").write_bytes(chunk.read_bytes())
+    chunk.unlink()
+    chunk.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LattokError, match="expected a path below"):
+        open_dataset(tmp_path / "pusht.zarr", fps=10)
+
+
+def test_a_damaged_store_is_one_line(tmp_path: Path):
+    diffusion_policy(tmp_path)
+    chunk = tmp_path / "pusht.zarr" / "data" / "img" / "1.0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:9])
+    dataset = open_dataset(tmp_path / "pusht.zarr", fps=10)
+    with pytest.raises(LattokError, match="cannot read .*pusht.zarr") as error:
+        dataset.frames(0)
+    assert "\n" not in str(error.value)
+    (tmp_path / "pusht.zarr" / "meta" / "episode_ends" / ".zarray").write_text("{")
+    with pytest.raises(LattokError, match="not valid JSON"):
+        open_dataset(tmp_path / "pusht.zarr", fps=10)
+
+
+def test_ends_beyond_the_rows(tmp_path: Path):
+    diffusion_policy(tmp_path)
+    zarr = pytest.importorskip("zarr")
+    top = zarr.open_group(str(tmp_path / "pusht.zarr"), mode="a")
+    top["meta/episode_ends"][:] = [5, 13]
+    with pytest.raises(LattokError, match="ends of episodes in meta/episode_ends from 1 to 12, got 5 to 13"):
+        open_dataset(tmp_path / "pusht.zarr", fps=10)
+
+
+def test_pickles_in_npz_files_are_not_read(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", action=np.zeros((3, 2)), note=np.array([{}, {}, {}], dtype=object))
+    dataset = open_dataset(tmp_path / "a.npz", fps=5)
+    assert dataset.left_out["note"] == "it holds no numbers"
+    np.savez(tmp_path / "b.npz", action=np.array([{}, {}, {}], dtype=object))
+    with pytest.raises(LattokError, match="expected numbers as `action`, got object"):
+        open_dataset(tmp_path / "b.npz", fps=5)
+
+
+def test_layouts_have_names_of_their_own():
+    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)

@@ -1,0 +1,140 @@
+"""MCAP recordings, written by the ROS 2 writer of the mcap package: topics, times, order of joints, damaged files."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lattok.data import open_dataset
+from lattok.utils.checks import LattokError
+
+writer = pytest.importorskip("mcap_ros2.writer")
+
+LINE = "=" * 80
+HEADER = f"""std_msgs/Header header
+BODY
+{LINE}
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+{LINE}
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+TYPES = {
+    "sensor_msgs/msg/CompressedImage": HEADER.replace("BODY", "string format\nuint8[] data"),
+    "sensor_msgs/msg/Image": HEADER.replace(
+        "BODY", "uint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data"
+    ),
+    "sensor_msgs/msg/JointState": HEADER.replace(
+        "BODY", "string[] name\nfloat64[] position\nfloat64[] velocity\nfloat64[] effort"
+    ),
+    "std_msgs/msg/Float64MultiArray": "float64[] data",
+}
+FRAMES = np.random.default_rng(0).integers(0, 256, (10, 8, 12, 3), dtype=np.uint8)
+TOPICS = {
+    "observation.images.front": "/front/image/compressed",
+    "observation.images.wrist": "/wrist/image",
+    "observation.state": "/joint_states",
+    "action": "/command",
+}
+
+
+def png(frame: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "PNG")
+    return out.getvalue()
+
+
+def record(path: Path, count: int = 10, first: int = 0) -> None:
+    """A camera at 10 Hz; joints at 50 Hz that swap their order; a command 30 ms after a picture; BGR with padding."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    messages: list[tuple[int, str, str, dict[str, Any]]] = []
+    for i in range(first, first + count):
+        time = i * 100
+        header = {"stamp": {"sec": 50 + time // 1000, "nanosec": time % 1000 * 10**6}, "frame_id": ""}
+        frame = FRAMES[i]
+        compressed = {"header": header, "format": "png", "data": png(frame)}
+        messages.append((time, "/front/image/compressed", "sensor_msgs/msg/CompressedImage", compressed))
+        rows = np.pad(frame[..., ::-1].reshape(8, 36), ((0, 0), (0, 4)))
+        raw = {"header": header, "height": 8, "width": 12, "encoding": "bgr8", "is_bigendian": 0, "step": 40}
+        messages.append((time + 1, "/wrist/image", "sensor_msgs/msg/Image", raw | {"data": rows.tobytes()}))
+        for k in range(5):
+            names, values = ["a", "b"], [float(time + 20 * k), -1.0]
+            joints = {"header": header, "name": names[:: (-1) ** k], "position": values[:: (-1) ** k]}
+            joints |= {"velocity": [], "effort": []}
+            messages.append((time + 20 * k, "/joint_states", "sensor_msgs/msg/JointState", joints))
+        messages.append((time + 30, "/command", "std_msgs/msg/Float64MultiArray", {"data": [float(i), 0.5]}))
+    with path.open("wb") as file:
+        out = writer.Writer(file)
+        schemas = {name: out.register_msgdef(name, text) for name, text in TYPES.items()}
+        for time, topic, kind, message in sorted(messages, key=lambda each: each[0]):
+            out.write_message(topic, schemas[kind], message, log_time=time * 10**6, publish_time=time * 10**6)
+        out.finish()
+
+
+def test_frames_are_those_of_the_first_camera(tmp_path: Path):
+    record(tmp_path / "runs" / "pour" / "a.mcap")
+    dataset = open_dataset(tmp_path / "runs", topics=TOPICS)
+    assert (dataset.kind, dataset.fps, dataset.tasks) == ("mcap", 10, ("pour",))
+    assert dataset.features["observation.state"].names == ("a", "b")
+    columns = dataset.columns(0, ["observation.state", "action", "timestamp"])
+    np.testing.assert_array_equal(columns["observation.state"][:, 0], np.arange(10) * 100.0)  # logged with the picture
+    np.testing.assert_array_equal(columns["observation.state"][:, 1], -1.0)
+    np.testing.assert_array_equal(columns["action"][:, 0], np.arange(10))  # the command after the picture
+    np.testing.assert_array_equal(dataset.frames(0, ["front"])[:, 0], FRAMES)
+    before = [0, *range(9)]  # the wrist's picture of 1 ms later is not there yet
+    np.testing.assert_array_equal(dataset.frames(0, ["wrist"])[:, 0], FRAMES[before])
+    np.testing.assert_array_equal(dataset.frames(0, ["wrist"], indices=[9, 3])[:, 0], FRAMES[[8, 2]])
+    by_header = open_dataset(tmp_path / "runs", topics={**TOPICS, "action": "/joint_states:position"}, clock="header")
+    np.testing.assert_array_equal(by_header.frames(0, ["wrist"])[:, 0], FRAMES)
+
+
+def test_a_rosbag_folder_is_one_recording(tmp_path: Path):
+    record(tmp_path / "bag" / "bag_0.mcap", count=4)
+    record(tmp_path / "bag" / "bag_1.mcap", count=6, first=4)
+    (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  version: 9\n")
+    dataset = open_dataset(tmp_path / "bag", topics=TOPICS)
+    assert [episode.length for episode in dataset.episodes] == [10]
+    np.testing.assert_array_equal(dataset.frames(0, ["front"], indices=[3, 4, 9])[:, 0], FRAMES[[3, 4, 9]])
+
+
+def test_without_topics_the_draft_that_is_shown_works(tmp_path: Path):
+    record(tmp_path / "runs" / "a.mcap")
+    with pytest.raises(LattokError, match=r"`topics`: expected which topic .*/command \(Float64MultiArray\)") as error:
+        open_dataset(tmp_path / "runs")
+    (tmp_path / "runs.json").write_text(str(error.value).split("Write ")[1].split(" into ")[0])
+    dataset = open_dataset(tmp_path / "runs.json")
+    assert set(dataset.cameras) == {"observation.images.front", "observation.images.wrist"}
+    assert {"action", "observation.state"} < set(dataset.features)
+
+
+@pytest.mark.parametrize(
+    ("topics", "said"),
+    [
+        ([], "`topics`: expected an object"),
+        ({"action": "/comand"}, "`topics.action`: .*Did you mean /command"),
+        ({"state": "/front/image/compressed"}, "pictures as observation.images.NAME"),
+        ({"action": "/command:dta"}, "a field dta"),
+    ],
+)
+def test_topics_that_are_refused(tmp_path: Path, topics: Any, said: str):
+    record(tmp_path / "a.mcap", count=2)
+    with pytest.raises(LattokError, match=said):
+        _ = open_dataset(tmp_path / "a.mcap", topics=topics, fps=10).features
+
+
+def test_a_recorder_that_was_killed_leaves_a_damaged_episode(tmp_path: Path):
+    record(tmp_path / "a.mcap")
+    record(tmp_path / "b.mcap")
+    whole = (tmp_path / "a.mcap").read_bytes()
+    (tmp_path / "a.mcap").write_bytes(whole[: len(whole) // 2])
+    dataset = open_dataset(tmp_path, topics=TOPICS)
+    assert [episode.index for episode in dataset.episodes] == [1]
+    assert "mcap recover" in dataset.damaged[0].reason
+    assert json.dumps(dataset.columns(1, ["episode_index"])["episode_index"].tolist()) == json.dumps([1] * 10)

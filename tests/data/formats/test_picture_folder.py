@@ -1,0 +1,84 @@
+"""Folders of pictures: order, cameras, instructions, damaged ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lattok.data import open_dataset
+from lattok.utils.checks import LattokError
+
+
+def write(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    """Pictures im_0.png to im_N.png; returns them, uint8 [N, H, W, 3]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"im_{i}.png")
+    return frames
+
+
+def test_bridge_raw(tmp_path: Path):
+    """Folders trajN with a folder for each camera, and what was said in lang.txt."""
+    truth = {}
+    for episode in (0, 2, 10):
+        for camera in ("images0", "images1"):
+            truth[episode, camera] = write(tmp_path / f"traj{episode}" / camera, 12, episode)
+        write(tmp_path / f"traj{episode}" / "depth_images0", 12)
+        (tmp_path / f"traj{episode}" / "lang.txt").write_text("confidence: 1\npush the block\n")
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (dataset.kind, dataset.tasks) == ("pictures", ("push the block",))
+    assert dataset.cameras == ("observation.images.images0", "observation.images.images1")
+    assert [episode.length for episode in dataset.episodes] == [12] * 3
+    for index, episode in enumerate((0, 2, 10)):
+        frames = dataset.frames(index, indices=[11, 2, 10])
+        np.testing.assert_array_equal(frames[:, 1], truth[episode, "images1"][[11, 2, 10]])
+    assert dataset.columns(2, ["timestamp"])["timestamp"][1] == pytest.approx(0.2)
+    assert sorted(dataset.left_out) == [f"traj{episode}/depth_images0" for episode in (0, 10, 2)]
+    assert "images0, images1" in dataset.findings[0].what
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("ep_1", "ep_2"), ("front", "wrist")])
+def test_folders_are_episodes_where_their_names_count_or_their_lengths_differ(tmp_path: Path, names: tuple[str, ...]):
+    for task in ("pull", "push"):
+        for length, name in enumerate(names, start=4):
+            write(tmp_path / task / name, length if names[0] == "front" else 4)
+    dataset = open_dataset(tmp_path, fps=5)
+    assert len(dataset.cameras) == 1
+    assert [episode.tasks[0] for episode in dataset.episodes] == ["pull", "pull", "push", "push"]
+
+
+def test_one_folder_and_a_captions_file(tmp_path: Path):
+    frames = write(tmp_path / "one", 3)
+    dataset = open_dataset(tmp_path / "one", fps=5)
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], frames)
+    assert dataset.encoded_images(0, dataset.cameras[0]) == [
+        (tmp_path / "one" / f"im_{i}.png").read_bytes() for i in range(3)
+    ]
+    (tmp_path / "captions.csv").write_text("video,caption\none,lift it\n")
+    assert open_dataset(tmp_path, fps=5).tasks == ("lift it",)
+
+
+def test_without_a_rate_the_way_out_works_when_typed(tmp_path: Path):
+    write(tmp_path / "films" / "a", 3)
+    with pytest.raises(LattokError, match="`fps`: expected the frame rate, which pictures do not tell") as error:
+        open_dataset(tmp_path / "films")
+    (tmp_path / "films.json").write_text(str(error.value).split("Write ")[1].split(" into ")[0])
+    assert open_dataset(tmp_path / "films.json").fps == 10
+
+
+def test_damaged_ones_keep_their_numbers(tmp_path: Path):
+    for name in ("a", "b", "c", "d"):
+        for camera in ("front", "wrist"):
+            write(tmp_path / name / camera, 4)
+    (tmp_path / "b" / "front" / "im_0.png").write_bytes(b"no picture")
+    (tmp_path / "c" / "front" / "im_2.png").write_bytes(b"no picture")
+    dataset = open_dataset(tmp_path, fps=5)
+    assert [episode.index for episode in dataset.episodes] == [0, 2, 3]
+    assert "not a readable JPEG or PNG" in dataset.damaged[0].reason
+    with pytest.raises(LattokError, match=r"episode 2, .*im_2.png: not a readable"):
+        dataset.frames(2)
+    write(tmp_path / "d" / "front", 1, size=(3, 3))
+    with pytest.raises(LattokError, match=r"expected a picture of 3x3 like those before it, got 6x8"):
+        open_dataset(tmp_path, fps=5).frames(3, ["front"])
