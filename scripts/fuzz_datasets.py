@@ -4,8 +4,8 @@ Makes hostile ones and opens, inspects, annotates and exports them: the same wit
 
 Prints how many were refused with one line, read right, or read with other values where the format has no checksum, and
 every failure: another exception, a crash, a hang, or other values that a checksum should have told. About 0.1 s a case.
-Of attacks also: a file outside of the output changed or was opened, a secret or a frame from outside in the output,
-another program ran (standard input says yes to all questions), the web was asked, 2 GB, 20 s. About 0.6 s a case.
+Of attacks also: a file outside of the output changed or was opened, a secret from outside in the output,
+another program ran (standard input says yes to all questions), 2 GB, 20 s. About 0.6 s a case.
 Exit code 1 where there is a failure.
 """
 

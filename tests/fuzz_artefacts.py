@@ -34,6 +34,7 @@ from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.action_vq.families import cases as tokenizers
 from tests.annotation.fakes import tree
 from tests.conftest import CAMERAS, write_dataset
+from tests.data.damage import edit_json
 from tests.image_lam.clips.fakes import clip_lam
 from tests.vla.fakes import policy
 
@@ -148,30 +149,11 @@ def foreign_cases(count: int, seed: int) -> Iterator[Case]:
 
 
 def _value(path: Path, draw: random.Random) -> None:
-    """One value of a JSON file, or a byte of another, becomes something odd."""
+    """One value of a JSON file, or a byte of another, becomes something odd or is gone."""
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        return _flip(path, draw)
-    holder, key = content, None
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        inner = holder[key] if key is not None else holder
-        if not isinstance(inner, dict | list) or not inner:
-            break
-        holder, key = inner, draw.choice(sorted(inner)) if isinstance(inner, dict) else draw.randrange(len(inner))
-    if key is not None:
-        holder[key] = draw.choice(ODD)
-    return path.write_text(json.dumps(content)) and None
-
-
-def _drop(path: Path, draw: random.Random) -> None:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        return path.unlink()
-    if isinstance(content, dict) and content:
-        del content[draw.choice(sorted(content))]
-    return path.write_text(json.dumps(content)) and None
+        edit_json(path, draw, lambda: draw.choice(ODD))
+    except (ValueError, TypeError):
+        _flip(path, draw)
 
 
 def _flip(path: Path, draw: random.Random) -> None:
@@ -211,7 +193,6 @@ def _folder(path: Path, draw: random.Random) -> None:
 MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
     "odd value": _value,
     "odd value again": _value,
-    "entry gone": _drop,
     "odd text": lambda path, draw: path.write_text(draw.choice(ODD_TEXT)) and None,
     "flipped bytes": _flip,
     "cut": lambda path, draw: os.truncate(path, path.stat().st_size // 2),

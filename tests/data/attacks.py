@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.data.references import SCRIPTS, containers, ways
+from tests.data.damage import edit_json
 
 MARKER = "a secret that nobody publishes"
 CAMERA = "observation.images.front"
@@ -139,26 +139,9 @@ def json_text(root: Path, rng: random.Random, outside: Path) -> str:
 
 
 def json_value(root: Path, rng: random.Random, outside: Path) -> str:
-    """One value somewhere in a JSON file."""
+    """One value, or one name, somewhere in a JSON file."""
     path = _pick(root, rng, "*.json")
-    top = json.loads(path.read_text())
-    waiting, places = [top], []
-    while waiting:
-        item = waiting.pop()
-        keys = list(item) if isinstance(item, dict) else list(range(len(item)))
-        places += [(item, key) for key in keys]
-        waiting += [item[key] for key in keys if isinstance(item[key], dict | list)]
-    if not places:
-        return "nothing to change"
-    holder, key = rng.choice(places)
-    if isinstance(holder, dict) and rng.random() < 0.2:
-        new = rng.choice([*paths(outside), "a" * 10_000, "\x1b[31m"])
-        holder[new] = holder.pop(key)
-        path.write_text(json.dumps(top))
-        return f"{path.name}: {key!s:.30} renamed {new!r:.40}"
-    holder[key] = value(rng, outside)
-    path.write_text(json.dumps(top))
-    return f"{path.name}: {key!s:.30} = {holder[key]!r:.60}"
+    return f"{path.name}: {edit_json(path, rng, lambda: value(rng, outside), [*paths(outside), 'a' * 10_000])}"
 
 
 @contextmanager
@@ -418,69 +401,6 @@ def hdf5_item(root: Path, rng: random.Random, outside: Path) -> str:
     return f"HDF5 {kind} {name}"
 
 
-def captions(root: Path, rng: random.Random, outside: Path) -> str:
-    first = sorted(path for path in root.rglob("*.mp4"))[0].relative_to(root)
-    rows = [
-        *(f"{name},x" for name in paths(outside) if name.isprintable()),
-        f"{first},{'x' * 200_000}",
-        f'{first},"never closed',
-        ",",
-        f"{first},=1+1",
-    ]
-    (root / "captions.csv").write_text("file,caption\n" + rng.choice(rows) + "\n")
-    if rng.random() < 0.4:
-        (root / "captions.csv").unlink()
-        odd = ('{"file": 1e400, "caption": "x"}', '{"file": "\\ud800", "caption": "\\ud800"}')
-        (root / "captions.jsonl").write_text(rng.choice(['{"file": ' + "[" * DEEP, "[" * DEEP, *odd]))
-    return "captions"
-
-
-def _replace_videos(root: Path, ending: str, content: Callable[[Path], bytes]) -> list[Path]:
-    """Other files in place of all videos, under names with that ending where something says how they are called."""
-    found = []
-    if (root / "meta" / "info.json").is_file():
-        with edited(root / "meta" / "info.json") as info:
-            info["video_path"] = info["video_path"].removesuffix(".mp4") + ending
-    for video in sorted(path for path in root.rglob("*") if path.suffix in (".mp4", ".mkv")):
-        path = video.with_name(video.stem + ending)
-        new = content(path)
-        video.unlink()
-        path.write_bytes(new)
-        found.append(path)
-    return found
-
-
-def playlist(root: Path, rng: random.Random, outside: Path) -> str:
-    """Videos that are playlists or scripts, and lead to a video outside or on the web."""
-    kind = rng.choice([*SCRIPTS, "HLS", "concat", "links", "pictures"])
-    if kind == "pictures":
-        for path in _replace_videos(root, "%d.png", lambda path: b""):
-            for number in range(3):
-                Path(str(path) % number).symlink_to(outside / "canary.png")
-        return "videos are pictures with numbers"
-    ending, text = SCRIPTS["concat" if kind == "links" else kind]
-    if kind == "links":
-        name, way = f"l{rng.choice(('.mp4', '.ts'))}", "link"
-    else:
-        name, way = "", rng.choice(["relative", "absolute", "file", "concat", "web"])
-    ending = rng.choice([ending, ".mp4", rng.choice([".mkv", ".mov", ".avi", ".webm", ".MP4", ".ts", ""])])
-    canary, web = outside / rng.choice(["canary.ts", "canary.mp4"]), (outside / "address").read_text()
-    named = {"link": lambda _: name, "web": lambda _: f"{web}/canary.ts"}
-    place = named.get(way, lambda path: ways(path, canary)[way])
-    for path in _replace_videos(root, ending, lambda path: text.format(place(path)).encode()):
-        if name and not (path.parent / name).is_symlink():
-            (path.parent / name).symlink_to(outside / f"canary{Path(name).suffix}")
-    return f"videos are {kind} ({way}), named {ending}"
-
-
-def container(root: Path, rng: random.Random, outside: Path) -> str:
-    """Videos that are what their names say, but refer to one outside."""
-    kind = rng.choice(["MOV", "Matroska", "AVI"])
-    ending = containers(root, outside)[kind][0] if rng.random() < 0.7 else ".mp4"
-    _replace_videos(root, ending, lambda path: containers(path, outside)[kind][1]())
-    return f"videos are {kind} with references, named {ending}"
-
-
 ANY: list[Attack] = [link_file, link_more, pipe, sparse, odd_name]
 OWN: list[tuple[str, Attack]] = [
     ("*.json", json_text),
@@ -498,7 +418,4 @@ OWN: list[tuple[str, Attack]] = [
     ("features.json", rlds_shape),
     ("*.hdf5", hdf5_item),
     ("*.hdf5", hdf5_item),
-    ("*.mp4", captions),
-    *[("*.mp4", playlist)] * 4,
-    *[("*.mp4", container)] * 2,
 ]

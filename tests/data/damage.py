@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def damage_one(root: Path, rng: random.Random) -> tuple[str, str]:
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "json":
-        return name, f"json {_edit_json(path, rng)}"
+        return name, f"json {edit_json(path, rng, lambda: rng.choice(ODD))}"
     elif kind == "double":
         shutil.copyfile(path, path.with_name(path.stem + "-copy" + path.suffix))
     elif kind == "rename" or not same:
@@ -50,22 +51,27 @@ def damage_one(root: Path, rng: random.Random) -> tuple[str, str]:
 ODD = (None, True, -1, 0, 2**70, 1e308, -0.5, "", "7", "\u0000\ud7ff♥", "../../x", "{0[0]}", [], [[]], {}, {"a": None})
 
 
-def _edit_json(path: Path, rng: random.Random) -> str:
-    """Change one value somewhere in a JSON file, or take it away."""
+def edit_json(path: Path, rng: random.Random, value: Callable[[], Any], names: Sequence[str] = ()) -> str:
+    """Change one value somewhere in a JSON file, take it away, or give it one of other `names`."""
     top = json.loads(path.read_text())
     places: list[tuple[Any, Any]] = []
     waiting = [top]
     while waiting:
-        value = waiting.pop()
-        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-        places += [(value, key) for key in keys]
-        waiting += [value[key] for key in keys if isinstance(value[key], dict | list)]
+        held = waiting.pop()
+        keys = list(held) if isinstance(held, dict) else list(range(len(held)))
+        places += [(held, key) for key in keys]
+        waiting += [held[key] for key in keys if isinstance(held[key], dict | list)]
+    if not places:
+        return "nothing to change"
     holder, key = rng.choice(places)
     what = "taken away"
     if rng.random() < 0.2 and isinstance(holder, dict):
-        del holder[key]
+        held = holder.pop(key)
+        if names:
+            what = rng.choice(names)
+            holder[what] = held
     else:
-        holder[key] = rng.choice(ODD)
+        holder[key] = value()
         what = repr(holder[key])
     path.write_text(json.dumps(top))
-    return f"{key}: {what}"
+    return f"{key!s:.30}: {what:.60}"
