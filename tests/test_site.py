@@ -1,6 +1,5 @@
 """The documentation site: what is generated says all that its source says, and what is typed is there."""
 
-import ast
 import json
 import os
 import re
@@ -14,24 +13,20 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from docs import copied_pages, doctor_page, drawings, model_pages, reference_pages, result_pages
+from docs import model_pages, reference_pages
 from lattok import cli
-from lattok.cli import VERBS, doctor, main
+from lattok.cli import VERBS, main
 from lattok.evaluation.evidence import probes
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import ASSETS
 from lattok.recipes import kinds, recipe_of
-from lattok.utils.findings import Finding
 from lattok.utils.options import options_of
-from lattok.vla import STRATEGIES
 from tests.conftest import write_dataset
 from tests.image_lam.published.parity import open_case
-from tests.process_jobs import afresh
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
-MARKS = re.compile(r"^<!-- (?:drawing: ([\w-]+)|([a-z ]+)) -->$", re.MULTILINE)
 KNOWN = {
     "first",
     "main-job",
@@ -46,44 +41,6 @@ KNOWN = {
 
 def texts(drawing: str) -> list[str]:
     return [node.text or "" for node in ElementTree.fromstring(drawing).iter() if node.tag.endswith("text")]
-
-
-def test_every_mark_has_somebody_who_writes_there():
-    known = {*result_pages.MARKS, *KNOWN, "every strategy", "every finding", "every verdict", "families", "systems"}
-    for page in PAGES:
-        for drawing, mark in MARKS.findall(page.read_text(encoding="utf-8")):
-            assert drawing in ("", *drawings.DRAWINGS, *STRATEGIES), page
-            assert mark in ("", *known), (page, mark)
-
-
-def test_what_the_doctor_says_is_on_the_page(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(doctor, "LOW_DISK_GB", 1e9)
-    monkeypatch.setattr(doctor, "LOW_MEMORY_GB", 1e9)
-    monkeypatch.setattr("torch.get_num_threads", lambda: 10_000)
-    monkeypatch.setitem(doctor.CODECS, "h264", (("no such encoder",), "mp4"))
-    probes = (doctor.hub_variables, doctor.disks, doctor.processors, doctor.media)
-    said = [found for probe in probes for found in probe() if isinstance(found, Finding)]
-    monkeypatch.setattr(doctor, "installed", lambda names: {"mujoco": "3.3.0"})
-    said += [found for probe in (doctor.simulation, doctor.versions) for found in probe() if len(found) == 3]
-    page = doctor_page.findings()
-    assert len(said) > 6
-    shown = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()]
-    known = [re.compile(".*".join(map(re.escape, text.split("…")))) for text in shown]
-    for finding in said:
-        assert any(pattern.fullmatch(finding.what) for pattern in known), finding.what
-        assert finding.advice.split(" (")[0].split("=")[0] in page, finding.advice
-
-
-def test_every_finding_of_the_code_is_on_the_page():
-    """What is found stands in a table that the page knows; what is no more than the text of an error need not."""
-    listed = {Path(module.__file__) for module in doctor_page.TABLES.values()}
-    for path in Path(lattok.__file__).parent.rglob("*.py"):
-        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        names = [(ast.unparse(call.func), call) for call in calls]
-        assert path in listed or not [call for name, call in names if name == "Problem"], path
-        texts = [call.args[1] for name, call in names if name == "Finding" and path.name != "findings.py"]
-        assert not [text for text in texts if isinstance(text, ast.Constant | ast.JoinedStr)], path
 
 
 def test_every_importer_is_on_the_page_of_models():
@@ -128,35 +85,6 @@ def test_the_reference_leaves_nothing_out():
     assert "::: lattok.evaluation.evaluate.evaluate" in pages["evaluation"]  # not hidden by the module of that name
     assert "LatentVLA" in pages["vla"]
     assert "lapa_laq" in pages["convert"]
-
-
-def test_notebooks_are_pages_with_their_pictures():
-    for path in sorted((ROOT / "examples/notebooks").glob("*.ipynb")):
-        text, pictures = copied_pages.notebook(path)
-        assert text.startswith("# ")
-        assert not re.search(r"\\[a-z]{3}|\$", re.sub(r"```.*?```", "", text, flags=re.DOTALL)), path  # no LaTeX
-        assert pictures
-        assert all(f"]({name})" in text and picture.startswith(b"\x89PNG") for name, picture in pictures.items())
-        assert f"notebooks/{path.stem}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-
-
-def test_no_page_is_too_long():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 800
-    for page in PAGES:
-        assert len(page.read_text(encoding="utf-8").split()) <= 4000, page
-
-
-def test_every_result_is_on_the_page_of_benchmarks():
-    page = result_pages.every_result()
-    for path in (ROOT / "benchmarks/results").glob("*.json"):
-        assert f"(results/{path.name})" in page
-    commands = [line for line in page.splitlines() if line.startswith("python -m benchmarks")]
-    for command in commands:
-        assert (ROOT / Path(*command.split()[2].split(".")).with_suffix(".py")).is_file()
-    assert len(commands) > 15
-    best = json.loads((ROOT / "benchmarks/results/tokenizers.json").read_text())["rows"]["residual VQ, 8 tokens"]
-    assert f"{best['test']['mse_normalised']['mean']:.4f}" in result_pages.tokenizers()
-    assert re.search(r"Of \d+ comparisons with the Baseline \d+ come out better", result_pages.closed_loop())
 
 
 def commands(page: Path) -> list[str]:
@@ -250,30 +178,6 @@ def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, mon
             shutil.copytree("lapa", "my-lam")
             words += ["--cameras", "front"]
         assert main(words) == 0, (line, capsys.readouterr().err)
-
-
-def test_the_site_needs_no_extra_but_its_own(tmp_path):
-    """The workflow that publishes it installs `docs` alone: nothing of other extras may be imported."""
-    absent = ("gymnasium", "mujoco", "metaworld", "ogbench", "vla_eval", "h5py", "ray", "lpips")
-    code = f"""
-import sys
-for name in [name for name in sys.modules if name.split(".")[0] in ("docs", *{absent!r})]:
-    del sys.modules[name]
-sys.modules |= dict.fromkeys({absent!r})
-from docs import doctor_page, drawings, model_pages, reference_pages, result_pages
-text = reference_pages.pages()["sim"]
-assert "SimEnv" in text and "rollout" in text, text
-"""
-    afresh(code, tmp_path, ROOT)
-
-
-def test_ci_builds_the_site_by_the_commands_of_its_workflow():
-    check = (ROOT / ".ci" / "run").read_text()
-    (pattern,) = re.findall(r"^ +(sed -n '[^']*' \.github/workflows/docs\.yml) >", check, re.MULTILINE)
-    said = subprocess.run(shlex.split(pattern), cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines() == ["pip install -e '.[docs]'", "mkdocs build --strict"]
-    steps = (ROOT / ".github/workflows/docs.yml").read_text()
-    assert len(re.findall(r"\brun:", steps)) == 2  # none stands where the pattern does not see it
 
 
 def test_what_the_hub_is_asked_to_show_loads_a_model():

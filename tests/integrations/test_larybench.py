@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from lattok_larybench import export
 from lattok_larybench.__main__ import tokens as command
 from lattok_larybench.larybench import ProbeOptions, regression_probe
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
-from tests.recipes.policies import with_absurd_actions
 
 NAMES = ("x", "y", "z", "gripper")
 HELD_OUT = [3, 7]
@@ -102,26 +100,6 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys, monkeypatch):
         "latent_actions",
         "regression.json",
     ]
-
-
-def test_episodes_without_known_actions_are_left_out_and_equal_names_told_apart(make_dataset, tmp_path, monkeypatch):
-    whole = make_dataset([12, 15, 11, 14, 13, 12]).root
-    data = with_absurd_actions(whole, (0, 4), tmp_path / "unknown", float("nan"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "__kwdefaults__", export.__kwdefaults__ | {"probe": ProbeOptions(hidden=4, epochs=1)})
-    for folder in ("a/lam", "b/lam"):
-        tiny_lam(stride="3").save_pretrained(folder)
-    words = [str(data), "--models", "a/lam", "b/lam", "--out", "out", "--device", "cpu", "--episodes", "4,5"]
-    assert main(words, partial(run_verb, "python -m lattok_larybench", Verb(command))) == 0
-    assert list(json.loads(Path("out/regression.json").read_text())) == ["a/lam", "b/lam"]
-    for name in ("a-lam", "b-lam"):
-        found = {}
-        for split in ("train", "val"):
-            (table,) = Path("out/data").glob(f"{split}_la_*_{name}.csv")
-            found[split] = {int(number) for number in re.findall(r"actions/ep_(\d+)/", table.read_text())}
-        assert found == {"train": {1, 2, 3}, "val": {5}}
-    with pytest.raises(LattokError, match="got only a/lam. Name each of them once"):
-        export(str(data), ["a/lam", "a/lam"], "again")
 
 
 def test_larys_probe_is_the_published_network():

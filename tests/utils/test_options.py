@@ -1,8 +1,6 @@
 """Options in nested dataclasses, under flat names and back."""
 
-import re
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -17,10 +15,7 @@ from lattok.utils.options import (
     FROM_DATA,
     GROUP,
     REQUIRED,
-    built,
     check_choices,
-    check_knows_data,
-    flat,
     knows_data,
     options_of,
     required,
@@ -32,25 +27,6 @@ from lattok.vla import VLAConfig
 class Inner:
     name: str = "compact"
     depth: int = 8
-
-
-@dataclass(frozen=True)
-class Outer:
-    size: int
-    decoder: Inner = field(default_factory=partial(Inner, depth=2), metadata=GROUP)
-    last: float | None = None
-
-
-def test_names_are_paths_and_a_groups_name_is_its_own():
-    assert [option.name for option in options_of(Outer)] == ["size", "decoder", "decoder_depth", "last"]
-    assert [option.path for option in options_of(Outer)][1:3] == [("decoder", "name"), ("decoder", "depth")]
-
-
-def test_flat_and_back_keep_everything_and_what_is_left_out_is_the_default_of_its_place():
-    made = Outer(3, Inner("sana", 5), 0.5)
-    assert flat(made) == {"size": 3, "decoder": "sana", "decoder_depth": 5, "last": 0.5}
-    assert built(Outer, flat(made)) == made
-    assert built(Outer, {"size": 1, "decoder": "sana"}) == Outer(1, Inner("sana", 2))
 
 
 @dataclass(frozen=True)
@@ -83,17 +59,6 @@ class Config:
     cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
     names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     width: int = 8
-
-
-def test_a_configuration_knows_the_data_once_one_of_the_required_fields_does():
-    assert not knows_data(Config(width=3, names=("a",)))
-    assert knows_data(Config(dims=2))
-    assert knows_data(Config(cameras=("front",)))
-    assert knows_data(Inner())  # needs nothing
-    check_knows_data(Config(dims=2))
-    text = "`config`: expected one with dims, cameras, got a Config without. A recipe's has no data yet."
-    with pytest.raises(LattokError, match=re.escape(text)):
-        check_knows_data(Config())
 
 
 @pytest.mark.parametrize("config", [ActionVQConfig, ImageLAMConfig, VLAConfig, ClipLAMConfig])
