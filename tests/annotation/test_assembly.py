@@ -3,14 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-import lattok
 from lattok.annotation import annotate, assembly
 from lattok.data.summaries import column_stats, merge_stats
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, FakeTokenizer, tree
+from tests.annotation.fakes import MODELS, tree
 
 
 def test_the_same_bytes_by_any_number_of_threads(source, tmp_path, monkeypatch):
@@ -61,20 +59,3 @@ def test_statistics_of_many_units_are_those_of_all_rows_and_few_are_held_at_once
     assert found["x"]["count"] == [3500]
     assert max(merged) == 256
     assert len(merged) == 3
-
-
-def test_a_flipped_bit_of_a_label_is_noticed(make_dataset, tmp_path):
-    """Values that are not compressed look as well as others; the pages of the output have checksums."""
-    dataset = make_dataset([12, 9])
-    path = dataset.data_file(0)
-    pq.write_table(pq.read_table(path), path, compression="none")
-    out = annotate(lattok.open_dataset(dataset.root), {"tok": FakeTokenizer()}, tmp_path / "out")
-    path = out / path.relative_to(dataset.root)
-    group = pq.ParquetFile(path).metadata.row_group(0)
-    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("tok.embedding"))
-    assert chunk.compression == "UNCOMPRESSED"
-    data = bytearray(path.read_bytes())
-    data[chunk.dictionary_page_offset + chunk.total_compressed_size - 8] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(LattokError, match=r"`tok\.embedding`"):
-        lattok.open_dataset(out).columns(0, ["tok.embedding"])

@@ -9,26 +9,16 @@ import torch
 
 import lattok
 from lattok.action_vq import P2TActionVQ
-from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import code_statistics
-from lattok.types import PairBatch
 from tests.accelerator import NAME, Device, standin
-from tests.action_vq.families import cases
 from tests.action_vq.walks import smooth
 from tests.backbones.conftest import need_transformers
 from tests.backbones.tiny import tiny_backbone
 from tests.standin.conftest import assert_same, make
-from tests.standin.test_artefacts import LAM, PAIRS, placed
+from tests.standin.test_artefacts import placed
 from tests.vla import fakes
-
-
-@pytest.mark.parametrize("name", ["uniform-bins", "beast", "fsq", "residual-vq", "action-vq"])
-def test_tokenizers_are_fitted_to_chunks_that_lie_there(name: str, device: Device):
-    family, options = cases()[name]
-    expected, found = family.fit(smooth(), **options), family.fit(smooth().to(NAME), **options)
-    assert_same(found.saved_tensors(), expected.saved_tensors())
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
@@ -62,22 +52,6 @@ def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device:
 
 BOTTLENECKS = [{"quantizer": "fsq"}, {"quantizer": "none", "loss_kl": 0.01}]
 BOTTLENECKS += [{"loss_additivity": 0.1, "extra_strides": ("4",)}]
-
-
-@pytest.mark.parametrize("change", BOTTLENECKS)
-def test_other_bottlenecks_learn(change: dict[str, Any], device: Device):
-    torch.manual_seed(0)
-    config = ImageLAMConfig.of(**{**LAM, **change})
-    learner = PairLearner(ImageLAM(config)).train()
-    learner.attach_action_head(torch.randn(9, 3))
-    frames = PAIRS if len(config.extra_strides) == 0 else torch.cat([PAIRS, PAIRS[:, :1]], 1)
-    batch = PairBatch(frames, torch.randn(4, 3), torch.tensor([True, False, True, True]))
-
-    def learn(model: Any, where: str) -> Any:
-        torch.manual_seed(1)
-        return {name: term.detach() for name, term in model(placed(batch, where)).items()}
-
-    assert_same(learn(copy.deepcopy(learner).to(NAME), NAME), learn(copy.deepcopy(learner), "cpu"))
 
 
 NARROW = ("action-vq", "image-lam, flow", "idm")  # k-means, fits
