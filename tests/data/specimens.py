@@ -29,7 +29,24 @@ def write_originals(root: Path) -> dict[str, Path]:
         "sidecar": _write_sidecar(root / "sidecar", write_rlds(root / "sidecar" / "source", (4, 6, 5), (2, 1))),
         "hdf5": root / "hdf5",
         "video": videos,
+        **_write_recordings(root),
     }
+
+
+def _write_recordings(root: Path) -> dict[str, Path]:
+    """Layouts of arrays, recordings of ROS 2, and folders of pictures, which do not say their frame rate."""
+    from tests.data.formats import test_array_layouts, test_mcap, test_picture_folder
+
+    written = {name: root / name for name in ("aloha", "zarr", "npz", "mcap", "pictures")}
+    for folder in written.values():
+        folder.mkdir()
+    test_array_layouts.aloha(written["aloha"])
+    test_array_layouts.diffusion_policy(written["zarr"])
+    test_array_layouts.npz(written["npz"])
+    for i, name in enumerate(("a", "b")):
+        test_mcap.record(written["mcap"] / name / f"{name}.mcap", count=6 + i)
+        test_picture_folder.write(written["pictures"] / name, 5 + i, size=(16, 16))
+    return written
 
 
 def _write_lerobot(root: Path, kind: str) -> Path:

@@ -17,15 +17,7 @@ def report(outcomes: list[fuzz.Outcome]) -> str:
 def test_some_damaged_datasets(tmp_path: Path):
     outcomes = list(fuzz.run(42, 7000, tmp_path))
     assert not [o for o in outcomes if o.verdict in fuzz.FAILURES], report(outcomes)
-    assert {o.case.format for o in outcomes} == {
-        "lerobot",
-        "lerobot_images",
-        "lerobot_plain",
-        "rlds",
-        "sidecar",
-        "hdf5",
-        "video",
-    }
+    assert len({o.case.format for o in outcomes}) == 12
 
 
 @pytest.mark.slow

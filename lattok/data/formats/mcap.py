@@ -158,7 +158,10 @@ class MCAPRecordings(RobotDataset):
         index = next(iter(self._recordings))
         found: dict[str, Feature] = {}
         for key, topic in self._topics.items():
-            message = next(self._messages(index, topic, np.arange(1)))
+            message = next(self._messages(index, topic, np.arange(1)), None)
+            if message is None:
+                file = self._recordings[index].files[0]
+                checks.refuse(file, f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
             if topic.type in PICTURES:
                 found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
             else:
@@ -365,43 +368,59 @@ def _draft(types: Mapping[str, str]) -> dict[str, str]:
     return draft
 
 
+@contextmanager
+def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
+    """A message that lacks what its type has, as where a definition is damaged, becomes one line."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except (AttributeError, TypeError, ValueError, IndexError, OverflowError) as error:
+        checks.refuse(where, f"messages as {topic.type} has them", first_line(error), "Copy the file again.")
+
+
 def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
-    if topic.type == "JointState" and topic.fields == ("position",) and len(message.name):
-        return tuple(map(readable, message.name))
-    return topic.fields if len(topic.fields) > 1 else ()
+    with _as_typed(topic, "the first message"):
+        if topic.type == "JointState" and topic.fields == ("position",) and len(message.name):
+            return tuple(map(readable, message.name))
+        return topic.fields if len(topic.fields) > 1 else ()
 
 
 def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
     """Return the numbers that are read of a message; joints in the order of `names`."""
-    numbers: list[float] = []
-    for field in topic.fields:
-        value = message
-        for part in field.split("."):
-            if not hasattr(value, part):
-                checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
-            value = getattr(value, part)
-        numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
-    if topic.type == "JointState" and names and topic.fields == ("position",):
-        given = list(map(readable, message.name))
-        if given != list(names):
-            if set(given) < set(names) or not set(names) <= set(given):
-                checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
-            numbers = [numbers[given.index(name)] for name in names]
-    return numbers
+    with _as_typed(topic, where):
+        numbers: list[float] = []
+        for field in topic.fields:
+            value = message
+            for part in field.split("."):
+                if not hasattr(value, part):
+                    checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
+                value = getattr(value, part)
+            numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
+        if topic.type == "JointState" and names and topic.fields == ("position",):
+            given = list(map(readable, message.name))
+            if given != list(names):
+                if set(given) < set(names) or not set(names) <= set(given):
+                    checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
+                numbers = [numbers[given.index(name)] for name in names]
+        return numbers
 
 
 def _picture(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
     """Turn a message into a frame uint8 [H, W, 3]."""
-    if topic.type == "CompressedImage":
-        return decode_image(bytes(message.data), where)
-    if message.encoding not in RAW:
-        checks.refuse(where, f"pictures as {checks.listed(RAW)}", message.encoding, "Leave the topic out.")
-    channels, reverse = RAW[message.encoding]
-    rows = np.frombuffer(bytes(message.data), np.uint8)
-    if len(rows) != message.height * message.step or message.step < message.width * channels:
-        checks.refuse(where, f"{message.height} rows of {message.step} bytes", f"{len(rows)} bytes", "Copy it again.")
-    pixels = rows.reshape(message.height, message.step)[:, : message.width * channels]
-    pixels = pixels.reshape(message.height, message.width, channels)
-    if channels == 1:
-        return np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])
+    with _as_typed(topic, where):
+        if topic.type == "CompressedImage":
+            return decode_image(bytes(message.data), where)
+        if message.encoding not in RAW:
+            checks.refuse(where, f"pictures as {checks.listed(RAW)}", message.encoding, "Leave the topic out.")
+        channels, reverse = RAW[message.encoding]
+        rows = np.frombuffer(bytes(message.data), np.uint8)
+        if len(rows) != message.height * message.step or message.step < message.width * channels:
+            checks.refuse(
+                where, f"{message.height} rows of {message.step} bytes", f"{len(rows)} bytes", "Copy it again."
+            )
+        pixels = rows.reshape(message.height, message.step)[:, : message.width * channels]
+        pixels = pixels.reshape(message.height, message.width, channels)
+        if channels == 1:
+            return np.repeat(pixels, 3, axis=2)
+        return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])

@@ -22,7 +22,7 @@ def _reading(path: Path, where: str = "") -> Iterator[None]:
         yield
     except LattokError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, MemoryError, zipfile.BadZipFile, SyntaxError) as error:
+    except Exception as error:  # numpy reads headers as Python's own text: damage is many things
         raise LattokError(f"cannot read {path}{where} ({first_line(error)}). {copy_again(path)}") from None
 
 
