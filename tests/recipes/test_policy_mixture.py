@@ -14,14 +14,12 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.policy_data import find_sources
-from lattok.recipes.study import train_study
 from lattok.samples import PolicyWindows
 from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS
 from tests.errors import refused
-from tests.recipes.policies import SIZES, TINY, annotated, stopped
+from tests.recipes.policies import SIZES, annotated, stopped
 
 SCALE, SHIFT = 20.0, 3.0
 NONE = r"`policy`: expected one of its datasets to be chosen \(a, b\), got none. policy.for_dataset\('a'\) has"
@@ -216,26 +214,8 @@ def test_labels_of_a_mixture_are_of_one_kind_and_one_model(model, spec, text, ro
     refused(text, lambda: lattok.train(recipe(other, tmp_path / "p")))
 
 
-def test_a_study_takes_no_mixture(roots, tmp_path):
-    with pytest.raises(LattokError, match="`mix` cannot be used in a study, which compares on one dataset"):
-        train_study(recipe(roots, tmp_path / "s", "baseline"))
-
-
-def test_a_mixture_need_not_look(roots, tmp_path):
-    datasets = [open_dataset(roots[name]) for name in ("a", "b")]
-    assert [source.cameras for source in find_sources(recipe(roots, tmp_path / "p", cameras=()), datasets)] == [(), ()]
-
-
 def test_a_mixture_of_one_is_that_dataset(roots, tmp_path):
     policy = lattok.train(recipe(roots, tmp_path / "p", weights={"a": 1.0}, steps=1))
     assert policy.datasets == ()
     assert policy.predict_chunk(observation()).shape == (2, 4, 3)
     assert "error" in json.loads((tmp_path / "p/held_out.json").read_text())
-
-
-def test_mixing_on_the_command_line(roots, tmp_path, capsys):
-    words = ["train", "vla", "--out", str(tmp_path / "p"), "--mix", f"{roots['a']}:2", f"{roots['b']}:1", *TINY]
-    assert main(words) == 0
-    out = capsys.readouterr().out
-    assert "a: Held-out episodes" in out
-    assert '.for_dataset("NAME")' in out

@@ -16,9 +16,6 @@ from lattok.data import LeRobotV3, open_dataset
 from lattok.evaluation import evaluate
 from lattok.recipes.policy_data import find_labels, find_sources, policy_batches, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
-from lattok.samples.batches import PolicyBatches
-from lattok.samples.policy import PolicyWindows
-from lattok.training import fit, learning_rate
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 from lattok.utils.options import flat
@@ -26,7 +23,7 @@ from lattok.vla import STRATEGIES
 from lattok.vla.observations import policy_batch
 from tests.conftest import CAMERAS, write_dataset
 from tests.errors import refused
-from tests.recipes.policies import SIZES, TINY, annotated, stopped, with_absurd_actions
+from tests.recipes.policies import SIZES, TINY, annotated, with_absurd_actions
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
 
@@ -85,26 +82,6 @@ def test_presets_are_table_8():
 README = """--vla_id baseline --default_image_size 224 --window_size 8 --use_proprio True --max_steps 20000
 --global_batch_size 128 --learning_rate 1e-4 --weight_decay 0.01 --max_grad_norm 1.0 --lr_scheduler_type constant
 --warmup_ratio 0.03"""  # of P2T's own command, what lattok has an option for
-
-
-def test_the_preset_of_the_papers_readme_is_its_command():
-    words = README.split()
-    given = dict(zip(words[::2], words[1::2], strict=True))
-    made = lattok.VLARecipe.from_preset("data", "out", "p2t_readme")
-    loop = made.loop
-    assert (made.data.strategy, made.data.proprio) == (given["--vla_id"], given["--use_proprio"] == "True")
-    sizes = (made.model.image_size, made.model.horizon, loop.steps, loop.batch_size)
-    wanted = ("--default_image_size", "--window_size", "--max_steps", "--global_batch_size")
-    assert sizes == tuple(int(given[name]) for name in wanted)
-    rates = (loop.lr, loop.weight_decay, loop.clip_norm)
-    assert rates == tuple(float(given[name]) for name in ("--learning_rate", "--weight_decay", "--max_grad_norm"))
-    assert (loop.schedule, loop.optimizer) == (given["--lr_scheduler_type"], "adamw")
-    assert loop.warmup_steps == float(given["--warmup_ratio"]) * loop.steps
-    rise = loop.warmup_steps
-    course = [learning_rate(loop, step) / loop.lr for step in (0, rise // 2 - 1, rise - 1, rise, loop.steps - 1)]
-    assert course == pytest.approx([1 / rise, 0.5, 1, 1, 1])
-    for recipe in (lattok.LARARecipe, lattok.LatBotRecipe):
-        assert recipe.from_preset("data", "out", "p2t_readme").loop == loop
 
 
 @pytest.mark.parametrize(
@@ -176,16 +153,6 @@ def test_the_scratch_backbone_comes_with_the_preset_of_the_closed_loop_study():
     assert flow.options() == {**model, "head": "flow", "action_loss": "l2"}
 
 
-def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path):
-    options = {"steps": 5, "save_every": 2, "ema": 0.9}
-    whole = weights(lattok.train(recipe(dataset, tmp_path / "whole", "la_cond", **options)))
-    cut = recipe(dataset, tmp_path / "cut", "la_cond", **options)
-    with stopped(PolicyBatches, 3):
-        lattok.train(cut)
-    again = weights(lattok.train(cut, resume=True))
-    assert all(torch.equal(again[name], whole[name]) for name in whole)
-
-
 def test_a_tokenizer_on_the_fly_gives_what_its_columns_give(folder: Path, dataset: Path, tmp_path: Path):
     for name in ("la_tok", "la_tok_c"):
         columns = lattok.train(recipe(dataset, tmp_path / f"{name}-columns", name))
@@ -193,12 +160,6 @@ def test_a_tokenizer_on_the_fly_gives_what_its_columns_give(folder: Path, datase
         before, after = weights(columns), weights(fly)
         for key in before:
             torch.testing.assert_close(after[key], before[key], atol=1e-5, rtol=1e-4)
-
-
-def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
-    single = weights(lattok.train(recipe(dataset, tmp_path / "a", "la_direct")))
-    again = weights(lattok.train(recipe(dataset, tmp_path / "b", "la_direct", prefix="latent", latent_stride="0.3s")))
-    assert all(torch.equal(single[name], again[name]) for name in single)
 
 
 @pytest.mark.parametrize(
@@ -235,15 +196,6 @@ def test_two_image_models_need_a_choice(folder: Path, dataset: Path, tmp_path: P
     lam = lattok.load(folder / "lam")
     both = lattok.annotate(lattok.open_dataset(dataset), {"other": lam}, tmp_path / "both")
     refused("`prefix`", lambda: lattok.train(recipe(both, tmp_path / "p", "la_direct")))
-
-
-def test_a_policy_that_knows_no_instruction_and_no_proprio(dataset: Path, tmp_path: Path):
-    made = recipe(dataset, tmp_path / "p", prompt="Next {horizon}:", proprio=False, cameras=("wrist",))
-    policy = lattok.train(made)
-    seen = {CAMERAS[1]: torch.rand(2, 3, 32, 32), "task": ["lift", "something else"]}
-    seen[CAMERAS[1]][1] = seen[CAMERAS[1]][0]
-    chunk = policy.predict_chunk(seen)
-    torch.testing.assert_close(chunk[0], chunk[1])
 
 
 def test_the_held_out_error_is_plain_arithmetic(dataset: Path, tmp_path: Path):
@@ -386,17 +338,6 @@ def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: 
         lattok.train(recipe(dataset, tmp_path / "p", "la_direct", acted_share=0.5))
 
 
-def test_later_frames_change_as_the_first_do(dataset: Path, tmp_path: Path):
-    """What differs between the frames of a sample is what moved, not the colours that were drawn for it."""
-    given = recipe(dataset, tmp_path / "p", batch_size=6, hue=0.1)
-    windows = PolicyWindows(open_dataset(dataset), 4, size=given.model.image_size, episodes=[0, 1], gaps=(1, 5))
-    batches = policy_batches(given, windows)
-    windows.frames = np.repeat(windows.frames[7:8], len(windows), 0)  # nothing moves
-    batch = batches(0, 0, 1)
-    assert torch.equal(batch.later, batch.images[:, None].expand_as(batch.later))
-    assert not torch.equal(batch.images[0], torch.from_numpy(windows.frames[7]))
-
-
 def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset: Path, tmp_path: Path):
     """So that policies of less data compare; what was trained on never counts as held out."""
     found = {}
@@ -408,17 +349,6 @@ def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset:
     assert found["0,2"] == ([[4, 4]], 15)
     assert found["0,2,4"] == ([[1, 1], [3, 3]], 12 + 12)  # none of the test episodes is left
     assert not (tmp_path / "0:/held_out.json").exists()
-
-
-def test_a_study_that_is_interrupted_in_its_last_part_says_how_it_goes_on(dataset: Path, tmp_path: Path, monkeypatch):
-    def stop(module, batches, loop, out: Path, **options) -> None:
-        if out.name == PROPRIO:
-            raise KeyboardInterrupt
-        fit(module, batches, loop, out, **options)
-
-    monkeypatch.setattr("lattok.recipes.vla.fit", stop)
-    with pytest.raises(KeyboardInterrupt, match="go on"):
-        train_study(recipe(dataset, tmp_path / "s", steps=1), resume_command="go on", strategies=("baseline",))
 
 
 def test_the_control_on_proprio_is_small_and_blind_whatever_the_others_are_built_on(dataset, tmp_path, monkeypatch):
@@ -439,14 +369,6 @@ def test_the_control_on_proprio_is_small_and_blind_whatever_the_others_are_built
     policy = control.learner(find_sources(control, [open_dataset(dataset)])).policy
     assert (policy.config.cameras, policy.config.prompt, policy.config.proprio_dim) == ((), "", 2)
     assert (policy.config.backbone.name, policy.layers) == ("scratch", (2, 3, 4))
-
-
-def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):
-    train_study(recipe(dataset, tmp_path / "s", episodes="0,1", steps=1), strategies=("baseline",))
-    results = json.loads((tmp_path / "s/study.json").read_text())
-    assert {name: run["held_out"]["windows"] for name, run in results.items()} == {
-        "baseline": 28, "blind": 28, "proprio": 28,
-    }  # fmt: skip
 
 
 def test_a_study_of_policies_trained_further_has_no_control_with_another_prompt(dataset: Path, tmp_path: Path):
@@ -482,24 +404,8 @@ def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
     np.testing.assert_allclose(policy.action_normalizer(torch.from_numpy(values)), expected, atol=1e-4)
 
 
-def test_a_matched_control_has_placeholders_and_labels_and_no_guidance(dataset: Path, tmp_path: Path):
-    """λ = 0 (E.4): the latent loss is logged and teaches nothing."""
-    policy = lattok.train(recipe(dataset, tmp_path / "p", "la_direct", latent_weight=0.0, weight_decay=0.0))
-    logged = [json.loads(line) for line in (tmp_path / "p/run/metrics.jsonl").read_text().splitlines()]
-    assert logged[-1]["loss/latent"] > 0
-    assert logged[-1]["loss"] == pytest.approx(logged[-1]["loss/action"])
-    torch.manual_seed(0)
-    fresh = lattok.train(recipe(dataset, tmp_path / "q", "la_direct", latent_weight=0.0, weight_decay=0.0, steps=1))
-    for name in ("supervision.latent.head.weight", "supervision.latent.head.bias"):
-        torch.testing.assert_close(weights(policy)[name], weights(fresh)[name], rtol=0, atol=0)
-
-
 UNGUIDED = {"la_align": "baseline", "la_direct": "ph_direct", "la_cond": "ph_cond", "la_tok": "baseline"}
 UNGUIDED |= {"la_direct_c": "ph_direct", "la_tok_c": "baseline", "la_cond_c": "ph_cond"}
-
-
-def test_every_latent_strategy_has_a_control_of_its_length():
-    assert UNGUIDED.keys() == {name for name, strategy in STRATEGIES.items() if strategy.losses}
 
 
 @pytest.mark.parametrize("name", UNGUIDED)
@@ -516,12 +422,6 @@ def test_without_weight_a_strategy_trains_what_placeholders_alone_train(name: st
         torch.testing.assert_close(own[key], value, rtol=0, atol=1e-5, msg=key)
         differ += bool((weights(guided)[key] - value).abs().max() > 1e-4)
     assert differ > len(control) / 4
-
-
-def test_a_study_takes_labels_where_they_fit(folder: Path, dataset: Path, tmp_path: Path):
-    made = recipe(dataset, tmp_path / "s", prefix="latent", latent_stride="3", tokenizer=str(folder / "vq"))
-    train_study(made, strategies=("ph_direct", "la_direct", "la_tok"))
-    assert (tmp_path / "s/study.md").is_file()
 
 
 def test_a_study_without_labels_says_so_before_anything_is_trained(folder: Path, tmp_path: Path):
