@@ -32,7 +32,6 @@ from lattok.utils import signals
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import ASKING, Interrupted, deferred
 from tests.errors import refused
-from tests.process_jobs import together
 
 
 class Toy(nn.Module):
@@ -325,14 +324,6 @@ def test_wandb_gets_the_figures(tmp_path, monkeypatch):
 
 def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):
     assert_same(run(tmp_path / "whole"), run(tmp_path / "parts", resume=True))
-
-
-def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    run(tmp_path)
-    (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
-    refused("expected a whole checkpoint", run, tmp_path, resume=True)
-    torch.save({"weights": 1}, tmp_path / RUN / CHECKPOINT)  # a file of somebody else
-    refused("expected a whole checkpoint", run, tmp_path, resume=True)
 
 
 def _moments(**values):
@@ -693,33 +684,6 @@ def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
 )
 def test_bad_options(change, text):
     refused(text, LoopOptions, **change)
-
-
-def _worker(rank, world, out):
-    states = {}
-    for warm in (0, 3):
-        torch.manual_seed(0)
-        config = QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.3, continuous_steps=warm)
-        quantizer = VectorQuantizer(config).train()
-        x = torch.randn(9, 32, 4, generator=torch.Generator().manual_seed(0))
-        for step, part in enumerate(x):
-            torch.manual_seed(step + 100 * rank)  # what else draws random numbers differs between processes
-            valid = torch.rand(32, generator=torch.Generator().manual_seed(step)) < 0.8
-            quantizer(part[rank::world], valid=valid[rank::world])
-        states.update({f"{warm}.{name}": tensor for name, tensor in quantizer.state_dict().items()})
-    model = run(out / f"run-{world}", model=Toy(dropout=0.0, revive_below=0.1), clip_norm=1e9)
-    if rank == 0:
-        torch.save({**states, **model.state_dict()}, out / f"state-{world}.pt")
-
-
-def test_two_processes_learn_what_one_does(tmp_path):
-    for world in (1, 2):
-        together(_worker, world, tmp_path, count=world)
-    one, two = (torch.load(tmp_path / f"state-{world}.pt", weights_only=True) for world in (1, 2))
-    for name, value in one.items():
-        torch.testing.assert_close(
-            two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 @pytest.mark.parametrize(
