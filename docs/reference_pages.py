@@ -35,6 +35,7 @@ PUBLIC = (
     "convert",
     "backbones",
     "vla",
+    "vla.frame_supervision",
     "vla.lara",
     "vla.latbot",
     "recipes",

@@ -188,6 +188,7 @@ class LatentTarget(NamedTuple):
     codes: Tensor | None  # [B, S, P] int64
     embedding: Tensor | None  # [B, S, E, d] float32, before quantization
     valid: Tensor  # [B, S] bool: supervise here
+    checked: bool = False  # values were checked where they were read: nobody waits for a GPU to check them again
 
     def nearest(self, steps: int) -> "LatentTarget":
         """Return the target stretched over `steps`: each gets the latent action of the step nearest in time."""
@@ -201,7 +202,7 @@ class LatentTarget(NamedTuple):
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "LatentTarget":
         codes, embedding = (None if part is None else change(part) for part in (self.codes, self.embedding))
-        return LatentTarget(codes, embedding, change(self.valid))
+        return LatentTarget(codes, embedding, change(self.valid), self.checked)
 
 
 class PairIndex(NamedTuple):

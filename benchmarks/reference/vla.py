@@ -39,8 +39,8 @@ class StraightforwardVLA(nn.Module):
         terms = {"action": action_loss(predicted, target, batch.valid)}
         if self.codes:
             terms["latent"] = out.loss
-        elif "latent" in self.policy.losses and batch.latent is not None:
-            layer = out.hidden_states[self.policy.losses["latent"]]
+        elif "latent" in self.policy.supervision and batch.latent is not None:
+            layer = out.hidden_states[self.policy.supervision.layer_of["latent"]]
             span = next(loss.span for loss in self.policy.config.strategy.losses if loss.name == "latent")
             own = self.policy.segments[span].of(layer[:, -self.count :]).float()
             terms["latent"] = self.policy.supervision["latent"](own, batch.latent)["latent"]

@@ -4,16 +4,17 @@ A family sets `vocab_size` (codes K) and `tokens_per_chunk` (codes per chunk P, 
 is false), and gives `_encode`, `_decode` (both in normalised units), `_repair`, and `_learn` or a `fit` of its own.
 """
 
-import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from lattok.action_vq.chunks import (
@@ -30,7 +31,15 @@ from lattok.action_vq.chunks import (
 from lattok.hub import FAMILIES, HubModel
 from lattok.hub.trials import Trial, fixed_numbers
 from lattok.nn.blocks import same_precision
-from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, OpenChoice, gripper_dims
+from lattok.nn.normalize import (
+    MOST_NUMBERS,
+    DatasetNormalizers,
+    Normalization,
+    NormalizedActions,
+    Normalizer,
+    OfDatasets,
+    gripper_dims,
+)
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
@@ -39,6 +48,7 @@ from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_choices, chec
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 MAX_HORIZON = 4096  # steps of a chunk
+MORE = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
 ActionKind = Literal["unspecified", "relative", "absolute"]
 
 
@@ -78,7 +88,7 @@ class ChunkConfig(NormalizedActions):
         checks.named(self.action_dim, action_names=self.action_names)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
-        _ = self.action_clipped
+        self.check_normalization()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +117,7 @@ class DecodeInfo(NamedTuple):
     notes: tuple[str, ...]  # one per row, "" where nothing
 
 
-class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
+class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
     label_source = "actions"
@@ -121,13 +131,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         check_knows_data(config)
         self.config = config
         self.horizon, self.action_dim = config.horizon, config.action_dim
-        self.normalizers = nn.ModuleList(self._new_normalizer() for _ in config.normalizers)
-        self.normalizer = self._new_normalizer()
-        self.choose_normalizer()
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        return self.config.normalizers
+        fresh = partial(Normalizer, config.action_dim, config.action_clipped)
+        self.normalizers = DatasetNormalizers(config.normalizers, fresh, "tokenizer", MORE)
+        self.use_normalizers(self.normalizers.in_use())
 
     def usage(self) -> list[str]:
         shape = f"1, {self.horizon}, {self.action_dim}"
@@ -188,32 +194,18 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         sizes = 2 * 0.5 ** torch.arange(self.tried, dtype=torch.float32)
         return fixed_numbers(self.tried, self.horizon, self.action_dim) * sizes[:, None, None]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move between devices, never between precisions: a rounded codebook gives other codes."""
         return super()._apply(same_precision(fn), recurse)
 
-    def _new_normalizer(self) -> Normalizer:
-        return Normalizer(self.action_dim, self.config.action_clipped)
+    def use_normalizers(self, maps: Normalizer) -> None:
+        self.normalizer = maps
 
-    def choose_normalizer(self) -> None:
-        """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
-        if len(self.normalizers):
-            chosen = OpenChoice(self.config.normalizers) if len(self.normalizers) > 1 else self.normalizers[0]
-            self.normalizer = cast(Normalizer, chosen)
-
-    def for_dataset(self, name: str) -> Self:
-        """Return this tokenizer with the normaliser of a dataset that it knows; everything else is shared."""
-        names = self.config.normalizers
-        if name not in names:
-            known = ", ".join(names) or "it has one normaliser for all, and needs no choice"
-            hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)." if names else ""
-            checks.fail("dataset", f"one that this tokenizer knows ({known})", repr(name), hint)
-        shared = (*self.children(), *self.parameters(), *self.buffers())
-        chosen = copy.deepcopy(self, {id(part): part for part in shared})
-        chosen.config = replace(self.config, normalizers=(name,))
-        chosen.normalizers = nn.ModuleList([self.normalizers[names.index(name)]])
-        chosen.choose_normalizer()
-        return chosen
+    def choose(self, name: str) -> None:
+        """Keep the dataset's name, so that others can still be added."""
+        self.config = replace(self.config, normalizers=(name,))
+        self.normalizers = self.normalizers.only(name)
+        self.use_normalizers(self.normalizers.in_use())
 
     def add_dataset(self, name: str, actions: Values) -> None:
         """Fit a normaliser for one more dataset to its actions [N, m], in physical units; it is saved with the others.
@@ -225,10 +217,10 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             checks.fail("name", f"another dataset than those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
         checks.counts(**{"rows of actions": len(actions)})
-        normalizer = self._new_normalizer().fit(actions, self.config.action_kinds)
+        normalizer = self.normalizers.fresh().fit(actions, self.config.action_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
-        self.normalizers.append(normalizer.to(next(self.buffers()).device))
-        self.choose_normalizer()
+        self.normalizers.add(name, normalizer.to(next(self.buffers()).device))
+        self.use_normalizers(self.normalizers.in_use())
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Leave out the normaliser in use where datasets have their own: it is one of theirs."""
@@ -323,7 +315,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return 0.0
 
     @classmethod
-    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
         for name in cls.learned_fields:
             if name in options:
@@ -396,5 +390,7 @@ def families() -> dict[str, type[ChunkTokenizer]]:
     found = {}
     for name in FAMILIES:
         with suppress(checks.LattokError):  # it concerns only who asks for that family
-            found |= {name: family} if issubclass(family := FAMILIES[name], ChunkTokenizer) else {}
+            family = FAMILIES[name]
+            if issubclass(family, ChunkTokenizer):
+                found[name] = family
     return found

@@ -62,11 +62,10 @@ class BEASTConfig(ChunkConfig):
         checks.counts(0, MOST_NAMED, **{"number of stepped": len(self.stepped)})
         if knows_data(self) and self.horizon * self.bases * self.action_dim**2 > MOST_ENTRIES:
             checks.fail("bases", f"at most {MOST_ENTRIES:,} numbers in a matrix H m × bases m", self.bases)
-        _ = self.stepped_dims
+        self.stepped_dims()
 
-    @property
     def stepped_dims(self) -> set[int]:
-        """Dimensions that are coded as steps."""
+        """Return the dimensions that are coded as steps. Raises `LattokError` where `stepped` names others."""
         names, dims, given = self.action_names, self.action_dim, self.stepped if knows_data(self) else ()
         return {i for name in given for i in named_dims("stepped", name, names, dims)}
 
@@ -102,7 +101,7 @@ class BEAST(ChunkTokenizer):
         self.vocab_size, self.tokens_per_chunk = config.bins, config.bases * config.action_dim
         # of the coefficients, basis by basis
         self.low, self.high = (nn.Buffer(torch.full((self.tokens_per_chunk,), end)) for end in (-1.0, 1.0))
-        dims, steps, bases, stepped = config.action_dim, config.horizon, config.bases, config.stepped_dims
+        dims, steps, bases, stepped = config.action_dim, config.horizon, config.bases, config.stepped_dims()
         fit, draw = torch.zeros(steps, dims, bases, dims), torch.zeros(bases, dims, steps, dims)
         for i in range(dims):
             basis = spline_basis(steps, bases, 0 if i in stepped else config.degree)

@@ -224,7 +224,8 @@ class ErrorReport:
         """Return a table, and the worst case in one sentence."""
         width = max(len(name) for name in ("dimension", *self.names))
         columns = {"rms": self.mse.sqrt(), "mean": self.l1, "p99": self.p99, "worst": self.worst}
-        columns |= {"drift": self.drift} if bool((self.drift > 0).any()) else {}
+        if bool((self.drift > 0).any()):
+            columns["drift"] = self.drift
         lines = [f"{'dimension':{width}}" + "".join(f"{name:>11}" for name in columns)]
         for i, name in enumerate(self.names):
             lines.append(f"{name:{width}}" + "".join(f"{float(value[i]):11.4g}" for value in columns.values()))

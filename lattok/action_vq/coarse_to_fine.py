@@ -15,6 +15,7 @@ from typing_extensions import Self
 from lattok.action_vq.base import ChunkTokenizer, Repair
 from lattok.action_vq.chunks import Arrays, examine, share_of, value_range
 from lattok.types import ActionBatch
+from lattok.utils.arrays import Values
 
 AT_LIMIT = 0.01  # share of a dimension's entries at its extreme that makes it a limit
 MIRRORED, SPREAD, BROKEN = 0.15, 0.6, 0.1  # shares, and the deviation of the logarithm of the stretch
@@ -64,7 +65,9 @@ class CoarseToFine(ChunkTokenizer, ABC):
         self.limits = Limits(config.action_dim)
 
     @classmethod
-    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         model, batch = super()._begin(chunks, valid, options, how)
         model.limits.fit(*model._prepare(*batch))
         return model, batch

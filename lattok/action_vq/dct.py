@@ -105,6 +105,10 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     @property
     def subwords(self) -> CoefficientSubwords:
+        return self.check_learned()
+
+    def check_learned(self) -> CoefficientSubwords:
+        """Return the vocabulary. Raises `LattokError` where there is none yet."""
         if self._subwords is None:
             checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
         return self._subwords
@@ -171,7 +175,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return like(np.empty(0), super(DCTTokenizer, other).decode(codes, return_info, repair=True))
 
     def _save(self, folder: Path, name: str | None) -> None:
-        _ = self.subwords  # without a vocabulary it could not be loaded
+        self.check_learned()  # without a vocabulary it could not be loaded
         super()._save(folder, name)
 
     def check_fits(self, file: Sizes, where: str) -> None:

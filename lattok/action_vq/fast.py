@@ -24,8 +24,10 @@ from lattok.utils.untrusted import JSON_BYTES
 
 PROCESSOR, SUBFOLDER = "processor_config.json", "bpe_tokenizer"
 _SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level tokenizers write as they are
-CHARACTERS = {byte: chr(byte) for byte in _SHOWN}  # what they write for each (Radford et al., 2019)
-CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(sorted({*range(256)} - {*_SHOWN}))}
+CHARACTERS = {  # what they write for each (Radford et al., 2019)
+    **{byte: chr(byte) for byte in _SHOWN},
+    **{byte: chr(256 + i) for i, byte in enumerate(sorted({*range(256)} - {*_SHOWN}))},
+}
 BYTES = {character: byte for byte, character in CHARACTERS.items()}
 UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with them codes are not their bytes
 
@@ -115,9 +117,9 @@ class FAST(DCTTokenizer):
         folder, text, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
-        facts |= {"action_dim": raw.get("action_dim"), "horizon": raw.get("time_horizon")}
-        sizes = {"action_dim": action_dim, "horizon": horizon}
-        facts |= {name: size for name, size in sizes.items() if size is not None} | options
+        facts["action_dim"] = raw.get("action_dim") if action_dim is None else action_dim
+        facts["horizon"] = raw.get("time_horizon") if horizon is None else horizon
+        facts.update(options)
         if missing := [name for name, value in facts.items() if value is None and name != "max_token"]:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):
@@ -133,7 +135,8 @@ class FAST(DCTTokenizer):
 
     def save_published(self, folder: str | os.PathLike[str]) -> Path:
         """Write the published format, which others read. It has no normaliser: it encodes normalised actions."""
-        _, folder = self.subwords, Path(folder)
+        self.check_learned()
+        folder = Path(folder)
         files.write_text(folder / TOKENIZER, self.tokenizer_json.cpu().numpy().tobytes().decode())
         plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         files.write_json(folder / "tokenizer_config.json", plain)

@@ -25,6 +25,7 @@ from lattok.action_vq.p2t import reconstruction
 from lattok.nn.levels import LevelGrid
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
+from lattok.utils.arrays import Values
 from lattok.utils.options import FROM_DATA, knows_data
 
 MAX_BITS = 16  # per component
@@ -149,7 +150,9 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         self.places = nn.Buffer(2 ** torch.arange(config.bits_per_token - 1, -1, -1), persistent=False)
 
     @classmethod
-    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         """Find bits for its components and weights to start from; synthetic chunks are trained on, too."""
         plain, batch = super()._begin(chunks, valid, options, how)
         actions, mask = plain._prepare(*batch)

@@ -30,13 +30,19 @@ from lattok.nn.normalize import read_statistics
 from lattok.nn.quantize import MOST_CODES, QuantizerConfig, Start, VectorQuantizer, check_warm_up
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
+from lattok.utils.arrays import Values
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 # Training of an imported model goes on as the published code trains; it also does not revive codes.
 PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
 TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
-LAYERS = {"attention.out": "self_attn.out_proj", "ff.0": "linear1", "ff.3": "linear2"}  # of a block: ours, published
-LAYERS |= {"norm1": "norm1", "norm2": "norm2"}
+LAYERS = {  # of a block: ours, published
+    "attention.out": "self_attn.out_proj",
+    "ff.0": "linear1",
+    "ff.3": "linear2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+}
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
@@ -232,7 +238,9 @@ class P2TActionVQ(TrainedTokenizer):
         self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.horizon
 
     @classmethod
-    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         model, batch = super()._begin(chunks, valid, QUICK_MODEL | options, how)
         check_warm_up("continuous_steps", model.config.continuous_steps, how.steps)
         return model, batch

@@ -24,8 +24,15 @@ from lattok.utils import checks
 
 GROUPS = 8  # of the norms after convolutions
 # published, by the size of a codebook that is asked for, or the next one below it
-LEVELS = {16: (5, 3), 64: (8, 8), 256: (8, 6, 5), 512: (8, 8, 8), 1024: (8, 5, 5, 5)}
-LEVELS |= {2048: (8, 8, 6, 5), 4096: (7, 5, 5, 5, 5)}
+LEVELS = {
+    16: (5, 3),
+    64: (8, 8),
+    256: (8, 6, 5),
+    512: (8, 8, 8),
+    1024: (8, 5, 5, 5),
+    2048: (8, 8, 6, 5),
+    4096: (7, 5, 5, 5, 5),
+}
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
     with torch.device("meta"):
         names = list(QueST(config).saved_tensors())
     layers = {"embed": "action_proj", "to_latents": "vq.project_in", "from_quantized": "vq.project_out"}
-    layers |= {"head": "action_head"}
+    layers["head"] = "action_head"
     for i in range(len(config.convolutions)):
         theirs = f"conv_block.blocks.{i}.block"
         convolution = "0.conv" if config.causal_encoder else "0"

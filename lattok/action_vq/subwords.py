@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lattok.utils import checks
 from lattok.utils.untrusted import MAX_VOCABULARY, parse_json
@@ -157,7 +157,7 @@ class Corpus(NamedTuple):
         texts = [row.tobytes().decode("utf-16-le") for row in points]
         return cls(texts, characters, alphabet, free, min_token, reach - 1)
 
-    def taught(self, model: Any, trainer: Any) -> dict[str, Any]:
+    def taught(self, model: models.Model, trainer: trainers.Trainer) -> dict[str, Any]:
         """Return what a model of the library says of itself once `trainer` has shown it the texts."""
         tokenizer = Tokenizer(model)
         tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]

@@ -148,12 +148,12 @@ class HubModel(nn.Module):
         if self.trained_on is not None:
             files.write_json(folder / TRAINING, self.trained_on)
         header = {"type": self.type, "lattok_version": __version__}
-        files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
+        files.write_json(folder / CONFIG, {**header, **asdict(self.saved_config)})
 
     def _check_loads_again(self, name: str) -> None:
         """Refuse what loading would, before anything is written over, parts of a model included."""
         tensors = self.saved_tensors()
-        said = {CONFIG: asdict(self.config), TRAINING: self.trained_on, EVALUATION: self.evaluation}
+        said = {CONFIG: asdict(self.saved_config), TRAINING: self.trained_on, EVALUATION: self.evaluation}
         for file, value in {**said, CARD: self.own_card or self.card(name)}.items():
             try:
                 said[file] = json.loads(json.dumps(files.finite(value), ensure_ascii=False).encode())
@@ -290,6 +290,11 @@ class HubModel(nn.Module):
         """Make one of which only the shapes are used."""
         return cls.build(config, **parts)
 
+    @property
+    def saved_config(self) -> Any:
+        """The configuration with which it is saved: `config`, unless something of it was changed since it was made."""
+        return self.config
+
     def check_fits(self, file: Sizes, where: str) -> None:
         """Check that these are the names, shapes and dtypes of the tensors in this model's artefact."""
         wanted = {name: Size.of(tensor) for name, tensor in self.saved_tensors().items()}
@@ -336,7 +341,7 @@ class HubModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
-        hashes = {"config_sha256": files.json_hash(identity(self.config))}
+        hashes = {"config_sha256": files.json_hash(identity(self.saved_config))}
         hashes["weights_sha256"] = weights.weights_hash(self.saved_tensors())
         return {"type": self.type, "model": self.source, "revision": self.revision, **hashes}
 

@@ -217,7 +217,7 @@ def card_of(model: Any, name: str) -> str:
     lines += [*model.usage(), "```", "", "## Evaluation", ""]
     judged = model.evaluation and _judged(model.evaluation, model.picture is not None)
     lines += judged or [f"Not evaluated yet: {model.judged_by}."]
-    dumped = json.dumps(files.finite(asdict(model.config)), indent=2)
+    dumped = json.dumps(files.finite(asdict(model.saved_config)), indent=2)
     return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
 
 

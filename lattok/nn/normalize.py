@@ -1,7 +1,8 @@
 """Invertible per-dimension maps between physical units and the range models like; saved with every model."""
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -44,7 +45,7 @@ class Normalizer(nn.Module):
             limit = torch.tensor([1.0 if clip else torch.inf for clip in clipped])
         self.register_buffer("limit", limit, persistent=False)  # the owner's configuration says it
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move between devices, never between precisions: actions are as exact as their statistics."""
         return super()._apply(same_precision(fn), recurse)
 
@@ -99,6 +100,9 @@ class Normalizer(nn.Module):
         self.scale.copy_(both[1])
         self.still = torch.from_numpy(still)
         return self
+
+    def check_chosen(self) -> None:
+        """Say nothing: there is no choice to make, as with an `OpenChoice`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise values [..., m] in physical units."""
@@ -168,6 +172,10 @@ class NormalizedActions:
         if names and (len(names) == 1 or len(set(names)) < len(names)):
             checks.fail("normalizers", "none, or different names of datasets", ", ".join(names))
 
+    def check_normalization(self) -> None:
+        """Require kinds of normalisation that exist, exceptions that name a dimension, and clips of a range."""
+        clipped_kinds(self.action_kinds, self.normalize_clip)
+
     @property
     def action_kinds(self) -> list[str]:
         """The kind of normalisation of each action dimension."""
@@ -212,24 +220,106 @@ class OpenChoice(nn.Module):
         super().__init__()
         self.names, self.owner = tuple(names), owner
 
-    @property
-    def shift(self) -> NoReturn:
+    def check_chosen(self) -> NoReturn:
         """Refuse: no statistics are known."""
         hint = f"{self.owner}.for_dataset({self.names[0]!r}) has the normaliser of that one, and can be saved."
         checks.fail(self.owner, f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
 
+    @property
+    def shift(self) -> NoReturn:
+        self.check_chosen()
+
     scale = shift
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shift
+        self.check_chosen()
 
     inverse = forward
+
+    def __getitem__(self, part: str) -> "OpenChoice":
+        """Stand for every part of a dataset's normalisers."""
+        return self
+
+
+class DatasetNormalizers(nn.ModuleList):
+    """What a model of several datasets normalises by: for each of them a `Normalizer`, or a dictionary of some.
+
+    A model of one dataset has none here, but its own. While a model of several learns, batches come normalised, each by
+    the normaliser of its dataset, and the model's own is a fresh one, which changes nothing.
+    """
+
+    def __init__(self, names: Sequence[str], fresh: Callable[[], Any], owner: str, hint: str = ""):
+        """`fresh` makes a normaliser that is not fitted; `owner` is what errors call the model, and `hint` what helps
+        if it does not know a dataset."""
+        super().__init__(fresh() for _ in names)
+        self.names, self.fresh, self.owner, self.hint = tuple(names), fresh, owner, hint
+
+    def in_use(self) -> Any:
+        """Return what the model normalises by: its own, that of the only dataset, or an `OpenChoice`."""
+        if not self.names:
+            return self.fresh()
+        return self[0] if len(self) == 1 else OpenChoice(self.names, self.owner)
+
+    def check_chosen(self) -> None:
+        """Raise `LattokError` where one of several datasets has to be chosen first."""
+        if self.names:
+            OpenChoice(self.names, self.owner).check_chosen()
+
+    def of(self, name: str) -> Any:
+        """Return the normaliser of one of the datasets. Raises `LattokError` for others."""
+        if name not in self.names:
+            known = ", ".join(self.names) or "it has one normaliser for all, and needs no choice"
+            hint = self.hint if self.names else ""
+            checks.fail("dataset", f"one that this {self.owner} knows ({known})", repr(name), hint)
+        return self[self.names.index(name)]
+
+    def only(self, *names: str) -> "DatasetNormalizers":
+        """Return those of these datasets alone; the normalisers are shared."""
+        found = DatasetNormalizers((), self.fresh, self.owner, self.hint)
+        for name in names:
+            found.add(name, self.of(name))
+        return found
+
+    def add(self, name: str, normalizer: nn.Module) -> None:
+        """Know one more dataset."""
+        self.names = (*self.names, name)
+        self.append(normalizer)
+
+
+class OfDatasets:
+    """A model with `normalizers` of its `datasets`, of which `for_dataset` chooses one."""
+
+    normalizers: DatasetNormalizers
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return self.normalizers.names
+
+    def for_dataset(self, name: str) -> Self:
+        """Return the model of one of its `datasets`, as if there were no others: it can be saved, and is then loaded
+        without a choice. Everything but the normaliser is shared. Raises `LattokError` for a dataset that it does not
+        know."""
+        self.normalizers.of(name)
+        model: Any = self
+        shared = (*model.children(), *model.parameters(), *model.buffers())
+        chosen = copy.deepcopy(self, {id(part): part for part in shared})
+        chosen.choose(name)
+        return chosen
+
+    def use_normalizers(self, maps: Any) -> None:
+        """Normalise by these from now on: what `normalizers` has for a dataset, `in_use`, or a fresh one."""
+        raise NotImplementedError
+
+    def choose(self, name: str) -> None:
+        """Become the model of one dataset; `for_dataset` calls this of a copy."""
+        raise NotImplementedError
 
 
 def for_dataset(model: Any, name: str) -> Any:
     """Return the model as it is used on the dataset `name`: with its normaliser, where it has one for each of several.
 
-    A dataset that it does not know is an error; a model with one normaliser, or without actions, is returned as it is.
+    A dataset that it does not know is an error. A model with one normaliser is returned as it is, and so is one of
+    video, whose labels are the same for all datasets.
     """
     return model.for_dataset(name) if model.datasets else model
 
@@ -275,7 +365,7 @@ def _numbers(name: str, values: Sequence[float], dim: int) -> np.ndarray:
     return numbers
 
 
-def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
+def _map(column: np.ndarray, kind: str) -> tuple[float, float]:
     """Return shift and scale for values [N]; outliers beyond the quantiles do not count."""
     if kind == "identity" or not len(column) or (kind == "bounded" and np.abs(column).max() <= 1):
         return 0.0, 1.0

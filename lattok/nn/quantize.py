@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lattok.nn.blocks import onto
 from lattok.nn.kmeans import assignments, kmeans, nearest
@@ -260,22 +261,25 @@ class VectorQuantizer(CodeUsage):
         self.reservoir = nn.Buffer(torch.zeros(0, config.dim), persistent=False)
         self.reservoir_step = nn.Buffer(torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
         self.parts, self.part = 1, 0  # passes that make a training step, and how many of the current one are done
-        self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
+        self._count: int | None = None  # what `steps` holds; none: not read since `train` was called
         # one for all processes that build the model from one seed
         self._seed = int(torch.randint(2**31, (), device="cpu"))
 
+    def train(self, mode: bool = True) -> Self:
+        self._count = None  # weights may have been loaded
+        return super().train(mode)
+
     @property
     def count(self) -> int:
-        """Tell the training steps so far: `steps`, which is read only where somebody else has set it."""
-        if self._counted[0] is not self.steps or self._counted[1] != self.steps._version:
-            self._counted = (self.steps, self.steps._version, int(self.steps))
-        return self._counted[2]
+        """The training steps so far, as `steps` says; a GPU is waited for once after `train` was called."""
+        if self._count is None:
+            self._count = int(self.steps)
+        return self._count
 
     def _count_on(self) -> None:
         if not self.part:
-            count = self.count + 1
+            self._count = self.count + 1
             self.steps += 1
-            self._counted = (self.steps, self.steps._version, count)
         self.part = (self.part + 1) % self.parts
 
     @property

@@ -87,7 +87,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             windows = MixedWindows(parts, normalizers)
             order = [Passes(n, derive_seed(seed, i)) if n else None for i, n in enumerate(windows.sizes)]
             draw = Batches(order, size, [source.weight for source in sources])
-            model.normalizer = Normalizer(len(names))
+            model.use_normalizers(model.normalizers.fresh())
         else:
             windows, draw = parts[0], Batches([Passes(len(parts[0]), seed)], size)
 
@@ -98,7 +98,8 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             model.trained_on = self.trained_on(sources, size, contents)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-            model.choose_normalizer()
+            if several:
+                model.use_normalizers(model.normalizers.in_use())
             if first_process() and not several:
                 print(checks.printable(fit_summary(model.cpu(), parts[0], names)), file=sys.stderr)
             return finish({"": model}, out)[""]

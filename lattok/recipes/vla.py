@@ -33,7 +33,7 @@ from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
 from lattok.utils.runs import index_runs
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.model import share_backbone, shared_options
+from lattok.vla.model import begin_with, share_backbone, shared_options
 
 HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
@@ -221,7 +221,7 @@ class VLARecipe(Recipe[LatentVLA]):
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
             if policy.datasets:
-                policy.use_normalizers(policy.unchosen())
+                policy.use_normalizers(policy.normalizers.in_use())
             finish(self.artefacts(learner, history), out)
             if first_process():
                 self.judge(policy, found, parts)
@@ -241,7 +241,7 @@ class VLARecipe(Recipe[LatentVLA]):
             config = share_backbone(config, before.config)
         policy = LatentVLA(*with_base(config), tokenizer)
         if before is not None:
-            policy.begin_with(before)
+            begin_with(policy, before)
             inputs["init"] = before.describe()["weights_sha256"]
         if decoder is not None:
             cast(nn.Module, policy.decoder).load_state_dict(decoder.state_dict())
@@ -340,7 +340,7 @@ def _normalised(
             maps["proprio"].fit(part.states, config.normalize)
     if not policy.datasets:
         return parts[0]
-    policy.use_normalizers(policy.new_normalizers())
+    policy.use_normalizers(policy.normalizers.fresh())
     return MixedPolicyWindows(parts, weights, each)
 
 

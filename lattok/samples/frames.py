@@ -185,8 +185,8 @@ class SampleSet(Dataset[dict[str, Any]], ABC):
 
 
 def _one_of(batch: Any, row: int) -> dict[str, Any]:
-    """Return one sample of a batch, without what it has not."""
-    fields = {name: value for name, value in batch._asdict().items() if value is not None}
+    """Return one sample of a batch, without what it has not, and without what is said of the whole batch."""
+    fields = {name: value for name, value in batch._asdict().items() if not isinstance(value, bool | None)}
     return {name: _one_of(value, row) if isinstance(value, tuple) else value[row] for name, value in fields.items()}
 
 
@@ -256,6 +256,8 @@ def _joined(parts: Sequence[Any], place: Tensor) -> Any:
     first = parts[0]
     if first is None or isinstance(first, Tensor):
         return None if first is None else torch.cat(list(parts))[place]
+    if isinstance(first, bool):
+        return all(parts)
     if isinstance(first, tuple):
         return type(first)(*(_joined(values, place) for values in zip(*parts, strict=True)))
     listed = [value for part in parts for value in part]

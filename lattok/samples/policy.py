@@ -251,10 +251,10 @@ class PolicyWindows(Samples):
                 found = self._tokenizer.latent_actions(actions, inside)  # one call for the batch
             labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
             labels |= {"valid": self.acted[indices, None]}
-            return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)
+            return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)._replace(checked=True)
         pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
         labels = {part: values[pick] for part, values in self._labels.items()}
-        return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
+        return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)._replace(checked=True)
 
 
 class MixedPolicyWindows(MixedSamples):

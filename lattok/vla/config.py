@@ -1,6 +1,7 @@
 """Architecture of `LatentVLA`; saved as config.json."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.labels import LatentSpec
 from lattok.nn.losses import MOST_FLOW_STEPS
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, clipped_kinds, gripper_dims
+from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
@@ -42,7 +44,7 @@ class TokenSpec:
         checks.counts(1, MOST_NUMBERS, tokens=self.tokens, codes=self.codes)
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "TokenSpec":
+    def of(cls, tokenizer: ActionTokenizer) -> "TokenSpec":
         known, sizes = tokenizer.describe(), (tokenizer.tokens_per_chunk, tokenizer.vocab_size)
         kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary, tokenizer.prefixes
         return cls(known["type"], *sizes, *kinds, known["config_sha256"], known["weights_sha256"])
@@ -195,7 +197,7 @@ class VLAConfig(NormalizedActions):
             plain_format(self.prompt, task="", horizon=1)
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
-        _ = self.action_clipped, self.proprio_clipped  # they check their own numbers
+        self.check_normalization()
 
     def _check_decoder(self) -> None:
         decoder, latent = self.decoder, self.latent
@@ -224,8 +226,12 @@ class VLAConfig(NormalizedActions):
         if self.head.codes and not self.tokens.prefixes:
             expected = "0 with a tokenizer whose first codes do not decode on their own"
             checks.fail("head_codes", expected, self.head.codes)
-        others = {"a mixture": self.normalizers, "a decoder": self.decoder, BCE: self.action_loss == BCE}
-        others |= {"a robot that lacks dimensions": any(self.absent)}
+        others = {
+            "a mixture": self.normalizers,
+            "a decoder": self.decoder,
+            BCE: self.action_loss == BCE,
+            "a robot that lacks dimensions": any(self.absent),
+        }
         if wrong := [what for what, there in others.items() if there]:
             checks.fail("head", "regression or flow with " + " and ".join(wrong), "tokens")
 
@@ -245,6 +251,11 @@ class VLAConfig(NormalizedActions):
     def gripper(self) -> tuple[int, ...]:
         """Action dimensions that are compared as opening or closing, with action_loss="l2_bce"."""
         return tuple(gripper_dims(self.action_names)) if self.action_loss == BCE else ()
+
+    def check_normalization(self) -> None:
+        """Require it of actions, and of proprio, whose dimensions all have the kind `normalize`."""
+        super().check_normalization()
+        clipped_kinds([self.normalize] * self.proprio_dim, self.normalize_clip and self.proprio_dim > 0)
 
     @property
     def proprio_clipped(self) -> list[bool]:
@@ -274,7 +285,7 @@ class VLAConfig(NormalizedActions):
         return {"action": 1.0} | {loss.name: loss.weight for loss in self.strategy.losses}
 
 
-def _check_cameras(names: Any, sizes: Any) -> None:
+def _check_cameras(names: Sequence[str], sizes: Any) -> None:
     if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))

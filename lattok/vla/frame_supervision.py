@@ -27,7 +27,7 @@ class Frames(NamedTuple):
 class FrameSupervision(LatentSupervision, ABC):
     """Supervision by a latent action model that looks at the frames of somebody else's batches itself."""
 
-    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
+    def forward(self, states: Tensor, target: Any, reduction: str = "mean") -> LossTerms:
         """Return the terms of states [B, n, dim] and of the `Frames` that `target_of` has read."""
         self._check_states(states, len(target.valid))
         checks.counts(1, **{"states of a sample": states.shape[1]})

@@ -34,6 +34,7 @@ from lattok.types import LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 from lattok.vla.config import OF_ONE_HEAD, VLAConfig
+from lattok.vla.strategies import Segment
 
 
 class LayerStates(NamedTuple):
@@ -270,6 +271,18 @@ def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
     if per_step == 1 or how == "none":
         return states
     return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
+
+
+def layer_states(
+    out: BackboneOut, layers: Sequence[int], segments: Mapping[str, Segment], pool: str, dtype: torch.dtype
+) -> States:
+    """Take what the head sees out of the hidden states of these layers, which are given up one by one."""
+    positions, states = TokenPositions.of(out), {}
+    for layer in layers:
+        image, own = positions.take(out.hidden.pop(layer), dtype)
+        pooled = [pool_codes(span.of(own), span.per_step, pool) for span in segments.values()]
+        states[layer] = LayerStates(torch.cat(pooled, 1), image, positions.valid)
+    return states
 
 
 class TokenPositions(NamedTuple):

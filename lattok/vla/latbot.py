@@ -60,13 +60,19 @@ class Distillation(nn.Module):
         if self.whole_clips and batch.pairs is not None:
             there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs.places[:, 0].to(device)
             valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
-        target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]))
+        target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]), checked=True)
         terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
         terms["action"] = terms["action"].detach()
         if batch.subtasks is not None:  # L_r (Eq. 5), the mean over the tokens of a text, of all texts
-            errors, counted = self.student.text_errors(batch)
+            errors, counted = text_errors(self.student, batch)
             terms |= of_share({"text": reduce_valid(errors, counted)}, counted, batch.with_subtask)
         return terms
+
+
+def text_errors(policy: LatentVLA, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+    """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
+    rows = batch.subtask_tokens or policy.backbone.tokens_of(batch.subtasks or [""] * len(batch.texts))
+    return policy.backbone.text_errors(policy.inputs(batch), rows)
 
 
 class LatBotLoss(FrameSupervision):
@@ -109,8 +115,8 @@ class LatBotLoss(FrameSupervision):
         with torch.no_grad():
             clips = target.frames.to(self.teacher.queries.device)
             vectors = torch.cat(self.teacher.latents(clips, target.texts), 1)[:, None]  # b 1 e d
-        wanted = LatentTarget(None, vectors, target.valid.to(vectors.device))
-        return self.match(states.mean(1, keepdim=True), wanted, reduction, checked=True)
+        wanted = LatentTarget(None, vectors, target.valid.to(vectors.device), checked=True)
+        return self.match(states.mean(1, keepdim=True), wanted, reduction)
 
 
 def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:

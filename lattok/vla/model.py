@@ -7,7 +7,6 @@
 Variants of the paper differ in strategy alone: which placeholders there are, and what is asked of their hidden states.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,21 +19,20 @@ from typing_extensions import Self
 
 from lattok.backbones import BackboneConfig
 from lattok.backbones.model import BackboneModel, from_root, with_backbone
-from lattok.hub import HubModel
-from lattok.hub.records import quoted
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import onto
 from lattok.nn.losses import coded, of_share
-from lattok.nn.normalize import Normalizer, OpenChoice
-from lattok.types import ActionBatch, ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
+from lattok.nn.normalize import DatasetNormalizers, Normalizer, OfDatasets
+from lattok.types import ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data, flat, options_of
+from lattok.vla import card_texts
 from lattok.vla.config import VLAConfig
-from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
+from lattok.vla.head import ActionHead, FlowActionHead, States, layer_states
 from lattok.vla.observations import ActionQueues, as_batch, check_observation, policy_batch, prompts
-from lattok.vla.strategies import build_supervision, hidden_index
-from lattok.vla.tokens import TOKENIZER, TokenHead, check_tokenizer, open_tokenizer
+from lattok.vla.strategies import StrategyLosses
+from lattok.vla.tokens import TOKENIZER, ActionCodec, TokenHead, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
 PAPERS = {"latbot": "2511.23034"}  # of strategies that are not of the P2T paper
@@ -50,8 +48,8 @@ class ForwardOutput(NamedTuple):
     last: Tensor | None = None  # [B, D] of the last placeholder, at the layer that was asked for
 
 
-class LatentVLA(BackboneModel):
-    """A policy: backbone, placeholders, action head, normalisers, and the latent losses of its strategy.
+class LatentVLA(OfDatasets, BackboneModel):
+    """A policy: backbone, placeholders, action head, normalisers, latent losses of its strategy, planned actions.
 
     >>> policy = lattok.load("my-policy")
     >>> policy.predict_chunk(observation)            # [B, H, m] in the dataset's own units
@@ -73,22 +71,17 @@ class LatentVLA(BackboneModel):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         base = config.backbone
         backbone.adapt(base.train, base.lora, base.gradient_checkpointing)
-        self.backbone = backbone
-        width = backbone.hidden_size
+        self.backbone, width = backbone, backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
-        self.losses = {loss.name: hidden_index(loss.layer, backbone.num_layers) for loss in config.strategy.losses}
         # before all that strategies differ in: it starts the same
         self.head: ActionHead = HEADS[config.head.name](width, self.layers, config)
-        check_tokenizer(tokenizer, config)
-        self._tokenizer = (tokenizer,)  # in a tuple it is no submodule: it stays where it is, and as it is
+        self.codec = None if tokenizer is None else ActionCodec(tokenizer, config)
         self.segments = config.segments
         count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
-        self.supervision = nn.ModuleDict(build_supervision(config.strategy, width, config.latent))
-        self.normalizers = nn.ModuleList(nn.ModuleDict(self.new_normalizers()) for _ in config.normalizers)
-        self.action_normalizer: Normalizer
-        self.proprio_normalizer: Normalizer | None
-        self.use_normalizers(self.unchosen() if config.normalizers else self.new_normalizers())
+        self.supervision = StrategyLosses(config.strategy, width, config.latent, backbone.num_layers)
+        self.normalizers = DatasetNormalizers(config.normalizers, partial(new_normalizers, config), "policy")
+        self.use_normalizers(self.normalizers.in_use())
         self.decoder: InverseDynamics | None = None
         if config.decoder is not None:
             self.decoder = InverseDynamics(config.decoder).requires_grad_(False).eval()
@@ -101,14 +94,6 @@ class LatentVLA(BackboneModel):
         config, parts = super().opened(config, folder, backbone)
         return config, parts if config.tokens is None else parts | {"tokenizer": open_tokenizer(folder, config.tokens)}
 
-    @property
-    def tokenizer(self) -> ActionTokenizer:
-        """The tokenizer whose codes the head predicts. Raises `LattokError` where it predicts none."""
-        found = self._tokenizer[0]
-        if found is None or self.config.tokens is None:
-            checks.fail("policy", "one with a head of tokens, and their tokenizer", f"head={self.config.head.name}")
-        return found
-
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.decoder is not None:
@@ -116,14 +101,10 @@ class LatentVLA(BackboneModel):
         return self
 
     def extra_repr(self) -> str:
-        c = self.config
-        what = ", ".join(c.action_names or map(str, range(c.action_dim)))
-        sees = ", ".join((*c.cameras, *[c.state_key] * (c.proprio_dim > 0)))
-        actions = checks.counted(c.horizon, "action")
-        return f"{c.strategy.name}: {actions} of {what}, from {sees}\n{super().extra_repr()}"
+        return f"{card_texts.summary(self.config)}\n{super().extra_repr()}"
 
     @property
-    def acting_config(self) -> VLAConfig:
+    def saved_config(self) -> VLAConfig:
         """The configuration as the policy acts now: how it plans and draws may have been changed since it was made."""
         config, steps = self.config, self.queues.n_action_steps
         if steps != (config.n_action_steps or config.horizon):
@@ -135,58 +116,19 @@ class LatentVLA(BackboneModel):
         return super().judged_by if self.config.strategy.acts else "it has not learned to act"
 
     def usage(self) -> list[str]:
-        config, next_step = self.config, self.config.strategy.next_step
-        if not config.strategy.acts:
-            said = "# It predicts latent actions and has not learned to act yet."
-            return ["", f"{said} Train it further:", f"# {next_step}"] if next_step else ["", said]
-        sizes = zip(config.cameras, config.camera_sizes, strict=True)
-        shown = [f"    {quoted(key)}: torch.zeros(1, 3, {h}, {w}),  # yours: RGB from 0 to 1" for key, (h, w) in sizes]
-        if config.proprio_dim:
-            shown.append(f"    {quoted(config.state_key)}: torch.zeros(1, {config.proprio_dim}),")
-        observation = ["observation = {", *shown, '    "task": ["what the robot shall do"],', "}"]
-        act = "actions = model.predict_chunk(observation)  # [B, H, m], in the units of its dataset"
-        return ["", "import torch", "", *observation, act]
+        return card_texts.usage(self.config)
 
-    def new_normalizers(self) -> dict[str, Any]:
-        """Make normalisers of "action" and, if used, "proprio", which change nothing until they are fitted."""
-        clipped = {"action": self.config.action_clipped, "proprio": self.config.proprio_clipped}
-        return {part: Normalizer(len(dims), dims) for part, dims in clipped.items() if dims}
+    def use_normalizers(self, maps: Any) -> None:
+        self.action_normalizer: Normalizer = maps["action"]
+        self.proprio_normalizer: Normalizer | None = maps["proprio"] if self.config.proprio_dim else None
 
-    def unchosen(self) -> dict[str, Any]:
-        """Return what takes their place until `for_dataset` names one of several datasets."""
-        return {part: OpenChoice(self.config.normalizers, "policy") for part in self.new_normalizers()}
-
-    def use_normalizers(self, maps: Mapping[str, Any]) -> None:
-        """Normalise actions and, if used, proprio by these from now on."""
-        self.action_normalizer = maps["action"]
-        self.proprio_normalizer = maps["proprio"] if self.config.proprio_dim else None
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        return self.config.normalizers
-
-    def for_dataset(self, name: str) -> Self:
-        """Return the policy of one of `datasets`, as if there were no others; all weights are shared. It can be saved,
-        and is then loaded without a choice."""
-        names = self.config.normalizers
-        if name not in names:
-            known = ", ".join(names) or "it has normalisers of one, and needs no choice"
-            checks.fail("dataset", f"one that this policy was trained on ({known})", repr(name))
-        chosen = copy.deepcopy(self, {id(part): part for part in (*self.children(), *self.parameters())})
-        row = names.index(name)
-        chosen.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
-        chosen.normalizers = nn.ModuleList()
-        chosen.use_normalizers(cast(Any, self.normalizers[row]))
-        trained = self.trained_on or {}
-        own = next((entry for entry in trained.get("mixture", ()) if entry.get("dataset") == name), {})
-        if "robot_spaces" in own:
-            chosen.trained_on = {**trained, "robot_spaces": own["robot_spaces"]}
-        chosen.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
-        return chosen
-
-    def check_chosen(self) -> None:
-        """Raise `LattokError` where `for_dataset` has to name one of several datasets first."""
-        _ = self.action_normalizer.shift
+    def choose(self, name: str) -> None:
+        row, maps = self.datasets.index(name), self.normalizers.of(name)
+        self.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
+        self.normalizers = self.normalizers.only()
+        self.use_normalizers(maps)
+        self.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
+        self.trained_on = self.trained_on and with_spaces_of(name, self.trained_on)
 
     def check_acts(self) -> None:
         """Raise `LattokError` unless it can act: it was trained to, and one of several datasets is chosen."""
@@ -195,7 +137,7 @@ class LatentVLA(BackboneModel):
             hint = f"Train it further first: {plan.next_step}." if plan.next_step else ""
             got = f"one of {plan.title or plan.name}, which follows its labels so far"
             checks.fail("policy", "one that has learned to act", got, hint)
-        self.check_chosen()
+        self.action_normalizer.check_chosen()
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log. `batch`
@@ -206,7 +148,6 @@ class LatentVLA(BackboneModel):
         """Return what `forward` does, and a state with its gradient, where one is asked for. That is hidden state
         `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a flow head makes of the
         last noised action of each sample that is valid, [B, d]."""
-        checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
         if self.decoder is None:
@@ -218,25 +159,18 @@ class LatentVLA(BackboneModel):
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))
             judged, valid, share = latent.valid, latent.valid, batch.labelled
         terms, after = self.head.learn(out.states, out.proprio, target, judged, batch)
-        terms = of_share(terms, valid, share) | self._latent_terms(batch, out, checked)
+        terms = {**of_share(terms, valid, share), **self._latent_terms(batch, out)}
         return terms, out.last if block is None else last_step(after[block - 1], batch.valid)
 
-    def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput, checked: bool) -> LossTerms:
+    def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput) -> LossTerms:
         if batch.latent is None:
             return {}
-        terms: LossTerms = {}
-        for name, states in out.supervised.items():
-            own = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
-            terms |= {name + term.removeprefix("latent"): value for term, value in own.items()}
+        terms = self.supervision(out.supervised, batch.latent, self.config.loss_reduction)
         return of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool, acting: bool = False) -> PolicyBatch:
-        self.check_chosen()
+        self.action_normalizer.check_chosen()
         batch = policy_batch(self.config, batch, learning)
-        if batch.known is None and len(self.config.absent) == 1:
-            known = torch.ones(len(batch.actions), self.config.action_dim, dtype=torch.bool)
-            known[:, list(self.config.absent[0])] = False
-            batch = batch._replace(known=known)
         if learning and not acting:
             batch = self.with_tokens(batch)
         return onto(batch, self.placeholders.device)
@@ -244,51 +178,31 @@ class LatentVLA(BackboneModel):
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with everything that needs no trained weights: inputs of the backbone, and tokens."""
         told = batch.subtasks and self.backbone.tokens_of(batch.subtasks)
-        batch = batch._replace(inputs=self._inputs(batch), subtask_tokens=told)
+        batch = batch._replace(inputs=self.inputs(batch), subtask_tokens=told)
         return self.with_tokens(batch)
 
     def with_tokens(self, batch: PolicyBatch) -> PolicyBatch:
-        """Return a batch with the codes that the head learns, computed on the CPU."""
+        """Return a batch with the codes that a head of tokens learns, computed on the CPU."""
         if self.config.tokens is None or batch.tokens is not None:
             return batch
-        actions, valid = batch.actions.cpu(), batch.valid.cpu()
-        if not actions[valid].isfinite().all():
-            checks.fail(self.config.action_key, "finite actions", "NaN or infinity")  # they would become codes
-        rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
-        if rows.any():
-            tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows])).cpu()
-        if self.config.head.order == "autoregressive":  # with the end of the longest row
-            tokens = tokens[:, : int((tokens[rows] >= 0).sum(1).amax()) + 1 if rows.any() else 1]
-        return batch._replace(tokens=tokens)
+        return batch._replace(tokens=codec_of(self).encode(batch))
 
-    def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
+    def inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
+        """Return what the backbone makes of a batch's images and prompts."""
         if batch.inputs is not None:
             return batch.inputs
         return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
-
-    def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
-        """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
-        rows = batch.subtask_tokens or self.backbone.tokens_of(batch.subtasks or [""] * len(batch.texts))
-        return self.backbone.text_errors(self._inputs(batch), rows)
 
     def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
         dtype = self.placeholders.dtype
         queries = self.placeholders.expand(len(batch.images), -1, -1)
-        losses = self.config.strategy.losses if learning else ()
-        wanted = {*self.layers, *(self.losses[loss.name] for loss in losses), *(() if layer is None else (layer,))}
-        out = self.backbone(self._inputs(batch), queries, sorted(wanted))
-        supervised = {
-            loss.name: self.segments[loss.span].of(out.hidden[self.losses[loss.name]][:, out.queries]).to(dtype)
-            for loss in losses
-        }
+        compared = self.supervision.layer_of.values() if learning else ()
+        wanted = {*self.layers, *compared, *(() if layer is None else (layer,))}
+        out = self.backbone(self.inputs(batch), queries, sorted(wanted))
+        supervised = self.supervision.states(out, self.segments, dtype) if learning else {}
         last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(dtype)
-        positions = TokenPositions.of(out)
-        states = {}
-        for k in self.layers:  # its other positions are given up as soon as the head has what it needs
-            image, own = positions.take(out.hidden.pop(k), dtype)
-            pooled = [pool_codes(span.of(own), span.per_step, self.config.pool) for span in self.segments.values()]
-            states[k] = LayerStates(torch.cat(pooled, 1), image, positions.valid)
+        states = layer_states(out, self.layers, self.segments, self.config.pool, dtype)
         given, normalizer = batch.proprio, self.proprio_normalizer
         proprio = None if normalizer is None or given is None else normalizer(given).to(dtype)
         return ForwardOutput(states, proprio, supervised, last)
@@ -315,20 +229,17 @@ class LatentVLA(BackboneModel):
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
         """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
-        checked = _checked(batch)
         batch = self._batch(batch, learning=True, acting=True)
         with self.inference():
             out = self._run_backbone(batch, learning=True)
-            return self._sample(batch, out), self._latent_terms(batch, out, checked)
+            return self._sample(batch, out), self._latent_terms(batch, out)
 
     def _sample(self, batch: PolicyBatch, out: ForwardOutput, seed: int = 0) -> Tensor:
         chunk = self.head.sample(out.states, out.proprio, batch, seed)
         if isinstance(self.head, TokenHead):
-            return self.head.average_of_draws(self.tokenizer.decode(chunk.cpu(), repair=True)).to(chunk.device)
+            return self.head.average_of_draws(codec_of(self).decode(chunk))
         if self.decoder is not None:
-            latents = self.latent_normalizer.inverse(chunk).unflatten(2, (self.decoder.config.members, -1))
-            texts = [text for text in batch.texts for _ in range(chunk.shape[1])]
-            return self.decoder.decode_actions(latents.flatten(0, 1), texts).actions.unflatten(0, chunk.shape[:2])
+            return self.decoder.decode_chunks(self.latent_normalizer.inverse(chunk), batch.texts)
         chunk = self.action_normalizer.inverse(chunk)
         return chunk if batch.known is None else chunk.masked_fill(~batch.known[:, None], 0.0)
 
@@ -340,27 +251,16 @@ class LatentVLA(BackboneModel):
         """
         self.check_acts()
         observation, single = as_batch(self.config, observation)
-        check = partial(check_observation, self.config)
-        actions = self.queues.select(observation, env_ids, self.predict_chunk, check)
+        actions = self.queues.select(observation, env_ids, self.predict_chunk, partial(check_observation, self.config))
         return actions[0] if single else actions
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the planned actions of these environments, or of all."""
         self.queues.reset(env_ids)
 
-    @torch.no_grad()
-    def begin_with(self, before: "LatentVLA") -> None:
-        """Copy the weights of another policy whose name and shape this one has, except normalisers."""
-        theirs = before.saved_tensors()
-        for name, tensor in self.saved_tensors().items():
-            if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
-                tensor.copy_(theirs[name])
-
     def _save(self, folder: Path, name: str | None) -> None:
-        self.config = self.acting_config
         if self.config.tokens is not None:
-            check_tokenizer(self.tokenizer, self.config)
-            cast(HubModel, self.tokenizer).save_pretrained(folder / TOKENIZER)
+            codec_of(self).save(folder / TOKENIZER)
         super()._save(folder, name)
 
     def saved_tensors(self) -> dict[str, Tensor]:
@@ -368,6 +268,35 @@ class LatentVLA(BackboneModel):
         used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()
         apart = ("decoder.features.", *used)
         return {name: value for name, value in super().saved_tensors().items() if not name.startswith(apart)}
+
+
+def new_normalizers(config: VLAConfig) -> nn.ModuleDict:
+    """Make normalisers of "action" and, if used, "proprio", which change nothing until they are fitted."""
+    clipped = {"action": config.action_clipped, "proprio": config.proprio_clipped}
+    return nn.ModuleDict({part: Normalizer(len(dims), dims) for part, dims in clipped.items() if dims})
+
+
+def with_spaces_of(name: str, trained_on: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a mixture with the spaces of one dataset's robot as those of the policy."""
+    own = next((entry for entry in trained_on.get("mixture", ()) if entry.get("dataset") == name), {})
+    return {**trained_on, "robot_spaces": own["robot_spaces"]} if "robot_spaces" in own else trained_on
+
+
+def codec_of(policy: LatentVLA) -> ActionCodec:
+    """Return the codec of a policy that acts by tokens. Raises `LattokError` where it has none."""
+    if policy.codec is None:
+        head = policy.config.head.name
+        checks.fail("policy", "one with a head of tokens, and their tokenizer", f"head={head}")
+    return policy.codec
+
+
+@torch.no_grad()
+def begin_with(policy: LatentVLA, before: LatentVLA) -> None:
+    """Copy the weights of another policy whose name and shape `policy` has, too, except normalisers."""
+    theirs = before.saved_tensors()
+    for name, tensor in policy.saved_tensors().items():
+        if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
+            tensor.copy_(theirs[name])
 
 
 def shared_options(config: VLAConfig) -> dict[str, Any]:
@@ -385,12 +314,6 @@ def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
         if own[name] != theirs:
             checks.fail(name, f"{theirs!r}, as the policy has that is trained further", repr(own[name]))
     return config
-
-
-def _checked(batch: Any) -> bool:
-    """Tell whether a batch is one of the training loop on a GPU: its labels were checked where they were read. Others
-    are checked: on the host that costs nothing, on a GPU it waits."""
-    return isinstance(batch, PolicyBatch) and batch.images.device.type != "cpu"
 
 
 def last_step(states: Tensor, valid: Tensor) -> Tensor:

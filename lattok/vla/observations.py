@@ -51,7 +51,17 @@ def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
 
 def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
     """Read a batch with LeRobot's keys, or collated samples of `PolicyWindows`; one that was read already is as it is.
-    It is checked here, and only here. Actions and labels are needed for learning only."""
+    It is checked here, and only here. Actions and labels are needed for learning only. Of a policy of one dataset the
+    batch says which action dimensions its robot lacks."""
+    batch = _read_batch(config, batch, learning)
+    if batch.known is not None or len(config.absent) != 1:
+        return batch
+    known = torch.ones(len(batch.actions), config.action_dim, dtype=torch.bool)
+    known[:, list(config.absent[0])] = False
+    return batch._replace(known=known)
+
+
+def _read_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
     if isinstance(batch, Mapping) and {"images", "texts", "actions"} <= batch.keys():
         batch = PolicyBatch.of(batch)
     if isinstance(batch, PolicyBatch):

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
+from lattok.backbones import BackboneOut
 from lattok.labels import PARTS, LatentSpec
 from lattok.labels.spec import SOURCES
+from lattok.types import LatentTarget, LossTerms
 from lattok.utils import checks
 from lattok.utils.options import ADDED
 from lattok.utils.registry import Registry
@@ -211,8 +214,31 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
         checks.fail(next(iter(given)), "a strategy with one latent loss", f"{strategy.name}, which has {has}")
     loss = strategy.losses[0]
     options = {name: given.pop(name) for name in [*given] if name not in LatentLoss.__dataclass_fields__}
-    given |= {"options": {**loss.options, **options}} if options else {}
+    if options:
+        given["options"] = {**loss.options, **options}
     return replace(strategy, losses=(replace(loss, **given),))
+
+
+class StrategyLosses(nn.ModuleDict):
+    """The latent losses of a strategy, by the names of their terms, and which hidden states they compare."""
+
+    def __init__(self, strategy: Strategy, dim: int, labels: LatentSpec | None, num_layers: int):
+        super().__init__(build_supervision(strategy, dim, labels))
+        self.layer_of = {loss.name: hidden_index(loss.layer, num_layers) for loss in strategy.losses}
+        self.span_of = {loss.name: loss.span for loss in strategy.losses}
+
+    def states(self, out: BackboneOut, segments: Mapping[str, Segment], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Take the states [B, n, D] that each of them acts on."""
+        hidden = {name: out.hidden[layer][:, out.queries] for name, layer in self.layer_of.items()}
+        return {name: segments[self.span_of[name]].of(found).to(dtype) for name, found in hidden.items()}
+
+    def forward(self, states: Mapping[str, Tensor], target: LatentTarget, reduction: str) -> LossTerms:
+        """Return all terms, by the name of the loss where that says "latent"."""
+        terms: LossTerms = {}
+        for name, found in states.items():
+            own = self[name](found, target, reduction)
+            terms.update({name + term.removeprefix("latent"): value for term, value in own.items()})
+        return terms
 
 
 def build_supervision(

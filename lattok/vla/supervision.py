@@ -101,18 +101,16 @@ class LatentSupervision(nn.Module, ABC):
         """Read from a batch of somebody else's policy what the loss compares states with."""
         return target_from_batch(batch, labels, parts=self.parts)
 
-    def forward(
-        self, states: Tensor, target: LatentTarget, reduction: str = "mean", checked: bool = False
-    ) -> LossTerms:
+    def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
         """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log.
 
         "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
-        Raises `LattokError` where the target does not fit; of one whose values were `checked`, as those that
-        `lattok.samples` reads are, only shapes are looked at, so that a GPU is not waited for.
+        Raises `LattokError` where the target does not fit; of one that is `checked`, as those that `lattok.samples`
+        reads are, only shapes are looked at, so that a GPU is not waited for.
         """
         self._check(states, target)
         target = target._replace(**{part: _part_of(target, part, self.labels) for part in self.parts})
-        if not checked and not torch.compiler.is_compiling():
+        if not target.checked and not torch.compiler.is_compiling():
             self._check_values(target)
         target = onto(target, states.device)
         states = states.to(next(self.parameters()).dtype)

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.hub import PARTS
+from lattok.hub import PARTS, HubModel
 from lattok.hub.model import Place, family_of
 from lattok.nn.blocks import onto
 from lattok.nn.losses import coded, reduce_valid
-from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
+from lattok.types import ActionBatch, ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.untrusted import safe_path
 from lattok.vla.config import TokenSpec, VLAConfig
@@ -155,14 +155,47 @@ class TokenHead(ActionHead):
         return F.pad(codes, (0, self.spec.tokens - codes.shape[1]), value=self.spec.codes)  # more ends
 
 
-def check_tokenizer(tokenizer: Any, config: VLAConfig) -> None:
-    """Require the tokenizer that a policy's configuration names, with chunks of its shape; or none."""
-    if tokenizer is None or config.tokens is None:
-        return
-    checks.size("tokenizer", "steps of a chunk (horizon)", tokenizer.horizon, config.horizon)
-    checks.size("tokenizer", "action dimensions", tokenizer.action_dim, config.action_dim)
-    if TokenSpec.of(tokenizer) != config.tokens:
-        checks.fail("tokenizer", "the one that the configuration names", "another one")
+class ActionCodec:
+    """Actions of a policy's batches to the codes that its head learns, and back.
+
+    Owns the tokenizer, which is no part of the policy for torch: it stays on its device and as it is.
+    """
+
+    def __init__(self, tokenizer: ActionTokenizer, config: VLAConfig):
+        self.tokenizer, self.config = tokenizer, config
+        self.check()
+
+    def check(self) -> None:
+        """Require the tokenizer that the policy's configuration names, with chunks of its shape."""
+        tokenizer, config = self.tokenizer, self.config
+        if config.tokens is None:
+            return
+        checks.size("tokenizer", "steps of a chunk (horizon)", tokenizer.horizon, config.horizon)
+        checks.size("tokenizer", "action dimensions", tokenizer.action_dim, config.action_dim)
+        if TokenSpec.of(tokenizer) != config.tokens:
+            checks.fail("tokenizer", "the one that the configuration names", "another one")
+
+    def encode(self, batch: PolicyBatch) -> Tensor:
+        """Return codes int64 [B, P] of a batch's actions, computed on the CPU: zeros for samples that are not `coded`,
+        and as many columns as the longest row and its end need where the head predicts one code after another."""
+        actions, valid = batch.actions.cpu(), batch.valid.cpu()
+        if not actions[valid].isfinite().all():
+            checks.fail(self.config.action_key, "finite actions", "NaN or infinity")  # they would become codes
+        rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
+        if rows.any():
+            tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows])).cpu()
+        if self.config.head.order == "parallel":
+            return tokens
+        return tokens[:, : int((tokens[rows] >= 0).sum(1).amax()) + 1 if rows.any() else 1]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the chunks [B, H, m] of any codes [B, P], in the units of the dataset, on the device of the codes."""
+        return self.tokenizer.decode(codes.cpu(), repair=True).to(codes.device)
+
+    def save(self, folder: Path) -> None:
+        """Save the tokenizer. Raises `LattokError` where it is not what the policy's head has learned any more."""
+        self.check()
+        cast(HubModel, self.tokenizer).save_pretrained(folder)
 
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:

@@ -115,9 +115,9 @@ def test_steps_come_back_as_steps():
     decoded = model.decode(model.encode(opened))
     torch.testing.assert_close(decoded[..., 1], opened[..., 1], rtol=0, atol=1e-4)
     assert (decoded[..., 0] - opened[..., 0]).abs().max() > 0.1
-    assert BEASTConfig(2, action_names=names).stepped_dims == {1}
-    assert BEASTConfig(2, stepped=("0",)).stepped_dims == {0}
-    assert BEASTConfig(2, action_names=names, stepped=()).stepped_dims == set()
+    assert BEASTConfig(2, action_names=names).stepped_dims() == {1}
+    assert BEASTConfig(2, stepped=("0",)).stepped_dims() == {0}
+    assert BEASTConfig(2, action_names=names, stepped=()).stepped_dims() == set()
 
 
 def test_a_missing_coefficient_repeats_its_neighbour():

@@ -356,6 +356,7 @@ def test_random_numbers_differ_between_steps_and_levels_and_repeat_within():
     seen = set()
     for step in range(3):
         quantizer.steps.fill_(step)
+        quantizer.train()
         assert drawn(0) == drawn(0)
         seen |= {drawn(0), drawn(1)}
     assert len(seen) == 6

@@ -88,7 +88,7 @@ def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):
     frames = lattok.open_dataset(tmp_path / "hand").frames(0, lam.cameras, transform=lam.resize)
     labels = lam.label_video(torch.from_numpy(frames), 4, "lift")
     known = torch.zeros(44, dtype=torch.bool).index_fill(0, torch.arange(3), True)
-    drawn = again.generate(frames, labels, known=known, dataset="hand")[1]
+    drawn = again.for_dataset("hand").generate(frames, labels, known=known)[1]
     assert drawn[..., :3].all()
     assert not drawn[..., 3:].any()
     for place, (name, dims) in enumerate({"plane": [7, 8], "hand": [0, 1]}.items()):
@@ -97,9 +97,8 @@ def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):
         units: Any = again.normalizers[place]
         ends = units.inverse(torch.tensor([[-1.0], [1.0]]).expand(2, 44))[:, dims].numpy()
         np.testing.assert_allclose(ends, np.quantile(actions, (0.01, 0.99), 0), atol=1e-5, err_msg=name)
-    for given, got in (({}, "none"), ({"dataset": "arm"}, "'arm'")):
-        with pytest.raises(LattokError, match=f"`dataset`: expected one of plane, hand, got {got}"):
-            again.generate(frames, labels, known=known, **given)
+    with pytest.raises(LattokError, match=r"expected one of its datasets to be chosen \(plane, hand\), got none"):
+        again.generate(frames, labels, known=known)
 
 
 def test_as_many_actions_as_steps_lie_in_a_clip_at_any_rate(tmp_path):

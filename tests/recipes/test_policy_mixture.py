@@ -97,7 +97,7 @@ def test_without_a_choice_nothing_is_predicted(trained):
     for use in (loaded.predict_chunk, loaded.select_action, loaded.imitate, loaded):
         refused(NONE, use, observation())
     refused("`dataset`", loaded.for_dataset, "c")
-    with pytest.raises(LattokError, match=r"\(it has normalisers of one, and needs no choice\), got 'b'"):
+    with pytest.raises(LattokError, match=r"\(it has one normaliser for all, and needs no choice\), got 'b'"):
         loaded.for_dataset("b").for_dataset("b")
     for names in (("a",), ("a", "a")):
         refused("`normalizers`", replace, loaded.config, normalizers=names)

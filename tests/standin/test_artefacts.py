@@ -182,7 +182,7 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_policies(name: str, device: Device):
     model = POLICIES[name]().eval()
-    seen, batch = fakes.observation(model.config), fakes.batch(model.config)
+    seen, batch = fakes.observation(model.config), fakes.batch(model.config, checked=True)
     # noise is that of the sample, codes are decoded on the host
     own = {"regression": 0, "clipped": 0, "tokens, drawn": 4}.get(name, 2)
     # two cameras, proprio and the answer are checked; the second observation as well, for which nothing is predicted

@@ -12,6 +12,7 @@ from lattok.action_vq import P2TActionVQ
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import code_statistics
+from lattok.vla.latbot import text_errors
 from tests.accelerator import NAME, Device, standin
 from tests.action_vq.walks import smooth
 from tests.backbones.conftest import need_transformers
@@ -26,7 +27,8 @@ def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device:
     need_transformers()
     folder = str(tiny_backbone(family, tmp_path / family))
     model = fakes.policy("la_cond", backbone=folder, camera_sizes=((16, 16), (16, 16)))
-    batch = model.prepared(fakes.batch(model.config))  # processors resize uint8 images in another way on a device
+    # processors resize uint8 images in another way on a device
+    batch = model.prepared(fakes.batch(model.config, checked=True))
     weights = model.config.loss_weights
 
     def learn(policy: Any, where: str) -> Any:
@@ -47,7 +49,7 @@ def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device:
     assert_same(moved.saved_tensors(), model.saved_tensors())
     asked = batch._replace(subtasks=["reach the cup", "", "grasp", "lift"])
     with torch.no_grad():
-        assert_same(moved.eval().text_errors(placed(asked, NAME)), model.eval().text_errors(asked))
+        assert_same(text_errors(moved.eval(), placed(asked, NAME)), text_errors(model.eval(), asked))
 
 
 BOTTLENECKS = [{"quantizer": "fsq"}, {"quantizer": "none", "loss_kl": 0.01}]

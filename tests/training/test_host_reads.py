@@ -88,14 +88,9 @@ ACCELERATOR: Any = SimpleNamespace(
 )
 
 
-def on_device(model: Any) -> Any:
-    """Move a model there; how many steps its quantizers have made is known on the host, as it is in a run."""
-    quantizers = [module for module in model.modules() if isinstance(module, VectorQuantizer)]
-    counts = [quantizer.count for quantizer in quantizers]
-    model = model.to(DEVICE)
-    for quantizer, count in zip(quantizers, counts, strict=True):
-        quantizer._counted = (quantizer.steps, quantizer.steps._version, count)
-    return model
+def known_counts(model: nn.Module) -> dict[VectorQuantizer, int]:
+    """Read how many steps quantizers have made; a run does so once."""
+    return {module: module.count for module in model.modules() if isinstance(module, VectorQuantizer)}
 
 
 def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before: int = 0, parts: int = 1) -> None:
@@ -103,7 +98,8 @@ def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before
     model.train()
     for _ in range(before):
         model(batch)
-    model = on_device(model)
+    counts = known_counts(model)
+    model = model.to(DEVICE)
     options = LoopOptions(steps=1, batch_size=8, accumulate=parts)
     average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     given: Any = lambda *_: send_to_device(batch, DEVICE, non_blocking=True)  # noqa: E731
@@ -111,6 +107,8 @@ def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_accelerator", lambda device, precision: ACCELERATOR)
         trainer, finite = Trainer(model, {}, options, weights, out), FiniteLoss(out)
+    for quantizer, count in counts.items():
+        quantizer._count = count
     with unread():
         values = trainer.step(0, given)
         for done in (1, 2):
@@ -137,7 +135,8 @@ def test_image_latent_action_models(options: dict[str, Any]):
 
 def test_latents_that_pass_through_are_collected_unread():
     model = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, continuous_steps=9)).train()
-    model = on_device(model)
+    known_counts(model)
+    model = model.to(DEVICE)
     with unread():
         for _ in range(3):
             model(torch.randn(6, 4, device=DEVICE), valid=torch.ones(6, dtype=torch.bool, device=DEVICE))
@@ -161,7 +160,7 @@ def test_finite_scalars_of_actions():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_policies(name: str):
     model = fakes.policy(name)
-    train_unread(model, fakes.batch(model.config), model.config.loss_weights)
+    train_unread(model, fakes.batch(model.config, checked=True), model.config.loss_weights)
 
 
 def test_augmentation_on_the_device():

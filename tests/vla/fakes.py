@@ -71,8 +71,9 @@ def policy(strategy: str | Strategy = "baseline", seed: int = 0, tokenizer: Any 
     return model
 
 
-def batch(of: VLAConfig, seed: int = 0, count: int = B) -> PolicyBatch:
-    """A batch that fits, its last sample with steps beyond the episode and without labels there."""
+def batch(of: VLAConfig, seed: int = 0, count: int = B, checked: bool = False) -> PolicyBatch:
+    """A batch that fits, its last sample with steps beyond the episode and without labels there; `checked`, as those of
+    the training loop are."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -82,7 +83,7 @@ def batch(of: VLAConfig, seed: int = 0, count: int = B) -> PolicyBatch:
     valid[-1, -2:] = False
     spec = of.latent or LatentSpec(steps=of.horizon, codes=1, vectors=1, latent_dim=D)
     codes = torch.randint(0, max(1, spec.codebook_size), (count, spec.steps, spec.codes), generator=generator)
-    target = LatentTarget(codes, normal(count, spec.steps, spec.vectors, spec.latent_dim), valid.clone())
+    target = LatentTarget(codes, normal(count, spec.steps, spec.vectors, spec.latent_dim), valid.clone(), checked)
     images = torch.randint(0, 256, (count, len(of.cameras), of.image_size, of.image_size, 3), generator=generator)
     texts = [("open the drawer", "push", "turn the tap to the left", "close it")[i % 4] for i in range(count)]
     proprio = normal(count, of.proprio_dim) if of.proprio_dim else None

@@ -125,7 +125,7 @@ def test_the_loss_is_the_papers_by_hand(on: str):
         assert alone["action"] == terms["action"]
     assert model.at == ({"block": 2} if on == "head" else {"layer": 3})
     states = model.policy._run_backbone(data, learning=True, layer=3).last
-    outs = model.policy.backbone(model.policy._inputs(data), model.policy.placeholders.expand(4, -1, -1), [3])
+    outs = model.policy.backbone(model.policy.inputs(data), model.policy.placeholders.expand(4, -1, -1), [3])
     torch.testing.assert_close(states, outs.hidden[3][:, -1])
 
 

@@ -124,7 +124,7 @@ def test_the_head_sees_the_second_half_of_the_layers_and_the_loss_its_own():
     made = config("la_align", image_size=16)
     model = LatentVLA(made, Recorder())
     assert model.layers == (2, 3, 4)
-    assert model.losses == {"latent": 3}  # ⌈0.6 * 4⌉
+    assert model.supervision.layer_of == {"latent": 3}  # ⌈0.6 * 4⌉
     seen = model._run_backbone(batch(made), learning=True)
     torch.testing.assert_close(seen.supervised["latent"], (model.placeholders + 3).expand(fakes.B, -1, -1))
 

@@ -134,7 +134,7 @@ def test_every_loss_has_its_span_its_layer_and_its_terms():
     model = policy(PLAN)
     data = batch(model.config)
     seen = model._run_backbone(data, learning=True)
-    assert model.losses == {"latent": 3, "look": 2, "early": 1}
+    assert model.supervision.layer_of == {"latent": 3, "look": 2, "early": 1}
     assert {name: states.shape[1] for name, states in seen.supervised.items()} == {
         "latent": H * P,
         "look": H,

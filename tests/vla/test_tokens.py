@@ -70,7 +70,7 @@ def test_codes_are_learned_by_heart_and_decode_to_what_the_tokenizer_says(kind, 
         optimizer.step()
     assert terms["action_accuracy"] == 1
     whole = range(B - 1)  # the last one has steps beyond its episode
-    wanted = model.tokenizer.decode(model.tokenizer.encode(data.actions[whole]))
+    wanted = model.codec.tokenizer.decode(model.codec.tokenizer.encode(data.actions[whole]))
     torch.testing.assert_close(model.eval().predict_chunk(rows(data, whole)), wanted)
 
 
@@ -178,7 +178,7 @@ def test_a_decision_is_the_mean_of_what_was_drawn(kind, order):
     codes = head.sample(states, proprio, data, 3)
     assert len(codes) == B * 5
     assert len(codes.unique(dim=0)) > B
-    wanted = model.tokenizer.decode(codes, repair=True).view(B, 5, H, M).mean(1)
+    wanted = model.codec.tokenizer.decode(codes, repair=True).view(B, 5, H, M).mean(1)
     torch.testing.assert_close(model.predict_chunk(data, seed=3), wanted)
     torch.testing.assert_close(model.predict_chunk(rows(data, [2]), seed=3)[0], wanted[2])
 
@@ -226,11 +226,11 @@ def test_a_policy_acts_by_the_first_codes_alone_where_these_decode(order, draws,
     monkeypatch.setattr(HeadBlock, "advance", lambda *args: taken.append(1) or advance(*args))
     codes = whole.head.sample(*head_and_states(whole)[1:], data, 3)
     few = policy("residual", order, head_codes=2, **options).eval()
-    chunks = few.tokenizer.decode(codes[:, :2]).view(B, draws, H, M).mean(1)  # a prefix, which needs no repair
+    chunks = few.codec.tokenizer.decode(codes[:, :2]).view(B, draws, H, M).mean(1)  # a prefix, which needs no repair
     torch.testing.assert_close(few.predict_chunk(data, seed=3), chunks)
     assert len(taken) == len(few.head.blocks) * (3 + 2) * (order == "autoregressive")
     whole.head.codes = 2
-    assert whole.acting_config == few.config
+    assert whole.saved_config == few.config
     torch.testing.assert_close(whole.predict_chunk(data, seed=3), chunks)
 
 
@@ -331,7 +331,7 @@ def test_batches_with_lerobots_keys_teach_the_same():
     padded = torch.zeros(B, H, dtype=torch.bool)
     padded[-1, -2:] = True
     terms = model(seen | {"action": actions, "action_is_pad": padded})
-    tokens = model.tokenizer.encode(actions, ~padded)
+    tokens = model.codec.tokenizer.encode(actions, ~padded)
     wanted = model(model._batch(seen | {"action": actions, "action_is_pad": padded}, True)._replace(tokens=tokens))
     assert terms == wanted
     actions[1, 2, 0] = torch.nan
@@ -370,7 +370,7 @@ def test_the_artefact_holds_its_tokenizer_and_no_other(kind, tmp_path):
 def test_a_policy_whose_tokenizer_was_changed_is_not_saved(tmp_path):
     model = LatentVLA(policy("bins").config, policy("bins").backbone, copy.deepcopy(tokenizer("bins")))
     model.save_pretrained(tmp_path / "policy")
-    model.tokenizer.normalizer.scale.mul_(2)
+    model.codec.tokenizer.normalizer.scale.mul_(2)
     refused("`tokenizer`", model.save_pretrained, tmp_path / "policy")
     lattok.load(tmp_path / "policy")
 
@@ -395,7 +395,7 @@ def test_codes_in_a_batch_are_checked(kind, changed, text):
 
 def test_actions_that_are_not_finite_are_no_answer():
     model = LatentVLA(policy("residual").config, policy("residual").backbone, copy.deepcopy(tokenizer("residual")))
-    model.tokenizer.normalizer.shift.fill_(torch.inf)
+    model.codec.tokenizer.normalizer.shift.fill_(torch.inf)
     refused("`policy`", lambda: model.predict_chunk(batch(model.config)))
 
 
@@ -461,7 +461,7 @@ def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(kind, ord
     assert model.config.tokens == TokenSpec.of(made)
     assert (tmp_path / "policy" / "held_out.json").is_file()
     again = lattok.load(tmp_path / "policy")
-    assert again.tokenizer.describe()["weights_sha256"] == made.describe()["weights_sha256"]
+    assert again.codec.tokenizer.describe()["weights_sha256"] == made.describe()["weights_sha256"]
     seen = batch(model.config, count=2)
     chunk = again.predict_chunk(seen)
     assert chunk.shape == (2, 4, made.action_dim)
@@ -532,7 +532,7 @@ def test_an_imitation_is_a_chunk_of_the_head_and_encodes_none(monkeypatch):
     model = policy("bins", strategy="la_align").eval()
     data = batch(model.config)
     expected = model.predict_chunk(data)
-    monkeypatch.setattr(type(model.tokenizer), "encode", None)
+    monkeypatch.setattr(type(model.codec.tokenizer), "encode", None)
     chunk, terms = model.imitate(data)
     assert torch.equal(chunk, expected)
     assert "latent" in terms

@@ -218,11 +218,18 @@ def open_features(folder: Path, frozen: FrozenFeatures, frames: Reader, dtype: s
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
     """Hash all that decides the features of a frame, to the last bit."""
-    facts: dict[str, Any] = {"name": frozen.name, "revision": frozen.revision, "weights": frozen.weights_hash()}
-    facts |= {"image_size": frozen.image_size, "interpolation": frozen.interpolation}
-    facts |= {"scaling": [frozen.mean.tolist(), frozen.std.tolist()], "dtype": dtype}
-    facts |= {"computed": [frozen.mean.device.type, torch.__version__]}
-    facts |= {"class_token": True} if frozen.class_token else {}
+    facts: dict[str, Any] = {
+        "name": frozen.name,
+        "revision": frozen.revision,
+        "weights": frozen.weights_hash(),
+        "image_size": frozen.image_size,
+        "interpolation": frozen.interpolation,
+        "scaling": [frozen.mean.tolist(), frozen.std.tolist()],
+        "dtype": dtype,
+        "computed": [frozen.mean.device.type, torch.__version__],
+    }
+    if frozen.class_token:
+        facts["class_token"] = True
     if frozen.network is None:  # pixels are cut in as many ways as there are models of pixels
         facts["patches"] = [type(frozen).__name__, frozen.patch]
     return _short(facts)

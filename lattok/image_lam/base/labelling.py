@@ -52,7 +52,7 @@ class Affine:
 class Layer:
     """A pre-norm layer over [n, tokens, width]; adds to its input in place. The last of its norms is before the MLP."""
 
-    def __init__(self, norms: Sequence[Any], attention: Attention, ff: nn.Sequential, dtype: torch.dtype):
+    def __init__(self, norms: Sequence[nn.Module], attention: Attention, ff: nn.Sequential, dtype: torch.dtype):
         self.norms, self.heads = norms, attention.heads
         self.qkv, self.mix = Affine.of(attention.qkv, dtype), Affine.of(attention.out, dtype)
         self.widen, self.narrow = (Affine.of(part, dtype) for part in ff if isinstance(part, nn.Linear))

@@ -182,7 +182,7 @@ class ClipLAMConfig(NormalizedActions):
             plain_format(self.prompt, task="")
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} at most", f"{self.prompt!r:.80}")
-        _ = self.action_clipped  # it checks its own numbers
+        self.check_normalization()
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -205,10 +205,10 @@ class SanaDecoder(ActionStream):
         """See `UnifiedDecoder`; the frames of several cameras stand one below the other."""
         y, z_motion = self.embed(actions, self.when(times), known), self.motion_up(latents[1])
 
-        def first(module: nn.Module, args: Any, x: Tensor) -> Tensor:
+        def first(module: nn.Module, args: tuple[Tensor, ...], x: Tensor) -> Tensor:
             return x if self.now is None else x + self.now(now)
 
-        def after(layer: nn.Module, module: nn.Module, args: Any, x: Tensor) -> Tensor:
+        def after(layer: nn.Module, module: nn.Module, args: tuple[Tensor, ...], x: Tensor) -> Tensor:
             nonlocal y
             x, y = layer(x, y, z_motion)
             return x

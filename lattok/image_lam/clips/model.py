@@ -7,8 +7,10 @@ The paper leaves losses, weights and sizes of the decoder open; `docs/decisions/
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice, repeat
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import Pair, SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss, draw_flow, numbers, of_share
-from lattok.nn.normalize import Normalizer
+from lattok.nn.normalize import DatasetNormalizers, Normalizer, OfDatasets
 from lattok.types import Gap, LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
@@ -37,7 +39,7 @@ MIN_SAMPLES = 3  # samples at once; any two correlate fully
 MIN_CHANGE = 1e-3  # the least mean squared change of a frame that an error is divided by
 
 
-class ClipLAM(FrozenFeaturesModel, BackboneModel):
+class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
     """Latent actions of clips: what the robot does (`latents`) and what changes around it (`env`), continuous.
 
     >>> lam = ClipLAM.from_pretrained("org/name")             # or a folder
@@ -67,15 +69,28 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         self.features = features or self.frozen_features(config)
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.decoder.sana else UnifiedDecoder)(config, self.features.dim, places)
-        sizes = config.action_dim, config.action_clipped
-        self.action_normalizer = Normalizer(*sizes)  # of a mixture it does nothing
-        self.normalizers = nn.ModuleList(Normalizer(*sizes) for _ in config.normalizers)
+        fresh = partial(Normalizer, config.action_dim, config.action_clipped)
+        self.use_normalizers(fresh())  # changes nothing in a mixture, whose batches come normalised
+        self.normalizers = DatasetNormalizers(config.normalizers, fresh, "model")
 
     @classmethod
     def frozen_features(cls, config: ClipLAMConfig) -> FrozenFeatures:
         """Build the frozen latent space of the predicted frame, without its weights."""
         of, scaling = config.features, (config.mean, config.std, config.interpolation)
         return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """None: labels are the same for all of them. `for_dataset` chooses for `generate` alone."""
+        return ()
+
+    def use_normalizers(self, maps: Normalizer) -> None:
+        self.action_normalizer = maps
+
+    def choose(self, name: str) -> None:
+        self.config = replace(self.config, normalizers=())
+        self.use_normalizers(self.normalizers.of(name))
+        self.normalizers = self.normalizers.only()
 
     def usage(self) -> list[str]:
         label = f'labels = model.label_video(video, fps={self.rate()}, task="what the robot does")'
@@ -204,25 +219,15 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     @torch.no_grad()
     def generate(
-        self,
-        frames: Values,
-        latents: LatentActions,
-        seed: int = 0,
-        known: Values | None = None,
-        dataset: str | None = None,
+        self, frames: Values, latents: LatentActions, seed: int = 0, known: Values | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
         [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`. Arrays in, arrays out.
 
-        `known` [m] bool: dimensions that the robot has; others are 0. By default all that any dataset had. A model of a
-        mixture gives actions in the units of its `dataset`.
+        `known` [m] bool: dimensions that the robot has; others are 0. By default all that any dataset had. Of several
+        datasets `for_dataset` has to choose one first, whose units the actions are in.
         """
-        units, names = self.action_normalizer, self.config.normalizers
-        if names or dataset is not None:
-            expected = f"one of {', '.join(names)}" if names else "none: the model has the units of one dataset"
-            if dataset not in names:
-                checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
-            units = cast(Normalizer, self.normalizers[names.index(dataset)])
+        self.normalizers.check_chosen()
         first = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
         latents = self._checked(latents, len(first))
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
@@ -233,7 +238,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
             for step in range(steps):
                 frame, chunk = self._velocity(x, y, y.new_full((len(y),), step / steps), now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
-        return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
+        return like(frames, (x, self.action_normalizer.inverse(y).masked_fill(~there, 0.0)))
 
     def fresh(self, config: Any = None) -> Self:
         """Make a model of the same or another configuration with random weights; the frozen latent space is shared."""

@@ -124,7 +124,7 @@ class InverseDynamicsConfig(NormalizedActions):
             checks.fail("loss_action", "more than 0: an inverse model learns from actions", self.loss_action)
         self._check_offsets()
         self._check_bottleneck()
-        _ = self.action_clipped  # it checks its own numbers
+        self.check_normalization()
 
     def _check_offsets(self) -> None:
         given, most = self.offsets, checks.MOST_STRIDE

@@ -238,6 +238,12 @@ class InverseDynamics(FrozenFeaturesModel):
         vectors = torch.stack([each.vectors for each in found], 1)
         return LatentActions(torch.cat([each.codes for each in found], 1), latents, vectors)
 
+    def decode_chunks(self, latents: Tensor, texts: Sequence[str]) -> Tensor:
+        """Decode latents [B, H, n], those of all members side by side, to actions [B, H, m]; B instructions."""
+        each = latents.unflatten(2, (self.config.members, -1)).flatten(0, 1)
+        told = [text for text in texts for _ in range(latents.shape[1])]
+        return self.decode_actions(each, told).actions.unflatten(0, latents.shape[:2])
+
     @torch.no_grad()
     def decode_actions(
         self, latents: Values, task: str | Sequence[str] = "", states: Values | None = None

@@ -28,12 +28,22 @@ WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("conf
 MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
 HEAD_WIDTH = 64  # of every published attention
 # settings that are no choice here
-FIXED: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": 1e-12}
-FIXED |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FIXED: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 # the decoder of features is in no published file
 NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.", "hidden_state_decoder.")
-LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
-LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
+LAYER = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attention.out": "attention.output.dense",
+    "ff.0": "intermediate.dense",
+    "ff.3": "output.dense",
+}
 
 
 @checkpoint.importer(
@@ -188,10 +198,12 @@ def key_map(config: MotoLAMConfig) -> KeyMap:
     layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
     tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder.depth)
     layers |= {f"decoder.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
-    layers |= {"decoder.norm": "decoder.transformer.layernorm"}
+    layers["decoder.norm"] = "decoder.transformer.layernorm"
     table, decoder = "decoder.transformer.embeddings.", config.decoder
-    layers |= {"decoder.pool": f"{table}query_pooling_layer"} if decoder.conditioning == "pool" else {}
-    tensors |= {"decoder.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if decoder.mask_tokens else {}
+    if decoder.conditioning == "pool":
+        layers["decoder.pool"] = f"{table}query_pooling_layer"
+    if decoder.mask_tokens:
+        tensors["decoder.mask"] = Join((f"{table}mask_token",), lambda x: x.flatten())
     tensors["decoder.places"] = squeezed(f"{table}position_embeddings")
     tensors |= _blocks("decoder.blocks", "decoder.transformer.encoder.layer", decoder.depth)
     patches = f"{table}patch_embeddings.projection"

@@ -8,7 +8,7 @@ f are frozen features. A second decoder may predict these next to pixels, and LP
 learned. Everything starts as ViT does: matrices and places with deviation 0.02, biases from zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -249,7 +249,7 @@ class SequenceEncoder(nn.Module):
     def for_videos(self, dtype: torch.dtype = torch.float32) -> FlatPairEncoder:
         return FlatPairEncoder(self, dtype)
 
-    def of_frame(self, features: Tensor, project: Any) -> Tensor:
+    def of_frame(self, features: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what pairs need of frames: their projected features."""
         return project(features)
 

@@ -11,7 +11,7 @@ differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -150,11 +150,11 @@ class FusedEncoder(nn.Module):
             x = block(x, keys)
         return self.norm(x[:, : len(self.queries)])
 
-    def of_frame(self, features: Tensor, project: Any) -> Tensor:
+    def of_frame(self, features: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what pairs need of a frame: its features."""
         return features
 
-    def of_pair(self, now: Tensor, later: Tensor, project: Any) -> Tensor:
+    def of_pair(self, now: Tensor, later: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         """Turn features [n, N, D] of both frames into queries and projected patches [n, queries + N, width]."""
         x = project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places
         return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)

@@ -330,7 +330,8 @@ def laq_names(config: LAQConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names, of the parts that models of pixels and of features share."""
     layers = {f"offsets.net.{2 * i}": f"spatial_rel_pos_bias.net.{i}{'.0' if i < 2 else ''}" for i in range(3)}
     layers |= {"maps.project": "vq.project_in", "code_up": "vq.project_out", "maps.net.0": "vq.cnn_encoder.0"}
-    layers |= {"maps.net.2": "vq.cnn_encoder.2"} if config.tokens in SECOND else {}
+    if config.tokens in SECOND:
+        layers["maps.net.2"] = "vq.cnn_encoder.2"
     names: dict[str, str | Join] = {"codebook": "vq.codebooks"}
     for part, theirs in PARTS.items():
         names |= _norm(f"{part}.norm", f"{theirs}.norm_out")

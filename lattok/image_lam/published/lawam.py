@@ -30,11 +30,23 @@ from lattok.utils import checks
 
 HEAD_WIDTH = 64  # of every published DINOv3 but the largest, whose heads are 128 wide
 # what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
-PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
-PUBLISHED |= {"enc_modal_mask": True, "image_hw": (256, 256), "num_attention_heads": None, "vq_type": "vae"}
-# what is no choice here, and what no tensor tells of
-FIXED = {"enc_add_state": False, "multi_input": False}
-FIXED |= {"rope_theta": 100.0, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
+PUBLISHED = {
+    "num_heads": 16,
+    "latent_layer_to_use": -2,
+    "norm_latents": True,
+    "norm_latents_type": "ln",
+    "enc_modal_mask": True,
+    "image_hw": (256, 256),
+    "num_attention_heads": None,
+    "vq_type": "vae",
+}
+FIXED = {  # what is no choice here, and what no tensor tells of
+    "enc_add_state": False,
+    "multi_input": False,
+    "rope_theta": 100.0,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +310,8 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
     tokens = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
     names: dict[str, str | Join] = {f"{vit}prefix": Join(tokens, lambda *parts: torch.cat(parts, 1).squeeze(0))}
     layers = {f"{vit}patches": f"{vision}embeddings.patch_embeddings"}
-    layers |= {f"{vit}norm": f"{vision}norm"} if config.vit_last_norm else {}
+    if config.vit_last_norm:
+        layers[f"{vit}norm"] = f"{vision}norm"
     for i in range(config.vit_depth):
         ours, theirs = f"{vit}blocks.{i}", f"{_layers(foreign)}{i}"
         names |= {f"{ours}.scale{j}": f"{theirs}.layer_scale{j}.lambda1" for j in (1, 2)}
@@ -306,7 +319,7 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
         biases = (f"{theirs}.attention.q_proj.bias", f"{theirs}.attention.v_proj.bias")  # keys have none
         names[f"{ours}.qkv.bias"] = Join(biases, lambda q, v: torch.cat([q, torch.zeros_like(q), v]))
         layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)}
-        layers |= {f"{ours}.out": f"{theirs}.attention.o_proj"}
+        layers[f"{ours}.out"] = f"{theirs}.attention.o_proj"
         layers |= {f"{ours}.ff.0": f"{theirs}.mlp.up_proj", f"{ours}.ff.3": f"{theirs}.mlp.down_proj"}
     names["read.queries"] = squeezed("encoder.QFormer.queries")
     cross = "encoder.QFormer.q_cross_attn"
@@ -320,15 +333,18 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
     for i in range(config.decoder_depth):
         ours, theirs = f"decoder.{i}", f"decoder.dec_layers.{i}"
         names |= _packed(f"{ours}.attention", f"{theirs}.attn")
-        layers |= {f"{ours}.modulation": f"{theirs}.adaLN_modulation.1"}
+        layers[f"{ours}.modulation"] = f"{theirs}.adaLN_modulation.1"
         layers |= {f"{ours}.ff.{j}": f"{theirs}.ffn.{j}" for j in (0, 3)}
     layers |= {"mean_of": "vq.mu", "latent_up": "decoder.action_in_proj"}
     if config.width != config.vit_width:
         layers |= {"project_in": "encoder.project_in", "decoder_in": "decoder.project_input"}
-        layers |= {"decoder_out": "decoder.project_output"}
-    layers |= {"project_out": "encoder.out_proj"} if config.width != config.latent_dim else {}
-    layers |= {"norm": "vq.pre_norm"} if config.latent_layer_norm else {}
-    layers |= {"last_norm": "decoder.last_ln"} if config.last_norm else {}
+        layers["decoder_out"] = "decoder.project_output"
+    if config.width != config.latent_dim:
+        layers["project_out"] = "encoder.out_proj"
+    if config.latent_layer_norm:
+        layers["norm"] = "vq.pre_norm"
+    if config.last_norm:
+        layers["last_norm"] = "decoder.last_ln"
     return names | layer_names(layers)
 
 

@@ -267,7 +267,8 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
         names[f"{ours}.table"] = f"{theirs}.scale_shift_table"
         for part, other in (("space", "attn"), ("time", "attn_temp")):
             inside = {"qkv": "qkv", "out": "proj"}
-            inside |= {"query_norm": "q_norm", "key_norm": "k_norm"} if config.head_norms else {}
+            if config.head_norms:
+                inside.update(query_norm="q_norm", key_norm="k_norm")
             layers |= {f"{ours}.{part}.{x}": f"{theirs}.{other}.{y}" for x, y in inside.items()}
         layers |= {f"{ours}.ff.0": f"{theirs}.mlp.fc1", f"{ours}.ff.2": f"{theirs}.mlp.fc2"}
     pool = "encoder.map_block"
@@ -280,10 +281,10 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
         ours, theirs = f"decoder.{i}", f"decoder.layers.{i}"
         names |= _query_then_rest(f"{ours}.attention.qkv", f"{theirs}.attn")
         for j, part in ((1, "attn"), (2, "mlp")):
-            names |= {f"{ours}.norm{j}.gain": f"{theirs}.pre_norm_{part}.g"}
-            names |= {f"{ours}.gain{j}": f"{theirs}.layer_scale_{part}.gamma"}
+            names[f"{ours}.norm{j}.gain"] = f"{theirs}.pre_norm_{part}.g"
+            names[f"{ours}.gain{j}"] = f"{theirs}.layer_scale_{part}.gamma"
         layers |= {f"{ours}.attention.out": f"{theirs}.attn.proj", f"{ours}.ff.widen": f"{theirs}.mlp.0.project"}
-        layers |= {f"{ours}.ff.narrow": f"{theirs}.mlp.2"}
+        layers[f"{ours}.ff.narrow"] = f"{theirs}.mlp.2"
         if config.decoder_head_norms:
             norms = {"query": "q_layernorm", "key": "k_layernorm"}
             layers |= {f"{ours}.attention.{mine}_norm": f"{theirs}.attn.{other}" for mine, other in norms.items()}

@@ -16,6 +16,7 @@ from lattok.data import open_dataset
 from lattok.evaluation import evaluate
 from lattok.image_lam.clips import ClipLAM
 from lattok.nn.losses import draw_flow
+from lattok.nn.normalize import for_dataset
 from tests.errors import refused
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels
 
@@ -227,15 +228,22 @@ def test_a_frame_is_predicted_and_a_chunk_drawn():
     assert torch.allclose(lam.generate(frames, latents)[1], actions + 1, atol=1e-5)
 
 
-def test_actions_are_drawn_in_the_units_of_the_dataset_that_is_named():
+def test_actions_are_drawn_in_the_units_of_the_dataset_that_is_chosen(tmp_path):
     lam, frames = clip_lam(normalizers=("a", "b")), pixels(2, 2)
     latents, alone = lam.encode(pixels(2, 3, 2), "lift"), clip_lam()
     actions = alone.generate(frames, latents)[1]
     lam.normalizers[1].shift += 1  # pyright: ignore
     for dataset, shift in (("a", 0), ("b", 1)):
-        torch.testing.assert_close(lam.generate(frames, latents, dataset=dataset)[1], actions + shift)
-    for model, dataset, text in ((lam, None, "`dataset`"), (lam, "c", "`dataset`"), (alone, "a", "`dataset`")):
-        refused(re.escape(text), model.generate, frames, latents, dataset=dataset)
+        chosen = lam.for_dataset(dataset)
+        again = ClipLAM.from_pretrained(chosen.save_pretrained(tmp_path / dataset))
+        for model in (chosen, again):
+            torch.testing.assert_close(model.generate(frames, latents)[1], actions + shift)
+        assert again.config.normalizers == ()
+        assert chosen.backbone is lam.backbone
+    assert for_dataset(lam, "another") is lam  # to label: that is the same for all
+    refused("`model`", lam.generate, frames, latents)
+    refused("`dataset`", lam.for_dataset, "c")
+    refused("`dataset`", alone.for_dataset, "a")
 
 
 def test_numbers_in_which_a_model_begins_and_says_latents(monkeypatch: pytest.MonkeyPatch):

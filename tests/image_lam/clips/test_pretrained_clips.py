@@ -14,7 +14,7 @@ from lattok import LattokError
 from lattok.backbones.model import with_base
 from lattok.image_lam.clips import ClipLAM
 from lattok.vla import LatentVLA
-from lattok.vla.latbot import Distillation, taught_by
+from lattok.vla.latbot import Distillation, taught_by, text_errors
 from tests.backbones.conftest import need_transformers
 from tests.conftest import write_dataset
 from tests.errors import refused
@@ -71,12 +71,12 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     told = module(small._replace(subtasks=["grasp it", ""]))
     assert taught({"text": told["text"]}, student) == {"backbone"}
     with torch.no_grad():
-        errors, valid = student.text_errors(small._replace(subtasks=["grasp it", "reach"]))
+        errors, valid = text_errors(student, small._replace(subtasks=["grasp it", "reach"]))
         ahead = student.prepared(small._replace(subtasks=["grasp it", "reach"]))
         end = student.backbone._tokenizer.eos_token_id
         with monkeypatch.context() as patch:  # a thread that prepares the next batch has the tokenizer now
             patch.setattr(student.backbone, "_tokenizer", SimpleNamespace(eos_token_id=end))
-            torch.testing.assert_close(student.text_errors(ahead)[0], errors)
+            torch.testing.assert_close(text_errors(student, ahead)[0], errors)
     assert float(told["text"].detach()) == pytest.approx(float(errors[0][valid[0]].mean()), rel=1e-4)
     half = module(small._replace(subtasks=["grasp it", ""], with_subtask=torch.tensor(2.0)))["text"]
     assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)

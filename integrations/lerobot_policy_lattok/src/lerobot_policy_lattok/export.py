@@ -42,7 +42,7 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
     if model.config.backbone.name == MERGED:
         hint = "Export the policy with adapters that it was made from."
         checks.fail("model", "a policy over a base model with a name", "one with its adapters merged", hint)
-    config = config_of(model.acting_config, device)
+    config = config_of(model.saved_config, device)
     with place.filled(OWN):
         LattokPolicy(config, model=model).save_pretrained(folder)
         for processor in make_lattok_pre_post_processors(config):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -30,6 +30,7 @@ from lattok.utils import checks
 from lattok.utils.options import flat
 from lattok.vla import LatentVLA
 from lattok.vla.config import TokenSpec
+from lattok.vla.model import codec_of
 from lattok.vla.tokens import TOKENIZER
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.frame_labels import FrameLabels
@@ -163,17 +164,17 @@ class LattokPolicy(PreTrainedPolicy):
         Of options that were changed on the model, such as `model.head.draws`, config.json says what they are now.
         `state_dict` has the tensors of a policy whose parameters are cut into parts (LeRobot >= 0.6).
         """
-        before, now = flat(self.made), flat(self.model.acting_config)
+        before, now = flat(self.made), flat(self.model.saved_config)
         for name in (name for name in CHANGEABLE if now[name] != before[name]):
             setattr(self.config, name, now[name])
-        self.made = self.model.acting_config
+        self.made = self.model.saved_config
         self.config._save_pretrained(save_directory)
         saved = {INSIDE + name: value for name, value in self.model.saved_tensors().items()}
         saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}
         tensors = {name: value.detach().cpu().contiguous() for name, value in saved.items()}
         safetensors.torch.save_file(tensors, save_directory / WEIGHTS, {"format": "pt"})
         if self.config.tokens is not None:
-            cast(Any, self.model.tokenizer).save_pretrained(save_directory / TOKENIZER)
+            codec_of(self.model).save(save_directory / TOKENIZER)
 
     @classmethod
     def from_pretrained(
