@@ -29,8 +29,6 @@ from lattok.utils.options import knows_data
 MOST_DEGREE, MOST_BASES, MOST_ENTRIES = 16, 256, 1 << 22  # the last: of the matrix that encodes
 LEAST_RIDGE = 1e-12
 LEAST_HALF = 0.02  # half of the narrowest bounds, in normalised units: a coefficient that never moves needs some
-NEEDED = ("num_dof", "num_basis", "seq_len", "gripper_zero_order")  # of published settings
-UNREAD = ("init_cond_order", "end_cond_order", "use_bpe")
 
 
 @dataclass(frozen=True)
@@ -154,6 +152,10 @@ class BEAST(ChunkTokenizer):
         found, slack = self._coefficients(actions), 1e-5 * (self.high - self.low)
         there = valid.any(1).repeat(1, self.config.bases)
         return share_of((found < self.low - slack) | (found > self.high + slack), there)
+
+
+NEEDED = ("num_dof", "num_basis", "seq_len", "gripper_zero_order")  # of published settings
+UNREAD = ("init_cond_order", "end_cond_order", "use_bpe")
 
 
 @checkpoint.importer(

@@ -33,17 +33,6 @@ from lattok.utils import checks
 from lattok.utils.arrays import Values
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
-# Training of an imported model goes on as the published code trains; it also does not revive codes.
-PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
-TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
-LAYERS = {  # of a block: ours, published
-    "attention.out": "self_attn.out_proj",
-    "ff.0": "linear1",
-    "ff.3": "linear2",
-    "norm1": "norm1",
-    "norm2": "norm2",
-}
-OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
 @dataclass(frozen=True)
@@ -298,6 +287,19 @@ class P2TActionVQ(TrainedTokenizer):
                 moved = moved + self._shift(book[quantized.codes], book[near_codes(quantized.codes, book)])
             terms["perturbed"] = reconstruction(self.decoder(moved), actions, valid, config.loss_reduction)
         return terms
+
+
+# Training of an imported model goes on as the published code trains; it also does not revive codes.
+PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
+TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
+LAYERS = {  # of a block: ours, published
+    "attention.out": "self_attn.out_proj",
+    "ff.0": "linear1",
+    "ff.3": "linear2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+}
+OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
 @checkpoint.importer(

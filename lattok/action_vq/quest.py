@@ -23,16 +23,6 @@ from lattok.nn.blocks import sinusoids
 from lattok.utils import checks
 
 GROUPS = 8  # of the norms after convolutions
-# published, by the size of a codebook that is asked for, or the next one below it
-LEVELS = {
-    16: (5, 3),
-    64: (8, 8),
-    256: (8, 6, 5),
-    512: (8, 8, 8),
-    1024: (8, 5, 5, 5),
-    2048: (8, 8, 6, 5),
-    4096: (7, 5, 5, 5, 5),
-}
 
 
 @dataclass(frozen=True)
@@ -204,6 +194,18 @@ def quest(
     )
     unused = [name for name in foreign if name.endswith("inv_freq")]
     return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=("shift", "scale"))
+
+
+# published, by the size of a codebook that is asked for, or the next one below it
+LEVELS = {
+    16: (5, 3),
+    64: (8, 8),
+    256: (8, 6, 5),
+    512: (8, 8, 8),
+    1024: (8, 5, 5, 5),
+    2048: (8, 8, 6, 5),
+    4096: (7, 5, 5, 5, 5),
+}
 
 
 def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:

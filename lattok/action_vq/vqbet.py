@@ -25,10 +25,6 @@ from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import LatentActions, LossTerms
 from lattok.utils import checks
 
-OURS_ALONE = ("normalizer.shift", "normalizer.scale", "limits.low", "limits.high", "quantizer.steps")
-LAYERS = {"0": "encoder.0", "2": "encoder.2", "4": "fc"}  # of an MLP: ours, published
-PARTS = ("encoder", "decoder", "vq_embedding")  # entries of a published file, next to "optimizer"
-
 
 @dataclass(frozen=True)
 class VQBeTConfig(TrainedConfig):
@@ -125,6 +121,11 @@ class VQBeT(TrainedTokenizer, CoarseToFine):
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+OURS_ALONE = ("normalizer.shift", "normalizer.scale", "limits.low", "limits.high", "quantizer.steps")
+LAYERS = {"0": "encoder.0", "2": "encoder.2", "4": "fc"}  # of an MLP: ours, published
+PARTS = ("encoder", "decoder", "vq_embedding")  # entries of a published file, next to "optimizer"
 
 
 @checkpoint.importer(
