@@ -1,6 +1,7 @@
 """What an export takes over as it is from a dataset of Parquet files: depth cameras, columns that nothing declares, and
 all that info.json says of features beside their type and shape."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -129,8 +130,25 @@ def told(dataset: RobotDataset, keys: Sequence[str], kept_images: Sequence[str])
     return found
 
 
-def told_of_all(dataset: RobotDataset) -> dict[str, Any]:
-    """Return what info.json says beside what every export says itself, such as LeRobot's `tools`."""
+def told_of_all(dataset: RobotDataset, chosen: Sequence[Episode]) -> dict[str, Any]:
+    """Return what info.json says beside what every export says itself, such as LeRobot's `tools`, and its splits."""
     source = tables_of(dataset)
-    info = {} if source is None else source.info
-    return {name: value for name, value in info.items() if name not in COUNTED and not name.startswith("total_")}
+    if source is None:
+        return {}
+    kept = {name: value for name, value in source.info.items() if name not in COUNTED and not name.startswith("total_")}
+    return kept | ({"splits": splits} if (splits := _splits(source, chosen)) else {})
+
+
+def _splits(source: TableDataset, chosen: Sequence[Episode]) -> dict[str, str]:
+    """Return the splits of info.json ("first:end" by name) under the new numbers of these episodes; no empty ones."""
+    stated, found = source.info.get("splits") or {}, dict[str, str]()
+    for name, span in stated.items() if isinstance(stated, dict) else ():
+        if (bounds := re.fullmatch(r"(\d{1,18}):(\d{1,18})", str(span), re.ASCII)) is None:
+            what = f"{source.name}: expected `splits` of meta/info.json such as 0:10, got {name!r:.60} {span!r:.60}"
+            checks.warn(f"{what}: the export is without it.", stacklevel=5)
+            continue
+        first, end = map(int, bounds.groups())
+        numbers = [number for number, episode in enumerate(chosen) if first <= episode.index < end]
+        if numbers:
+            found[name] = f"{numbers[0]}:{numbers[-1] + 1}"
+    return found

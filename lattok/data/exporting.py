@@ -119,7 +119,7 @@ def export(
         about = {"robot_type": dataset.robot, "video_codec": video_codec, "kept": kept}
         with writer_class.create(out, dataset.fps, features, **about) as writer:
             _write(writer, plan, chosen, progress)
-            _write_records(writer, plan, records)
+            _write_records(writer, plan, chosen, records)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         what = f"cannot write {out}: {why}. Nothing half-written is left."
@@ -129,7 +129,9 @@ def export(
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
-def _write_records(writer: DatasetWriter, plan: _Plan, records: Sequence[tuple[str, Any]]) -> None:
+def _write_records(
+    writer: DatasetWriter, plan: _Plan, chosen: Sequence[Episode], records: Sequence[tuple[str, Any]]
+) -> None:
     """Write what is known of the dataset beside its episodes."""
     notes = dict[str, Any]()
     for name, value in records:
@@ -139,7 +141,7 @@ def _write_records(writer: DatasetWriter, plan: _Plan, records: Sequence[tuple[s
             notes = {f"{prefix}.valid": portable_facts(entry) for prefix, entry in made.items()}
     keys = [*plan.columns, *plan.kept, *plan.depth.videos, *(camera.key for camera in plan.cameras)]
     said = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim])
-    writer.carry(notes, said, told_of_all(plan.dataset))
+    writer.carry(notes, said, told_of_all(plan.dataset, chosen))
     source = tables_of(plan.dataset)
     if source is not None and source.subtask_texts:
         writer.write_subtasks(source.subtask_texts)

@@ -1,6 +1,7 @@
 """Columns of every type and shape that LeRobot 0.6.1 stores go through `annotate` and `export` with values and types
-as they are, declared in meta/info.json or not."""
+as they are, declared in meta/info.json or not; and so do the splits that it names."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lattok.annotation import annotate
 from lattok.data import export, open_dataset
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
-from tests.data.edits import add_feature, read_info, set_column
+from tests.data.edits import add_feature, edit_info, read_info, set_column
 
 LENGTHS = [4, 5]
 NUMBERS = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64"]
@@ -81,6 +82,48 @@ def test_every_type_and_shape(declared: bool, tmp_path: Path):
     equal(stored(root), stored(annotate(open_dataset(root), {"tok": FakeTokenizer()}, tmp_path / "a")), known)
     part = export(root, tmp_path / "part", episodes=[1]).path
     equal(stored(root).slice(LENGTHS[0]), stored(part), known)
+
+
+def test_rows_of_several_dimensions_are_marked_as_datasets_does(tmp_path: Path):
+    """It writes Array2D and the like, and gives other shapes to whom reads a file that does not say so."""
+    root = write_dataset(tmp_path / "d", LENGTHS, cameras=False)
+    (path,) = (root / "data").rglob("*.parquet")
+    known = {key: kind for key, kind in COLUMNS.items() if len(kind[1]) > 1}
+    for key, (dtype, shape) in known.items():
+        set_column(path, key, column(dtype, shape))
+        add_feature(root, key, dtype, list(shape))
+    schema = pq.read_schema(next((export(root, tmp_path / "out").path / "data").rglob("*.parquet")))
+    for name in schema.names:
+        dtype, shape = known.get(name, ("", (1,)))
+        said = {key.decode(): value.decode() for key, value in (schema.field(name).metadata or {}).items()}
+        if len(shape) > 1:
+            assert said["ARROW:extension:name"] == f"datasets.features.features.Array{len(shape)}DExtensionType"
+            assert json.loads(said["ARROW:extension:metadata"]) == [list(shape), dtype]
+        else:
+            assert not any(key.startswith("ARROW") for key in said)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "expected"),
+    [
+        (None, {"train": "0:3", "val": "3:4", "all": "0:5"}),
+        ("1:4", {"train": "0:2", "val": "2:3", "all": "0:3"}),
+        ([4, 0], {"train": "0:1", "all": "0:2"}),
+    ],
+)
+def test_splits_are_those_of_the_episodes_that_are_kept(episodes, expected, tmp_path: Path):
+    root = write_dataset(tmp_path / "d", [3] * 5, cameras=False)
+    edit_info(root, splits={"train": "0:3", "val": "3:4", "none": "2:2", "all": "0:5"})
+    assert read_info(export(root, tmp_path / "out", episodes=episodes).path)["splits"] == expected
+
+
+@pytest.mark.parametrize("odd", ["first half", [0, 2], None])
+def test_a_split_that_is_no_range_is_named(odd, tmp_path: Path):
+    root = write_dataset(tmp_path / "d", LENGTHS, cameras=False)
+    edit_info(root, splits={"odd": odd})
+    with pytest.warns(UserWarning, match="expected `splits` of meta/info.json such as 0:10, got 'odd'"):
+        out = export(root, tmp_path / "out").path
+    assert read_info(out)["splits"] == {"train": "0:2"}
 
 
 def test_lists_that_nothing_declares(tmp_path: Path):

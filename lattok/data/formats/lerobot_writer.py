@@ -304,7 +304,9 @@ class LeRobotWriter(DatasetWriter):
     ) -> pa.Table:
         """Make rows of the data table; where there are images, its schema says so to `datasets`."""
         columns = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()} | dict(kept)
-        table = pa.table({key: columns[key] for key in self._columns} | dict(images))
+        fields = [_field(key, columns[key].type, self._features[key], key in kept) for key in self._columns]
+        fields += [pa.field(key, IMAGE_TYPE) for key in images]
+        table = pa.table(columns | dict(images), pa.schema(fields))
         stored = [*images, *(key for key in kept if self._features[key].dtype == "image")]
         if not stored:
             return table
@@ -336,7 +338,8 @@ class LeRobotWriter(DatasetWriter):
         facts = {**self.told_of_all, "codebase_version": "v3.0", "robot_type": self._info["robot_type"]}
         facts |= {"total_episodes": self._episodes, "total_frames": self._frames, "total_tasks": len(self._tasks)}
         facts |= {name: self._info[name] for name in SIZES}
-        facts |= {"fps": self._fps, "splits": {"train": f"0:{self._episodes}"}, "data_path": DATA_PATH}
+        facts |= {"fps": self._fps, "data_path": DATA_PATH}
+        facts.setdefault("splits", {"train": f"0:{self._episodes}"})
         return facts | {"video_path": VIDEO_PATH if self._videos or self._copies else None, "features": entries}
 
 
@@ -364,6 +367,15 @@ def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
     for size in reversed(shape):
         nested = pa.ListArray.from_arrays(pa.array(np.arange(0, len(nested) + 1, size, dtype=np.int32)), nested)
     return nested
+
+
+def _field(key: str, kind: pa.DataType, feature: Feature, kept: bool) -> pa.Field:
+    """Declare a column: rows of several dimensions as `datasets` does, which LeRobot writes with."""
+    if kept or len(feature.shape) == 1:
+        return pa.field(key, kind)
+    name = f"datasets.features.features.Array{len(feature.shape)}DExtensionType"
+    about = {"ARROW:extension:name": name, "ARROW:extension:metadata": json.dumps([feature.shape, feature.dtype])}
+    return pa.field(key, kind, metadata=about)
 
 
 def _check_feature(key: str, feature: Feature, kept: bool = False) -> None:
