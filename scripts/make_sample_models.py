@@ -2,6 +2,7 @@
 
     python scripts/make_sample_models.py --out lattok/assets/models
     python scripts/make_sample_models.py --out lattok/assets/models --cards     # their cards alone
+    python scripts/make_sample_models.py --out lattok/assets/models --codes     # which codes they give, alone
 
 Ten minutes on one core; the same bytes on the same kind of machine. They are small, so that they can be had at once and
 without a network: good enough to try every verb, too small and too little taught for anything else.
@@ -13,12 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 import lattok
 from lattok.action_vq import ResidualVQ
 from lattok.cli.judging import judge
-from lattok.hub import CARD, OWN, HubModel
+from lattok.hub import CARD, OWN, WEIGHTS, HubModel, trials
 from lattok.recipes import ImageLAMRecipe, VLARecipe, recipe_for
 from lattok.utils import files
 
@@ -55,13 +57,26 @@ def make(folder: Path, quick: bool = False) -> dict[str, HubModel]:
     return made
 
 
+def record_codes(folder: Path) -> None:
+    """Put into a model's file which codes it gives of a fixed input, beside the same weights."""
+    said = trials.recorded(lattok.load(folder))
+    if said:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights, said))
+
+
 def main() -> None:
     """Make them and put what belongs to an artefact into place."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cards", action="store_true", help="write the cards of those that are there")
+    parser.add_argument("--codes", action="store_true", help="record which codes those that are there give")
     args = parser.parse_args()
     out = args.out
+    if args.codes:
+        for name in STEPS:
+            record_codes(out / name)
+        return
     if args.cards:
         for name in STEPS:
             files.write_text(out / name / CARD, lattok.load(out / name).card(f"sample/{name}"))

@@ -1,5 +1,6 @@
 """What comes with the package: a dataset and models that load at once, without network, under names of their own."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 import lattok
 from lattok.hub.client import ASSETS, SAMPLES
+from lattok.hub.trials import KEY
+from lattok.hub.weights import read_metadata
 from lattok.version import INSTALL
 from scripts.make_sample_models import make
 
@@ -37,6 +40,15 @@ def test_the_first_lines_of_readme_run_as_typed(tmp_path, monkeypatch):
     error = np.abs(found["chunks"] - found["actions"]).mean() / found["actions"].std()
     assert error < 0.2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["sample/lam", "sample/tokenizer"])
+def test_models_with_codes_record_them(name):
+    """`load` compares; scripts/make_sample_models.py --codes records them again."""
+    said = json.loads(read_metadata(ASSETS / SAMPLES[name] / "model.safetensors")[KEY])
+    assert len(said["codes"]) == len(said["places"]) > 30
+    assert len({*said["codes"]}) > 4
+    assert said["packages"].keys() >= {"lattok", "torch", "numpy"}
 
 
 @pytest.mark.parametrize("name", MODELS)

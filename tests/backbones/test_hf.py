@@ -347,6 +347,18 @@ def test_lora_with_the_whole_projector(load: Load, tiny: Callable[[str], Path], 
         assert torch.equal(merged[name], value), name
 
 
+@pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
+def test_a_name_alone_is_of_the_image_tower_too(load: Load, family: str):
+    """To peft, which is why layers are named by their paths."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = load(family).model
+    inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), model)
+    adapted = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert any(tower in name for name in adapted for tower in TOWERS[family])
+    assert any("language_model" in name or "text_model" in name for name in adapted)
+
+
 @every_family
 def test_lora_without_the_image_tower(load: Load, family: str):
     backbone = load(family)

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.filter import Graph
 
 from lattok.data import export, inspect_dataset, open_dataset
@@ -49,6 +50,21 @@ def set_matrix(path: Path, xx: float, xy: float, yx: float, yy: float) -> list[i
     return matrix
 
 
+def set_sei(path: Path, options: str) -> None:
+    """Write another orientation into the stream, which H.264 has with its first frame."""
+    source = path.rename(path.with_name("source.mp4"))
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        insert = BitStreamFilterContext(
+            f"h264_metadata=display_orientation=insert:{options}", old.streams.video[0], stream
+        )
+        for packet in old.demux(video=0):
+            for part in insert.filter(packet if packet.size else None):
+                part.stream = stream
+                new.mux(part)
+    source.unlink()
+
+
 def by_ffmpeg(images: np.ndarray, matrix: list[int]) -> np.ndarray:
     """What the tool ffmpeg does before it encodes: configure_input_video_filter of fftools/ffmpeg_filter.c."""
     scale = math.hypot(matrix[0], matrix[3]), math.hypot(matrix[1], matrix[4])
@@ -89,6 +105,22 @@ def test_every_mirror_and_right_angle_is_that_of_ffmpeg(name: str, tmp_path: Pat
     ((_, facts),) = inspect_dataset(dataset).cameras
     assert facts is not None
     assert (facts.height, facts.width) == expected.shape[1:3]
+
+
+@pytest.mark.parametrize(("options", "matrix"), [("rotate=90", "upright"), ("flip=horizontal", "quarter")])
+def test_one_orientation_for_all_frames_the_containers(options: str, matrix: str, tmp_path: Path):
+    path = tmp_path / "v" / "a.mp4"
+    stored = write(path)
+    set_sei(path, options)
+    expected = by_ffmpeg(stored, set_matrix(path, *MATRICES[matrix]))
+    with av.open(str(path)) as container:
+        known = [frame.side_data.get("DISPLAYMATRIX") for frame in container.decode(video=0)]
+    assert known[0] is not None  # and of the next frames only what the container says
+    assert (known[1] is None) == (matrix == "upright")
+    dataset = open_dataset(tmp_path / "v")
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], expected)
+    for index in range(len(stored)):
+        np.testing.assert_array_equal(dataset.frames(0, indices=[index])[0, 0], expected[index])
 
 
 def test_what_is_exported_is_upright_for_every_reader(tmp_path: Path):

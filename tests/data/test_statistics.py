@@ -81,6 +81,16 @@ def test_the_spread_of_a_clock(dtype: str, tmp_path: Path):
     assert stored(out)["action"]["std"][0] == pytest.approx(np.arange(30.0).std(), rel=1e-3)
 
 
+def test_nothing_reads_statistics_of_index_columns(tmp_path: Path):
+    """LeRobot's editing tools leave those of before; an export has its own."""
+    root = counting(tmp_path / "d")
+    for key in ("episode_index", "index"):
+        store(root, key, 0, max=700)
+    assert found(root) == []
+    made = stored(export(root, tmp_path / "out").path)
+    assert (made["episode_index"]["max"], made["index"]["max"]) == ([1], [29])
+
+
 def test_a_camera_whose_pixels_were_counted(tmp_path: Path):
     root = write_dataset(tmp_path / "d", [10, 13])
     statistics = stored(root)
@@ -116,3 +126,15 @@ def test_quantiles_of_more_rows_than_are_kept(pieces: int, monkeypatch, rng):
     kept = np.concatenate(sample._parts)[:, 0]
     assert 500 <= len(kept) <= 1000
     assert len(set(np.diff(kept))) == 1
+
+
+def test_a_constant_whose_sum_drifted_is_no_finding(tmp_path: Path):
+    """LeRobot sums in float32: 600 times 0.7 has another mean than 0.7, and a spread."""
+    features = {"action": Feature("float32", (1,), ("x",))}
+    with LeRobotWriter.create(tmp_path / "d", 10, features) as writer:
+        writer.add_episode({"action": np.full(600, 0.7)}, {}, "hold")
+    drifted = np.full((600, 3), 0.7, dtype=np.float32)
+    assert drifted.std(0)[0] > 0
+    assert abs(drifted.mean(0)[0] - np.float32(0.7)) > 1e-6
+    store(tmp_path / "d", "action", 0, mean=float(drifted.mean(0)[0]), std=float(drifted.std(0)[0]))
+    assert found(tmp_path / "d") == []

@@ -12,6 +12,7 @@ from lattok.action_vq import UniformBins
 from lattok.data import inspect_dataset, open_dataset
 from lattok.samples import ActionWindows, FramePairs
 from lattok.utils.checks import LattokError
+from tests.conftest import write_dataset
 from tests.data.edits import set_column
 
 FRONT = "observation.images.front"
@@ -140,3 +141,15 @@ def test_last_actions_of_a_dataset_that_was_rlds(source):
     assert found(open_dataset(source.root), "The last `action` of nearly every episode only fills its row") == [
         "warning"
     ]
+
+
+@pytest.mark.parametrize("file", [0, 1])
+def test_a_file_that_lacks_a_column_is_named(file, tmp_path):
+    """Whichever it is: neither does the first one decide, nor are rows filled up."""
+    root = write_dataset(tmp_path / "d", [4, 5], data_file_mb=0.0001, cameras=False)
+    path = sorted((root / "data").rglob("*.parquet"))[file]
+    pq.write_table(pq.read_table(path).drop_columns(["reward"]), path)
+    dataset = open_dataset(root)
+    assert len(dataset.columns(1 - file, ["reward"])["reward"]) == [4, 5][1 - file]
+    with pytest.raises(LattokError, match=rf"`keys`: expected columns among .*got 'reward'\. Looked in .*{path.name}"):
+        dataset.columns(file, ["reward"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lattok import annotate, open_dataset, verify
+from tests.data.edits import edit_info, read_info
 from tests.lerobot.common import Labeller, same_values
 
 pytestmark = pytest.mark.lerobot
@@ -178,6 +179,7 @@ def test_split_delete_and_merge_keep_what_is_known_of_the_labels(make_dataset, l
     models = {"tok": Labeller("actions")}
     models["tok"].action_dim = 3
     annotated = annotate(source, models, tmp_path / "annotated")
+    edit_info(annotated, mine="kept by lattok")
     whole = lerobot_dataset(annotated)
     parts = tools.split_dataset(whole, {"a": [0, 1], "b": [2, 3]}, output_dir=tmp_path / "parts")
     fewer = tools.delete_episodes(whole, [1], output_dir=tmp_path / "fewer", repo_id="me/fewer")
@@ -186,6 +188,7 @@ def test_split_delete_and_merge_keep_what_is_known_of_the_labels(make_dataset, l
         ours = open_dataset(edited.root)
         assert len(ours.episodes) == episodes
         assert not (edited.root / "meta" / "lattok.json").exists()
+        assert "mine" not in read_info(edited.root)
         found = verify(ours, models, episodes=episodes)
         assert found.holds, found
         assert "not annotated" not in str(found)

@@ -382,3 +382,9 @@ def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
     inspection = inspect_dataset(dataset)
     assert {dimension.key for dimension in inspection.dimensions} == {"action", "observation.state"}
     assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
+def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
+    assert any("upside down" in each.what for each in open_dataset(path).findings) == noted
