@@ -31,7 +31,8 @@ def _git(root: Path, *arguments: str) -> str:
         return ""
 
 
-CODE = ("lattok", "benchmarks", "scripts", "pyproject.toml", ":(exclude)benchmarks/results")
+RESULTS = "benchmarks/results", "studies/results"
+CODE = ("lattok", "benchmarks", "studies", "scripts", "pyproject.toml", *(f":(exclude){path}" for path in RESULTS))
 
 
 def commit_of(root: Path) -> str:

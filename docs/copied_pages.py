@@ -1,4 +1,4 @@
-"""mkdocs hook: pages from files elsewhere in the repository: the changelog, and the notebooks with their outputs."""
+"""mkdocs hook: pages from files elsewhere in the repository: changelog, studies, notebooks with outputs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,23 @@ SIGNS = (  # of LaTeX, as text: the site fetches no script that would draw formu
 )
 ANCHOR = re.compile(r"\]\(#[\w-]+\)")  # Jupyter keeps capitals, mkdocs does not
 NOTEBOOKS = ROOT / "examples" / "notebooks"
+STUDIES = ROOT / "studies" / "pages"
+TO_STUDIES = re.compile(r"\]\(((?:\.\./)*)\.\./studies/pages/")  # from a page in docs/
 
 
 def changelog() -> str:
     """Return the changelog, with links as they are from a page."""
-    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    return (
+        (ROOT / "CHANGELOG.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "](")
+        .replace("](studies/pages/", "](studies/")
+    )
+
+
+def study(path: Path) -> str:
+    """Return the page of a study, with links as they are on the site."""
+    return re.sub(r"\]\(\.\./\.\./(?:docs|benchmarks)/", "](../", path.read_text(encoding="utf-8"))
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
@@ -77,6 +89,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File  # an extra; tests do without
 
     files.append(File.generated(config, "changelog.md", content=changelog()))
+    for path in sorted(STUDIES.glob("*.md")):
+        files.append(File.generated(config, f"studies/{path.name}", content=study(path)))
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         text, pictures = notebook(path)
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
@@ -84,3 +98,8 @@ def on_files(files: Any, config: Any) -> Any:
         for name, picture in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=picture))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let links to the studies lead to their pages on the site."""
+    return TO_STUDIES.sub(r"](\1studies/", markdown)

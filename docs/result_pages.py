@@ -1,4 +1,4 @@
-"""mkdocs hook: the page of benchmarks, and short tables elsewhere, made from the files in benchmarks/results."""
+"""mkdocs hook: the page of benchmarks, and short tables elsewhere, made from stored results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+FOLDERS = ROOT / "benchmarks/results", ROOT / "studies/results"
 GROUPS = {
     "Installation": ("extras", "interop"),
     "Tokenizers": (
@@ -22,7 +22,6 @@ GROUPS = {
         "mask_loss",
         "action_tokenizer_speed",
         "published_speed",
-        "fast_speed",
     ),
     "Latent action models": (
         "lam_labels",
@@ -67,22 +66,22 @@ GROUPS = {
     "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
-    "closed_loop": ("benchmarks/closed_loop/tables.py", "[All tables](closed_loop_tables.md)."),
+    "closed_loop": ("studies/tables.py", "[All tables](studies/closed_loop_tables.md)."),
     "closed_loop_labels": (
-        "benchmarks/closed_loop/quality.py",
-        "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
+        "studies/quality.py",
+        "[What it says](studies/closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
     ),
-    "out_of_domain": ("benchmarks/closed_loop/out_of_domain.py", "[The study](out_of_domain.md#results)."),
-    "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
-    "acting_by_tokens": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#results)."),
-    "acting_by_tokens_again": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#fresh-seeds)."),
+    "out_of_domain": ("studies/out_of_domain.py", "[The study](studies/out_of_domain.md#results)."),
+    "few_actions": ("studies/planned.py", "[The study](studies/few_actions.md#results)."),
+    "acting_by_tokens": ("studies/planned.py", "[The study](studies/acting_by_tokens.md#results)."),
+    "acting_by_tokens_again": ("studies/planned.py", "[The study](studies/acting_by_tokens.md#fresh-seeds)."),
     "inferred_actions": (
-        "benchmarks/closed_loop/inferred.py",
-        "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
+        "studies/inferred.py",
+        "[What they say](studies/few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
-    "few_actions_predicts": ("benchmarks/closed_loop/predicts.py", ""),
-    "acting_by_tokens_predicts": ("benchmarks/closed_loop/predicts.py", ""),
-    "tokenizer_figures": ("benchmarks/closed_loop/learnable.py", ""),
+    "few_actions_predicts": ("studies/predicts.py", ""),
+    "acting_by_tokens_predicts": ("studies/predicts.py", ""),
+    "tokenizer_figures": ("studies/learnable.py", ""),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
@@ -101,8 +100,19 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}\+?")
 MOST_ROWS = 60  # of tables made from JSON; what is longer is a link
 MOST_COLUMNS = 8
 SPREAD = {"mean", "min", "max"}
-COMMAND = re.compile(r"^ *((?:python|lattok) .*?--out benchmarks/results/(\w+)(?:\.json)?)(?: .*)?$", re.MULTILINE)
-MARKS: dict[str, Callable[[], str]] = {}
+COMMAND = re.compile(
+    r"^ *((?:python|lattok) .*?--out (?:benchmarks|studies)/results/(\w+)(?:\.json)?)(?: .*)?$", re.MULTILINE
+)
+WHOLE = {  # tables that a study writes, by what stands where they go
+    "few actions": "few_actions.md",
+    "changed scenes": "out_of_domain.md",
+    "acting by tokens": "acting_by_tokens.md",
+    "fresh seeds": "acting_by_tokens_again.md",
+}
+SCRIPTS = "benchmarks/*/*.py", "studies/*.py", "scripts/*.py"
+MARKS: dict[str, Callable[[], str]] = {
+    name: lambda file=file: stored(file).read_text(encoding="utf-8") for name, file in WHOLE.items()
+}
 
 
 def mark(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
@@ -119,7 +129,7 @@ def mark(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
 def makers() -> dict[str, tuple[Path, str]]:
     """Return what makes each result, by its name: the file, and the command that its docstring says."""
     found = {name: (ROOT / path, "") for name, (path, _) in ELSEWHERE.items()}
-    for path in (*sorted(ROOT.glob("benchmarks/*/*.py")), *sorted(ROOT.glob("scripts/*.py"))):
+    for path in sorted(path for glob in SCRIPTS for path in ROOT.glob(glob)):
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         for command, name in COMMAND.findall(said.replace("\\\n", "")):
             found[name] = (path, " ".join(command.split()))
@@ -129,7 +139,12 @@ def makers() -> dict[str, tuple[Path, str]]:
 @cache
 def results(name: str) -> Any:
     """Read a result."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(stored(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def stored(name: str) -> Path:
+    """Return where a file of results is: with the benchmarks or with the studies."""
+    return next((folder / name for folder in FOLDERS if (folder / name).is_file()), FOLDERS[0] / name)
 
 
 def commits(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
@@ -155,7 +170,7 @@ def provenance(name: str) -> Iterator[str]:
 @mark("every result")
 def every_result() -> str:
     """Return a section for each result, by what it is about."""
-    names = sorted(path.stem for path in RESULTS.glob("*.json"))
+    names = sorted(path.stem for folder in FOLDERS for path in folder.glob("*.json"))
     known = [name for group in GROUPS.values() for name in group]
     groups = {**GROUPS, "Others": tuple(name for name in names if name not in known)}
     lines: list[str] = []
@@ -179,10 +194,10 @@ def section(name: str) -> Iterator[str]:
     facts = ". ".join(filter(None, (machine(results(name)), f"[All figures as JSON](results/{name}.json)"))) + "."
     yield f"{note} {facts}".strip()
     yield from provenance(name)
-    picture = next((kind for kind in ("png", "svg") if (RESULTS / f"{name}.{kind}").is_file()), None)
+    picture = next((kind for kind in ("png", "svg") if stored(f"{name}.{kind}").is_file()), None)
     if picture is not None:
         yield f"![{alt}](results/{name}.{picture})"
-    table = RESULTS / f"{name}.md"
+    table = stored(f"{name}.md")
     if note:
         return
     if table.is_file():
@@ -263,7 +278,7 @@ def number(value: Any) -> str:
 def closed_loop() -> str:
     """Return the rows of each regime of the closed-loop study that have several seeds, without secondary columns."""
     parts, said = [], []
-    for section in (RESULTS / "closed_loop.md").read_text(encoding="utf-8").split("### ")[1:]:
+    for section in stored("closed_loop.md").read_text(encoding="utf-8").split("### ")[1:]:
         title, table = section.split("\n\n")[:2]
         rows = [[cell.strip() for cell in line.strip("|").split("|")[:6]] for line in table.splitlines()]
         rows = [cells for cells in rows if cells[1] != "1"]
@@ -273,30 +288,6 @@ def closed_loop() -> str:
     count = f"Of {len(said)} comparisons with the Baseline {better} come out better, {worse} worse, "
     count += f"and {len(said) - better - worse} show nothing that counts, once p values are corrected for their number."
     return "\n\n".join([*parts, count])
-
-
-@mark("few actions")
-def few_actions() -> str:
-    """Return the tables of the study of few actions, of the rows that have all their seeds."""
-    return (RESULTS / "few_actions.md").read_text(encoding="utf-8")
-
-
-@mark("changed scenes")
-def changed_scenes() -> str:
-    """Return the tables of the study of changed scenes."""
-    return (RESULTS / "out_of_domain.md").read_text(encoding="utf-8")
-
-
-@mark("acting by tokens")
-def acting_by_tokens() -> str:
-    """Return the tables of the study of tokens, of the rows that have all their seeds."""
-    return (RESULTS / "acting_by_tokens.md").read_text(encoding="utf-8")
-
-
-@mark("fresh seeds")
-def fresh_seeds() -> str:
-    """Return the tables of the best rows of the study of tokens, trained again with seeds that chose nothing."""
-    return (RESULTS / "acting_by_tokens_again.md").read_text(encoding="utf-8")
 
 
 @mark("gpu memory")
@@ -353,7 +344,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add what the page of benchmarks links to."""
     from mkdocs.structure.files import File  # an extra; tests do without
 
-    for path in sorted(RESULTS.iterdir()):
+    for path in sorted(path for folder in FOLDERS for path in folder.iterdir()):
         if path.suffix in (".json", ".png", ".svg"):
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     return files

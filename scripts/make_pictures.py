@@ -1,7 +1,7 @@
 """What README and the studies show: a film of `sample/policy` with the codes of `sample/lam`, and results as bars.
 
 python scripts/make_pictures.py film  # docs/films/robot.gif; a minute on one core, with the extras sim and notebooks
-python scripts/make_pictures.py bars  # docs/pictures/*.png, from the runs in benchmarks/results
+python scripts/make_pictures.py bars  # docs/pictures/*.png, from the runs in studies/results
 """
 
 import argparse
@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import lattok
-from benchmarks.closed_loop.comparisons import read, successes
-from benchmarks.closed_loop.statistics import Interval
 from lattok.utils import files
+from studies.comparisons import read, successes
+from studies.statistics import Interval
 
 ROOT = Path(__file__).parents[1]
-FILM, RESULTS = ROOT / "docs/films/robot.gif", ROOT / "benchmarks/results"
+FILM, RESULTS = ROOT / "docs/films/robot.gif", ROOT / "studies/results"
 
 TASKS = {
     "metaworld/drawer-open": "open the drawer",

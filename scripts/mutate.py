@@ -40,7 +40,7 @@ FORK = multiprocessing.get_context("fork")
 MEMORY = 8 * 2**30  # bytes of a mutant
 UNCHANGED, SEEN = "unchanged", "seen.json"
 NOT_APPLIED = 70  # no exit code of pytest
-OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # imported by each mutant itself
+OURS = ("lattok", "tests", "benchmarks", "studies", "scripts", "conftest", "__main__")  # imported by each mutant itself
 GUARDED = (
     "lattok/nn/kmeans.py",
     "lattok/nn/quantize.py",
@@ -52,7 +52,7 @@ GUARDED = (
     "lattok/data/episodes.py",
     "lattok/labels",
     "lattok/samples",
-    "benchmarks/closed_loop/statistics.py",
+    "studies/statistics.py",
 )
 PUBLISHED = "tests/image_lam/published/test_published_lam.py"  # has what is asked of every published model
 TESTS = {  # where not the mirror alone
@@ -102,7 +102,7 @@ TESTS = {  # where not the mirror alone
         "tests/samples/test_policy.py",
         "tests/annotation/test_fill.py::test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often",
     ),
-    "benchmarks/closed_loop/comparisons.py": ("tests/benchmarks/test_tables.py", "tests/benchmarks/test_planned.py"),
+    "studies/comparisons.py": ("studies/tests/test_tables.py", "studies/tests/test_planned.py"),
     "lattok/samples/windows.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
     **{
@@ -336,7 +336,8 @@ def survives(mutant: Mutant, tests: Sequence[str], folder: str, seconds: float) 
 def tests_of(file: str) -> Sequence[str]:
     """Name the tests that guard a file: those in `TESTS`, or else its mirror, or all of its room."""
     first, *others = Path(file).parts
-    path = Path("tests", *others) if first == "lattok" else Path("tests", first, others[-1])
+    folder = Path("studies/tests" if first == "studies" else "tests")
+    path = folder.joinpath(*(others if first in ("lattok", "studies") else (first, others[-1])))
     mirror, room = path.with_name(f"test_{path.name}"), path.parent
     return TESTS.get(file) or [str(mirror if (ROOT / mirror).is_file() else room)]
 

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "standin"
 ROOT = str(Path(__file__).parents[1])
-OURS = tuple(f"/{folder}/" for folder in ("lattok", "tests", "benchmarks", "scripts"))  # an environment may lie there
+OURS = ("/lattok/", "/tests/", "/benchmarks/", "/studies/", "/scripts/")  # an environment may lie there
 AVAILABLE = hasattr(_backend, "_setup_privateuseone_for_python_backend")  # of torch
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}

@@ -82,7 +82,7 @@ def afresh(code: str, folder: Path, *paths: Path) -> None:
 def _afresh(code: str, folder: Path, said: Path, paths: list[str]) -> None:
     os.chdir(folder)
     warnings.simplefilter("default")
-    for name in [name for name in sys.modules if name.split(".")[0].startswith(("lattok", "benchmarks"))]:
+    for name in [name for name in sys.modules if name.split(".")[0].startswith(("lattok", "benchmarks", "studies"))]:
         del sys.modules[name]
     sys.path[:0] = paths
     with said.open("w", buffering=1) as sys.stdout:

@@ -90,7 +90,7 @@ def test_the_page_of_the_study_says_what_was_measured():
         )
         for row in rows
     }
-    page = (ROOT.parent / "docs/small_policy.md").read_text()
+    page = (ROOT.parent / "studies/pages/small_policy.md").read_text()
     shown = page.split("| reconstruction: sample | blind |")[1].split("\n\n")[0].splitlines()[2:]
     assert {tuple(line.strip("| ").split(" | ")[1:]) for line in shown} == measured
     assert len(shown) == len(rows)

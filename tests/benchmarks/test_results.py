@@ -9,10 +9,13 @@ import pytest
 
 from benchmarks import common
 from docs import result_pages
-from docs.result_pages import AGAIN, EARLIER, MOVED, RESULTS, commits, makers, results
+from docs.result_pages import AGAIN, EARLIER, FOLDERS, MOVED, commits, makers, results
 
 ROOT = result_pages.ROOT
-STORED = sorted(path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.rglob("*.json"))
+STORED = sorted(path.relative_to(at).with_suffix("").as_posix() for at in FOLDERS for path in at.rglob("*.json"))
+BEFORE = {
+    "studies/shuffle.py": "benchmarks/quality/shuffle.py"
+}  # others were in closed_loop/
 SUMS = {"closed_loop", "out_of_domain", "few_actions", "acting_by_tokens", "acting_by_tokens_again"}  # of other results
 
 
@@ -37,7 +40,7 @@ def entries() -> dict[tuple[str, str], str]:
     found = {}
     for name in STORED:
         cell = Path(name).parent.name in SUMS
-        path = ROOT / "benchmarks/closed_loop/cell.py" if cell else makers()[name][0]
+        path = ROOT / "studies/cell.py" if cell else makers()[name][0]
         for commit, _ in commits(results(name)):
             if commit not in AGAIN.get(name, {}):
                 found[name, commit] = path.relative_to(ROOT).as_posix()
@@ -52,17 +55,26 @@ def test_every_result_names_a_commit_without_changes():
 
 def test_no_result_holds_paths_of_a_machine():
     path = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){4,}")  # longer than the disks that kill_annotation.py makes
-    held = {name: path.findall((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in STORED}
+    held = {name: path.findall(json.dumps(results(name))) for name in STORED}
     assert {name: paths for name, paths in held.items() if paths} == {}
 
 
 def test_every_commit_of_a_result_is_here_and_has_the_script(history):
     unknown = [entry for entry in entries() if not any(full.startswith(entry[1]) for full in history)]
     assert unknown == []
-    wanted = [f"{commit}:{script}" for (_, commit), script in entries().items()]
-    said = git("cat-file", "--batch-check", given="\n".join(wanted)).splitlines()
-    assert [line for line in said if line.endswith("missing")] == []
-    assert len(said) == len(wanted) > 150
+    scripts = entries()
+    wanted = [f"{commit}:{script}" for (_, commit), script in scripts.items()]
+    earlier = [f"{commit}:{before(script)}" for (_, commit), script in scripts.items()]
+    said = git("cat-file", "--batch-check", given="\n".join([*wanted, *earlier])).splitlines()
+    there = [not line.endswith("missing") for line in said]
+    now, then = there[: len(wanted)], there[len(wanted) :]
+    assert [name for name, one, two in zip(wanted, now, then, strict=True) if not (one or two)] == []
+    assert len(wanted) > 150
+
+
+def before(script: str) -> str:
+    """Return where a script of studies/ was when most of its results were made."""
+    return BEFORE.get(script, script.replace("studies/", "benchmarks/closed_loop/"))
 
 
 def test_the_list_of_results_to_be_run_again_only_shrinks():

@@ -13,7 +13,6 @@ RUNS = {
     "annotate": "--only small --rounds 1 --steps 2",
     "clip_step": "--rounds 1",
     "compiled": "--quick --only action-vq",
-    "fast": "--rounds 1",
     "gpu": "--quick --steps 2 --device cpu",
     "joint_step": "--rounds 1",
     "ray_engine": "--depth 1 --out ray.json",
@@ -28,7 +27,6 @@ NEEDS = {
     "video": "torchcodec",
     "windows": "torchcodec",
     "ray_engine": "ray",
-    "fast": "scipy",
 }
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,8 @@
 Chance averages out when a policy imitates many inferred actions; what is wrong in the same way at the same place of a
 task is learned. In our study both figures tell nearly right actions from wrong ones. Among models that are neither, a
 lower systematic error went with a larger gain within the same known actions and seed; for R² this could not be shown,
-and for how sure a model is no relation could be detected (docs/few_actions_labels.md). Intervals draw whole episodes.
+and for how sure a model is no relation could be detected (studies/pages/few_actions_labels.md). Intervals draw
+whole episodes.
 """
 
 from collections.abc import Sequence

@@ -191,8 +191,8 @@ def test_where_codes_or_policies_are_no_better_than_the_mean_action():
 
 
 def test_oat_whose_policy_errs_little_is_not_refused_for_its_reconstruction():
-    """Errors of benchmarks/results/policy_error.json; the mean of draws is that of docs/small_policy.md. Its error
-    of reconstruction is 2.8 times that of k-means at equal bits."""
+    """Errors of benchmarks/results/policy_error.json; the mean of draws is that of studies/pages/small_policy.md. Its
+    error of reconstruction is 2.8 times that of k-means at equal bits."""
     results = json.loads(Path("benchmarks/results/policy_error.json").read_text())
     own, control = (results["rows"][row]["sample"] for row in (OAT, "regression"))
     codec = {"normalised_mse": own["reconstruction"]["mean"], "normalised_mse/kmeans": 0.034}
