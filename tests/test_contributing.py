@@ -1,7 +1,7 @@
-"""What CONTRIBUTING.md adds works as it stands, as packages outside of lattok."""
+"""The additions of examples/extend work as a package outside of lattok."""
 
-import ast
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from scripts.long import long
 from tests.process_jobs import afresh
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 50
+MOST_LINES = 60
+EXTEND = ROOT / "examples" / "extend"
 
 USE = """
 import json, sys, lattok, lattok.labels
@@ -147,38 +149,24 @@ assert lattok.load("finer").config.bins > model.config.bins
 """
 
 
-def block(name: str) -> str:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert found is not None, name
-    return found[1]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["tokenizer", "dataset format", "strategy", "loss", "bottleneck", "recipe", "world", "question", "published model"],
-)
-def test_each_takes_few_lines(name):
-    assert len(block(name).splitlines()) < MOST_LINES
+@pytest.mark.parametrize("path", sorted(EXTEND.glob("*.py")), ids=lambda path: path.stem)
+def test_each_takes_few_lines_and_is_linked(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    assert f"(examples/extend/{path.name})" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def site(tmp_path) -> Path:
-    """A folder of installed packages with what the page adds."""
-    (tmp_path / "site" / "mine-1.0.dist-info").mkdir(parents=True)
+    """A folder of installed packages with the additions."""
     facts = tmp_path / "site" / "mine-1.0.dist-info"
+    facts.mkdir(parents=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    lines = block("entry points").replace('project.entry-points."', "").replace('"]', "]").replace('"', "")
-    (facts / "entry_points.txt").write_text(lines)
-    (tmp_path / "site" / "signs.py").write_text(block("tokenizer"))
-    (tmp_path / "site" / "array_folder.py").write_text(block("dataset format"))
-    (tmp_path / "site" / "la_cond_mid.py").write_text(block("strategy"))
-    (tmp_path / "site" / "huber.py").write_text(block("loss"))
-    (tmp_path / "site" / "smoothness.py").write_text(block("question"))
-    (tmp_path / "site" / "counts.py").write_text(block("published model"))
-    (tmp_path / "site" / "sign_bits.py").write_text(block("bottleneck"))
-    (tmp_path / "site" / "bounded_bins.py").write_text(block("recipe"))
-    (tmp_path / "site" / "line.py").write_text(block("world"))
+    project = (EXTEND / "pyproject.toml").read_text(encoding="utf-8").partition("\n\n")[2]
+    (facts / "entry_points.txt").write_text(
+        project.replace('project.entry-points."', "").replace('"]', "]").replace('"', "")
+    )
+    for path in EXTEND.glob("*.py"):
+        shutil.copy(path, tmp_path / "site")
     return tmp_path / "site"
 
 
@@ -211,32 +199,28 @@ def test_a_world_and_a_recipe_of_another_package_are_found(site, tmp_path):
     afresh(SIMULATE, tmp_path, site)
 
 
-def test_files_and_functions_are_as_short_as_it_says():
-    most = re.search(
-        r"longer than (\d+) lines and no function longer than (\d+)", (ROOT / "CONTRIBUTING.md").read_text()
-    )
-    assert most is not None
-    lines, of_a_function = map(int, most.groups())
-    long = []
-    for path in (ROOT / "lattok").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        spans = [("the file", text.count("\n") - lines)]
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                spans.append((node.name, node.end_lineno - node.lineno + 1 - of_a_function))
-        long += [f"{path}: {name} is {over} lines too long" for name, over in spans if over > 0]
-    assert not long, "\n".join(long)
+def test_every_addition_has_an_entry_point():
+    named = re.findall(r'= "(\w+)"', (EXTEND / "pyproject.toml").read_text(encoding="utf-8").partition("\n\n")[2])
+    assert sorted(named) == sorted(path.stem for path in EXTEND.glob("*.py"))
 
 
-def test_the_map_and_the_pages_at_the_root_name_files_that_are_there():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    where = text.partition("## Where things go")[2].partition("\n## ")[0]
-    named = re.findall(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*(?:\.py|/))`", where)
-    assert len(named) > 40
-    roots = [ROOT / name for name in ("lattok", "integrations", "benchmarks", "docs", "scripts")]
-    places = [*roots, *(path for root in roots for path in root.rglob("*"))]
-    everywhere = {str(path.relative_to(ROOT)) + "/" * path.is_dir() for path in places}
-    assert not [name for name in named if not any(f"/{each}".endswith(f"/{name}") for each in everywhere)]
-    for page in ROOT.glob("*.md"):
+def test_links_of_pages_for_developers_lead_to_files():
+    pages = [
+        *ROOT.glob("*.md"),
+        ROOT / "scripts/README.md",
+        ROOT / "studies/README.md",
+        *ROOT.glob("studies/pages/*.md"),
+    ]
+    for page in pages:
         links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8"))
-        assert not [link for link in links if not (ROOT / link).exists()], page.name
+        assert not [link for link in links if not (page.parent / link).exists()], page.name
+
+
+def test_long_files_and_functions_are_named(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/short.py").write_text("def f():\n" + "    f()\n" * 79)
+    (tmp_path / "own/one.py").write_text("def f():\n" + "    f()\n" * 80 + "\n" * 420)
+    assert list(long(tmp_path / "own")) == [
+        "own/one.py: 501 lines (advised: 500)",
+        "own/one.py:1: f has 81 lines (advised: 80)",
+    ]

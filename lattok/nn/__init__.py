@@ -1,0 +1,1 @@
+"""Modules that several models share: normalisers, quantizers, attention, losses."""

@@ -1,0 +1,1 @@
+"""What all packages share: checks of arguments, output folders, options, registries, processes, files of strangers."""

@@ -13,9 +13,7 @@ from docs.result_pages import AGAIN, EARLIER, FOLDERS, MOVED, commits, makers, r
 
 ROOT = result_pages.ROOT
 STORED = sorted(path.relative_to(at).with_suffix("").as_posix() for at in FOLDERS for path in at.rglob("*.json"))
-BEFORE = {
-    "studies/shuffle.py": "benchmarks/quality/shuffle.py"
-}  # others were in closed_loop/
+BEFORE = {"studies/shuffle.py": "benchmarks/quality/shuffle.py"}  # others were in closed_loop/
 SUMS = {"closed_loop", "out_of_domain", "few_actions", "acting_by_tokens", "acting_by_tokens_again"}  # of other results
 
 

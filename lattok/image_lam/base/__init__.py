@@ -1,0 +1,1 @@
+"""What models of frame pairs share: features, bottlenecks, losses, training, labelling."""
