@@ -17,6 +17,7 @@ import math
 import pathlib
 import re
 import sys
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc
@@ -165,7 +166,10 @@ def recount(played, written):
 def ranked(pairs):
     """Return the rank correlation of pairs, NaN of fewer than three that are numbers."""
     pairs = np.array([pair for pair in pairs if np.isfinite(pair).all()])
-    return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic) if len(pairs) > 2 else float("nan")
+    if len(pairs) <= 2:
+        return float("nan")
+    found: Any = spearmanr(pairs[:, 0], pairs[:, 1])
+    return float(found.statistic)
 
 
 def correlations(played, labels, told):
@@ -277,7 +281,7 @@ def pages(root, known):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=pathlib.Path, help="of one study alone; left out: all, and the pages")
     parser.add_argument("--root", type=pathlib.Path, default=ROOT, help="where the pages are")
     args = parser.parse_args()
