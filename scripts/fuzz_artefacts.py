@@ -4,7 +4,7 @@ Load, doctor, evaluate, annotate, card and resume, each in a child with 2 GB and
 one line or went well, and every failure: a traceback, a crash, a hang, a change outside. Exit code 1
 where there is a failure.
 
-With --foreign models name what is not theirs: folders of this machine, links, code, networks of gigabytes. A failure is
+With --foreign models name what is not theirs: folders of this machine, links, code. A failure is
 then also a file outside that was read or run. Whoever is asked something hears yes:
 
     yes | python scripts/fuzz_artefacts.py --foreign --cases 200

@@ -24,7 +24,6 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.backbones.model import MERGED
 from lattok.cli import main
 from lattok.evaluation.questions import learnability
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
@@ -134,11 +133,11 @@ def cases(count: int, seed: int) -> Iterator[Case]:
 
 
 def foreign_cases(count: int, seed: int) -> Iterator[Case]:
-    """Models that name what is not theirs: folders in every field and form, links, and base models that lead on."""
+    """Models that name what is not theirs: folders in every field and form, and links."""
     draw = random.Random(seed)
     for number in range(count):
         subject = draw.choice(("image-lam", "policy", "clip-lam", "fsq", "released"))
-        kinds = {"image-lam": ("name", "large", "link"), "policy": sorted(FOREIGN), "clip-lam": sorted(FOREIGN)}
+        kinds = {name: sorted(FOREIGN) for name in ("image-lam", "policy", "clip-lam")}
         yield Case(
             subject,
             "config.json",
@@ -209,7 +208,6 @@ MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
 
 FORMS = ("hf:{}", "timm:local-dir:{}", "timm:LOCAL-DIR:{}", "dc-ae:{}", "t5:{}", "sana:{}", "{}")
 FIELDS = ("features", "language", "backbone", "decoder")
-HUGE = ("vit_giant_patch14_clip_224", "vit_gigantic_patch14_clip_224", "eva_giant_patch14_224", "vit_7b_patch16_dinov3")
 
 
 GROUPS = ("backbone", "lora", "head", "features", "decoder")  # of options, where a config.json has them as objects
@@ -253,40 +251,9 @@ def _linked(path: Path, draw: random.Random) -> None:
     (path.parent / name).symlink_to(path.parents[2] / "canary" / (name if name in (CONFIG, WEIGHTS) else ""))
 
 
-def _base(path: Path, draw: random.Random) -> None:
-    """The artefact brings a base model of its own: with code, or with files that lead to the canary."""
-    canary, base = path.parents[2] / "canary", path.parent / MERGED
-    shutil.copytree(canary, base)
-    way = draw.choice(("code", "index", "adapter", "link"))
-    if way != "code":
-        (base / "config.json").write_text('{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1}')
-    if way == "index":
-        where = {"weight_map": {"a": f"../../../../canary/{WEIGHTS}"}, "metadata": {}}
-        (base / "model.safetensors.index.json").write_text(json.dumps(where))
-    if way == "adapter":
-        (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(canary)}))
-    if way == "link":
-        (base / WEIGHTS).unlink()
-        (base / WEIGHTS).symlink_to(canary / WEIGHTS)
-    edit(path, backbone=MERGED, backbone_train="frozen")
-
-
-def _large(path: Path, draw: random.Random) -> None:
-    """A few words ask for gigabytes."""
-    sizes = {"width": 2**16, "depth": 10**6, "codebook_size": 2**40, "latent_dim": 2**30, "decoder_depth": 10**6}
-    sizes |= {"backbone_width": 2**16, "backbone_depth": 10**6}
-    sizes |= {"encoder_depth": 10**6, "head_dim": 2**20, "horizon": 2**16, "tokens": 2**20, "scene_tokens": 4096}
-    known = [field for field in (*sizes, "features", "features") if field in places(json.loads(path.read_text()))]
-    field = draw.choice(known)
-    value = f"timm:{draw.choice(HUGE)}" if field == "features" else sizes[field]
-    edit(path, **{field: value}, **({"image_size": 112} if field == "features" else {}))
-
-
 FOREIGN: dict[str, Callable[[Path, random.Random], None]] = {
     "name": _named,
     "link": _linked,
-    "base": _base,
-    "large": _large,
 }
 
 

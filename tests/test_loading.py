@@ -55,15 +55,9 @@ def test_evaluate_export_and_inspect_take_paths(places):
     [
         (lambda d, m: lattok.annotate(3, m, "x"), "`dataset`: expected a dataset .* a path or a Hub id, got int"),
         (lambda d, m: lattok.evaluate(m, [d]), "`dataset`: expected a dataset .*, got list"),
-        (
-            lambda d, m: lattok.annotate(d, [m, m], "x"),
-            "`models`: expected one model, or several by prefix, got a list",
-        ),
+        (lambda d, m: lattok.annotate(d, [m, m], "x"), "`models`: expected one model, or several by prefix, got a"),
         (lambda d, m: lattok.annotate(d, {}, "x"), "`models`: expected at least one model"),
-        (
-            lambda d, m: lattok.annotate(d, {"latent": "./no/where"}, "x"),
-            "`model`: expected a folder with config.json",
-        ),
+        (lambda d, m: lattok.annotate(d, {"latent": "./no/where"}, "x"), "`model`: expected a folder with"),
         (lambda d, m: lattok.annotate(d, "no/where/at/all", "x"), "`model`: expected a folder with config.json"),
         (lambda d, m: lattok.evaluate("./nowhere", d), "`model`: expected a folder with config.json"),
         (lambda d, m: lattok.annotate(d, 7, "x"), "`model`: expected an action tokenizer or .*, got int"),
@@ -78,9 +72,7 @@ def test_what_is_neither_is_one_line(places, call, text):
 def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy/config.json").write_text('{"type": "latent-vla", "lattok_version": "0.1.0"}')
-    with pytest.raises(
-        LattokError, match="`model`: expected an action tokenizer or a latent action model, got 'latent-vla'"
-    ):
+    with pytest.raises(LattokError, match="`model`: expected an action tokenizer or a latent action model, got"):
         lattok.annotate(places[0], tmp_path / "policy", tmp_path / "out")
     policies = {kind for kind, model in FAMILIES.items() if hasattr(model, "predict_chunk") or "vla" in kind}
     assert {kind for kind, model in FAMILIES.items() if model.label_source is None} == policies

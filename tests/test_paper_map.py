@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
 NAME, FILE = r"`(lattok\w*(?:\.\w+)+)`", r"`((?:integrations/\w+/src/)?lattok\w*/\S+\.py)`"
 NAMES = sorted(set(re.findall(NAME, PAGE)))
-ROWS = [line.strip("|").split("|") for line in PAGE.splitlines() if re.search(FILE, line)]
 NUMBERS = {"baseline": (0, 8), "la_align": (0, 8), "la_direct": (32, 0), "la_cond": (32, 8), "la_tok": (8, 0)}
 NUMBERS |= {"la_direct_c": (32, 0), "la_cond_c": (32, 8), "la_tok_c": (8, 0), "ph_direct": (0, 32), "ph_cond": (0, 40)}
 

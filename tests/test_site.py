@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -27,20 +26,6 @@ from tests.image_lam.published.parity import open_case
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
-KNOWN = {
-    "first",
-    "main-job",
-    "tests",
-    "supervise",
-    "lara",
-    "latbot",
-    "hub library",
-    "hub snippet",
-}  # markers of blocks that tests run
-
-
-def texts(drawing: str) -> list[str]:
-    return [node.text or "" for node in ElementTree.fromstring(drawing).iter() if node.tag.endswith("text")]
 
 
 def test_every_importer_is_on_the_page_of_models():

@@ -11,7 +11,6 @@ import pytest
 from lattok.utils import files, output
 from lattok.utils.output import Busy
 
-FORK = get_context("fork")
 LEFT = ".0123456789abcdef.lattok-tmp"
 THEIRS = (
     "report.json.tmp",
@@ -21,6 +20,8 @@ THEIRS = (
     ".0123.lattok-tmp",
     "0123456789abcdef.lattok-tmp",
 )
+
+FORK = get_context("fork")
 
 
 def test_two_writers_of_one_file_never_mix_their_bytes(tmp_path):
@@ -86,34 +87,6 @@ def test_a_lock_is_held_by_one_and_gone_with_its_holder(tmp_path):
     assert not path.exists()
 
 
-def _fill(folder, after=None):
-    with output.Output(folder).filled(("a", "b", "c")):
-        for name in ("a", "b"):
-            if name == after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            files.write_text(folder / name, name)
-        (folder / "c").mkdir()
-        if after == "end":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("after", ["a", "b", "end"])
-def test_a_folder_that_a_kill_left_unfinished_is_begun_anew(after, tmp_path):
-    folder = tmp_path / "new"
-    child = FORK.Process(target=_fill, args=(folder, after))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
-    assert not output.is_free(folder)
-    assert output.is_unfinished(folder)
-    (folder / "mine").write_text("x")
-    with output.Output(folder).filled(("a", "b", "c")):
-        assert {path.name for path in folder.iterdir()} == {output.UNFINISHED, "mine"}
-        files.write_text(folder / "a", "a")
-    assert {path.name for path in folder.iterdir()} == {"a", "mine"}
-    assert not output.is_unfinished(folder)
-
-
 def test_a_folder_that_could_not_be_filled_goes(tmp_path):
     def fail():
         with output.Output(tmp_path / "new").filled(("a",)):
@@ -123,3 +96,30 @@ def test_a_folder_that_could_not_be_filled_goes(tmp_path):
     with pytest.raises(OSError, match="No space"):
         fail()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("work", ["check_writable", "write_text"])
+def test_names_of_others_are_left_alone_and_leftovers_of_ours_go(work, tmp_path):
+    for name in THEIRS:
+        (tmp_path / name).write_text("thesis")
+    (tmp_path / ".fedcba9876543210.lattok-tmp").mkdir()
+    (tmp_path / ".ffffffffffffffff.lattok-tmp").symlink_to(tmp_path / ".writable")
+    (tmp_path / LEFT).write_text("half")
+    if work == "check_writable":
+        files.check_writable(tmp_path)
+    else:
+        files.write_text(tmp_path / "report.json", "new")
+    assert all((tmp_path / name).read_text() == "thesis" for name in THEIRS)
+    assert {p.name for p in tmp_path.glob("*.lattok-tmp")} & {LEFT} == set()
+    assert len(list(tmp_path.iterdir())) == len(THEIRS) + 2 + (work == "write_text")
+
+
+def test_what_somebody_is_writing_is_not_swept(tmp_path):
+    with files.whole_file(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"half")
+        child = FORK.Process(target=files.check_writable, args=(tmp_path,))
+        child.start()
+        child.join()
+        files.check_writable(tmp_path)
+        assert temporary.read_bytes() == b"half"
+    assert (tmp_path / "a").read_bytes() == b"half"

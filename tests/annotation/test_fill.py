@@ -357,9 +357,7 @@ def test_policies_are_judged_by_what_was_measured_alone(filled, tmp_path):
     policy = lattok.load(tmp_path / "policy-0,2")
     report = lattok.evaluate(policy, data, episodes="1:3")
     assert json.loads(report.to_json())["provenance"]["held_out_windows"] == LENGTHS[1]
-    with pytest.raises(
-        LattokError, match="`action`: expected known actions in a held-out episode, got none: they are NaN"
-    ):
+    with pytest.raises(LattokError, match="`action`: expected known actions in a held-out episode, got none: they"):
         lattok.evaluate(policy, data, episodes="3")
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli import VERBS, Group, datasets, demo, doctor, main
+from lattok.cli import VERBS, Group, demo, doctor, main
 from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
@@ -364,48 +364,6 @@ def parts(tmp_path: Path) -> str:
             columns = {key: rng.standard_normal((12, size)) for key, size in vectors.items()}
             writer.add_episode(columns, {"observation.images.front": moving_square(rng, 12)}, "lift")
     return "arm"
-
-
-def test_columns_in_parts_are_joined_as_the_commands_say(parts: str, said: Said):
-    """Actions of actions, states of states, both at once; what a description file joins already stays."""
-    inspected = plain(said(["inspect", parts]))
-    assert "There is no `action` and no `observation.state`, but columns that may be parts of it." in inspected
-    ((name, entry),) = re.findall(r"next to the dataset, such as (arm\.json), and name it instead: ({.*}})", inspected)
-    assert json.loads(entry) == {"dataset": "arm", "columns": PARTS}
-    train = {
-        "action-vq": ["--preset", "quick", "--steps", "2", "--horizon", "2"],
-        "image-lam": ["--steps", "6", *SMALL],
-    }
-    for kind, options in train.items():
-        assert entry in said(["train", kind, parts, "--out", kind, *options], 2)
-
-    Path(name).write_text(entry)
-    assert "Nothing found that would hurt." in said(["inspect", name])
-    trained = said(["train", "image-lam", name, "--out", "lam", *train["image-lam"]])
-    assert "Judge it" in trained
-    labelled = said(["annotate", name, "--model", "lam", "--out", "runs/with labels", "--device", "cpu"])
-    (describe,) = re.findall(f"Describe it as {name} describes its dataset: (.*)\n", labelled)
-    words = shlex.split(describe)
-    assert (words[0], words[2:]) == ("echo", [">", "runs/with labels.json"])
-    Path(words[3]).write_text(words[1])
-    for key, joined in PARTS.items():
-        want = np.column_stack([open_dataset(parts).columns(1, [each])[each] for each in joined])
-        np.testing.assert_array_equal(open_dataset(words[3]).columns(1, [key])[key], want)
-    assert "rows equal" in said(after("Check them", labelled))
-    assert datasets._describe(name, "arm") == "arm-2.json"  # the first is the user's own
-    Path(name).write_text(json.dumps({"dataset": parts, "cameras": {"top": "front"}}))
-    options = ["--labelled-fraction", "0", "--action-key", "action.position", *train["image-lam"]]
-    said(["train", "image-lam", name, "--out", "lam2", *options])
-    labelled = said(["annotate", name, "--model", "lam2", "--out", "again", "--device", "cpu"])
-    Path("again.json").write_text(json.dumps({"dataset": "again", "cameras": {"top": "front"}}))
-    assert json.dumps({"dataset": "again", "cameras": {"top": "front"}}) in labelled
-    assert "rows equal" in said(after("Check them", labelled))
-    for key, names in PARTS.items():
-        Path(name).write_text(json.dumps({"dataset": parts, "fps": None, "columns": {key: names}}))
-        (columns,) = re.findall(rf'To join them, set in {name}: "columns": ({{.*}})', plain(said(["inspect", name])))
-        assert json.loads(columns) == PARTS
-    assert json.loads(Path(name).read_text())["columns"].keys() == {"observation.state"}
-    assert columns in said(["train", "action-vq", name, "--out", "tokens", *train["action-vq"]], 2)
 
 
 def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, said: Said):

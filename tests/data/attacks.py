@@ -62,7 +62,7 @@ def attack_one(root: Path, rng: random.Random, outside: Path) -> str:
             done.append(attack(root, rng, outside))
         except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError, pa.ArrowException) as error:
             done.append(f"half of {attack.__name__} ({type(error).__name__})")  # the first one left nothing to change
-        if attack in (pipe, sparse, link_more, many_rows):  # which the next one would run into
+        if attack in (pipe, sparse, link_more):  # which the next one would run into
             break
     return ", ".join(done)
 
@@ -178,18 +178,6 @@ def lerobot_feature(root: Path, rng: random.Random, outside: Path) -> str:
     return f"{key}: {kind} = {info['features'][key][kind]!r:.60}"
 
 
-def lerobot_camera(root: Path, rng: random.Random, outside: Path) -> str:
-    """A camera has another name everywhere; it is a folder in exports."""
-    odd = ["..", f"../../{outside.name}", "a/b", "a\\..\\b", " ", "C:x", "x" * 300, "\x1b[31m", "action", "timestamp"]
-    name = rng.choice(odd)
-    with edited(root / "meta" / "info.json") as info:
-        info["features"] = {name if key == CAMERA else key: feature for key, feature in info["features"].items()}
-    for file in root.rglob("*.parquet"):
-        table = pq.read_table(file)
-        pq.write_table(table.rename_columns([n.replace(CAMERA, name) for n in table.column_names]), file)
-    return f"camera {name!r:.40}"
-
-
 def numbers(root: Path, rng: random.Random, outside: Path) -> str:
     """Numbers in meta/episodes or in data that are too large."""
     path = _pick(root, rng, "*.parquet")
@@ -215,73 +203,6 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def odd_column(root: Path, rng: random.Random, outside: Path) -> str:
-    """A column of another type, a new one, or one twice."""
-    path = _pick(root, rng, "*.parquet")
-    table = pq.read_table(path)
-    n = table.num_rows
-    nested: Any = 1
-    ends = pa.py_buffer(np.arange(n + 1, dtype=np.int32).tobytes())
-    for _ in range(60):
-        nested = [nested]
-    makers: dict[str, Callable[[], pa.Array]] = {
-        "language": lambda: pa.array([[{"role": "user", "content": "hi", "tool_calls": [{"a": 1}]}]] * n),
-        "empty lists": lambda: pa.array([[]] * n),
-        "nulls": lambda: pa.nulls(n),
-        "nested": lambda: pa.array([nested] * n),
-        "binary": lambda: pa.array([b"\xff"] * n),
-        "text": lambda: pa.array(["x"] * n),
-        "dictionary": lambda: pa.array(["x"] * n).dictionary_encode(),
-        "numbers by dictionary": lambda: pa.array([1.0] * n).dictionary_encode(),
-        "decimal": lambda: pa.nulls(n, pa.decimal128(10, 2)),
-        "times": lambda: pa.array([2**62] * n, pa.timestamp("ns")),
-        "duration": lambda: pa.array([2**62] * n, pa.duration("s")),
-        "days": lambda: pa.array([2**31 - 1] * n, pa.int32()).cast(pa.date32()),
-        "broken text": lambda: pa.StringArray.from_buffers(n, ends, pa.py_buffer(b"\xff" * n)),
-        "half": lambda: pa.array(np.zeros(n, np.float16)),
-        "map": lambda: pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int64())),
-        "wide": lambda: pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n * 4096, np.float32)), 4096),
-        "large list": lambda: pa.array([[1.0, 2.0, 3.0]] * n, pa.large_list(pa.float32())),
-        "big numbers": lambda: pa.array([2**63] * n, pa.uint64()),
-        "struct": lambda: pa.array([{"bytes": b"x", "path": "../x"}] * n),
-    }
-    kind = rng.choice(list(makers))
-    name = rng.choice([*table.column_names, "new", "..", "a" * 3000, "language_events"])
-    column = makers[kind]()
-    if name in table.column_names and rng.random() < 0.8:
-        table = table.set_column(table.column_names.index(name), name, column)
-    else:
-        table = table.append_column(name, column)
-    metadata = rng.choice(
-        [{}, {"huggingface": "[" * DEEP}, {"huggingface": '{"info": {"features": {"a": {"_type": []}}}}'}]
-    )
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression=rng.choice(["snappy", "zstd", "none"]))
-    return f"{path.parent.parent.name}/{path.name}: {name!s:.30} is {kind}"
-
-
-def many_rows(root: Path, rng: random.Random, outside: Path) -> str:
-    """A small file that unpacks to gigabytes."""
-    path = _pick(root, rng, "*.parquet")
-    table = pq.read_table(path)
-    if not table.num_rows:
-        return "nothing to change"
-    kind = rng.choice(["rows", "rows", "texts"])
-    if kind == "rows":
-        rows = 2**26
-        first = pa.array(np.zeros(rows, np.int32))
-        names = [name for name in table.column_names[:2] if _is_number(table[name].type)]
-        columns = {name: table[name].chunk(0).take(first) for name in names} or {
-            "episode_index": pa.array(np.zeros(rows, np.int64))
-        }
-        pq.write_table(pa.table(columns), path, compression="zstd")
-    else:
-        text = pa.array(["x" * 2**20] * table.num_rows)
-        name = next((n for n in table.column_names if pa.types.is_string(table[n].type)), "new")
-        table = table.drop_columns([name]) if name in table.column_names else table
-        pq.write_table(table.append_column(name, text), path, compression="zstd")
-    return f"{path.parent.parent.name}/{path.name}: many {kind} in {path.stat().st_size} bytes"
-
-
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG with whatever its header claims."""
 
@@ -292,29 +213,6 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     side = min(width, 32)
     pixels = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 3 * side) * side))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in (head, *chunks, pixels, (b"IEND", b"")))
-
-
-def image_cell(root: Path, rng: random.Random, outside: Path) -> str:
-    """One stored image that is none, or too much of one."""
-    for path in sorted(root.glob("data/**/*.parquet"), key=lambda _: rng.random()):
-        table = pq.read_table(path)
-        found = [name for name in table.column_names if pa.types.is_struct(table[name].type)]
-        if found:
-            break
-    else:
-        return "nothing to change"
-    bomb = zlib.compress(bytes(70 * 2**20), 9)
-    bombs = [(b"iTXt", b"a\0\1\0\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb)]
-    claims = [png(60_000, 60_000), png(2**31 - 1, 2**31 - 1), png(9_000, 9_000), png(0, 0)]
-    data = [*claims, *(png(32, 32, chunk) for chunk in bombs), b"", png(32, 32)[:50], b"\xff\xd8\xff" * 1000, None]
-    images: list[dict[str, Any]] = [{"bytes": each} for each in data]
-    images += [{"path": path} for path in paths(outside) if "\ud800" not in path]
-    cells = table[found[0]].to_pylist()
-    new = rng.choice(images)
-    cells[rng.randrange(len(cells))] = {"bytes": None, "path": None} | new
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(table.set_column(table.column_names.index(found[0]), found[0], pa.array(cells, kind)), path)
-    return f"image {new!r:.60}"
 
 
 def rlds_claim(root: Path, rng: random.Random, outside: Path) -> str:
@@ -409,11 +307,7 @@ OWN: list[tuple[str, Attack]] = [
     ("meta/info.json", lerobot_path),
     ("meta/info.json", lerobot_path),
     ("meta/info.json", lerobot_feature),
-    ("meta/info.json", lerobot_camera),
     ("*.parquet", numbers),
-    ("*.parquet", odd_column),
-    ("*.parquet", many_rows),
-    ("meta/info.json", image_cell),
     ("dataset_info.json", rlds_claim),
     ("features.json", rlds_shape),
     ("*.hdf5", hdf5_item),

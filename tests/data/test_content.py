@@ -105,10 +105,6 @@ def _copy(source, root):
     return root
 
 
-def _rewritten(path, **options):
-    pq.write_table(pq.read_table(path), path, **options)
-
-
 def test_edited_actions_leave_the_videos_and_rewritten_videos_the_actions(source, tmp_path):
     whole, root = _of(source), _copy(source, tmp_path / "edited")
     for path in root.glob("data/*/*.parquet"):

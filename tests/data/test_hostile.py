@@ -264,9 +264,7 @@ def test_a_description_leads_downwards(tmp_path, monkeypatch):
     file = tmp_path / "theirs" / "arm.json"
     for target in ("../mine", str(tmp_path / "mine")):
         file.write_text(json.dumps({"dataset": target}))
-        with pytest.raises(
-            LattokError, match=r"`dataset` of `.*arm.json`: expected a path below .*theirs, .*LATTOK_DATA=.*/mine \("
-        ):
+        with pytest.raises(LattokError, match=r"`dataset` of `.*arm.json`: expected a path below .*theirs"):
             open_dataset(file)
     monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "mine"))
     assert len(open_dataset(file).episodes) == 1
@@ -285,9 +283,7 @@ def test_labels_beside_a_dataset_are_files_of_their_folder(tmp_path):
 
 
 def test_frame_indices_given_as_cameras(sample):
-    with pytest.raises(
-        LattokError, match=r"`cameras`: expected names of cameras, got array\(\[0, 1, 2\]\).*None, indices"
-    ):
+    with pytest.raises(LattokError, match=r"`cameras`: expected names of cameras, got array\(\[0, 1, 2\]\).*None"):
         sample.frames(0, np.arange(3))
 
 
@@ -427,6 +423,3 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
             use(root, tmp_path / path.stem)
         path.write_bytes(whole)
     use(root, tmp_path / "whole")
-
-
-COMMANDS = "\x1b]0;owned\x07\x1b[31mX"  # a new title for the terminal, and red from here on

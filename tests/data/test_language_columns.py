@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lattok.annotation import annotate
-from lattok.data import declare, export, inspect_dataset, open_dataset
+from lattok.data import declare, export, open_dataset
 from lattok.samples import PolicyWindows
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
@@ -56,25 +56,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def declared(root: Path) -> dict[str, Any]:
-    return {key: read_info(root)["features"][key] for key in KEYS}
-
-
-def test_export_keeps_them(spoken, tmp_path):
-    """One file has one type: empty lists take that of the others."""
-    out = export(open_dataset(spoken), tmp_path / "out").path
-    assert cells(out) == cells(spoken)
-    assert declared(out) == declared(spoken)
-    assert not set(KEYS) & set(json.loads((out / "meta" / "stats.json").read_text()))
-    again = open_dataset(out)
-    np.testing.assert_array_equal(
-        again.columns(1, ["action"])["action"], open_dataset(spoken).columns(1, ["action"])["action"]
-    )
-    inspect_dataset(again).render()
-    part = export(open_dataset(spoken), tmp_path / "part", episodes="1:3").path
-    assert {key: values[5:] for key, values in cells(spoken).items()} == cells(part)
 
 
 def test_rlds_has_no_place_for_them(spoken, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,7 @@ def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):
     dataset = make_dataset([4, 6], cameras=False)
     labels = {"latent.codes": Feature("int64", (4,), None), "latent.valid": Feature("bool", (1,), None)}
     dataset.features = {"observation.images.front": Feature("video", (8, 8, 3), None), **labels}
-    with pytest.raises(
-        LattokError, match=r"`action_key`: tiny has no 'action', nor any other vector\. Give a dataset with"
-    ):
+    with pytest.raises(LattokError, match=r"`action_key`: tiny has no 'action', nor any other vector\. Give a"):
         vector_key(dataset, "action_key", "action")
 
 
@@ -94,23 +94,17 @@ def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(LattokError, match=r"LeRobot's meta/info\.json is missing: copy the dataset again\."):
         open_dataset(tmp_path)
     (tmp_path / "meta" / "lattok.json").write_text("{}")
-    with pytest.raises(
-        LattokError, match=r"holds only the labels of one\. lattok verify and view take both: DATASET --labels "
-    ):
+    with pytest.raises(LattokError, match=r"holds only the labels of one\. lattok verify and view take both"):
         open_dataset(tmp_path)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path):
     for path in (tmp_path / "a" / "b" / "nothing", "x" * 5000, "a\0b", "~nobody"):
-        with pytest.raises(
-            LattokError, match=r"`dataset`: expected a folder, a description file, or a Hub id .* Recog"
-        ):
+        with pytest.raises(LattokError, match=r"`dataset`: expected a folder, a description file, or a Hub id"):
             open_dataset(path)
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(
-        LattokError, match=r"`dataset`: expected a folder, a \.hdf5 or \.h5 file, .*, or a description file"
-    ):
+    with pytest.raises(LattokError, match=r"`dataset`: expected a folder, a \.hdf5 or \.h5 file, .*, or a"):
         open_dataset(file)
 
 
@@ -125,18 +119,6 @@ def test_hub_ids_are_downloaded(monkeypatch):
     dataset = open_dataset("org/name", revision="v3.0")
     assert asked == [("org/name", "dataset", "v3.0", ["meta/*"])]
     assert dataset.name == "org/name"
-
-
-def test_hub_failure_is_one_line(monkeypatch):
-    def download(*args, **kwargs):
-        raise RuntimeError("404 Client Error.\nlong story")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(
-        LattokError, match=r"`dataset`: 'org/name' could not be fetched: RuntimeError: 404 Client Error\."
-    ) as error:
-        open_dataset("org/name")
-    assert "\n" not in str(error.value)
 
 
 def test_broken_info(make_dataset):
@@ -223,14 +205,9 @@ def test_a_folder_that_may_not_be_entered(tmp_path, monkeypatch, what):
 
 def test_options_that_a_format_has_no_use_for(tmp_path):
     root = write_rlds(tmp_path / "toy", [3])
-    with pytest.raises(
-        LattokError, match=r"`captions`: expected an option that .*toy has a use for \(fps, split, last_action, name,"
-    ):
+    with pytest.raises(LattokError, match=r"`captions`: expected an option that .*toy has a use for \(fps, split"):
         open_dataset(root, fps=5, captions="x.csv")
-    with pytest.raises(
-        LattokError,
-        match=r"`fps`: expected an option that .*metaworld_sample has a use for \(name,.* Leave it out: lerobot",
-    ):
+    with pytest.raises(LattokError, match=r"`fps`: expected an option that .*metaworld_sample has a use for \(name"):
         open_dataset(sample_dataset_path(), fps=5)
     assert open_dataset(sample_dataset_path(), fps=None).fps == 80
     for name in (3, "x" * 256):
@@ -358,3 +335,22 @@ def test_a_dataset_is_a_sequence_of_episodes(make_dataset):
     assert set(found[0]) == {"episode", *(key for key in dataset.features if key not in dataset.cameras)}
     with pytest.raises(IndexError):
         dataset[3]
+
+
+def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypatch):
+    """They may wait for each other for ever in pyarrow's cache of ranges."""
+    dataset, inside, most = make_dataset([6, 7, 8]), [], []
+    read = pq.ParquetFile.read
+
+    def watched(file, *arguments, **options):
+        inside.append(file)
+        most.append(inside.count(file))
+        time.sleep(0.01)
+        found = read(file, *arguments, **options)
+        inside.remove(file)
+        return found
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(dataset.frames, [0, 1, 2, 0]))
+    assert set(most) == {1}

@@ -35,10 +35,6 @@ def encoded(frames: np.ndarray, kind: str = "JPEG", **options) -> list[bytes]:
     return [encode_image(frame, kind, **options) for frame in frames]
 
 
-def contents(root) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def create(root, **options) -> LeRobotWriter:
     return LeRobotWriter.create(root, 10, FEATURES, video_codec="h264", encoder_threads=1, **options)
 
@@ -310,10 +306,7 @@ def test_images_without_loss(tmp_path, rng):
         (lambda f: f.update(kept=f["kept"][:3]), r"one length of at least 1, got lengths \[3, 5\]"),
         (lambda f: f["kept"].__setitem__(2, f["kept"][2][:-20]), "`kept`, frame 2: not a readable JPEG or PNG image"),
         (lambda f: f["kept"].__setitem__(0, b"GIF89a"), "`kept`, frame 0: not a readable JPEG or PNG image"),
-        (
-            lambda f: f.update(kept=encoded(np.zeros((5, 8, 10), dtype=np.uint8), "PNG")),
-            "`kept`, frame 0: expected an upright RGB image, got mode L",
-        ),
+        (lambda f: f.update(kept=encoded(np.zeros((5, 8, 10), dtype=np.uint8), "PNG")), "`kept`, frame 0: expected"),
         (
             lambda f: f.update(
                 kept=encoded(
@@ -323,10 +316,7 @@ def test_images_without_loss(tmp_path, rng):
             ),
             "got one to be turned by its Exif data",
         ),
-        (
-            lambda f: f.update(kept=encoded(f["given"])),
-            r"`kept`: expected frames of shape \[8, 10, 3\], got \[8, 12, 3\]",
-        ),
+        (lambda f: f.update(kept=encoded(f["given"])), r"`kept`: expected frames of shape \[8, 10, 3\], got \[8"),
         (lambda f: f.update(video=encoded(f["video"])), "`video`: expected uint8 frames for a video"),
         (lambda f: f.update(video=iter([f["given"][:4]])), "`video`: expected 5 frames, got 4"),
     ],

@@ -107,9 +107,6 @@ def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkey
     assert all(torch.isfinite(t).all() for t in model.saved_tensors().values() if t.is_floating_point())
 
 
-IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
-
-
 @pytest.mark.skipif(not GPU, reason="the stand-in counts instead")
 def test_the_alarm_hears_a_step_that_waits():
     x = torch.ones(2, device="cuda")

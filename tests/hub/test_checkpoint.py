@@ -80,6 +80,11 @@ def test_a_transform_that_meets_another_shape_is_listed_with_the_rest():
     assert "missing b; w + v has shape [1, 3] and [1, 4], which cannot become [2, 3]" in str(error.value)
 
 
+def test_other_precisions_become_ours():
+    got = translate(theirs(**{"theirs.w": torch.ones(2, 3, dtype=torch.float16)}), MAP, OURS, "file", kept=["steps"])
+    assert got["a.weight"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".safetensors"])
 def test_every_kind_of_file(tmp_path, suffix):
     path, tensors = tmp_path / f"x{suffix}", {"a.b": torch.ones(2)}

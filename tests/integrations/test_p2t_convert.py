@@ -269,20 +269,6 @@ def test_what_does_not_fit_is_listed(changes, text, tmp_path):
         read_p2t_vla(write(tmp_path, changed(changes)), **FACTS)
 
 
-@pytest.mark.parametrize(
-    ("facts", "text"),
-    [
-        ({"horizon": 0}, "`horizon`"),
-        ({"heads": 5}, "`heads`: expected a divisor of the width 32, got 5"),
-        ({"image_tokens": 1.5}, "`image_tokens`"),
-        ({"lora_alpha": 0}, "`lora_alpha`"),
-    ],
-)
-def test_impossible_facts_are_said(facts, text, tmp_path):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        p2t_vla(write(tmp_path, everything()), **{**FACTS, **facts})
-
-
 def no_base_layer():
     return changed({f"{QV}.base_layer.weight": None})
 

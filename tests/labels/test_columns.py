@@ -221,9 +221,7 @@ def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, 
 
 def test_labels_of_another_version_are_to_be_made_again(rewritten):
     dataset = rewritten(lambda known: known["latent"].pop("spec"))
-    with pytest.raises(
-        LattokError, match="lattok.json of annotated does not say what the labels `latent` are. Annotate"
-    ):
+    with pytest.raises(LattokError, match="lattok.json of annotated does not say what the labels `latent` are."):
         latent_spec(dataset, "latent", "steps", 4)
     dataset = rewritten(lambda known: known["latent"]["spec"].update(colour=1))
     with pytest.raises(LattokError, match="spec of latent.* names among .*, got colour. .*make it again"):

@@ -12,7 +12,6 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.data.opening import open_dataset
-from lattok.hub.records import divided
 from lattok.labels.sharing import Listing, _card, listing
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
@@ -178,19 +177,6 @@ def test_a_card_says_how_labels_were_made(tmp_path: Path):
     text = _card(none, "org/arm", "mit", "---\nlicense: x\n---\n\nMine --- all.\n")
     assert "\n2 episodes, 9 frames at 10 frames a second.\n" in text
     assert text.endswith("## The dataset's own card\n\nMine --- all.\n\n")
-
-
-@pytest.mark.parametrize(
-    ("card", "body"),
-    [
-        ("---\na: 1\n---\n\nWords --- more --- end\n", "Words --- more --- end"),
-        ("Words\n---\nrule\n---\nend\n", "Words\n---\nrule\n---\nend"),
-        ("---\nno end\n", "---\nno end"),
-        ("words\n", "words"),
-    ],
-)
-def test_a_card_without_its_facts(card: str, body: str):
-    assert divided(card)[1].strip() == body
 
 
 SECRETS = ("id_rsa", "secrets.env", "meta/wandb-token.json", "run/checkpoint.pt", "sub/notes.txt", "data/other.parquet")

@@ -185,18 +185,9 @@ def _declared(facts):
         ),
         (_rewritten(_noted), "file-000.parquet: `note`: expected numbers or lists of one length, got string"),
         (_rewritten(_nested), r"`note`: expected numbers or lists of one length, got struct<a{53}\.$"),
-        (
-            lambda dataset, labels: (labels / "meta/lattok.json").write_text('{"latent": 5}'),
-            "expected the columns that meta/lattok.json declares, got latent.c",
-        ),
-        (
-            _declared({"latent.codes": {"shape": [3]}}),
-            r"expected the columns that meta/lattok.json declares, got latent.c",
-        ),
-        (
-            _declared({"latent.codes": {"dtype": "int32"}}),
-            r"got latent.codes int64\[2\], latent.valid bool\[1\], latent.e",
-        ),
+        (lambda dataset, labels: (labels / "meta/lattok.json").write_text('{"latent": 5}'), "expected the columns"),
+        (_declared({"latent.codes": {"shape": [3]}}), r"expected the columns that meta/lattok.json declares, got"),
+        (_declared({"latent.codes": {"dtype": "int32"}}), r"got latent.codes int64\[2\], latent.valid bool\[1\]"),
     ],
 )
 def test_labels_of_something_else(dataset, labels, change, says):

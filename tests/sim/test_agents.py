@@ -64,20 +64,11 @@ def test_a_policy_sees_its_own_cameras_at_their_size_and_plans_in_one_batch(monk
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (
-            {"cameras": ("observation.images.top",)},
-            "the policy looks at observation.images.top, and toy/left has only observation.images.front, ",
-        ),
-        (
-            {"proprio_dim": 3, "proprio_names": ()},
-            "the policy reads 3 numbers of observation.state, and toy/left has 1 (place).",
-        ),
+        ({"cameras": ("observation.images.top",)}, "the policy looks at observation.images.top, and toy/left has"),
+        ({"proprio_dim": 3, "proprio_names": ()}, "the policy reads 3 numbers of observation.state, and toy/left"),
         ({"action_dim": 3, "action_names": ()}, "the policy's actions have 3 numbers, and toy/left takes 2 (x, y)."),
         ({"fps": 20.0}, "toy/left takes 10 decisions a second, and the policy learned from 20. Give repeat=2."),
-        (
-            {"camera_sizes": ((16, 24),)},
-            "`model`: expected a policy with square images of one size, as simulators render them, got observation.ima",
-        ),
+        ({"camera_sizes": ((16, 24),)}, "`model`: expected a policy with square images of one size, as simulators"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> None:
@@ -133,9 +124,7 @@ def test_what_a_policy_of_other_numbers_lacks_is_named() -> None:
     with pytest.raises(LattokError, match=r"the policy's actions have 3 numbers, and toy/left takes 2 \(x, y\)"):
         rollout(unified(robot_spaces=ROBOT | {"actions": three}), "toy", 1)
     absolute = [{"part": "position", "mode": "absolute", "arm": "left"}]
-    with pytest.raises(
-        LattokError, match="unified actions are not enough for its robot: `state`: expected the position"
-    ):
+    with pytest.raises(LattokError, match="unified actions are not enough for its robot: `state`: expected the"):
         rollout(unified(robot_spaces=ROBOT | {"actions": absolute}), "toy", 1)
     joints = [*ROBOT["actions"], {"part": "joints", "n": 3, "arm": "left"}]
     with pytest.raises(LattokError, match="unified actions are not enough for its robot: `target`: expected"):

@@ -131,9 +131,7 @@ def test_another_layout_is_beyond_the_usual_one_and_can_be_solved(name: str, mad
 
 @pytest.mark.skipif(not HERE[1:], reason="ogbench is not installed")
 def test_a_world_that_cannot_be_rearranged_says_so() -> None:
-    with pytest.raises(
-        LattokError, match="^`variation`: expected layout only in .*metaworld-pairs.*, got it in ogbench"
-    ):
+    with pytest.raises(LattokError, match="^`variation`: expected layout only in .*metaworld-pairs.*, got it in"):
         make("ogbench/drawer-open", variation=Variation(layout=True))
 
 
@@ -157,17 +155,6 @@ def test_wrong_actions_are_refused(name: str, made: Maker) -> None:
         env.act(np.zeros(3))
     with pytest.raises(LattokError, match=r"^`action`: expected finite numbers, got nan in dimension z"):
         env.act(np.where(np.arange(count) == 2, np.nan, 0))
-
-
-def test_a_missing_package_of_a_world_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "metaworld", "ogbench")
-    with pytest.raises(
-        LattokError, match=r"metaworld needs metaworld[.\w]*, which is not installed. Run: pip install .*\[sim\]"
-    ):
-        find_tasks("metaworld/reach")
-    assert worlds.tasks_by_instructions(("open the drawer",), None) == []
-    with pytest.raises(LattokError, match="`tasks`: expected at least one task of metaworld, metaworld-pairs, ogbench"):
-        find_tasks([])
 
 
 @pytest.mark.parametrize(

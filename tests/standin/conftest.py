@@ -1,6 +1,6 @@
 """What tests on the stand-in accelerator share: tiny datasets, and recipes of every kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,3 @@ def assert_same(got: Any, expected: Any, what: str = "") -> None:
         )
     else:
         assert got == expected, what
-
-
-Make = Callable[..., Recipe[Any]]

@@ -4,13 +4,10 @@ import re
 
 import pytest
 
-import lattok
 from lattok import LattokError
 from lattok.utils.checks import (
     did_you_mean,
     fail,
-    known_keys,
-    one_of,
     printable,
     warn,
 )
@@ -37,26 +34,6 @@ OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidd
 )
 def test_a_name_that_is_nearly_known_is_named(word, meant):
     assert did_you_mean(word, OPTIONS) == (f"Did you mean {meant}?" if meant else "")
-
-
-def test_options_presets_and_names_of_the_package_say_what_was_meant(tmp_path):
-    recipe = lattok.ActionVQRecipe
-    with pytest.raises(LattokError, match=r"got learning_rate\. Did you mean lr\?"):
-        recipe.from_preset("data", tmp_path, "quick", learning_rate=1e-3)
-    with pytest.raises(LattokError, match=r"`preset`: .* got 'quikc'\. Did you mean quick\?"):
-        recipe.from_preset("data", tmp_path, "quikc")
-    with pytest.raises(LattokError, match=r"got batchsize, lerning_rate\. Did you mean batch_size\? Did you mean lr\?"):
-        recipe.from_preset("data", tmp_path, "quick", lerning_rate=1, batchsize=3)
-    for name, meant in (("ActionVQ", "P2TActionVQ"), ("ImageLam", "ImageLAM"), ("opendataset", "open_dataset")):
-        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\. Did you mean {meant}\?"):
-            getattr(lattok, name)
-    assert not hasattr(lattok, "__wrapped__")
-    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'$"):
-        _ = lattok.frobnicate
-    with pytest.raises(LattokError, match="got 'nothing like it'.$"):
-        one_of("x", "nothing like it", ("a", "b"))
-    with pytest.raises(LattokError, match="got quux.$"):
-        known_keys("x", {"quux": 1}, ["a", "b"])
 
 
 def test_errors_do_not_command_a_terminal():

@@ -44,11 +44,7 @@ def test_a_name_stands_for_one_device(machine, facts, asked, expected):
         ({}, "cuda", r"`device`: expected a device of this machine \(cpu\), got 'cuda'"),
         ({"gpus": 2}, "cuda:2", r"a device of this machine \(cuda:0, cuda:1, cpu\), got 'cuda:2'"),
         ({"mps": True}, "mps:1", r"a device of this machine \(mps, cpu\), got 'mps:1'"),
-        (
-            {"mps": True},
-            "mps:x",
-            "`device`: expected auto, cpu, or an accelerator that torch .* 'mps:x'",
-        ),
+        ({"mps": True}, "mps:x", "`device`: expected auto, cpu, or an accelerator that torch .* 'mps:x'"),
         ({}, "gpu", "`device`: expected auto, cpu, or an accelerator that torch knows, such as cuda:1 .* got 'gpu'"),
     ],
 )

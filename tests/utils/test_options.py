@@ -12,9 +12,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.clips import ClipLAMConfig
 from lattok.utils.checks import LattokError
 from lattok.utils.options import (
-    FROM_DATA,
     GROUP,
-    REQUIRED,
     check_choices,
     knows_data,
     options_of,
@@ -51,14 +49,6 @@ def test_words_are_those_of_their_type_and_groups_their_dataclass(changes: dict[
         check_choices(Chosen(**changes), group)
     assert str(error.value) == text
     assert [option.kind for option in options_of(Chosen)][2:] == [str, int]
-
-
-@dataclass(frozen=True)
-class Config:
-    dims: int = field(default=0, metadata=REQUIRED)
-    cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
-    names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
-    width: int = 8
 
 
 @pytest.mark.parametrize("config", [ActionVQConfig, ImageLAMConfig, VLAConfig, ClipLAMConfig])

@@ -280,9 +280,7 @@ def test_a_layout_that_is_described(tmp_path: Path):
         run = file.create_group("runs/run_1")
         run.attrs["task"] = "wipe"
         run["cmd/joints"], run["arm/q"], run["cam/front/rgb"] = action, state, frames.transpose(0, 3, 1, 2)
-    with pytest.raises(
-        LattokError, match=r"own.h5: expected a layout of .*runs/run_1/cmd/joints float32 \[5, 3\].*Say where"
-    ):
+    with pytest.raises(LattokError, match=r"own.h5: expected a layout of .*runs/run_1/cmd/joints float32 \[5"):
         open_dataset(tmp_path / "own.h5", fps=10)
     columns = {"cmd/joints": "action", "arm/q": "observation.state", "cam/*/rgb": "observation.images.*"}
     layout = {"episodes": "runs/run_*", "columns": columns, "instruction": "@task"}

@@ -206,10 +206,7 @@ def test_files_must_be_alike(libero: Path):
     with h5py.File(libero / "push_demo.hdf5", "a") as file:
         for demo in file["data"].values():
             del demo["obs/joint_states"]
-    with pytest.raises(
-        LattokError,
-        match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`: expected float64 .*, got nothing",
-    ):
+    with pytest.raises(LattokError, match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`"):
         HDF5Dataset(libero)
     with h5py.File(libero / "push_demo.hdf5", "a") as file:
         for demo in file["data"].values():
@@ -320,15 +317,11 @@ def test_files_that_are_no_robomimic_files(tmp_path: Path):
         assert "\n" not in str(error.value)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["observations"] = np.zeros(3)
-    with pytest.raises(
-        LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64 \[3\]. Say"
-    ):
+    with pytest.raises(LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64"):
         HDF5Dataset(tmp_path / "other.h5")
     with h5py.File(tmp_path / "hollow.h5", "w") as file:
         file["data/demo_0/actions"] = np.zeros(())
-    with pytest.raises(
-        LattokError, match="no demonstration can be read, first .*demo_0: expected a group with `actions`"
-    ):
+    with pytest.raises(LattokError, match="no demonstration can be read, first .*demo_0: expected a group with"):
         HDF5Dataset(tmp_path / "hollow.h5")
     with pytest.raises(LattokError, match="`path`: expected a .hdf5 or .h5 file or a folder of them, got .*nowhere"):
         HDF5Dataset(tmp_path / "nowhere")
@@ -341,9 +334,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path):
     path = write_libero(tmp_path / "a.hdf5", lengths=(5,))
     dataset = HDF5Dataset(path)
     write_libero(path, lengths=(6,))
-    with pytest.raises(
-        LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was opened"
-    ):
+    with pytest.raises(LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was"):
         dataset.columns(0, ["action"])
     path.unlink()
     with pytest.raises(LattokError, match=r"missing data file .*a.hdf5|is not as it was"):
@@ -351,9 +342,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path):
 
 
 def test_unknown_columns(libero: Path):
-    with pytest.raises(
-        LattokError, match="`keys`: expected columns among action, next.reward, .*, got 'observation.imag"
-    ):
+    with pytest.raises(LattokError, match="`keys`: expected columns among action, next.reward, .*, got"):
         HDF5Dataset(libero).columns(0, ["observation.images.agentview_rgb"])
 
 

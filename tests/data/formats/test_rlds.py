@@ -177,9 +177,7 @@ def test_nothing_readable_at_all(tmp_path):
     path = shard_path(root, 0, 1)
     content = path.read_bytes()
     path.write_bytes(b"PK" + content[2:])
-    with pytest.raises(
-        LattokError, match=r"no episode of split `train` can be read: .*record 0: the checksum of its l"
-    ):
+    with pytest.raises(LattokError, match=r"no episode of split `train` can be read: .*record 0: the checksum of"):
         open_rlds(root)
     path.write_bytes(record(content))  # no example
     describe(root, [1])
@@ -273,9 +271,7 @@ def test_images_that_cannot_be_used(tmp_path):
     steps = {"action": tensor("float32", 1), "observation": features_dict({"any": image(-1, -1, 3)})}
     values = {"steps/observation/any": [encode_image(other, "PNG"), encode_image(other[:, :8], "PNG")]}
     unsaid = one_record(tmp_path / "unsaid", steps, values | {"steps/action": np.zeros(2, "f4")})
-    with pytest.raises(
-        LattokError, match="`observation.images.any` of .*: expected 8x9x3 as in the first episode, got 8x8"
-    ):
+    with pytest.raises(LattokError, match="`observation.images.any` of .*: expected 8x9x3 as in the first episode"):
         unsaid.frames(0)
     for name in ("broken", "gif"):
         with pytest.raises(LattokError, match=where.format(name) + ": not a readable JPEG or PNG image"):
