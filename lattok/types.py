@@ -2,11 +2,12 @@
 P codes per sample, d latent width, T frames of a video, V cameras."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import get_protocol_members
 
 Gap = int | str | None  # frames, or seconds such as "0.2s"; None is the model's own
 LossTerms = dict[str, Tensor]  # named 0-d tensors; the training loop weights and sums them
@@ -76,14 +77,86 @@ def join(parts: Sequence[LatentActions]) -> LatentActions:
     )
 
 
+class LabelsVideo(Protocol):
+    """Gives a latent action for each frame of a video: probes, controls, entropy and history need no more."""
+
+    def stride_frames(self, fps: float) -> int: ...
+    def resize(self, frames: np.ndarray) -> np.ndarray: ...
+    def label_video(self, frames: np.ndarray, stride: Gap = None) -> LatentActions: ...
+
+
+class EncodesFeatures(Protocol):
+    """Gives the latent actions of frame pairs from features of each frame, so that frames may be changed first."""
+
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
+        ...
+
+    def encode_features(self, features: Tensor) -> LatentActions:
+        """Turn features [B, 2, V*N, D] into B latent actions."""
+        ...
+
+
+class PredictsFrames(Protocol):
+    """Predicts what the later frame of a pair shows: its decoder can be given wrong latents, or none."""
+
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into what is predicted of frames, and from which, [..., N, D]."""
+        ...
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict targets of later frames [B, N, D] from those of first ones [B, N, D] and B latent actions."""
+        ...
+
+
+class EncodesPredictions(EncodesFeatures, PredictsFrames, Protocol):
+    """Encodes what it predicts, so that a latent action can be applied in another scene and read again."""
+
+    def features_of(self, targets: Tensor) -> Tensor:
+        """Turn what is predicted of frames [B, N, D] into their features [B, V*N, D]."""
+        ...
+
+
+class StartsAfresh(Protocol):
+    """Makes a model of the same configuration with random weights: a control."""
+
+    def fresh(self) -> Any: ...
+
+
+class InfersActions(Protocol):
+    """Infers what the robot did at each frame of a video, in units of its actions."""
+
+    def unit_frames(self, fps: float) -> int: ...
+    def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
+        """Infer the actions of T frames: `actions` [T, m], and how unsure it is of each, `spread` [T]."""
+        ...
+
+
+class TokenizesActions(Protocol):
+    """Turns chunks of actions into codes and back."""
+
+    def encode(self, chunks: Any, valid: Any = None) -> Any: ...
+    def decode(self, codes: Any, *, repair: bool = False) -> Any: ...
+    def latent_actions(self, chunks: Any, valid: Any = None) -> LatentActions: ...
+
+
+class Acts(Protocol):
+    """Chooses chunks of actions [B, H, m] from observations."""
+
+    def predict_chunk(self, batch: "PolicyBatch") -> Tensor: ...
+
+
+def lacks(thing: Any, *protocols: Any) -> list[str]:
+    """Name the methods of protocols that a model, or a class of models, does not have: none if it can do all that."""
+    wanted = {name for protocol in protocols for name in get_protocol_members(protocol)}
+    return sorted(name for name in wanted if not callable(getattr(thing, name, None)))
+
+
 class Labeller:
-    """A model that labels, with all that annotation and evaluation ask of one; the values here hold for many."""
+    """A model that labels. What it can do beyond that, and is evaluated for, the protocols above say by its methods."""
 
     label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
-    # that `evaluate` asks questions of: "chunks", "pairs", "clips", "actions" or "policy"
-    evidence: ClassVar[str | None] = None
     type: ClassVar[str] = ""  # of artefact
-    infers_actions: ClassVar[bool] = False  # `infer_actions` says what the robot did, in units of its actions
     reads_task: bool = False  # `label_video` also takes the instruction as `task`, or a list of those of all frames
     source: str | None = None  # Hub id or name of the folder that it was loaded from
     trained_on: dict[str, Any] | None = None  # what its training.json says
@@ -108,7 +181,6 @@ class ActionTokenizer(Labeller):
     """
 
     label_source = "actions"
-    evidence = "chunks"
     horizon: int  # steps per chunk, H
     action_dim: int  # action dimensions m
     vocab_size: int = 0  # number of codes K
@@ -139,7 +211,6 @@ class VideoLabeller(Labeller):
     """An image latent action model that can label: frame t gets the latent action of the pair (t, t + stride)."""
 
     label_source = "video"
-    evidence = "pairs"
     cameras: tuple[str, ...]  # in the order of the V axis
     codebook_size: int | None = None  # K; None for a continuous model
 
@@ -171,10 +242,6 @@ class VideoLabeller(Labeller):
         `stride` is a number of frames, or seconds ("0.2s"), for which `fps` is needed; the model's own by default. The
         video may come in pieces, in order; labels do not depend on where they begin.
         """
-        raise NotImplementedError
-
-    def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
-        """Infer the action taken at each of T frames, [T, m], and how unsure the model is of it, [T]."""
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ from lattok.data.views import View, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
-from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
+from lattok.types import ActionTokenizer, InfersActions, LatentActions, VideoLabeller, lacks
 from lattok.utils import checks, files
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.version import __version__
@@ -158,7 +158,7 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         video = (decode(index, first, last) for first, last in _spans(length))
         (episode,) = select_episodes(work.dataset, [index])
         inputs = {"task": instruction_of(work.dataset, episode)} if model.reads_task else {}
-        if model.infers_actions:
+        if not lacks(model, InfersActions):
             parts = _inferred(work, prefix, index, video, inputs)
         else:
             parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **inputs), work.options)
@@ -278,7 +278,7 @@ def _check_fills(work: Work) -> None:
     dataset, key = work.dataset, work.options.action_key
     checks.size("models", "models to fill in actions", len(work.models), 1)
     ((prefix, model),) = cast(Mapping[str, Any], work.models).items()
-    if not model.infers_actions:
+    if lacks(model, InfersActions):
         hint = "Train one: lattok train idm."
         checks.fail("models", f"a model that infers actions for `{prefix}`", f"one of type {model.type}", hint)
     if others := [each for each in fillers(dataset, key) if each != prefix]:

@@ -19,7 +19,7 @@ from lattok.labels.spec import LatentSpec, Options, provenance_of
 from lattok.loading import by_prefix
 from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
-from lattok.types import Episode
+from lattok.types import Episode, InfersActions, lacks
 from lattok.utils import checks
 from lattok.utils.runs import run_of
 
@@ -199,7 +199,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     fills = entry.get("fills", {})
     key, parts = fills.get("column"), fills.get("parts", ())
     parts = [key] if not parts or key in work.dataset.joined else [*parts]  # joined, or as they are stored
-    infers = getattr(work.models[prefix], "infers_actions", False)  # who edits the record need not ask for it
+    infers = not lacks(work.models[prefix], InfersActions)  # who edits the record need not ask for it
     columns += (parts := parts if infers and {*parts} <= work.dataset.features.keys() else [])
     tally, frames, done, again = {name: _Tally() for name in columns}, 0, 0, Labels()
     for episode in chosen:

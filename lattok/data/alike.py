@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from lattok.data.actions.space import ActionSpace
 from lattok.data.schema import RobotDataset, described_by, dimension_names, short_name, vector_key
 from lattok.data.views import action_spaces, part_names, trained_space, unwrap
+from lattok.types import Acts, InfersActions, lacks
 from lattok.utils import checks
 
 RATES_DIFFER = 0.01  # of a rate: 29.97 is 30
@@ -255,9 +256,9 @@ def _per_step(model: Any, dataset: RobotDataset, key: str) -> str | None:
     """Say what a model of steps does wrong at another rate; None of a model of frames that are some seconds apart."""
     if getattr(model, "label_source", None) == "actions":
         return f"a chunk of {checks.counted(model.horizon, 'step')} lasts another time"
-    if getattr(model, "evidence", None) == "policy":
+    if not lacks(model, Acts):
         return "its actions last another time"
-    if getattr(model, "infers_actions", False):
+    if not lacks(model, InfersActions):
         space = trained_space(model.trained_on) or action_spaces(dataset).get(key)
         if space is None or any(getattr(part, "mode", "") in INCREMENTS for part in space.parts):
             return "a step is another time, and so are increments"

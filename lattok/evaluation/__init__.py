@@ -7,6 +7,8 @@ A question measures and presents in one module of `questions`, or of another pac
 from lattok.evaluation.comparison import compare as compare
 from lattok.evaluation.evaluate import evaluate as evaluate
 from lattok.evaluation.evidence import EvalOptions as EvalOptions
+from lattok.evaluation.evidence import Evidence as Evidence
+from lattok.evaluation.evidence import register_evidence as register_evidence
 from lattok.evaluation.page import REPORT_HTML as REPORT_HTML
 from lattok.evaluation.page import REPORT_JSON as REPORT_JSON
 from lattok.evaluation.questions import question as question

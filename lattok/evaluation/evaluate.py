@@ -1,31 +1,20 @@
 """Judging a model on held-out episodes: gather its evidence, ask every question of it, put the outcomes in a report."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from lattok.data import RobotDataset, as_dataset
-from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
-from lattok.evaluation.evidence.action_evidence import ActionEvidence
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
+from lattok.evaluation.evidence import Case, EvalOptions, Evidence, kinds_of, provenance_of
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.questions import answer, in_order, next_steps, with_advice
-from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.training import LoopOptions
+from lattok.types import Acts, lacks
 from lattok.utils import checks
 
-Evidence: TypeAlias = TokenizerEvidence | LatentEvidence | ActionEvidence | PolicyEvidence
-EVIDENCE: Mapping[str, type[Evidence]] = {  # by what a family of models says of itself
-    "chunks": TokenizerEvidence,
-    "pairs": LatentEvidence,
-    "clips": LatentEvidence,
-    "actions": ActionEvidence,
-    "policy": PolicyEvidence,
-}
 HEADLINE = 2  # questions whose findings it repeats
 
 
@@ -40,7 +29,8 @@ def evaluate(
 ) -> Report:
     """Judge a model on held-out episodes of a dataset; paths also work.
 
-    It is an action tokenizer, a latent action model, an inverse dynamics model or a policy.
+    It is an action tokenizer, a latent action model, an inverse dynamics model or a policy, of any package: what is
+    asked depends on its methods (the protocols in `lattok.types`), and the report names what could not be asked.
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
     `max_episodes`, `seed`, `progress`, `overwrite`, `any_rate`. With `out`, writes `report.json` and `report.html`
@@ -54,16 +44,15 @@ def evaluate(
     chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts")
     checks.one_of("controls", controls, ("quick", "trained"))
     model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
-    kind = str(getattr(model, "evidence", None))
-    if kind not in EVIDENCE:
+    if not (kinds := kinds_of(model)):
         expected = "an action tokenizer, a latent action model, an inverse dynamics model or a policy"
         got = model.type if isinstance(getattr(model, "type", None), str) else type(model).__name__
         checks.fail("model", expected, got)
-    if rollouts is not None and kind != "policy":
+    if rollouts is not None and lacks(model, Acts):
         checks.fail("rollouts", "none for a model that does not act", "some")
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
     chosen.check_rate(model, dataset)
-    key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
+    key = chosen.action_key if kinds[0].cls.by_column else None
     case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
     asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
     asked |= {"any_rate": True} if chosen.any_rate else {}
@@ -71,19 +60,25 @@ def evaluate(
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():
-        evidence, found = EVIDENCE[kind].gather(case), list[Outcome | None]()
-        questions = [each for each in in_order() if kind in each.of]
-        for question in questions:
-            chosen.note("questions", len(found), len(questions))
-            found.append(question.ask(evidence))
-        chosen.note("questions", len(found), len(questions))
-    report = _report(evidence, [outcome for outcome in found if outcome is not None], provenance)
+        evidence, found = {kind.name: kind.cls.gather(case) for kind in kinds}, list[Outcome | None]()
+        asked_of = [(each, name) for each in in_order() for name in evidence if name in each.of]
+        missing = {each.name: lacks(model, *each.needs) for each, _ in asked_of}
+        asked_of = [(each, name) for each, name in asked_of if not missing[each.name]]
+        for question, name in asked_of:
+            chosen.note("questions", len(found), len(asked_of))
+            found.append(question.ask(evidence[name]))
+        chosen.note("questions", len(found), len(asked_of))
+    if any(missing.values()):
+        reasons = {name: f"the model has no {' and no '.join(these)}" for name, these in missing.items() if these}
+        provenance["not_asked"] = reasons
+    report = _report([*evidence.values()], [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:
         write(report, chosen.folder, chosen.overwrite)
     return report
 
 
-def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str, Any]) -> Report:
+def _report(every: Sequence[Evidence], outcomes: list[Outcome], provenance: Mapping[str, Any]) -> Report:
+    evidence = every[0]
     case, shown = evidence.case, [outcome for outcome in outcomes if outcome.sections][:HEADLINE]
     readings = [outcome.headline or outcome.sections[0].reading for outcome in shown]
     verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case)
@@ -97,7 +92,7 @@ def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str
         verdicts=verdicts,
         figures={name: value for outcome in outcomes for name, value in outcome.figures.items()},
         sections=tuple(section for outcome in outcomes for section in outcome.sections),
-        provenance={**evidence.provenance, **provenance},
+        provenance={**{key: value for each in every for key, value in each.provenance.items()}, **provenance},
         answer=found,
         steps=next_steps(found, verdicts, case.named(evidence.use)),
     )

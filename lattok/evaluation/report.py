@@ -232,6 +232,8 @@ class Report:
         lines = [*self._answer, *wrapped(self.headline, WIDTH, "", ""), "", *wrapped(LEGEND, WIDTH, "", "")]
         for verdict in self.verdicts:
             lines += wrapped(f"{marks[verdict.holds]} {verdict.text}", WIDTH, "  ", "    ")
+        for name, reason in self.provenance.get("not_asked", {}).items():
+            lines += wrapped(f"? {name.replace('_', ' ')}: not asked, {reason}", WIDTH, "  ", "    ")
         lines += ["", "What to do next:"] * bool(self.steps)
         for step in self.steps:
             lines += wrapped(f"- {step}", WIDTH, "  ", "    ")

@@ -14,6 +14,7 @@ from abc import ABC
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_type_hints
 
@@ -187,7 +188,8 @@ class HubModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.buffers()).device
+        held = next(chain(self.buffers(), self.parameters()), None)
+        return torch.device("cpu") if held is None else held.device
 
     def extra_repr(self) -> str:  # the first lines of `repr`
         learned = records.datasets_of(self.trained_on)

@@ -14,7 +14,7 @@ from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.alike import check_actions, note_rate, note_start
 from lattok.data.episodes import check_horizon
-from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
+from lattok.evaluation.evidence.policy_evidence import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of, read_config, resolve
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.labels.spec import provenance_of

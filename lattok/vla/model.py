@@ -57,7 +57,6 @@ class LatentVLA(OfDatasets, BackboneModel):
     """
 
     type = "latent-vla"
-    evidence = "policy"
     config_class = VLAConfig
     narrow = True
     config: VLAConfig

@@ -22,9 +22,9 @@ from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
 from lattok.evaluation.questions import NOT_RUN
 from lattok.evaluation.questions.history import hold_out_more
-from lattok.evaluation.questions.policies import PolicyEvidence
 from tests.annotation.test_fill import write as write_filled
 from tests.annotation.test_fill import write_parts
 from tests.conftest import moving_square, put_video

@@ -18,9 +18,9 @@ from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import render, svg
-from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Criterion, Report, Section, Table, TableRow, Verdict
 from lattok.recipes import recipe_for
 from lattok.utils.checks import LattokError

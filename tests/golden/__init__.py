@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from lattok.types import InfersActions, lacks
 from lattok.utils import files
 from lattok.version import __version__
 from tests.fuzz_artefacts import small_models
@@ -58,7 +59,7 @@ def gives(model: Any) -> dict[str, torch.Tensor]:
         return {"chunk": model.predict_chunk(seen)}
     if model.label_source == "video":
         video = ((wave(5, len(model.cameras), 16, 16, 3) + 1) * 127).to(torch.uint8)
-        if model.infers_actions:
+        if not lacks(model, InfersActions):
             read = model.infer_actions(video, 1)._asdict()
             return {name: torch.as_tensor(read[name]) for name in ("actions", "spread", "latents")}
         labels = model.label_video(video.numpy(), 1)

@@ -1,13 +1,14 @@
-"""What questions are answered from; here what an evaluation is about: a model, a dataset, the episodes that judge."""
+"""What questions are answered from, by what a model can do; here what an evaluation is about: a model, a dataset, the
+episodes that judge. Each kind of evidence is a class that registers itself."""
 
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,12 @@ from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
-from lattok.types import Episode
+from lattok.types import Episode, lacks
 from lattok.utils import checks
+from lattok.utils.registry import Registry
 from lattok.version import __version__
+
+LAST = 100  # place of what names none: after those of lattok
 
 
 class Split(NamedTuple):
@@ -199,6 +203,66 @@ class Case:
             if isinstance(self.model, torch.nn.Module) and self.model.training:
                 after.callback(self.model.eval().train)
             yield
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found out about the model of a case; `gather` finds it. Questions of its kind are asked of it."""
+
+    case: Case
+    kind: ClassVar[str] = "labels"  # of the report
+    asks: ClassVar[str] = "What do these labels hold?"  # that the report answers
+    use: ClassVar[str] = ""  # what to do with a model that may be used
+    by_column: ClassVar[bool] = True  # judged by `action_key`: episodes in which that was measured
+
+    @classmethod
+    def gather(cls, case: Case) -> "Evidence":
+        raise NotImplementedError
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the report rests on, besides model, dataset and options; JSON values only."""
+        return {}
+
+
+@dataclass(frozen=True, repr=False)
+class EvidenceKind:
+    """Evidence that there is about models that can do what the protocols `of` say, and nothing of `unless`."""
+
+    name: str
+    cls: type[Evidence]
+    of: tuple[type, ...]
+    unless: tuple[type, ...]
+    place: int
+
+    def __repr__(self) -> str:
+        return f"{self.cls.__module__}.{self.cls.__qualname__}"
+
+    def fits(self, model: Any) -> bool:
+        """Tell whether a model, or a class of models, gives such evidence."""
+        return not lacks(model, *self.of) and all(lacks(model, each) for each in self.unless)
+
+
+EVIDENCE: Registry[EvidenceKind] = Registry("lattok.evidence", "lattok.evaluation.evidence")
+Kind = TypeVar("Kind", bound=type[Evidence])
+
+
+def register_evidence(
+    name: str, of: tuple[type, ...], unless: tuple[type, ...] = (), place: int = LAST
+) -> Callable[[Kind], Kind]:
+    """Register a class of evidence about models that have the methods of all protocols `of`, and lack some of each of
+    `unless`. Of several kinds, the report's answer is about that with the least `place`."""
+
+    def register(cls: Kind) -> Kind:
+        EVIDENCE.add(name, EvidenceKind(name, cls, of, unless, place))
+        return cls
+
+    return register
+
+
+def kinds_of(model: Any) -> list[EvidenceKind]:
+    """List the kinds of evidence that there are about a model, or a class of models."""
+    return sorted((each for each in EVIDENCE.values() if each.fits(model)), key=lambda each: (each.place, each.name))
 
 
 def facts_of(dataset: RobotDataset) -> dict[str, Any]:

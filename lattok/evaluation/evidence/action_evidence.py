@@ -25,7 +25,7 @@ from lattok.data.alike import check_actions, check_states
 from lattok.data.copies import with_copies
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
-from lattok.evaluation.evidence import Case, evenly, judged_episodes, measured, out_of
+from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, measured, out_of, register_evidence
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
@@ -40,7 +40,7 @@ from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
-from lattok.types import Episode
+from lattok.types import Episode, InfersActions
 from lattok.utils import checks
 
 CODES, LEVELS = 16, 4  # of the k-means control
@@ -48,8 +48,9 @@ AROUND = tuple(range(-2, 5))  # frames of the state differences
 CHANGES = Augmentation(crop=1.0, shift=0.125, brightness=0.2, contrast=0.2)  # of images, as the presets have it
 
 
+@register_evidence("actions", of=(InfersActions,), place=20)
 @dataclass(frozen=True)
-class ActionEvidence:
+class ActionEvidence(Evidence):
     """Inferred actions of all held-out frames whose actions are known, and those of controls."""
 
     case: Case
@@ -63,6 +64,7 @@ class ActionEvidence:
     kind = InverseDynamics.type
     asks = "May its actions replace unknown ones?"
     use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out filled"
+    by_column = False  # but by the actions that it learned
 
     @classmethod
     def gather(cls, case: Case) -> "ActionEvidence":
@@ -117,7 +119,7 @@ def _source(case: Case) -> PairSource:
     check_actions(model, dataset, key)
     if model.state_key is not None:
         check_states(model.config.state_names, model.config.state_dim, dataset, model.state_key)
-    source = PairSource.of(case)
+    source = PairSource.of(case, model.unit_frames(dataset.fps))
     return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
 
 

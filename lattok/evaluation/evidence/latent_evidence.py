@@ -19,14 +19,14 @@ from torch import Tensor
 
 from lattok.data import dimension_names
 from lattok.data.instructions import task_group
-from lattok.evaluation.evidence import Case
+from lattok.evaluation.evidence import Case, Evidence, register_evidence
 from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, labels_only
 from lattok.image_lam import TrainedPairModel
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
-from lattok.types import Episode
+from lattok.types import Episode, InfersActions, LabelsVideo, StartsAfresh, lacks
 from lattok.utils import checks
 
 ITERATIONS = 50
@@ -139,12 +139,13 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
     return folds, f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
 
 
+@register_evidence("labels", of=(LabelsVideo,), unless=(InfersActions,), place=40)
 @dataclass(frozen=True)
-class LatentEvidence:
+class LatentEvidence(Evidence):
     """Pairs, latents and controls that the questions about one model share; controls are made when first asked for."""
 
     case: Case
-    untrained: TrainedPairModel
+    untrained: Any  # a model of the same architecture; None where it cannot start afresh
     source: PairSource
     train: PairSet
     held_out: PairSet
@@ -161,12 +162,14 @@ class LatentEvidence:
         if case.trains_controls and not isinstance(model, TrainedPairModel):
             hint = "Train an ImageLAM on this dataset and judge it as well."
             checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
-        source = PairSource.of(case, decoded)
+        source = PairSource.of(case, model.stride_frames(case.dataset.fps), decoded)
         if case.trains_controls:
             training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(options.seed + 1)
-            fresh = model.fresh().to(model.features.mean.device).eval()  # which shares the frozen features
+        fresh = None
+        if not lacks(model, StartsAfresh):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(options.seed + 1)
+                fresh = model.fresh().to(model.device).eval()  # which shares frozen features
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
         held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))
@@ -216,26 +219,28 @@ class LatentEvidence:
 
         on_change = kmeans("residual_kmeans", "the frame change", self.change)
         on_flow = kmeans("flow_kmeans", "block flow", self.flow)
-        return {stream.key: stream for stream in (on_change, on_flow, self._untrained_codes())}
+        return {stream.key: stream for stream in (on_change, on_flow, *self._untrained_codes())}
 
-    def _untrained_codes(self) -> CodeStream:
-        """Quantize the untrained model's latents by k-means, standardised where the model does so."""
-        config, latents = self.model.config, [pairs.untrained.latents for pairs in (self.train, self.held_out)]
-        levels = config.tokens if config.quantizer == "residual" else 1
-        if config.latent_norm == "batch":
+    def _untrained_codes(self) -> list[CodeStream]:
+        """Quantize the untrained model's latents by k-means, standardised where the model does so; none without one."""
+        if self.train.untrained is None or self.held_out.untrained is None:
+            return []
+        latents = [self.train.untrained.latents, self.held_out.untrained.latents]
+        levels = self.tokens if latents[0].shape[1] == 1 else 1  # a residual quantizer has one latent for all
+        if getattr(self.model.config, "latent_norm", "none") == "batch":
             shift, scale = latents[0].mean(0), latents[0].std(0).clamp_min(1e-6)
             latents = [(each - shift) / scale for each in latents]
         rows = [each.flatten(0, -2) for each in latents]
         fitted = ResidualKMeans.fit(rows[0], self.size, levels, self.seed)
-        train, held_out = (fitted.encode(each).reshape(-1, config.tokens) for each in rows)
-        return CodeStream("untrained", "untrained model, codes by k-means", train, held_out, self.size)
+        train, held_out = (fitted.encode(each).reshape(-1, self.tokens) for each in rows)
+        return [CodeStream("untrained", "untrained model, codes by k-means", train, held_out, self.size)]
 
     def kmeans(self, key: str, what: str, rows: Coordinates, width: int) -> CodeStream:
         """Cluster the first `width` coordinates at the bits of the model's codes."""
-        config, (train, held_out) = self.model.config, rows.first(width)
-        fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, self.seed)
+        train, held_out = rows.first(width)
+        fitted = ResidualKMeans.fit(train, self.size, self.tokens, self.seed)
         name = f"residual k-means on {what} (PCA {width})"
-        return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
+        return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), self.size)
 
     @cached_property
     def labels_only(self) -> tuple[dict[str, Tensor], str] | None:
@@ -253,8 +258,20 @@ class LatentEvidence:
 
     @property
     def size(self) -> int:
-        """Codes per position, K."""
-        return self.model.config.codebook_size
+        """Codes per position, K; 0 of a model without codes."""
+        return self.model.codebook_size or 0
+
+    @property
+    def tokens(self) -> int:
+        """Codes of a label, P."""
+        return self.train.latents.codes.shape[1]
+
+    @property
+    def env_size(self) -> int:
+        """Codes per position of the environment stream, as far as the model says: else as many as are in use."""
+        known = getattr(getattr(self.model, "config", None), "env_codebook_size", None)
+        streams = [pairs.latents.env for pairs in (self.train, self.held_out)]
+        return known or 1 + max(int(env.codes.max()) for env in streams if env is not None)
 
     @property
     def space(self) -> list[int]:
@@ -270,9 +287,9 @@ class LatentEvidence:
         found = [CodeStream("model", "latent actions", train.codes, held_out.codes, self.size, False)]
         if train.env is not None and held_out.env is not None:
             codes = (train.env.codes, held_out.env.codes)
-            found.append(CodeStream("env", "environment stream", *codes, self.model.config.env_codebook_size, False))
+            found.append(CodeStream("env", "environment stream", *codes, self.env_size, False))
         clusters = self.kmeans("residual_kmeans", "the frame change", self.change, self.change.sizes[0])
-        return [*found, clusters, self.codes["untrained"]]
+        return [*found, clusters, *(each for each in self.codes.values() if each.key == "untrained")]
 
     @property
     def inputs(self) -> dict[str, Callable[[Any], Tensor]]:
@@ -283,13 +300,14 @@ class LatentEvidence:
         if self.held_out.latents.env is not None:
             found["env_latents"] = lambda x: x.env.latents.flatten(1)
         if self.held_out.latents.env is not None and self.codes:
-            found["env_codes"] = lambda x: one_hot(x.env.codes, self.model.config.env_codebook_size)
+            found["env_codes"] = lambda x: one_hot(x.env.codes, self.env_size)
         return found
 
     @property
     def provenance(self) -> dict[str, Any]:
-        full, side = self.model.features.side, self.train.side(self.model)
-        seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
+        full, side = self.train.sight.features.side, self.train.side
+        what = "patch features" if self.train.sight.model is not None else "patches of pixels"
+        seen = f"all {what}" if side == full else f"{what} averaged from {full}x{full} to {side}x{side}"
         pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
         frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
         return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds[1]}

@@ -11,7 +11,7 @@ from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEviden
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.report import Interval, TableRow
-from lattok.evaluation.wording import NEEDS_TRAINING
+from lattok.evaluation.wording import NEEDS_TRAINING, NO_START
 
 PREFIXES = {"linear": "", "task_linear": "task_"}  # of figures, by kind of probe: all held-out episodes, new tasks
 OWN = {  # what is read of the model itself
@@ -124,8 +124,7 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     train, held_out, change = evidence.train, evidence.held_out, evidence.change
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
-    fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
-    equal = min(fresh[0].shape[1], change.train.shape[1])
+    equal = min(train.latents.latents.flatten(1).shape[1], change.train.shape[1])
     unlimited: list[Input] = [
         (ProbeRow("current_frame", f"current frame only (PCA {scene_width})"), scene.first(scene_width)),
         (ProbeRow("mean", "mean action"), [torch.zeros(len(x.rows), 1) for x in (train, held_out)]),
@@ -136,12 +135,17 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
         alone, _ = evidence.labels_only
         codes = [one_hot(alone[name], evidence.size) for name in ("train_codes", "held_out_codes")]
         labelled = [(row, codes), (row, (alone["train_latents"], alone["held_out_latents"]))]
-    discrete = [(ProbeRow(stream.key, stream.name), stream.one_hot) for stream in evidence.codes.values()]
+    discrete: list[Input] = [(ProbeRow(stream.key, stream.name), stream.one_hot) for stream in evidence.codes.values()]
+    fresh: Input = (ProbeRow("untrained", "untrained model, latents", not_run=NO_START), ())
+    if train.untrained is not None and held_out.untrained is not None:
+        fresh = (fresh[0]._replace(not_run=""), [x.latents.flatten(1) for x in (train.untrained, held_out.untrained)])
+    elif discrete:
+        discrete.append((fresh[0]._replace(name="untrained model, codes by k-means"), ()))
     continuous: list[Input] = [
         (ProbeRow("pca_change", f"raw frame change (PCA {width})"), change.first(width)),
         (ProbeRow("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})"), change.first(equal)),
         (ProbeRow("pca_flow", f"block flow (PCA {flow_width})"), evidence.flow.first(flow_width)),
-        (ProbeRow("untrained", "untrained model, latents"), fresh),
+        fresh,
         labelled[1],
     ]
     row = ProbeRow("proprio", "proprioception at t")

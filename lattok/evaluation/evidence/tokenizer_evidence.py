@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lattok.action_vq import FAST, UniformBins
 from lattok.data.alike import called, check_actions
-from lattok.evaluation.evidence import Case
+from lattok.evaluation.evidence import Case, Evidence, register_evidence
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
 from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
 from lattok.samples.reach import reach_of
-from lattok.types import ActionBatch, ActionTokenizer
+from lattok.types import ActionBatch, ActionTokenizer, TokenizesActions
 from lattok.utils import checks
 
 BATCH = 1024
@@ -134,8 +134,9 @@ class Rate:
         return max(1, math.floor(2**self.bits_per_step + 1e-6))
 
 
+@register_evidence("chunks", of=(TokenizesActions,), place=30)
 @dataclass(frozen=True)
-class TokenizerEvidence:
+class TokenizerEvidence(Evidence):
     """Everything that was computed about a tokenizer; `questions.reconstruction` arranges it."""
 
     case: Case

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from lattok.evaluation.evidence import Case
+from lattok.evaluation.evidence import LAST, Case
 from lattok.evaluation.report import Answer, Criterion, Decision, Outcome, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, percent
 from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next
-LAST = 100  # place of a question that names none: after those of lattok
 OTHERWISE = "Train one on this dataset: lattok train {} DATASET --out new"
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained"
 UNCLEAR = "Hold out more episodes, or average several seeds."
@@ -28,8 +27,8 @@ class Question:
     """What is asked of models with evidence of some kinds."""
 
     name: str
-    # kinds of evidence: "chunks" (tokenizers), "pairs", "clips" (latent action models), "actions" (inferred), "policy"
-    of: tuple[str, ...]
+    of: tuple[str, ...]  # kinds of evidence: "chunks" (tokenizers), "labels" (of video), "actions" (inferred), "policy"
+    needs: tuple[type, ...]  # protocols: what else the model must be able to do
     ask: Asked
     criteria: tuple[Criterion, ...]  # of its verdicts
     place: int
@@ -42,15 +41,20 @@ QUESTIONS: Registry[Question] = Registry("lattok.questions", "lattok.evaluation.
 
 
 def question(
-    name: str, of: tuple[str, ...], criteria: tuple[Criterion, ...] = (), place: int = LAST
+    name: str,
+    of: tuple[str, ...],
+    criteria: tuple[Criterion, ...] = (),
+    place: int = LAST,
+    needs: tuple[type, ...] = (),
 ) -> Callable[[Asked], Asked]:
     """Register a function that asks evidence of the kinds `of` something; it returns None where that does not apply.
 
-    `place` is where its section stands in the report; the headline is that of the first two.
+    A model without all methods of the protocols `needs` is not asked, and the report says so. `place` is where its
+    section stands in the report; the headline is that of the first two.
     """
 
     def register(ask: Asked) -> Asked:
-        QUESTIONS.add(name, Question(name, of, ask, criteria, place))
+        QUESTIONS.add(name, Question(name, of, needs, ask, criteria, place))
         return ask
 
     return register

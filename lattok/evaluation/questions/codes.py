@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from html import escape
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_p
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import printed
-from lattok.image_lam import TrainedPairModel
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
+from lattok.types import PredictsFrames, lacks
 
 MIN_JOINT_SHARE = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
 IN_USE = Criterion("codes_in_use", "{Revive}; see joint_bits in the log.")
@@ -32,7 +34,7 @@ EXAMPLES, THUMBNAIL = 4, 128
 EPISODES, STRIP = 6, 8  # with their codes over time; frames of a film strip
 
 
-@question("usage", of=("pairs",), criteria=(IN_USE,), place=30)
+@question("usage", of=("labels",), criteria=(IN_USE,), place=30)
 def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Measure usage, perplexity and joint entropy; None for a model without codes."""
     streams = evidence.streams
@@ -59,7 +61,8 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "while the whole row says no more than one token. Joint entropy sees it. Few held-out pairs, or "
         "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
-    verdict, figures = collapse(streams[0], streams[-2]), dict[str, float]()
+    clusters = next(each for each in streams if each.key == "residual_kmeans")
+    verdict, figures = collapse(streams[0], clusters), dict[str, float]()
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
@@ -88,7 +91,7 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
     return Verdict(text, None if still else not (repeat or idle), IN_USE)
 
 
-@question("gallery", of=("pairs",), place=84)
+@question("gallery", of=("labels",), place=84)
 def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show the codes used most, position by position; the first one is open. None for a model without codes."""
     if not evidence.codes:
@@ -147,7 +150,7 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
     return f"<br>mean action {', '.join(parts)}"
 
 
-@question("timeline", of=("pairs",), place=86)
+@question("timeline", of=("labels",), place=86)
 def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
     if not evidence.codes:
@@ -181,7 +184,7 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     return Outcome((Section("Codes over time", "A held-out episode of each task.", (), pictures),)) if panels else None
 
 
-@question("examples", of=("pairs", "clips"), place=88)
+@question("examples", of=("labels",), place=88)
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
     """Show a few held-out pairs with their codes and, where pixels are predicted, the predicted frame. Its control is
     predicted with the latents of the next panel's pair (with a stream of the environment: those of the motion)."""
@@ -190,7 +193,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
     frames = held_out.pictures(rows)
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
-    if (model.pixels or model.features).decodes:
+    if _shows_predictions(model):
         columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
         if len(rows) > 1:
             columns.append(("control", predicted_frames(model, held_out, rows, rows.roll(-1))))
@@ -209,16 +212,24 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     what = "clips and their instructions" if model.reads_task else "pairs and their codes"
     caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
     if columns[-1][0] == "control":
-        latents = "latent actions" if model.env is None else "latents of motion (all else is the panel's own)"
+        latents = (
+            "latent actions" if held_out.latents.env is None else "latents of motion (all else is the panel's own)"
+        )
         caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
     text = "First and last frame of pairs or clips from the middle of equal parts of the split."
     return Outcome((Section("Examples", text, (), (Pictures(caption, tuple(panels)),)),))
 
 
+def _shows_predictions(model: Any) -> bool:
+    """Tell whether what a model predicts can be shown: patches of pixels, or features that decode to them."""
+    seen = getattr(model, "pixels", None) or getattr(model, "features", None)
+    return not lacks(model, PredictsFrames) and isinstance(seen, FrozenFeatures) and seen.decodes
+
+
 @torch.no_grad()
-def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
+def predicted_frames(model: Any, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
     """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
-    seen = model.pixels or model.features
+    seen: Any = model.pixels or model.features
     now = held_out.targets(model, rows)[:, 0]
     patches = model.predict(now, exchange(held_out.latents, control, rows, now.device))
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c

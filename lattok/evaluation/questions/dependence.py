@@ -28,7 +28,7 @@ from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Tabl
 from lattok.evaluation.wording import NEEDS_TRAINING, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
-from lattok.types import LatentActions, LossTerms, join
+from lattok.types import EncodesPredictions, LatentActions, LossTerms, PredictsFrames, join
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
@@ -103,7 +103,7 @@ class BlindDecoder(nn.Module):
         return {"prediction": F.mse_loss(self.predict(batch[0]), batch[1])}
 
 
-def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dict[str, float]:
+def variant_losses(model: PredictsFrames, held_out: PairSet, seed: int) -> dict[str, float]:
     """Average the squared error of what is predicted over all held-out pairs, per variant of the latents."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.arange(len(held_out.rows))
@@ -124,7 +124,7 @@ def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dic
 
 
 @torch.no_grad()
-def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
+def mean_losses(model: PredictsFrames, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
     """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
     for rows in torch.arange(len(pairs.rows)).split(BATCH):
@@ -152,7 +152,7 @@ def loss_without_latents(evidence: LatentEvidence, training: ControlTraining) ->
     return float(training.result(BLIND, model, sizes_of(train, held_out), make)["loss"])
 
 
-@question("dependence", of=("pairs", "clips"), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
+@question("dependence", of=("labels",), needs=(PredictsFrames,), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     losses = variant_losses(evidence.model, evidence.held_out, evidence.seed)
     if evidence.training is not None:
@@ -205,10 +205,11 @@ def _table(evidence: LatentEvidence, losses: Losses) -> tuple[Table, list[tuple[
         rows.append(TableRow(key, name, values, key != "true", not_run="" if values else NEEDS_TRAINING))
         colour = {"true": "model", BLIND: "rival"}.get(key, "control")
         bars.append((short, colour, None if loss is None else loss / copy))
-    note = f"Mean squared error of the later frame's {evidence.model.config.target}."
+    target = getattr(getattr(evidence.model, "config", None), "target", "targets")  # "features" or "pixels" of ours
+    note = f"Mean squared error of the later frame's {target}."
     if blind is not None and evidence.training is not None:
         note += f" The decoder without latents was trained with {evidence.training.text(evidence.train)}."
-    if evidence.model.env:
+    if evidence.held_out.latents.env is not None:
         note += " Where one stream is exchanged, the other one stays true."
     columns = ("loss", "÷ copying", "÷ true latents", *(() if blind is None else ("÷ trained without latents",)))
     title, digits = "Prediction loss on held-out pairs", ("#.3g", ".3f", ".3f", ".3f")
@@ -231,7 +232,7 @@ def _verdicts(losses: Losses) -> list[Verdict]:
     return lines
 
 
-@question("trained_controls", of=("pairs",), criteria=(TRAINED_CONTROLS,), place=99)
+@question("trained_controls", of=("labels",), criteria=(TRAINED_CONTROLS,), place=99)
 def trained_controls_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Name the controls that were left out, since they need a training run; None where they were run, or cannot be."""
     if evidence.training is not None or not isinstance(evidence.model, TrainedPairModel):
@@ -266,7 +267,7 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
     return found, _action_r2(evidence, again, rows)
 
 
-def reencode(model: TrainedPairModel, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
+def reencode(model: EncodesPredictions, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
     """Encode (frame of pair B, what the decoder makes of it with the latents of pair A); B is `rows`, A `source`."""
     latents, found = pairs.latents, []
     for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):
@@ -294,7 +295,7 @@ def _action_r2(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -
     return float(target.probe(evidence.train.latents.latents.flatten(1), latents.latents.flatten(1)).r2.nanmean())
 
 
-@question("transfer", of=("pairs",), criteria=(TRANSFERS,), place=70)
+@question("transfer", of=("labels",), needs=(EncodesPredictions,), criteria=(TRANSFERS,), place=70)
 def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     found, own_action = transfer(evidence)
     measured = {key: each._asdict() for key, each in found.items()}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, take_rows, to_cpu
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, take_rows, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent, printed
-from lattok.types import LatentActions, join
+from lattok.types import EncodesFeatures, LatentActions, join
 from lattok.utils.seeds import derive_seed
 
 MAX_PAIRS = (1200, 600)  # pairs of each split, whose features are computed again
@@ -98,7 +98,7 @@ class PatchedPairs(NamedTuple):
     pairs: PairSet
     rows: Tensor  # [k] into the split
     latents: LatentActions
-    untrained: LatentActions
+    untrained: LatentActions | None
     change: Tensor  # [k, D] of pooled features
     motion: Tensor  # [k, 2]
 
@@ -122,15 +122,18 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
     """Encode at most `most` pairs, evenly spaced, with the patch."""
     rows = evenly(len(pairs.rows), most)
     overlay = Overlay.random(len(rows), seed)
-    model, side = evidence.model, pairs.side(evidence.model)  # the grid that the other controls see, too
+    model, sight, side = evidence.model, pairs.sight, pairs.side  # the grid that the other controls see, too
     own, fresh, change = [], [], []
     for part in torch.arange(len(rows)).split(BATCH):
-        features = model.frame_features(overlay.draw(pairs.pictures(rows[part]), part))
+        drawn = overlay.draw(pairs.pictures(rows[part]), part)
+        features = model.frame_features(drawn)
         own.append(to_cpu(model.encode_features(features)))
-        fresh.append(to_cpu(evidence.untrained.encode_features(features)))
-        now, later = (pool(frame, model, side) for frame in features.unbind(1))
+        if evidence.untrained is not None:
+            fresh.append(to_cpu(evidence.untrained.encode_features(features)))
+        seen = features if sight.model is not None else sight(drawn)
+        now, later = (sight.pool(frame, side) for frame in seen.unbind(1))
         change.append(later - now)
-    return PatchedPairs(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
+    return PatchedPairs(pairs, rows, join(own), join(fresh) if fresh else None, torch.cat(change), overlay.motion)
 
 
 def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap, int]:
@@ -172,11 +175,12 @@ def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap,
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
     size = seen.best_size(action or motion)
     found["pca_change"] = read(clean.first(size), seen.first(size))
-    found["untrained"] = read(*both(picks["latents"], "untrained"))
+    if evidence.untrained is not None:
+        found["untrained"] = read(*both(picks["latents"], "untrained"))
     return found, bootstrap, size
 
 
-@question("distractor", of=("pairs",), criteria=(UNDER_DISTRACTORS, ENV_STREAM), place=50)
+@question("distractor", of=("labels",), needs=(EncodesFeatures,), criteria=(UNDER_DISTRACTORS, ENV_STREAM), place=50)
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
     carried, bootstrap, size = separation(evidence)

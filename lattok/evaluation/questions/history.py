@@ -26,7 +26,7 @@ TRIAL = Criterion("trial")
 INFERRED = Criterion("inferred_actions", "It cannot be better than they are: evaluate the model that inferred them.")
 
 
-@question("history", of=("chunks", "pairs", "clips", "actions", "policy"), criteria=(OVERLAP, ALIKE, INFERRED), place=0)
+@question("history", of=("chunks", "labels", "actions", "policy"), criteria=(OVERLAP, ALIKE, INFERRED), place=0)
 def history_outcome(evidence: Any) -> Outcome:
     """Look for held-out episodes among those of the training, and for the mark of a trial run."""
     case = evidence.case

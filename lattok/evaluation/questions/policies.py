@@ -1,157 +1,25 @@
 """Does a policy do what it is told? What `lattok.sim.rollout` found, and how far its chunks are from held-out actions.
 
-    error = mean over windows, valid steps h and dimensions d of ((â_hd - a_hd) / σ_d)²        σ_d: of training actions
-
-The control always takes the mean action. A chunk is asked for at every frame; the error says how well actions are
-imitated, not whether a task succeeds. In scenes of two opposite tasks a policy that does not read wins half at most.
+The error says how well actions are imitated, not whether a task succeeds. In scenes of two opposite tasks a policy that
+does not read wins half at most.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lattok.data import Progress
-from lattok.data.alike import check_actions, check_states
-from lattok.evaluation.evidence import Case, evenly, judged_episodes
+from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import OTHERWISE, question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent
-from lattok.nn.normalize import Normalizer
-from lattok.samples.policy import PolicyWindows
-from lattok.types import PolicyBatch
 from lattok.utils import checks
-from lattok.utils.parallel import Prefetcher, Request
-from lattok.vla import LatentVLA
 
-Predictor = Callable[[PolicyBatch], Tensor]  # of chunks [B, H, m] in physical units
-BATCH, MAX_WINDOWS = 64, 5000
-BATCHES_AHEAD = 8
-ROUNDING = 1e-9  # an error below it is none
 ACTION_ERROR = Criterion(
     "action_error",
     "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
     elsewhere=OTHERWISE.format("vla"),
 )
 COLUMNS = {"success": "success", "failure": "opposite first", "decisions": "decisions", "beyond": "beyond limits"}
-
-
-@dataclass(frozen=True)
-class PolicyErrors:
-    """Mean squared errors in units of the variance of the training actions."""
-
-    key: str  # column that the chunks are compared with
-    error: float
-    mean_action: float  # error of the mean training action
-    by_dimension: dict[str, float]
-    by_step: tuple[float, ...]  # of step 0 .. H-1
-    windows: int
-
-    @property
-    def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, or nothing to gain; 1 is perfect."""
-        return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
-
-    @property
-    def text(self) -> str:
-        share = f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
-        said = share if self.mean_action > ROUNDING else "nothing to gain, since held-out actions are the mean action"
-        errors = f"error {self.error:.3f} against `{self.key}`, both normalised (mean action {self.mean_action:.3f})"
-        return f"Held-out episodes: {errors}: {said}"
-
-    @property
-    def verdict(self) -> dict[str, Any]:
-        """Whether it is nearer than the mean action, for cards and for doctor."""
-        numbers = f"({self.error:.3f} against {self.mean_action:.3f})"
-        text = f"its held-out actions are {'' if self.gain > 0 else 'not '}nearer than the mean action {numbers}"
-        return {"key": "action_error", "holds": self.gain > 0 if self.mean_action > ROUNDING else None, "text": text}
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
-
-
-@dataclass(frozen=True)
-class PolicyEvidence:
-    """What a policy does on held-out episodes, and in simulation where it was rolled out."""
-
-    case: Case
-    errors: PolicyErrors
-
-    kind = LatentVLA.type
-    asks = "Does this policy do what it is told?"
-    use = "Let it act: lattok rollout MODEL"
-
-    @classmethod
-    def gather(cls, case: Case) -> "PolicyEvidence":
-        """Compare the policy's chunks with the actions of held-out episodes."""
-        policy, dataset, action_key = case.model, case.dataset, case.options.action_key
-        policy.check_acts()
-        config = policy.config
-        key = config.action_key if action_key in (None, "action") else action_key
-        options: dict[str, Any] = {"size": config.image_size, "action_key": key}
-        state, train = config.state_key if config.proprio_dim else None, case.split.train
-        judged = [each.index for each in judged_episodes(dataset, key, case.split.held_out)]
-        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=train, **options)
-        options |= {"cameras": config.cameras, "interpolation": config.interpolation}
-        held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=judged, **options)
-        checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
-        check_actions(policy, dataset, key)
-        if state is not None:
-            check_states(config.proprio_names, config.proprio_dim, dataset, state)
-        if held_out.camera_sizes != config.camera_sizes:
-            expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
-            checks.fail("dataset", expected, str(held_out.camera_sizes))
-        note = partial(case.options.note, "held-out windows")
-        return cls(case, policy_errors(policy.predict_chunk, trained, held_out, key, note))
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        rollouts = self.case.rollouts
-        return {"held_out_windows": self.errors.windows, "rollouts": None if rollouts is None else rollouts["options"]}
-
-
-def policy_errors(
-    predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
-) -> PolicyErrors:
-    """Compare what is predicted with the chunks of the column `key`, of at most `MAX_WINDOWS` evenly spaced windows."""
-    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
-    values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
-    units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
-    chosen = evenly(len(held_out), MAX_WINDOWS)
-    wanted, parts = held_out.targets(key)[chosen], []
-    for batch in _batches(held_out, chosen.split(BATCH)):
-        parts.append((predict(batch).cpu(), batch.valid))
-        if progress is not None:
-            progress(min(len(chosen), BATCH * len(parts)), len(chosen))
-    predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
-    checks.finite("the policy's actions", predicted[valid])
-    names = [held_out.action_names[dim] for dim in there.tolist()]
-    wanted, predicted = (units(part[..., there]) for part in (wanted, predicted))
-    gaps = predicted - wanted, wanted  # n h m; of the policy and of the mean action, which is 0
-    errors, still = (gap.square().masked_fill(~valid[..., None], torch.nan) for gap in gaps)
-    return PolicyErrors(
-        key=key,
-        error=float(errors.nanmean()),
-        mean_action=float(still.nanmean()),
-        by_dimension=dict(zip(names, errors.nanmean((0, 1)).tolist(), strict=True)),
-        by_step=tuple(errors.nanmean((0, 2)).tolist()),
-        windows=len(chosen),
-    )
-
-
-def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[PolicyBatch]:
-    """Yield the chosen samples; their images are decoded ahead, or at once where all are chosen."""
-    if not held_out.cameras or sum(map(len, chosen)) == len(held_out):
-        yield from map(held_out.batch, chosen)
-        return
-    requests = (Request((number,), 1) for number in range(len(chosen)))
-    with Prefetcher(lambda number: held_out.decode(chosen[number]), requests, BATCHES_AHEAD) as ahead:
-        for number, rows in enumerate(chosen):
-            yield held_out.batch(rows, ahead(number))
 
 
 @question("rollouts", of=("policy",), place=10)

@@ -70,7 +70,7 @@ MEASURE = (
 )
 
 
-@question("readout", of=("pairs", "clips"), criteria=CRITERIA, place=10)
+@question("readout", of=("labels",), criteria=CRITERIA, place=10)
 def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
     text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
@@ -104,6 +104,7 @@ def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pic
     """Draw what decides: the model, its best control, the architecture untrained, one frame alone."""
     named = {row.key: row for row in rows}
     others = [named[key] for key in ("untrained", "current_frame") if best is None or key != best.key]
+    others = [row for row in others if row.scores]
     bars = [("model", "model", rows[0].value("linear", 0))]
     bars += [] if best is None else [(best.short, "rival", best.value("linear", 0))]
     bars += [(row.short, "control", row.value("linear", 0)) for row in others]
@@ -176,8 +177,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     """Show the probe per dimension, and the same on held-out tasks, folded."""
     rows = sorted(rows, key=lambda row: row.reference)  # ceilings stand last
     if kind == "codes":
-        config = evidence.model.config
-        name, detail = "From codes", f": at most {config.tokens * math.log2(config.codebook_size):.0f} bits per pair"
+        name, detail = "From codes", f": at most {evidence.tokens * math.log2(evidence.size):.0f} bits per pair"
         note = "Residual k-means has the same number of levels and codes, and no learning; "
         note += "widths are chosen on training episodes. Current frame and mean action are not limited in bits."
     else:

@@ -29,6 +29,7 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
 
     label_source = "video"
     features: FrozenFeatures
+    pixels: Any  # FrozenFeatures by which a decoder sees frames, where that is not as features; otherwise None
     config: Any  # has `stride`
     pixel_patch: ClassVar[int] = PIXEL_PATCH  # side of the patches of features "pixels"
 
@@ -100,6 +101,10 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         patches = network(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*frames.shape[:-4], len(self.cameras) * network.count, network.dim)
 
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into what a decoder predicts: features, or pixels in patches [..., V*N, D]."""
+        return self.frame_features(frames, self.pixels)
+
     def check_reads_video_alone(self) -> None:
         """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
         if self.language is not None:
@@ -117,7 +122,6 @@ class PairModel(FrozenFeaturesModel, ABC):
     """A model of frame pairs. Its `config` has `stride`, and sizes of its codes as `ImageLAMConfig` names them."""
 
     env: Any  # the environment stream, None where there is none
-    pixels: Any  # FrozenFeatures by which the decoder sees frames, where that is not as features; otherwise None
     pixel_range = "normalized"  # of `encode_pixels`
     numbers_per_frame: int  # that a layer holds of a frame; of published models the widest, the feed-forward
     any_grid = False  # whether places of patches are a rule, so that there may be more or fewer of them
@@ -196,10 +200,6 @@ class PairModel(FrozenFeaturesModel, ABC):
         checks.size("latents", "latent actions, one for each frame", len(latents.quantized), len(now))
         with self.inference():
             return self.predict(self.frame_targets(now), latents)
-
-    def frame_targets(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
-        return self.frame_features(frames, self.pixels)
 
     @torch.no_grad()
     def features_of(self, targets: Tensor) -> Tensor:

@@ -50,7 +50,6 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
     arxiv = "2511.23034"
     config_class = ClipLAMConfig
     config: ClipLAMConfig
-    evidence = "clips"  # no half and no way back, and a patch would have to move through all of their frames
     reads_task = True
     pixels = None  # what is predicted is what the features are
 

@@ -123,8 +123,6 @@ class InverseDynamics(FrozenFeaturesModel):
     type = "idm"
     config_class = InverseDynamicsConfig
     config: InverseDynamicsConfig
-    evidence = "actions"
-    infers_actions = True
     pixel_patch = 1
 
     def __init__(self, config: InverseDynamicsConfig, features: FrozenFeatures | None = None):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import lattok
-from lattok.evaluation.questions.policies import BATCH, policy_errors, rollouts_outcome
+from lattok.evaluation.evidence.policy_evidence import BATCH, policy_errors
+from lattok.evaluation.questions.policies import rollouts_outcome
 from lattok.evaluation.report import Outcome
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError

@@ -1,5 +1,5 @@
-"""Latent action models side by side, on the same held-out episodes, with the probes and controls of `evaluate`: a row
-for each, their controls as columns, and which of them may label.
+"""What labels video, side by side on the same held-out episodes, with the probes and controls of `evaluate`: a row for
+each, their controls as columns, and which of them may label.
 
 Every figure that a single evaluation has is the same one here, under its name after that of the model.
 """
@@ -84,7 +84,7 @@ class Candidate(NamedTuple):
         return self.figure("r2", self.kind)[0]
 
 
-def compare_latents(models: Mapping[str, Callable[[], Any]], dataset: RobotDataset, options: EvalOptions) -> Report:
+def compare_labels(models: Mapping[str, Callable[[], Any]], dataset: RobotDataset, options: EvalOptions) -> Report:
     """Open models one after the other, probe each, and put their figures next to each other."""
     split, decoded, found = options.split(dataset, options.action_key), dict[Any, Any](), list[Candidate]()
     for name, opened in models.items():
@@ -116,7 +116,8 @@ def _candidate(
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
-    case = replace(case, model=SimpleNamespace(address=model.address, trained_on=model.trained_on))
+    address = getattr(model, "address", "")
+    case = replace(case, model=SimpleNamespace(address=address, trained_on=model.trained_on))
     return Candidate(name, case, kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
 
 
@@ -162,23 +163,26 @@ def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
     beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are one frame."""
     evidence.case.options.note("speed", 0, 1)
     model, stride, frames = evidence.model, evidence.source.stride, evidence.held_out.frames
+    device = getattr(model, "device", torch.device("cpu"))
+    inputs = {"task": ""} if model.reads_task else {}
     here = frames.episode_of == torch.bincount(torch.from_numpy(frames.episode_of)).argmax().item()
     first = int(frames.first[here].min())
     video = frames.frames[first : min(first + max(MIN_FRAMES, stride + 1), int(frames.second[here].max()) + 1)]
-    module = module_of(device := model.features.mean.device)
-    model.label_video(video, stride)  # warm
+    module = module_of(device)
+    model.label_video(video, stride, **inputs)  # warm
     if module is not None:
         module.reset_peak_memory_stats(device)
     took: list[float] = []
     while not took or (sum(took) < SECONDS and len(took) < MAX_RUNS):
         start = time.perf_counter()
-        model.label_video(video, stride)
+        model.label_video(video, stride, **inputs)
         took.append(time.perf_counter() - start)
-    held = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
+    module_like = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+    held = {tensor.data_ptr(): tensor for tensor in (*module_like.parameters(), *module_like.buffers())}.values()
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
     evidence.case.options.note("speed", 1, 1)
     peak = None if module is None else module.max_memory_allocated(device) / 1e6
-    size = {"megabytes": megabytes, "parameters": float(sum(p.numel() for p in model.parameters()))}
+    size = {"megabytes": megabytes, "parameters": float(sum(p.numel() for p in module_like.parameters()))}
     size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
     size |= {"stride_frames": float(stride), "cameras": float(len(evidence.source.cameras))}
     return size, {"frames_per_second": len(video) / min(took), "device_megabytes": peak, "device": device.type}

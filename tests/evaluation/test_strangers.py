@@ -1,0 +1,129 @@
+"""What other packages add is judged as ours is: each is one file that touches no name of lattok's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lattok.data import Feature, LeRobotWriter
+from lattok.types import Acts, EncodesFeatures, InfersActions, LabelsVideo, PredictsFrames, TokenizesActions, lacks
+from tests import strangers
+from tests.process_jobs import afresh
+
+HERE = Path(strangers.__file__).parent
+GROUPS = {
+    "lattok.artefacts": {"quarter-flow": "quarter_flow"},
+    "lattok.evidence": {"steadiness": "steadiness"},
+    "lattok.questions": {"steady": "steady", "agreement": "agreement"},
+}
+FILES = [name for group in GROUPS.values() for name in group.values()]
+MOST_LINES = 60
+CAMERA = "observation.images.front"
+
+JUDGE = """
+import json, sys, lattok
+from lattok.cli import main
+from quarter_flow import QuarterFlow, QuarterFlowConfig
+
+def run(*words):
+    assert main(list(map(str, words))) == 0, words
+    return words[-1]
+
+def report(folder):
+    return json.loads(open(f"{folder}/report.json").read())
+
+assert not {"steadiness", "steady", "agreement"} & set(sys.modules)
+QuarterFlow(QuarterFlowConfig(("front",))).save_pretrained("lam")
+run("annotate", "data", "--model", "lam", "--out", "labels")
+run("verify", "labels", "--model", "lam")
+found = report(run("evaluate", "lam", "data", "--out", "judged"))
+figures, titles = found["figures"], [section["title"] for section in found["sections"]]
+assert figures["r2_from_codes/codes"] > 0.4 > figures["r2_from_codes/current_frame"], figures  # it sees what changes
+assert {"joint_entropy_bits/model", "r2_from_latents/latents", "r2_from_codes/flow_kmeans", "steps"} <= figures.keys()
+assert not any("untrained" in name or name.startswith(("prediction", "transfer", "separation")) for name in figures)
+assert "Do the latent actions say what the robot did?" in titles and titles[-1] == "Are labels steady?"
+assert {verdict["key"] for verdict in found["verdicts"]} >= {"codes_against_controls", "codes_in_use", "steady"}
+assert found["provenance"]["steps"] > 0
+asked = found["provenance"]["not_asked"]
+assert asked.keys() == {"agreement", "dependence", "distractor", "transfer"}, asked
+assert asked["dependence"] == "the model has no frame_targets and no predict"
+assert asked["agreement"] == "the model has no explain"
+page = open("judged/report.html").read()
+assert all(reason in page for reason in asked.values())
+run("train", "image-lam", "data", "--out", "ours", "--preset", "tiny", "--features", "pixels", "--image-size", "32",
+    "--stride", "2", "--steps", "2", "--batch-size", "4", "--device", "cpu")
+both = report(run("compare", "data", "--models", "lam", "ours", "--out", "both"))
+assert both["figures"]["lam/r2_from_codes/codes"] == figures["r2_from_codes/codes"]
+assert both["figures"]["lam/parameters"] == 0 < both["figures"]["ours/parameters"]
+assert report(run("evaluate", "ours", "data", "--out", "other"))["figures"]["steps"] > 0
+assert report("other")["provenance"]["not_asked"] == {"agreement": asked["agreement"]}
+assert main(["evaluate", "lam", "data", "--controls", "trained", "--out", "trained"]) == 2
+"""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_takes_few_lines(name):
+    assert len((HERE / f"{name}.py").read_text().splitlines()) <= MOST_LINES
+
+
+def write(folder: Path, packages: dict[str, dict[str, str]]) -> Path:
+    """Put packages where Python finds them as installed."""
+    facts = folder / "theirs-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in packages.items()]
+    (facts / "entry_points.txt").write_text("\n".join(lines))
+    for name in (name for names in packages.values() for name in names.values()):
+        (folder / f"{name}.py").write_text((HERE / f"{name}.py").read_text())
+    return folder
+
+
+def brightening(root: Path, episodes: int = 12, length: int = 24) -> None:
+    """A dataset whose two actions are how the brightness of the upper left and lower right quarter changes."""
+    rng = np.random.default_rng(0)
+    features = {"action": Feature("float32", (2,), None), CAMERA: Feature("video", (32, 32, 3), None)}
+    with LeRobotWriter.create(root, 10, features, video_codec="h264", encoder_threads=1) as writer:
+        for _ in range(episodes):
+            actions = rng.standard_normal((length, 2))
+            bright = np.clip(128 + 10 * (np.cumsum(actions, 0) - actions), 0, 255).astype(np.uint8)
+            frames = np.full((length, 32, 32, 3), 128, np.uint8)
+            frames[:, :16, :16], frames[:, 16:, 16:] = (bright[:, i, None, None, None] for i in (0, 1))
+            writer.add_episode({"action": actions}, {CAMERA: frames}, "brighten")
+
+
+@pytest.mark.ci
+def test_a_labeller_evidence_and_questions_of_other_packages_go_through_every_verb(tmp_path):
+    brightening(tmp_path / "data")
+    afresh(JUDGE, tmp_path, write(tmp_path / "site", GROUPS))
+
+
+def test_a_model_can_what_it_has_all_methods_for():
+    class Half:
+        def predict(self):
+            return None
+
+    assert lacks(Half(), PredictsFrames) == ["frame_targets"]
+    assert lacks(Half, PredictsFrames, LabelsVideo) == ["frame_targets", "label_video", "resize", "stride_frames"]
+    Half.frame_targets = None  # what cannot be called is no method
+    assert lacks(Half, PredictsFrames) == ["frame_targets"]
+
+
+def test_families_of_lattok_can_what_they_are_judged_for():
+    from lattok.action_vq import UniformBins
+    from lattok.evaluation.evidence import kinds_of
+    from lattok.image_lam import ImageLAM
+    from lattok.image_lam.clips import ClipLAM
+    from lattok.image_lam.inverse import InverseDynamics
+    from lattok.vla import LatentVLA
+
+    kinds = {
+        ImageLAM: "labels",
+        ClipLAM: "labels",
+        InverseDynamics: "actions",
+        UniformBins: "chunks",
+        LatentVLA: "policy",
+    }
+    assert {family: [kind.name for kind in kinds_of(family)] for family in kinds} == {k: [v] for k, v in kinds.items()}
+    needs = {ImageLAM: LabelsVideo, ClipLAM: PredictsFrames, InverseDynamics: InfersActions, LatentVLA: Acts}
+    assert not any(lacks(family, need) for family, need in {**needs, UniformBins: TokenizesActions}.items())
+    assert lacks(ClipLAM, EncodesFeatures) == ["encode_features"]
