@@ -9,7 +9,7 @@ from typing import Any
 
 from lattok.cli import doctor, subjects
 from lattok.data import problems
-from lattok.evaluation.questions import ALONE, NOT_RUN, OTHERWISE, UNCLEAR, Subject, criteria
+from lattok.evaluation.questions import ALONE, NOT_RUN, UNCLEAR, Subject, criteria, train_one
 from lattok.utils.findings import Problem
 
 TABLES = {"Machine and packages": doctor, "Models, runs and labels": subjects, "Datasets": problems}
@@ -40,14 +40,17 @@ def _shown(text: str) -> str:
 
 
 def _way_out(problem: Problem) -> str:
-    return "[see below](#what-a-report-says)" if problem.advice == "{advice}" else _shown(problem.advice)
+    if problem.advice == "{advice}":
+        return "[see below](#what-a-report-says)"
+    words = [] if problem.command is None else ["lattok", problem.command.verb, *problem.command.words]
+    return _shown(f"{problem.advice}: {' '.join(words)}" if words else problem.advice)
 
 
 def verdicts() -> str:
     """Return what to do about each verdict of a report that falls short, of a model without labels."""
     rows = ["| verdict | where it falls short |", "|---|---|"]
     rows += [f"| `{key}` | {Subject().fill(about.advice)} |" for key, about in criteria().items() if about.advice]
-    rows += [f"| most, of a model that was not trained here | {OTHERWISE.format('image-lam')} |"]
+    rows += [f"| most, of a model that was not trained here | {train_one('image-lam')} |"]
     rows += [f"| unclear, not run | {NOT_RUN} |", f"| unclear, too close to tell | {UNCLEAR} |"]
     return "\n".join([*rows, f"| unclear, one episode | {ALONE} |"])
 

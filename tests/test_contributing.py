@@ -38,7 +38,7 @@ assert report["sections"][-1]["title"].startswith("Are decoded actions as smooth
 assert report["figures"]["roughness"] > 0
 assert [verdict["key"] for verdict in report["verdicts"]][-1] == "smooth"
 from lattok.evaluation.questions import criteria
-assert criteria()["smooth"].advice == "Let the decoder see the whole chunk (decoder=context)."
+assert str(criteria()["smooth"].advice) == "Let the decoder see the whole chunk (decoder=context)."
 run("train", "uniform-bins", "data", "--out", "bins")
 run("compare", "data", "--models", "model", "bins", "--out", "compared")
 figures = json.loads(open("compared/report.json").read())["figures"]

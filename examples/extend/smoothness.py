@@ -1,10 +1,10 @@
 """Are decoded actions as smooth as true ones? Mean squared difference of successive steps, of true ones: 1."""
 
-from lattok.evaluation import Criterion, Outcome, Section, Table, TableRow, Verdict, question
+from lattok.evaluation import Criterion, Outcome, Section, Table, TableRow, Verdict, advise, question
 
 SMOOTH = Criterion(
     "smooth",
-    advice="Let the decoder see the whole chunk (decoder=context).",
+    advice=advise("Let the decoder see the whole chunk ({decoder}).", decoder="context"),
     caveat="its actions jump from step to step",
     recipe="action-vq",  # what to train instead of a model that lattok did not train
 )

@@ -297,8 +297,8 @@ def _named(shown: str) -> tuple[str, Any]:
     return flag.strip("-").replace("-", "_").lower(), kind
 
 
-def as_typed(text: str, words: Sequence[Word] | None = None) -> str:
-    """Write options that a text names, such as head=flow or resume=True, as they are typed; of `words`, if given."""
-    own = "[a-z][a-z_0-9]*" if words is None else "|".join(each.name for each in words if not each.positional)
+def as_typed(text: str, words: Sequence[Word]) -> str:
+    """Write options of `words` that an error names for Python, such as head=flow or resume=True, as they are typed."""
+    own = "|".join(each.name for each in words if not each.positional)
     named = rf"(?<![^\s(])({own or '(?!)'})=(True\b)?(?=[\w'\"*]|(?<=True))"
     return re.sub(named, lambda found: f"--{found[1].replace('_', '-')}{' ' * (found[2] is None)}", text)

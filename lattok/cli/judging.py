@@ -1,9 +1,7 @@
 """`lattok evaluate`, `compare`, `rollout` and `doctor`: how good models are, what policies do, what is wrong."""
 
-import re
-import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +19,6 @@ from lattok.cli.flags import (
     Models,
     Names,
     Revision,
-    as_typed,
     column,
 )
 from lattok.utils import checks, files
@@ -99,11 +96,10 @@ def evaluate(
         about = {"model": chosen.describe(), "dataset": facts_of(source)}
         check_place(target, about, overwrite=_own(target, folder))  # before anything is played
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
-    text = as_typed(judge(loaded, dataset, target, folder, device, **options).to_text())
+    report = judge(loaded, dataset, target, folder, device, **options)
     if out:  # reports do not say where they lie
-        place = f" --out {shlex.quote(out)}"
-        text = re.sub("lattok evaluate .* --controls trained", lambda found: found[0] + place, text)
-    print(checks.printable(text))
+        report = replace(report, steps=tuple(step.with_words("evaluate", "--out", out) for step in report.steps))
+    print(checks.printable(report.to_text()))
     print(f"Report{', in place of the last one' * replaces}: {target / REPORT_HTML}")
 
 
@@ -132,7 +128,7 @@ def compare(
     options = {**evaluation.keywords, "stride": stride, "device": device}
     with ProgressBar("compare") as progress:
         report = lattok.compare(in_format(dataset, format), models, out=out, progress=progress.stage, **options)
-    print(checks.printable(as_typed(f"{report.to_text()}\n\n{report.overview()}")))
+    print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
     if report.speed:
         speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
         print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
@@ -255,5 +251,5 @@ def doctor(
     from lattok.cli.doctor import diagnose
 
     diagnosis = diagnose(subjects, revision, preset)
-    print(checks.printable(as_typed(diagnosis.render())))
+    print(checks.printable(diagnosis.render()))
     return 0 if diagnosis.healthy else 1

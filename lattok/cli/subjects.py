@@ -1,9 +1,9 @@
 """Findings about one model, dataset or folder of labels, by what the argument turns out to be."""
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
-from lattok.recipes.run_folder import judged_words, read_recipe
+from lattok.recipes.run_folder import key_flags, read_recipe
 from lattok.recipes.study import RESULTS
 from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
-from lattok.utils.findings import Found, error, note, warning
+from lattok.utils.commands import DATASET, MODEL, command
+from lattok.utils.findings import Finding, Found, Problem, error, note, warning
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding
@@ -35,8 +36,8 @@ NO_FEATURES = error(
     "{error}", "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
 )
 UNKNOWN_TRAINING = note("It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
-NOT_EVALUATED = note("It was never evaluated.", "Run: lattok evaluate {model}")
-NO_VERDICTS = note("This evaluation holds no verdicts.", NOT_EVALUATED.advice)
+NOT_EVALUATED = note("It was never evaluated.", "Run", command("evaluate", "{model}", "{dataset}"))
+NO_VERDICTS = NOT_EVALUATED._replace(what="This evaluation holds no verdicts.")
 FALLS_SHORT = warning("Falls short: {verdict}.", "{advice}")
 OPEN = note("Unclear: {verdict}.", "{advice}")
 WAITS_FOR_DATA = note(
@@ -44,7 +45,11 @@ WAITS_FOR_DATA = note(
     "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
     "decoded only once.",
 )
-UNFINISHED = note("This run is not finished.", "Continue it, if it does not run now: {command}")
+UNFINISHED = note(
+    "This run is not finished.",
+    "Continue it, if it does not run now",
+    command("train", "{kind}", "--out", "{out}", "--resume"),
+)
 NO_LABELS = error("{folder} holds no parquet file.", "Annotate again.")
 NO_DECLARATION = error("{file}: `{prefix}` declares no model and columns.", "Annotate again.")
 NO_COLUMNS = error(
@@ -52,7 +57,8 @@ NO_COLUMNS = error(
 )
 OTHER_DATASET = warning(
     "`{prefix}` was made for {labelled:episode|episodes}, the dataset has {episodes}.",
-    "Check it: lattok verify {dataset} --model MODEL",
+    "Check it",
+    command("verify", "{dataset}", "--model", MODEL),
 )
 UNLABELLED = warning(
     "`{prefix}`: {count:episode has|episodes have} no labels ({episodes}): {reason}",
@@ -111,15 +117,16 @@ def evaluation(subject: str, revision: str | None) -> Found:
     folder = place.folder
     stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
-        yield NOT_EVALUATED.finding(model=_judged(subject, folder))
+        yield _judge(NOT_EVALUATED, subject, folder)
         return
     yield "evaluated", str(stored.get("headline", ""))
     if not (verdicts := stored.get("verdicts")):
-        yield NO_VERDICTS.finding(model=_judged(subject, folder))
+        yield _judge(NO_VERDICTS, subject, folder)
         return
     config = hub.read_config(folder)
     record = read_record(folder / hub.TRAINING, TrainingRecord)
-    name, named = shlex.join([subject]), _judged(subject, folder)
+    dataset, key = _judged(folder)
+    places, flags = {MODEL: subject, DATASET: dataset}, key_flags(key)
     of, known = Subject.of(config["type"], config, record, place.hub_id), criteria()
     for verdict in verdicts:
         if verdict["holds"]:
@@ -127,17 +134,24 @@ def evaluation(subject: str, revision: str | None) -> Found:
             continue
         about = known.get(str(verdict.get("key", "")), Criterion(""))  # a later version may know others
         advice = of.advice(about, verdict["holds"], str(verdict["text"]))
-        places = {"MODEL DATASET": named, "DATASET": named.removeprefix(f"{name} ")}
-        advice = re.sub("MODEL DATASET|DATASET", lambda found, places=places: places[found[0]], advice)
+        takes_key = ("evaluate", "train")
+        commands = (each.filled(places, flags if each.verb in takes_key else ()) for each in advice.commands)
         problem = OPEN if verdict["holds"] is None else FALLS_SHORT
-        yield problem.finding(verdict=verdict["text"], advice=advice)
+        found = problem.finding(verdict=verdict["text"], advice=replace(advice, commands=()).said(typed=True))
+        yield found._replace(commands=tuple(commands))
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
 
 
-def _judged(subject: str, folder: Path) -> str:
-    """Return what `lattok evaluate` is given: the model, and the dataset of its run where one is known."""
-    dataset, key = recorded(folder, "dataset"), recorded(folder, "options", "action_key")
-    return shlex.join(judged_words(subject, dataset or "DATASET", key))
+def _judge(problem: Problem, subject: str, folder: Path) -> Finding:
+    """Say how a model is judged, by the column of actions of its run."""
+    dataset, key = _judged(folder)
+    found = problem.finding(model=subject, dataset=dataset)
+    return found._replace(commands=tuple(each.extended(*key_flags(key)) for each in found.commands))
+
+
+def _judged(folder: Path) -> tuple[str, str | None]:
+    """Return the dataset of a model's run, as far as it is known, and its column of actions."""
+    return recorded(folder, "dataset") or DATASET, recorded(folder, "options", "action_key")
 
 
 def unfinished(subject: str, revision: str | None) -> Found:
@@ -147,8 +161,9 @@ def unfinished(subject: str, revision: str | None) -> Found:
     yield "run", f"{found['kind']}, preset {found['preset']}, on {found['dataset'] or 'a mixture'}"
     if found["study"] and (place / RESULTS).is_file():
         return
-    words = ["lattok", "train", found["kind"], "--out", subject, "--resume", *["--study"] * found["study"]]
-    yield UNFINISHED.finding(command=shlex.join(words))
+    unfinished = UNFINISHED.finding(kind=found["kind"], out=subject)
+    more = ["--study"] if found["study"] else []
+    yield unfinished._replace(commands=tuple(each.extended(*more) for each in unfinished.commands))
 
 
 def waiting(subject: str, revision: str | None) -> Found:
@@ -211,4 +226,4 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
             yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})
         if source is not None and facts.get("episodes", len(source.episodes)) != len(source.episodes):
             counts = {"labelled": facts["episodes"], "episodes": len(source.episodes)}
-            yield OTHER_DATASET.finding(prefix=prefix, dataset=shlex.quote(str(source.root)), **counts)
+            yield OTHER_DATASET.finding(prefix=prefix, dataset=str(source.root), **counts)

@@ -1,7 +1,6 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
 from lattok.utils import checks
+from lattok.utils.commands import DATASET
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.utils.output import unused
 
@@ -177,7 +177,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.LEFT_OUT.finding(names=said, reason=reason.rstrip("."))
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
-        yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]), out=unused("my-lam"))
+        yield problems.NO_ACTIONS.finding(dataset=dataset.address or DATASET, out=unused("my-lam"))
     if copies := copies_text(dataset):
         yield problems.COPIES.finding(copies=copies)
     if parts := parts_of(dataset):
@@ -341,7 +341,7 @@ def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterat
     for index, (file, start, _) in spans.items():
         other, later = latest.get(file, (index, start))
         if start < later and index not in shared:
-            told = {"camera": key, "dataset": shlex.quote(dataset.address or "DATASET")}
+            told = {"camera": key, "dataset": dataset.address or DATASET}
             yield problems.SPANS_IN_OTHER_ORDER.finding(file=file, episode=index, other=other, **told)
         latest[file] = max((other, later), (index, start), key=lambda each: each[1])
 

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data.summaries import quantile_ranges
+from lattok.utils.commands import command
 from lattok.utils.findings import Finding, error, note, warning
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
 START = {"frame_index": " from 0", "index": " of the dataset"}
 NAMED = 8  # dimensions named in a finding
+EXPORT = command("export", "{dataset}", "--out", "{out}")
+SMALL = ("--preset", "tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0")  # of a model of video
 
 # its structure
 DAMAGED = error("Episode {episode}: {reason}")
@@ -19,8 +22,8 @@ LEFT_OUT = note("{names} left out: {reason}.")
 NO_ACTIONS = note(
     "There are no actions in this dataset.",
     "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
-    "a small one (with a GPU, leave out --preset and --features): lattok train image-lam {dataset} --out {out} "
-    "--preset tiny+robust+flow --features pixels --labelled-fraction 0",
+    "a small one (with a GPU, leave out the preset and the features)",
+    command("train", "image-lam", "{dataset}", "--out", "{out}", *SMALL),
 )
 IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}")
 NO_CAMERAS = note(
@@ -144,18 +147,20 @@ COUNTED_OTHERWISE = error(
 OTHER_STATISTICS = warning(
     "meta/stats.json does not fit the rows (`{column}`, {dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
     "LeRobot normalises with it; lattok measures what it trains on, and writes right ones into annotated copies. "
-    "Write the dataset again, or export it: lattok export {dataset} --out {out}",
+    "Write the dataset again, or export it",
+    EXPORT,
 )
 OTHER_QUANTILES = note(
     "meta/stats.json has averages of the quantiles of episodes, not quantiles of the rows ({columns}; `{column}`, "
     "{dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
     "Policies of LeRobot that normalise by quantiles see other numbers. lattok measures what it trains on, and writes "
-    "right ones into annotated copies and exports: lattok export {dataset} --out {out}",
+    "right ones into annotated copies and exports",
+    EXPORT,
 )
 OVERCOUNTED = warning(
     "meta/stats.json counts {count:,} values of {columns} in {frames:,} frames: LeRobot counted pixels.",
-    "When LeRobot merges datasets, it weighs means by these counts. To write others: "
-    "lattok export {dataset} --out {out}",
+    "When LeRobot merges datasets, it weighs means by these counts. To write others",
+    EXPORT,
 )
 
 # frames
@@ -176,7 +181,8 @@ SHARED_SPAN = error(
 SPANS_IN_OTHER_ORDER = warning(
     "In {file}, episode {episode} of {camera} lies before episode {other}. If the two were swapped, the rows of each "
     "stand beside the frames of the other.",
-    "Look at both: lattok view {dataset}",
+    "Look at both",
+    command("view", "{dataset}"),
 )
 BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",

@@ -2,7 +2,6 @@
 after a merge they may be of something else, and quantiles are weighted means of those of episodes."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -20,6 +19,7 @@ from lattok.data.summaries import QUANTILES, RowSample, Stats, column_stats, mer
 from lattok.data.tables import DAMAGE, open_table
 from lattok.data.views import unwrap
 from lattok.utils import checks
+from lattok.utils.commands import DATASET
 from lattok.utils.files import whole_file
 from lattok.utils.findings import Finding
 from lattok.utils.output import unused
@@ -100,7 +100,7 @@ def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], who
         return
     if stored is None:
         return
-    command = {"dataset": shlex.quote(dataset.address or "DATASET"), "out": unused("exported")}
+    command = {"dataset": dataset.address or DATASET, "out": unused("exported")}
     averaged: dict[str, dict[str, Any]] = {}
     for key, group in groupby(dimensions, key=attrgetter("key")):
         found, feature = list(group), dataset.features[key]

@@ -22,3 +22,7 @@ from lattok.evaluation.report import Section as Section
 from lattok.evaluation.report import Table as Table
 from lattok.evaluation.report import TableRow as TableRow
 from lattok.evaluation.report import Verdict as Verdict
+from lattok.utils.commands import Advice as Advice
+from lattok.utils.commands import Command as Command
+from lattok.utils.commands import advise as advise
+from lattok.utils.commands import command as command

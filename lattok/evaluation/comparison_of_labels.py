@@ -6,7 +6,6 @@ Every figure that a single evaluation has is the same one here, under its name a
 
 import math
 import re
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor
 from lattok.data import RobotDataset
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import LABEL, LatentEvidence
 from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
@@ -30,7 +29,9 @@ from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section
 from lattok.evaluation.wording import FEW_EPISODES, printed
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.commands import DATASET, NOTHING, Advice, Command, advise, command
 from lattok.utils.devices import module_of
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
@@ -192,14 +193,14 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     ranked = sorted(candidates, key=lambda each: math.inf if each.r2 is None else -each.r2)
     first = ranked[0].case
 
-    def judge(addresses: list[str]) -> str:
-        where = first.dataset.address or "DATASET"
+    def judge(addresses: list[str]) -> Command:
+        where = first.dataset.address or DATASET
         stride = [] if options.stride is None else ["--stride", str(options.stride)]
-        return shlex.join(["lattok", "compare", where, "--models", *addresses, *stride, *options.flags])
+        return command("compare", where, "--models", *addresses, *stride, *options.flags)
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     strides = sorted({each.facts["stride_frames"] for each in candidates})
-    answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else "", strides)
+    answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else NOTHING, strides)
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -230,10 +231,10 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
-    title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {first.dataset.name}"
+    title = f"{checks.counted(len(candidates), 'latent action model')} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.speed for each in candidates}
-    steps = next_steps(answer, verdicts, first.named(LatentEvidence.use.replace("it:", f"{ranked[0].name}:")))
+    steps = next_steps(answer, verdicts, first.filled(advise(f"Label data with {ranked[0].name}", LABEL)))
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
 
@@ -249,7 +250,7 @@ def _reading(ranked: Sequence[Candidate]) -> str:
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
-def _answer(ranked: Sequence[Candidate], hold_out: str, strides: Sequence[int]) -> Answer:
+def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
     best, value = ranked[0], ranked[0].r2
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
@@ -259,7 +260,7 @@ def _answer(ranked: Sequence[Candidate], hold_out: str, strides: Sequence[int]) 
     shown = f"(R² {printed(value, '.2f')})."
     if (count := best.bootstrap.count) < FEW_HELD_OUT:
         text = f"That cannot be told: {only(count)} held out, and {FEW_EPISODES}."
-        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown} {hold_out}".rstrip())
+        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown}", hold_out)
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
         return Answer(QUESTION, False, f"{text} {shown}")
@@ -289,7 +290,8 @@ def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str
         controls = [(each.figures.get(f"{what}_from_{kind}/{key}"), None) for key in CONTROLS[kind]]
         values, intervals = zip(*(each.figure(key, kind) for key in shown), *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
-    title = f"R² of {kind}" + (" on new tasks" if columns is NEW else " before quantization" * (kind == "latents"))
+    which = {"codes": "codes", "latents": "latents before quantization"}[kind]
+    title = f"R² of {kind} on new tasks" if columns is NEW else f"R² of {which}"
     return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
 
 

@@ -78,7 +78,7 @@ def compare_tokenizers(opened: Mapping[str, Callable[[], Any]], dataset: RobotDa
     )
     return Report(
         kind="comparison",
-        title=f"{len(reports)} action tokenizer{'s' * (len(reports) > 1)} on {dataset.name}",
+        title=f"{checks.counted(len(reports), 'action tokenizer')} on {dataset.name}",
         headline=_reading(ranked, found) if comparable else "",
         verdicts=verdicts,
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},

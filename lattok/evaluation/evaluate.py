@@ -69,7 +69,7 @@ def evaluate(
             found.append(question.ask(evidence[name]))
         chosen.note("questions", len(found), len(asked_of))
     if any(missing.values()):
-        reasons = {name: f"the model has no {' and no '.join(these)}" for name, these in missing.items() if these}
+        reasons = {name: f"the model has no {' or '.join(these)}" for name, these in missing.items() if these}
         provenance["not_asked"] = reasons
     report = _report([*evidence.values()], [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:
@@ -94,5 +94,5 @@ def _report(every: Sequence[Evidence], outcomes: list[Outcome], provenance: Mapp
         sections=tuple(section for outcome in outcomes for section in outcome.sections),
         provenance={**{key: value for each in every for key, value in each.provenance.items()}, **provenance},
         answer=found,
-        steps=next_steps(found, verdicts, case.named(evidence.use)),
+        steps=next_steps(found, verdicts, case.filled(evidence.use)),
     )

@@ -6,13 +6,13 @@
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from lattok.evaluation.wording import Interval, printed
 from lattok.utils import files
-from lattok.utils.findings import wrapped
+from lattok.utils.commands import NOTHING, Advice, lines_of
 
 SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -124,14 +124,14 @@ class Section:
 class Criterion:
     """What a verdict is about, and what follows where a model falls short of it.
 
-    Advice may hold what to change in this model's training: `{label}`, `{Label}`, `{Revive}`, `{robust}`, `{decoder}`.
+    Advice may hold what to change in this model's training: `{label}`, `{Label}`, `{Revive}`, `{robust}`, `{change}`.
     """
 
     key: str
-    advice: str = ""  # of a model that lattok trained
+    advice: Advice = NOTHING  # of a model that lattok trained
     use: bool = False  # the advice is about the use of a model, whoever trained it
-    elsewhere: str = ""  # of a model that lattok did not train, unless `use`; "": train one by `recipe`
-    undecided: str = ""  # where it is too close to tell
+    elsewhere: Advice = NOTHING  # of a model that lattok did not train, unless `use`; none: train one by `recipe`
+    undecided: Advice = NOTHING  # where it is too close to tell
     caveat: str = ""  # what stands beside the answer, where this does not decide it
     weight: int = 0  # of the caveat: heavier ones are named first
     recipe: str = "image-lam"
@@ -144,7 +144,7 @@ class Verdict:
     text: str
     holds: bool | None  # None: not decided, e.g. because a control was not run
     about: Criterion
-    advice: str = ""  # what to do about it with this model
+    advice: Advice = NOTHING  # what to do about it with this model
 
     @property
     def key(self) -> str:
@@ -159,7 +159,7 @@ class Decision:
     holds: bool | None
     text: str
     caveats: bool = True  # those of verdicts that fall short follow
-    way_out: str = ""  # stands last
+    way_out: Advice = NOTHING  # stands last
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,13 @@ class Answer:
 
     question: str
     holds: bool | None  # None: it cannot be told
-    text: str
+    reason: str
+    way_out: Advice = NOTHING
+
+    @property
+    def text(self) -> str:
+        """The reason and the way out."""
+        return f"{self.reason} {self.way_out}".rstrip()
 
 
 def tally(held: Sequence[bool | None]) -> str:
@@ -198,7 +204,7 @@ class Report:
     sections: tuple[Section, ...] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
     answer: Answer | None = None
-    steps: tuple[str, ...] = ()  # what to do next, the first thing first
+    steps: tuple[Advice, ...] = ()  # what to do next, the first thing first
     speed: dict[str, Any] = field(default_factory=dict, repr=False)  # differs from run to run, has a file of its own
 
     def summary(self) -> dict[str, Any]:
@@ -221,31 +227,46 @@ class Report:
             {"title": each.title, "reading": each.reading, "tables": [table.as_dict() for table in each.tables]}
             for each in self.sections
         ]
-        answer = None if self.answer is None else asdict(self.answer)
-        value = {"schema": SCHEMA, "kind": self.kind, "answer": answer, "steps": self.steps, **self.summary()}
-        value |= {"sections": sections, "provenance": self.provenance}
+        known, answer = self.answer, None
+        if known is not None:
+            answer = {"question": known.question, "holds": known.holds, "text": known.text}
+        value = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "answer": answer,
+            "steps": [*map(str, self.steps)],
+            **self.summary(),
+            "sections": sections,
+            "provenance": self.provenance,
+        }
         return json.dumps(files.finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Print answer, headline and verdicts for a terminal."""
+        """Print answer, headline and verdicts for a terminal, with options and commands as they are typed."""
         marks = {True: "+", False: "-", None: "?"}
-        lines = [*self._answer, *wrapped(self.headline, WIDTH, "", ""), "", *wrapped(LEGEND, WIDTH, "", "")]
-        for verdict in self.verdicts:
-            lines += wrapped(f"{marks[verdict.holds]} {verdict.text}", WIDTH, "  ", "    ")
+        lines = [*self._answer, *lines_of(self.headline, WIDTH), "", *lines_of(LEGEND, WIDTH)]
+        points = [f"{marks[verdict.holds]} {verdict.text}" for verdict in self.verdicts]
         for name, reason in self.provenance.get("not_asked", {}).items():
-            lines += wrapped(f"? {name.replace('_', ' ')}: not asked, {reason}", WIDTH, "  ", "    ")
-        lines += ["", "What to do next:"] * bool(self.steps)
+            points.append(f"? {name.replace('_', ' ')}: not asked, {reason}")
+        for point in points:
+            lines += lines_of(point, WIDTH, "  ", "    ")
+        if self.steps:
+            lines += ["", "What to do next:"]
         for step in self.steps:
-            lines += wrapped(f"- {step}", WIDTH, "  ", "    ")
+            lines += lines_of(f"- {step.said(typed=True)}", WIDTH, "  ", "    ", step.commands)
         return "\n".join(lines)
 
     def summary_text(self) -> str:
         """Print the answer and the table behind it, for a terminal."""
-        return "\n".join([self.title, *(self._answer or wrapped(self.headline, WIDTH, "", "")), "", self.overview()])
+        return "\n".join([self.title, *(self._answer or lines_of(self.headline, WIDTH)), "", self.overview()])
 
     @property
     def _answer(self) -> list[str]:
-        return [self.answer.question, *wrapped(self.answer.text, WIDTH, "  ", "  ")] if self.answer else []
+        if self.answer is None:
+            return []
+        text, way_out = self.answer.reason, self.answer.way_out
+        said = f"{text} {way_out.said(typed=True)}".rstrip()
+        return [self.answer.question, *lines_of(said, WIDTH, "  ", "  ", way_out.commands)]
 
     def overview(self) -> str:
         """Print the table that decides, for a terminal: figures of the model and of its controls."""

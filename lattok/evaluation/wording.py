@@ -2,6 +2,7 @@
 
 Interval = tuple[float, float]  # 95 %
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
+NOT_TRAINED = "not run: only for models that lattok trains"
 NO_START = "not run: the model has no untrained form"
 FEW_EPISODES = "fewer than five episodes have no interval"
 

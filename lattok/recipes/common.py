@@ -298,7 +298,7 @@ class Recipe(ABC, Generic[Model]):
                 print(checks.printable(said), file=sys.stderr)
             for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
                 if found.severity == "warning":
-                    print(checks.printable(f"warning: {name}: {found.what} {found.advice}"), file=sys.stderr)
+                    print(checks.printable(f"warning: {name}: {found}"), file=sys.stderr)
             for source in sources if not resume else ():
                 if said := copies_text(source.dataset):
                     print(checks.printable(f"warning: {source.dataset.name}: {said}"), file=sys.stderr)

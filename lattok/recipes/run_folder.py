@@ -114,4 +114,9 @@ def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
 
 def judged_words(model: str, dataset: str, action_key: str | None = None) -> list[str]:
     """Return what `lattok evaluate` is given to judge a model on a dataset."""
-    return [model, dataset, *([] if action_key in (None, "action") else ["--action-key", str(action_key)])]
+    return [model, dataset, *key_flags(action_key)]
+
+
+def key_flags(action_key: str | None) -> list[str]:
+    """Return what is typed for a column of actions; nothing for the default one."""
+    return [] if action_key in (None, "action") else ["--action-key", str(action_key)]

@@ -1,14 +1,13 @@
 """What is wrong with something and what to do about it, as plain text of 88 columns, beyond which only words go."""
 
-import textwrap
 from collections.abc import Iterable, Iterator
 from functools import partial
 from string import Formatter
 from typing import Any, Literal, NamedTuple
 
 from lattok.utils.checks import counted
+from lattok.utils.commands import Command, in_a_row, lines_of
 
-COMMAND = ": lattok "  # what follows can be typed
 WIDTH = 88
 SHOWN = 8  # findings of one kind that are spelled out
 Severity = Literal["error", "warning", "note"]
@@ -21,6 +20,14 @@ class Finding(NamedTuple):
     severity: Severity
     what: str
     advice: str
+    commands: tuple[Command, ...] = ()  # that do it, one after the other
+
+    @property
+    def text(self) -> str:
+        return f"{self.what} {self.advice}{':' if self.commands else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.text} {in_a_row(self.commands)}".strip()
 
 
 class _Counting(Formatter):
@@ -30,15 +37,19 @@ class _Counting(Formatter):
 
 
 class Problem(NamedTuple):
-    """What a check may find. Its texts have {fields} for the case at hand, {count:episode is|episodes are} for a number
-    with its noun; the documentation lists them as they are."""
+    """What a check may find. Its texts and words of its command have {fields} for the case at hand, {count:episode
+    is|episodes are} for a number with its noun; the documentation lists them as they are."""
 
     severity: Severity
     what: str
     advice: str = ""
+    command: Command | None = None
 
     def finding(self, **facts: object) -> Finding:
-        return Finding(self.severity, *(_Counting().vformat(text, (), facts) for text in (self.what, self.advice)))
+        what, advice = (_Counting().vformat(text, (), facts) for text in (self.what, self.advice))
+        known = () if self.command is None else (self.command,)
+        commands = (Command(each.verb, tuple(word.format(**facts) for word in each.words)) for each in known)
+        return Finding(self.severity, what, advice, tuple(commands))
 
 
 error, warning, note = (partial(Problem, severity) for severity in ORDER)
@@ -61,17 +72,8 @@ def some_of(findings: Iterable[Finding], rest: str) -> Iterator[Finding]:
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield wrapped lines, each finding under its severity."""
     for finding in findings:
-        text = " ".join(f"{finding.what} {finding.advice}".split())
-        yield from wrapped(text, WIDTH, f"{finding.severity:<8}", " " * 8)
-
-
-def wrapped(text: str, width: int, first: str, later: str) -> Iterator[str]:
-    """Yield lines of a text, indented by `first` and `later`; a command at its end keeps a line, to be copied."""
-    said, mark, command = text.partition(COMMAND)
-    wrapper = textwrap.TextWrapper(width, first, later, break_long_words=False, break_on_hyphens=False)
-    yield from wrapper.wrap(said + mark[:1])  # paths and names stay whole, to be copied
-    if mark:
-        yield f"{later}{mark[2:]}{command}"
+        text = " ".join(finding.text.split())
+        yield from lines_of(text, WIDTH, f"{finding.severity:<8}", " " * 8, finding.commands)
 
 
 def fitted(label: str, text: str) -> str:

@@ -17,14 +17,16 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli import VERBS, Group, demo, doctor, main
-from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
-from lattok.evaluation.evidence import Case, EvalOptions
+from lattok.cli import VERBS, Group, demo, doctor, flags, main, subjects
+from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset, problems
+from lattok.evaluation.evidence import EVIDENCE, Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
-from lattok.evaluation.questions import NOT_RUN
+from lattok.evaluation.questions import ALONE, NOT_RUN, UNCLEAR, Subject, criteria, train_one
 from lattok.evaluation.questions.history import hold_out_more
+from lattok.utils.commands import DATASET, MODEL, Advice, command, in_a_row
+from lattok.utils.findings import Problem, lines
 from tests.annotation.test_fill import write as write_filled
 from tests.annotation.test_fill import write_parts
 from tests.conftest import moving_square, put_video
@@ -113,7 +115,60 @@ def test_every_command_that_a_text_of_lattok_names_is_one(said: Said):
             complete += 1
             needed = re.findall("--[a-z-]+", text.splitlines()[0])
             assert set(needed) <= set(flags), f"{words}: needs {needed}"
-    assert complete > 10
+    assert complete > 5
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """What the command line makes of a command, without running it."""
+    verb, rest = VERBS[words[0]], [*words[1:]]
+    if isinstance(verb, Group):
+        verb = verb.find(rest[0], rest[1:])
+        rest = rest[1:]
+    return flags.read(f"lattok {words[0]}", verb.words, rest)
+
+
+def advices() -> Iterator[Advice]:
+    """All that evaluations advise, of every kind of model."""
+    yield from (NOT_RUN, ALONE, UNCLEAR)
+    yield from (kind.cls.use for kind in EVIDENCE.values())
+    for about in criteria().values():
+        yield from (about.advice, about.elsewhere, about.undecided, train_one(about.recipe))
+
+
+def test_the_command_line_reads_every_command_that_is_advised():
+    found = {each: advice for advice in advices() for each in advice.commands}
+    assert {each.verb for each in found} >= {"annotate", "compare", "evaluate", "rollout", "train", "view"}
+    for each in found:
+        assert parsed([each.verb, *each.words]), each
+    places = {MODEL: "my lam", DATASET: "a 'set'; rm -rf"}
+    for each in found:
+        words = shlex.split(str(each.filled(places)))[1:]
+        values = [str(value) for value in parsed(words).values()]
+        assert MODEL not in words
+        assert DATASET not in words
+        assert any("my lam" in value or "a 'set'" in value for value in values)
+
+
+@pytest.mark.parametrize("module", [doctor, subjects, problems])
+def test_the_command_line_reads_the_commands_of_findings(module: Any):
+    kept = [each for each in vars(module).values() if isinstance(each, Problem) and each.command is not None]
+    assert kept or module is doctor
+    for each in kept:
+        facts = dict.fromkeys(re.findall(r"{(\w+)", f"{each}"), 1)
+        facts |= {"kind": "image-lam", "dataset": "my data", "out": "new", "model": "my lam"}
+        (found,) = each.finding(**facts).commands
+        assert parsed(shlex.split(str(found))[1:]), found
+        assert [*lines([each.finding(**facts)])][-1].strip() == str(found)  # in a line of its own, to be copied
+
+
+def test_every_option_that_is_advised_is_one_of_a_recipe_or_a_verb():
+    train: Any = VERBS["train"]
+    known = {word.name for kind in train.names() for word in train.find(kind, ()).words}
+    for advice in advices():
+        filled = Subject(trained=True).fill(advice)
+        assert {name.rstrip("_") for name, _ in filled.options} <= known, advice
+        assert "{" not in filled.said()
+        assert not re.search(r"\w=\w", filled.said(typed=True)), advice
 
 
 @pytest.mark.ci
@@ -168,7 +223,7 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     (judge,) = set(re.findall(rf"lattok evaluate 'my lam' {dataset.root}", doctored("my lam")))
     said(f"{judge} --device cpu")
     assert "never evaluated" not in doctored("my lam")
-    label = LatentEvidence.use.split(": ")[1].removesuffix(".")
+    label = in_a_row(LatentEvidence.use.commands)
     for name, place in {"DATASET": str(dataset.root), "MODEL": "'my lam'"}.items():
         label = label.replace(name, place)
     assert "Annotated dataset: " in said(label)
@@ -241,12 +296,13 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
     use_it(said(["train", "vla", shown, "--out", "my policy", *TINY]), open_dataset(shown))
     assert "Report: " in said(["evaluate", "my policy", shown])
     report = json.loads(Path("my policy/report/report.json").read_text())
-    acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in (PolicyEvidence.use, report["answer"]["text"])}
+    said = (str(PolicyEvidence.use), report["answer"]["text"])
+    acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in said}
     commands = {found for text in acts for found in re.findall(r"Let it act[^:]*: (lattok [^.]*)", text)}
     assert commands, report["answer"]
-    for command in commands:
-        few = ["--env-episodes", "1"] if " evaluate " in command else ["--episodes", "1"]
-        assert "toy/left" in said([*shlex.split(command.replace("TASKS", "toy").replace("DATASET", shown)), *few])
+    for each in commands:
+        few = ["--env-episodes", "1"] if " evaluate " in each else ["--episodes", "1"]
+        assert "toy/left" in said([*shlex.split(each.replace("TASKS", "toy").replace("DATASET", shown)), *few])
 
 
 def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: Callable, said: Said):
@@ -259,8 +315,8 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
     model = lattok.load("my lam")
     dataset = open_dataset(root)
     case = Case(model, dataset, EvalOptions(episodes="14").split(dataset), EvalOptions(action_key="observation.state"))
-    told = hold_out_more([case], lambda found: case.named("lattok evaluate MODEL DATASET", found[0]))
-    first, then = told.removeprefix("Run: ").split(" && ")
+    judge = command("evaluate", MODEL, DATASET)
+    first, then = map(str, hold_out_more([case], lambda found: case.fill(judge, found[0])).commands)
     said(f"{first} --steps 6")
     assert json.loads(Path("my lam-again/training.json").read_text())["episodes"] == [[0, 9]]
     assert json.loads(Path("my lam-again/run/recipe.json").read_text())["options"]["action_key"] == "observation.state"
@@ -300,8 +356,8 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
     again = f"{train.replace(root, 'filled').replace('my-model', 'again')} --steps 2 --batch-size 4 --image-size 32"
     assert "Then fill in" not in said(f"{again} --channels 8 8 --device cpu")  # which has been done
     filled, given = open_dataset("filled"), EvalOptions()
-    use = Case(lattok.load("again"), filled, given.split(filled), given).named(ActionEvidence.use)
-    assert use == "Fill in unknown actions: annotate the dataset that this one was made from."
+    use = Case(lattok.load("again"), filled, given.split(filled), given).filled(ActionEvidence.use)
+    assert str(use) == "Fill in unknown actions: annotate the dataset that this one was made from."
     trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert after("Judge it", trained) == f"lattok evaluate lam {root}"
 
@@ -312,20 +368,20 @@ def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
     given = EvalOptions(action_key="observation.state", state_key=None, cameras=["front"])
     config = SimpleNamespace(action_key="expert")
     case = Case(SimpleNamespace(address="my lam", config=config), dataset, given.split(dataset), given)
-    use = shlex.split(case.named(LatentEvidence.use).split(": ")[1].removesuffix("."))
+    use = shlex.split(in_a_row(case.filled(LatentEvidence.use).commands))
     root = dataset.address
     keys = ["--action-key", "observation.state"]
     assert use == ["lattok", "annotate", root, "--model", "my lam", *keys, "--cameras", "front", "--out", "labelled"]
-    judge = shlex.split(case.named("lattok evaluate MODEL DATASET"))
+    judge = shlex.split(str(case.fill(command("evaluate", MODEL, DATASET))))
     assert judge == ["lattok", "evaluate", "my lam", root, *keys, "--state-key", "none", "--cameras", "front"]
     plainly = Case(case.model, dataset, case.split, EvalOptions())
-    assert "--action-key expert --as actions" in plainly.named(ActionEvidence.use)
+    assert "--action-key expert --as actions" in str(plainly.filled(ActionEvidence.use))
     for chosen, typed in (("2:4", "2:4"), ([1, 3], "1,3")):
-        again = Case(case.model, dataset, case.split, EvalOptions(episodes=chosen)).named(NOT_RUN)
-        assert again == f"Run: lattok evaluate 'my lam' {root} --episodes {typed} --controls trained"
+        again = Case(case.model, dataset, case.split, EvalOptions(episodes=chosen)).filled(NOT_RUN)
+        assert str(again) == f"Run: lattok evaluate 'my lam' {root} --episodes {typed} --controls trained"
     dataset.features["latent.codes"] = dataset.features["latent2.valid"] = Feature("int64", (4,), None)
-    assert " --prefix latent3 --out labelled" in plainly.named(LatentEvidence.use)
-    assert "--prefix" not in plainly.named(ActionEvidence.use)
+    assert " --prefix latent3 --out labelled" in str(plainly.filled(LatentEvidence.use))
+    assert "--prefix" not in str(plainly.filled(ActionEvidence.use))
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,9 @@ def test_it_is_no_camera_and_inspection_says_so(kind: str, spelling: str, tmp_pa
     assert KEY not in dataset.features
     assert FramePairs(dataset, 2).cameras == PolicyWindows(dataset, 2, size=8).cameras == CAMERAS
     assert dataset.frames(1).shape[1] == len(CAMERAS)
-    found = [f"{f.what} {f.advice}" for f in inspect_dataset(dataset).findings if KEY in f.what]
+    found = [str(f) for f in inspect_dataset(dataset).findings if KEY in f.what]
     said = "a depth camera, which models here do not read; annotate and export copy it unchanged"
-    assert found == [f"`{KEY}` is left out: {said}. "]
+    assert found == [f"`{KEY}` is left out: {said}."]
     assert not any(finding.severity == "error" for finding in inspect_dataset(dataset).findings)
     for asked in ("depth", KEY):
         with pytest.raises(

@@ -34,7 +34,7 @@ def replant(dataset: LeRobotV3, key: str, change: Callable[[np.ndarray], np.ndar
 
 
 def found(dataset: LeRobotV3) -> str:
-    return "\n".join(f"{f.severity}: {f.what} {f.advice}" for f in inspect_dataset(dataset).findings)
+    return "\n".join(f"{f.severity}: {f}" for f in inspect_dataset(dataset).findings)
 
 
 def test_outliers_name_the_worst(make_dataset):

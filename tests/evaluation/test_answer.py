@@ -173,7 +173,7 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
     advice = "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
     advice += "episodes=0:N and evaluate with episodes=N:."
-    assert against.advice == advice
+    assert str(against.advice) == advice
     assert advice in (tmp_path / "report.html").read_text()
     model.trained_on = {"dataset": "planted", "episodes": [[0, 14]], "loop": {}}
     again = evaluate(model, world, episodes=[15])
@@ -192,7 +192,7 @@ def test_advice_fits_the_model_it_is_about():
     def said(key: str = "codes_against_controls", kind: str = "image-lam", **facts: Any) -> str:
         config = {"latent_norm": "batch", "codebook": {"start": "kmeans"}} if facts.pop("robust", False) else {}
         trained_on = facts and {"loop": {}, **facts}
-        return Subject.of(kind, config, trained_on).advice(criteria()[key], False, "")
+        return str(Subject.of(kind, config, trained_on).advice(criteria()[key], False, ""))
 
     assert said(labels={"fraction": 0.0}).startswith("Label a few per cent of the pairs (labelled_fraction=0.05), or")
     assert said(labels={"fraction": 0.05}, robust=True) == (
@@ -205,17 +205,17 @@ def test_advice_fits_the_model_it_is_about():
     assert "robust preset" not in said("codes_in_use", "moto-lam", labels={"fraction": 0.0})  # which has none
     hub = Subject.of("image-lam", {}, {"loop": {}}, "org/lam")  # somebody else's, whose training cannot be changed
     assert (
-        hub.advice(criteria()["codes_against_controls"], False, "")
+        str(hub.advice(criteria()["codes_against_controls"], False, ""))
         == "Train one on this dataset: lattok train image-lam DATASET --out new"
     )
     other = Subject.of("residual-vq", {}, {"loop": {}}, "tok")  # which has no decoder to choose
     assert (
-        other.advice(criteria()["error_against_kmeans"], False, "")
+        str(other.advice(criteria()["error_against_kmeans"], False, ""))
         == "Train one on this dataset: lattok train action-vq DATASET --out new"
     )
     told = {"decoder": {"predict_change": True, "conditioning": "add"}}  # what the advice would be is there already
     for config, there in (({"decoder": {"predict_change": False}}, False), (told, True), ({}, True)):
-        text = Subject.of("image-lam", config, {"loop": {}}).advice(criteria()["decoder_depends"], False, "")
+        text = str(Subject.of("image-lam", config, {"loop": {}}).advice(criteria()["decoder_depends"], False, ""))
         assert ("decoder_predict_change" not in text) == there
     assert "labelled" not in said(kind="clip-lam", steps=1)
     for key in criteria():  # of a published or converted one, nothing can be trained otherwise
@@ -226,5 +226,5 @@ def test_advice_fits_the_model_it_is_about():
     (open_, short) = with_advice(
         [verdict("decoder_depends", None), verdict("transfers", False)], case_of(tiny_lam(), World(episodes=2))
     )
-    assert open_.advice == "Hold out more episodes, or average several seeds."
+    assert str(open_.advice) == "Hold out more episodes, or average several seeds."
     assert short.advice == criteria()["transfers"].advice

@@ -14,6 +14,7 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page
+from lattok.evaluation.comparison import COMPARED
 from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
 from lattok.recipes import recipe_for
@@ -254,13 +255,13 @@ def test_a_model_that_explains_nothing_stands_above_one_that_does_harm(world):
 
 
 def test_a_folder_with_another_comparison_is_refused_before_anything_is_judged(world, models, found, monkeypatch):
-    monkeypatch.setattr("lattok.evaluation.comparison.compare_latents", lambda *_: 1 / 0)
+    monkeypatch.setitem(COMPARED, "labels", lambda *_: 1 / 0)
     refused("`out`", compare, world, {"fresh": models["fresh"]}, out=found[1], **CHOSEN)
 
 
 def test_what_is_suggested_asks_the_same_once_more(models):
     report = compare(World(episodes=15), {"a": models["fresh"]}, episodes=[7], stride="2", seed=7)
-    assert "--stride 2 --seed 7" in str(report.answer)
+    assert "--stride 2 --seed 7" in answer_of(report).text
 
 
 @pytest.mark.ci

@@ -1,6 +1,8 @@
 """Action tokenizers side by side: the figures of `evaluate`, in the order of what a policy errs."""
 
 import json
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from lattok import UniformBins
 from lattok.cli import main
 from lattok.evaluation import compare, evaluate
-from lattok.evaluation.comparison import compare_tokenizers
+from lattok.evaluation.comparison_of_tokenizers import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.report import Answer
 from lattok.recipes import recipe_for, train
@@ -69,15 +71,16 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
                 self.answer = Answer("", holds, texts[holds])
 
     Told.answer = None
-    monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: model)
-    answer = compare_tokenizers({name: Told(each) for name, each in errors.items()}, bins[0], EvalOptions()).answer
+    monkeypatch.setattr("lattok.evaluation.comparison_of_tokenizers.evaluate", lambda model, *_, **__: model)
+    found = {name: Told(each) for name, each in errors.items()}
+    opened: Any = {name: partial(found.get, name) for name in found}
+    answer = compare_tokenizers(opened, bins[0], EvalOptions()).answer
     assert answer is not None
     assert answer.holds is holds
     assert answer.text.startswith(text)
     if holds and len(errors) > 1:  # of chunks of two lengths none is named
-        told = {name: Told(each) for name, each in errors.items()}
-        told["a"].horizon = 2
-        answer = compare_tokenizers(told, bins[0], EvalOptions()).answer
+        found["a"].horizon = 2
+        answer = compare_tokenizers(opened, bins[0], EvalOptions()).answer
         assert answer is not None
         assert answer.holds is None
         assert answer.text.startswith("That cannot be told. Horizons differ (2, 8 steps)")

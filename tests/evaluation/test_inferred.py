@@ -131,7 +131,7 @@ def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     assert answer_of(report).holds is False
     assert holds(report)["inferred_against_controls"] is False
     advice = {verdict.key: verdict.advice for verdict in report.verdicts}
-    assert advice["inferred_against_controls"] == ("Train one on this dataset: lattok train idm DATASET --out new")
+    assert str(advice["inferred_against_controls"]) == "Train one on this dataset: lattok train idm DATASET --out new"
 
 
 def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing):

@@ -1,18 +1,34 @@
 """What other packages add is judged as ours is: each is one file that touches no name of lattok's."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lattok.data import Feature, LeRobotWriter
-from lattok.types import Acts, EncodesFeatures, InfersActions, LabelsVideo, PredictsFrames, TokenizesActions, lacks
+from lattok.evaluation import evaluate
+from lattok.types import (
+    Acts,
+    EncodesFeatures,
+    InfersActions,
+    LabelsVideo,
+    LatentActions,
+    PredictsFrames,
+    TokenizesActions,
+    VideoLabeller,
+    lacks,
+)
+from lattok.utils.checks import LattokError
 from tests import strangers
+from tests.evaluation.worlds import STRIDE, World
 from tests.process_jobs import afresh
 
 HERE = Path(strangers.__file__).parent
+EXTEND = HERE.parents[1] / "examples" / "extend"
 GROUPS = {
-    "lattok.artefacts": {"quarter-flow": "quarter_flow"},
+    "lattok.artefacts": {"quarter-flow": "quarter_flow", "quarter-idm": "quarter_idm"},
     "lattok.evidence": {"steadiness": "steadiness"},
     "lattok.questions": {"steady": "steady", "agreement": "agreement"},
 }
@@ -23,6 +39,7 @@ CAMERA = "observation.images.front"
 JUDGE = """
 import json, sys, lattok
 from lattok.cli import main
+from lattok.evaluation.evidence import probes
 from quarter_flow import QuarterFlow, QuarterFlowConfig
 
 def run(*words):
@@ -33,6 +50,7 @@ def report(folder):
     return json.loads(open(f"{folder}/report.json").read())
 
 assert not {"steadiness", "steady", "agreement"} & set(sys.modules)
+probes.STEPS = 5  # of MLPs
 QuarterFlow(QuarterFlowConfig(("front",))).save_pretrained("lam")
 run("annotate", "data", "--model", "lam", "--out", "labels")
 run("verify", "labels", "--model", "lam")
@@ -46,7 +64,7 @@ assert {verdict["key"] for verdict in found["verdicts"]} >= {"codes_against_cont
 assert found["provenance"]["steps"] > 0
 asked = found["provenance"]["not_asked"]
 assert asked.keys() == {"agreement", "dependence", "distractor", "transfer"}, asked
-assert asked["dependence"] == "the model has no frame_targets and no predict"
+assert asked["dependence"] == "the model has no frame_targets or predict"
 assert asked["agreement"] == "the model has no explain"
 page = open("judged/report.html").read()
 assert all(reason in page for reason in asked.values())
@@ -58,12 +76,24 @@ assert both["figures"]["lam/parameters"] == 0 < both["figures"]["ours/parameters
 assert report(run("evaluate", "ours", "data", "--out", "other"))["figures"]["steps"] > 0
 assert report("other")["provenance"]["not_asked"] == {"agreement": asked["agreement"]}
 assert main(["evaluate", "lam", "data", "--controls", "trained", "--out", "trained"]) == 2
+
+from quarter_idm import QuarterIDM
+QuarterIDM(QuarterFlowConfig(("front",))).save_pretrained("idm")
+found = report(run("evaluate", "idm", "data", "--out", "inferred"))
+assert found["answer"]["question"] == "May its actions replace unknown ones?"
+assert found["figures"]["r2_actions/model"] > 0.7 > found["figures"]["r2_actions/mean"], found["figures"]
+assert found["figures"]["steps"] > 0
 """
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_takes_few_lines(name):
-    assert len((HERE / f"{name}.py").read_text().splitlines()) <= MOST_LINES
+    assert len(source(name).splitlines()) <= MOST_LINES
+
+
+def source(name: str) -> str:
+    """The file of an addition: an example for users, or one of these tests alone."""
+    return next(each for folder in (EXTEND, HERE) if (each := folder / f"{name}.py").is_file()).read_text()
 
 
 def write(folder: Path, packages: dict[str, dict[str, str]]) -> Path:
@@ -74,7 +104,7 @@ def write(folder: Path, packages: dict[str, dict[str, str]]) -> Path:
     lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in packages.items()]
     (facts / "entry_points.txt").write_text("\n".join(lines))
     for name in (name for names in packages.values() for name in names.values()):
-        (folder / f"{name}.py").write_text((HERE / f"{name}.py").read_text())
+        (folder / f"{name}.py").write_text(source(name))
     return folder
 
 
@@ -97,15 +127,56 @@ def test_a_labeller_evidence_and_questions_of_other_packages_go_through_every_ve
     afresh(JUDGE, tmp_path, write(tmp_path / "site", GROUPS))
 
 
-def test_a_model_can_what_it_has_all_methods_for():
-    class Half:
-        def predict(self):
-            return None
+class Plain(VideoLabeller):
+    """Not even a module: labels video by what it is told to."""
 
-    assert lacks(Half(), PredictsFrames) == ["frame_targets"]
-    assert lacks(Half, PredictsFrames, LabelsVideo) == ["frame_targets", "label_video", "resize", "stride_frames"]
-    Half.frame_targets = None  # what cannot be called is no method
-    assert lacks(Half, PredictsFrames) == ["frame_targets"]
+    cameras, codebook_size = ("front",), 4
+
+    def __init__(self, **changes: Any):
+        self.changes, self.calls = changes, list[Any]()
+
+    def stride_frames(self, fps: float) -> int:
+        return STRIDE
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return frames
+
+    def label_video(self, frames: Any, stride: Any = None, task: Any = None, **_: Any) -> LatentActions:  # type: ignore[override]
+        self.calls.append((len(frames), stride, task))
+        rows = {"codes": torch.zeros(len(frames), 2).long(), "latents": torch.zeros(len(frames), 2, 3)}
+        given = {**rows, "quantized": rows["latents"], **self.changes}
+        return LatentActions(**{name: each(frames) if callable(each) else each for name, each in given.items()})
+
+
+def test_a_labeller_that_reads_tasks_is_told_that_of_each_frame():
+    model, world = Plain(), World(episodes=3, length=12, tasks=2)
+    model.reads_task = True
+    report = evaluate(model, world, episodes=[1, 2], action_key=None)
+    assert model.calls == [(12, STRIDE, [f"task {episode % 2}"] * 12) for episode in (0, 1, 2)]
+    assert {*report.provenance["not_asked"]} == {"dependence", "distractor", "transfer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"codes": lambda frames: torch.full((len(frames), 2), 4)},
+            "labels of Plain, codes`: expected 0 to 3, got 4 to 4",
+        ),
+        ({"codes": torch.zeros(3, 2).long()}, "codes`: expected 12 rows, one for each frame, got 3"),
+        ({"latents": lambda frames: torch.zeros(len(frames), 3)}, r"latents`: expected shape \[T, P, d\]"),
+        ({"codes": "none"}, "labels of Plain`: expected a torch tensor"),
+    ],
+)
+def test_labels_that_are_none_are_refused_by_name(changes, says):
+    with pytest.raises(LattokError, match=says):
+        evaluate(Plain(**changes), World(episodes=3, length=12), episodes=[2])
+
+
+def test_a_model_can_what_it_has_all_methods_for():
+    half = type("Half", (), {"predict": lambda self, *_: None, "frame_targets": None})  # what nobody can call
+    assert lacks(half(), PredictsFrames) == lacks(half, PredictsFrames) == ["frame_targets"]
+    assert lacks(half, PredictsFrames, LabelsVideo) == ["frame_targets", "label_video", "resize", "stride_frames"]
 
 
 def test_families_of_lattok_can_what_they_are_judged_for():

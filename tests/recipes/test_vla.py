@@ -256,7 +256,7 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     assert not [found for found in unfinished(str(out), None) if isinstance(found, Finding)]
     (out / "study.json").unlink()
     (finding,) = (found for found in unfinished(str(out), None) if isinstance(found, Finding))
-    assert finding.advice.endswith(f"lattok train vla --out {out} --resume --study")
+    assert str(finding).endswith(f"lattok train vla --out {out} --resume --study")
     assert main(["train", "vla", "--out", str(out), "--resume"]) == 2
     assert "`study`: expected True as in the run to resume, got False. Or start" in capsys.readouterr().err
     assert main(["train", "vla", "--out", str(out / "baseline"), "--resume", "--study"]) == 2

@@ -1,1 +1,1 @@
-"""Additions of other packages, one file each; `test_strangers.py` installs each as a package of its own."""
+"""Additions of other packages, one file each, which `test_strangers.py` installs; others are in examples/extend."""

@@ -238,7 +238,7 @@ class LeRobotV3(TableDataset):
         first, last = self._reader.rows(path).get(episode_index, (0, 0))
         if episode_index in self._reader.disordered(path):
             found = DISORDERED.finding(file=path, episode=episode_index)
-            raise LattokError(f"{found.what} {found.advice}")
+            raise LattokError(str(found))
         if last - first != length:
             hint = "The file is not the one that meta/episodes describes: copy the dataset again."
             refuse(path, f"{counted(length, 'row')} of episode {episode_index}", last - first, hint)
@@ -360,14 +360,14 @@ class LeRobotV3(TableDataset):
         path, start, stop = self.video_span(episode_index, camera)
         if (other := self.shared_spans(camera).get(episode_index)) is not None:
             shared = SHARED_SPAN.finding(episode=episode_index, other=other, camera=camera, file=path)
-            raise LattokError(f"{shared.what} {shared.advice}")
+            raise LattokError(str(shared))
         times = self._times(episode_index).astype(np.float64)
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
         # what follows in the file are frames of the next episode
         if problem := short_video(episode_index, camera, times[-1], stop - start, self.fps):
-            raise LattokError(f"{problem.what} {problem.advice}")
+            raise LattokError(str(problem))
         with self.files.at_hand(path) as place:
             yield from decode_at(place, start + times[indices], self.fps)
 

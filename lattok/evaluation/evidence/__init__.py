@@ -2,8 +2,6 @@
 episodes that judge. Each kind of evidence is a class that registers itself."""
 
 import os
-import re
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -20,11 +18,13 @@ from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
-from lattok.types import Episode, lacks
+from lattok.types import Episode, LabelsVideo, lacks
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise
 from lattok.utils.registry import Registry
 from lattok.version import __version__
 
+FILLS = "--as"  # inferred actions, which `annotate` writes into the column of actions
 LAST = 100  # place of what names none: after those of lattok
 
 
@@ -94,7 +94,7 @@ class EvalOptions:
 
     def seen_by(self, model: Any) -> "EvalOptions":
         """Keep as many cameras as a model sees; raises `LattokError` for fewer, and for what it has no use for."""
-        own = getattr(model, "cameras", None) if model.evidence in ("pairs", "clips", "actions") else None
+        own = None if lacks(model, LabelsVideo) else model.cameras
         for name in ("cameras", "stride"):
             if own is None and getattr(self, name) is not None:
                 checks.fail(name, f"none for {model.type}, which has no choice of them", f"{getattr(self, name)!r:.60}")
@@ -111,8 +111,21 @@ class EvalOptions:
         keys = [] if self.seed == 0 else ["--seed", str(self.seed)]
         keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
-        keys += ["--any-rate"] * self.any_rate
-        return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
+        keys += ["--any-rate"] if self.any_rate else []
+        return [*keys, *self.seen]
+
+    @property
+    def seen(self) -> list[str]:
+        """What is typed for the cameras."""
+        return ["--cameras", *self.cameras] if self.cameras else []
+
+    @property
+    def chosen(self) -> list[str]:
+        """What is typed for the episodes that judge."""
+        spec = self.episodes
+        if spec is None or spec == "test":
+            return []
+        return ["--episodes", spec if isinstance(spec, str) else ",".join(map(str, spec))]
 
     def state_of(self, dataset: RobotDataset) -> str | None:
         """Return the column of the state: the default one may be absent, one that was asked for may not."""
@@ -171,30 +184,32 @@ class Case:
     control_loop: LoopOptions | None = None
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
 
-    def named(self, text: str, model: str = "") -> str:
-        """Put this dataset and model, or a model elsewhere, with the case's options, into the command in a text."""
-        said, mark, command = text.partition("lattok ")
-        names = {"MODEL": model or getattr(self.model, "address", ""), "DATASET": self.dataset.address}
-        parts = re.split("(MODEL|DATASET)", command)
-        if len(parts) == 1:
-            return text
-        flags, own = self.options.flags, getattr(getattr(self.model, "config", None), "action_key", None)
-        if command.startswith("annotate "):
-            key = self.options.action_key if "--action-key" in flags else own
-            cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
-            fills = "--as" in command.split()
-            if fills and fillers(self.dataset, key or "action"):
-                return f"{said}annotate the dataset that this one was made from."
-            if fills and self.dataset.columns_apart and not any_unmeasured(self.dataset, key or "action"):
-                names["DATASET"] = ""  # another one: here all are known
-            prefix = "inferred" if fills else "latent"
-            asked = [] if key in (None, "action") else ["--action-key", key]
-            flags = [*asked, *prefix_flags(self.dataset, prefix), *cameras]
-        elif "--controls" in command and (spec := self.options.episodes) not in (None, "test"):  # the same once more
-            flags = ["--episodes", spec if isinstance(spec, str) else ",".join(map(str, spec or ())), *flags]
-        more = [shlex.join(flags)] * bool(flags) if command.startswith(("annotate ", "evaluate ")) else []
-        named = [shlex.quote(names[part] or part) if part in names else part for part in parts[:-1]]
-        return f"{said}{mark}{' '.join([''.join(named), *more])}{parts[-1]}"
+    @property
+    def column(self) -> str | None:
+        """The column of actions that commands name: the one that was asked for, or the model's own."""
+        asked = self.options.action_key
+        return asked if asked != "action" else getattr(getattr(self.model, "config", None), "action_key", None)
+
+    def filled(self, advice: Advice) -> Advice:
+        """Put this dataset and model, with the case's options, into the commands of an advice."""
+        if any(FILLS in each.words for each in advice.commands) and fillers(self.dataset, self.column or "action"):
+            return advise(f"{advice.text}: annotate the dataset that this one was made from.")
+        return replace(advice, commands=tuple(map(self.fill, advice.commands)))
+
+    def fill(self, command: Command, model: str = "") -> Command:
+        """Put this dataset and model, or a model elsewhere, with the case's options, into a command."""
+        places = {MODEL: model or getattr(self.model, "address", ""), DATASET: self.dataset.address}
+        if command.verb == "annotate":
+            fills = FILLS in command.words
+            if fills and self.dataset.columns_apart and not any_unmeasured(self.dataset, self.column or "action"):
+                places[DATASET] = ""  # another one: here all are known
+            flags = [] if self.column is None or self.column == "action" else ["--action-key", self.column]
+            flags += prefix_flags(self.dataset, "inferred" if fills else "latent")
+            return command.filled(places, [*flags, *self.options.seen])
+        if command.verb == "evaluate":
+            again = self.options.chosen if "--controls" in command.words else []  # the same once more
+            return command.filled(places, [*again, *self.options.flags])
+        return command.filled(places).extended(*(self.options.flags if command.verb == "compare" else ()))
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -212,7 +227,7 @@ class Evidence:
     case: Case
     kind: ClassVar[str] = "labels"  # of the report
     asks: ClassVar[str] = "What do these labels hold?"  # that the report answers
-    use: ClassVar[str] = ""  # what to do with a model that may be used
+    use: ClassVar[Advice] = NOTHING  # what to do with a model that may be used
     by_column: ClassVar[bool] = True  # judged by `action_key`: episodes in which that was measured
 
     @classmethod

@@ -31,7 +31,7 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score, spread_of
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
-from lattok.evaluation.wording import NEEDS_TRAINING, printed
+from lattok.evaluation.wording import NEEDS_TRAINING, NOT_TRAINED, printed
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.image_lam.inverse.model import state_changes
@@ -42,6 +42,7 @@ from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.types import Episode, InfersActions
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, advise, command
 
 CODES, LEVELS = 16, 4  # of the k-means control
 AROUND = tuple(range(-2, 5))  # frames of the state differences
@@ -63,7 +64,9 @@ class ActionEvidence(Evidence):
 
     kind = InverseDynamics.type
     asks = "May its actions replace unknown ones?"
-    use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out filled"
+    use = advise(
+        "Fill in unknown actions", command("annotate", DATASET, "--model", MODEL, "--as", "actions", "--out", "filled")
+    )
     by_column = False  # but by the actions that it learned
 
     @classmethod
@@ -113,11 +116,14 @@ class ActionEvidence(Evidence):
 def _source(case: Case) -> PairSource:
     """Return the model's own column, cameras and stride where others are not given; check that they fit."""
     model, dataset, given = case.model, case.dataset, case.options.action_key
-    key = model.config.action_key if given in (None, "action") else given
+    own = getattr(getattr(model, "config", None), "action_key", "action")
+    key = own if given in (None, "action") else given
     width = vector_key(dataset, "action_key", key).shape[0]
-    checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
+    ours = isinstance(model, InverseDynamics)
+    if ours:
+        checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
     check_actions(model, dataset, key)
-    if model.state_key is not None:
+    if ours and model.state_key is not None:
         check_states(model.config.state_names, model.config.state_dim, dataset, model.state_key)
     source = PairSource.of(case, model.unit_frames(dataset.fps))
     return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
@@ -160,12 +166,19 @@ def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarr
     inputs: dict[str, Any] = {"task": instruction_of(source.dataset, episode)} if model.reads_task else {}
     if model.state_key is not None:
         inputs["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
-    return model.infer_actions(frames, source.stride, **inputs)
+    found = model.infer_actions(frames, source.stride, **inputs)
+    width = source.dataset.features[str(source.action_key)].shape[0]
+    what, shape = f"actions of {model.type or type(model).__name__}", tuple(np.shape(found.actions))
+    if shape != (len(frames), width):
+        checks.fail(what, f"shape {[len(frames), width]}, a row for each frame", f"shape {[*shape]}")
+    return found
 
 
 def _motion(model: Any, source: PairSource, frames: np.ndarray) -> Tensor:
     """Match blocks of every frame with the farthest one that the model looks at, the later of equals: [T, k]."""
-    far = max(model.config.offsets, key=lambda offset: (abs(offset), offset)) * source.stride
+    far = model.stride_frames(source.dataset.fps)
+    if isinstance(model, InverseDynamics):
+        far = max(model.config.offsets, key=lambda offset: (abs(offset), offset)) * source.stride
     pairs = (np.arange(len(frames))[:, None] + [min(far, 0), max(far, 0)]).clip(0, len(frames) - 1)
     blocks = (frames[pairs[i : i + BATCH]] for i in range(0, len(pairs), BATCH))
     return torch.cat([block_flow(torch.from_numpy(block)) for block in blocks])
@@ -214,6 +227,8 @@ def _without_later(
 ) -> ProbeRow:
     """Judge the same network with frames up to the moment only; it is trained, or read from the folder."""
     model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames")
+    if not isinstance(model, InverseDynamics):
+        return row._replace(not_run=NOT_TRAINED)
     if model.config.offsets[-1] == 0:
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:

@@ -28,12 +28,14 @@ from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
 from lattok.types import Episode, InfersActions, LabelsVideo, StartsAfresh, lacks
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, advise, command
 
 ITERATIONS = 50
 FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory
 BLOCK = 8192
 PCA_SIZES = (32, 64, 128)
 FOLDS = 5  # over tasks
+LABEL = command("annotate", DATASET, "--model", MODEL, "--out", "labelled")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class LatentEvidence(Evidence):
 
     kind = "image-lam"
     asks = "May I annotate with this model?"
-    use = "Label data with it: lattok annotate DATASET --model MODEL --out labelled"
+    use = advise("Label data with it", LABEL)
 
     @classmethod
     def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> "LatentEvidence":
@@ -169,7 +171,9 @@ class LatentEvidence(Evidence):
         if not lacks(model, StartsAfresh):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(options.seed + 1)
-                fresh = model.fresh().to(model.device).eval()  # which shares frozen features
+                fresh = model.fresh()  # which shares frozen features
+            if isinstance(fresh, torch.nn.Module):
+                fresh.to(model.device).eval()
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
         held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))
@@ -227,7 +231,7 @@ class LatentEvidence(Evidence):
             return []
         latents = [self.train.untrained.latents, self.held_out.untrained.latents]
         levels = self.tokens if latents[0].shape[1] == 1 else 1  # a residual quantizer has one latent for all
-        if getattr(self.model.config, "latent_norm", "none") == "batch":
+        if getattr(getattr(self.model, "config", None), "latent_norm", "none") == "batch":
             shift, scale = latents[0].mean(0), latents[0].std(0).clamp_min(1e-6)
             latents = [(each - shift) / scale for each in latents]
         rows = [each.flatten(0, -2) for each in latents]

@@ -99,7 +99,8 @@ class PairSet:
 
     @property
     def text(self) -> str:
-        return out_of(len(self.rows), len(self.frames)) + ", evenly spaced" * (len(self.rows) < len(self.frames))
+        spaced = ", evenly spaced" if len(self.rows) < len(self.frames) else ""
+        return f"{out_of(len(self.rows), len(self.frames))}{spaced}"
 
     @property
     def actions(self) -> Tensor:
@@ -232,14 +233,14 @@ def _labels(
         both = (torch.stack([features[p[i : i + BATCH]] for p in position], 1) for i in starts)  # b 2 n d
         return join([to_cpu(model.encode_features(each)) for each in both])
     whole = np.flatnonzero(frames.episode_of == frames.episode_of[pairs[0]])
-    first, last = frames.first[whole[0]], frames.second[whole[-1]]
+    first, last = int(frames.first[whole[0]]), int(frames.second[whole[-1]])
     inputs = {}
     if model.reads_task:
-        tasks = frames.task_of[whole[np.arange(last - first + 1).clip(max=len(whole) - 1)]]
-        inputs = {"task": [frames.tasks[i] for i in tasks]}
+        moments = np.arange(last - first + 1).clip(max=len(whole) - 1)  # none of the last ones begins a pair
+        inputs = {"task": [frames.tasks[i] for i in frames.task_of[whole[moments]]]}
     labels = model.label_video(np.asarray(frames.frames[first : last + 1]), frames.stride, **inputs)
     what = f"labels of {model.type or type(model).__name__}"
-    checked = _checked(labels, what, int(last - first + 1), model.codebook_size or 0)
+    checked = _checked(labels, what, last - first + 1, model.codebook_size or 0)
     return to_cpu(take_rows(checked, torch.from_numpy(frames.first[pairs] - first)))
 
 

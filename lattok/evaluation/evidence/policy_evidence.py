@@ -20,6 +20,7 @@ from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import Acts, PolicyBatch
 from lattok.utils import checks
+from lattok.utils.commands import MODEL, advise, command
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA
 
@@ -73,7 +74,7 @@ class PolicyEvidence(Evidence):
 
     kind = LatentVLA.type
     asks = "Does this policy do what it is told?"
-    use = "Let it act: lattok rollout MODEL"
+    use = advise("Let it act", command("rollout", MODEL))
     by_column = False  # but by the actions that it learned
 
     @classmethod

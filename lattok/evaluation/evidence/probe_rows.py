@@ -11,7 +11,7 @@ from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEviden
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.report import Interval, TableRow
-from lattok.evaluation.wording import NEEDS_TRAINING, NO_START
+from lattok.evaluation.wording import NEEDS_TRAINING, NO_START, NOT_TRAINED
 
 PREFIXES = {"linear": "", "task_linear": "task_"}  # of figures, by kind of probe: all held-out episodes, new tasks
 OWN = {  # what is read of the model itself
@@ -130,7 +130,8 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
         (ProbeRow("mean", "mean action"), [torch.zeros(len(x.rows), 1) for x in (train, held_out)]),
     ]
     row = ProbeRow(LABELS_ONLY, "same encoder, labels alone")
-    labelled: list[Input] = [(row._replace(not_run=NEEDS_TRAINING), ())] * 2
+    reason = NEEDS_TRAINING if train.sight.model is not None else NOT_TRAINED
+    labelled: list[Input] = [(row._replace(not_run=reason), ())] * 2
     if evidence.labels_only is not None:
         alone, _ = evidence.labels_only
         codes = [one_hot(alone[name], evidence.size) for name in ("train_codes", "held_out_codes")]

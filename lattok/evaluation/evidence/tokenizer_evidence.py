@@ -23,6 +23,7 @@ from lattok.samples import ActionWindows
 from lattok.samples.reach import reach_of
 from lattok.types import ActionBatch, ActionTokenizer, TokenizesActions
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, advise, command
 
 BATCH = 1024
 MAX_CENTRES = 4096  # k-means beyond this takes too long to be a control
@@ -152,7 +153,9 @@ class TokenizerEvidence(Evidence):
 
     kind = "action-vq"
     asks = "May I use this tokenizer?"
-    use = "Write its codes beside the actions: lattok annotate DATASET --model MODEL --out labelled"
+    use = advise(
+        "Write its codes beside the actions", command("annotate", DATASET, "--model", MODEL, "--out", "labelled")
+    )
 
     @classmethod
     def gather(cls, case: Case) -> "TokenizerEvidence":

@@ -57,15 +57,15 @@ def render(report: Report) -> str:
     """Turn a report into a page of HTML: answer, chart and film strip, what to do, verdicts; all else is folded."""
     kind = KINDS.get(report.kind, report.kind)
     tops = [each for section in report.sections for each in section.pictures if each.top]
-    steps, answer = "".join(f"<li>{escape(step)}</li>" for step in report.steps), ""
+    steps, answer = "".join(f"<li>{escape(str(step))}</li>" for step in report.steps), ""
     if (said := report.answer) is not None:
         text = f"<b>{escape(said.question)}</b><p>{escape(said.text)}</p>"
         answer = f'<div class="answer {GROUPS[said.holds][2]}-edge">{text}</div>'
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
         f'{answer}<p class="headline">{escape(report.headline)}</p></header>',
-        f'<div class="top">{"".join(map(_pictures, tops))}</div>' * bool(tops),
-        f"<h2>What to do next</h2><ul>{steps}</ul>" * bool(steps),
+        f'<div class="top">{"".join(map(_pictures, tops))}</div>' if tops else "",
+        f"<h2>What to do next</h2><ul>{steps}</ul>" if steps else "",
         *_verdicts(report),
         "<h2>Details</h2>",
         *map(_section, report.sections),
@@ -120,7 +120,7 @@ def _verdicts(report: Report) -> Iterator[str]:
     for holds, (name, mark, kind) in GROUPS.items():
         lines = []
         for verdict in (each for each in report.verdicts if each.holds is holds):
-            todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
+            todo = f'<span class="todo">{escape(str(verdict.advice))}</span>' if verdict.advice else ""
             lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
         if lines:
             title, body = f"{name} ({len(lines)})", f'<ul class="verdicts">{"".join(lines)}</ul>'

@@ -189,7 +189,8 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
     note("episodes", len(order), len(order))
     facts = f"{len(shown)} of {checks.counted(len(episodes), 'episode')}, {dataset.fps:g} frames a second"
     labels = f"labels {', '.join(names)}" if names else "no label columns (lattok annotate writes them)"
-    more = " One of each task comes first; lattok view --episodes shows others." * (len(shown) < len(episodes))
+    others = " One of each task comes first; lattok view --episodes shows others."
+    more = others if len(shown) < len(episodes) else ""
     panels = "".join(html for _, html in sorted(shown))
     head = f'<p class="kind">lattok view · {escape(dataset.kind)}</p><h1>{escape(dataset.name)}</h1>'
     hint = "A colour is a code. Click on codes, or use the arrow keys there, to see the frame that they belong to."

@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 from lattok.evaluation.evidence import LAST, Case
 from lattok.evaluation.report import Answer, Criterion, Decision, Outcome, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, percent
+from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, advise, command
 from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next
-OTHERWISE = "Train one on this dataset: lattok train {} DATASET --out new"
-NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained"
-UNCLEAR = "Hold out more episodes, or average several seeds."
-ALONE = (
+NOT_RUN = advise("Run", command("evaluate", MODEL, DATASET, "--controls", "trained"))
+UNCLEAR = advise("Hold out more episodes, or average several seeds.")
+ALONE = advise(
     "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
-    "episodes=0:N and evaluate with episodes=N:."
+    "{episodes} and evaluate with {episodes_}.",
+    episodes="0:N",
+    episodes_="N:",
 )
 Asked = Callable[[Any], Outcome | None]
 
@@ -70,6 +72,11 @@ def criteria() -> dict[str, Criterion]:
     return {each.key: each for asked in in_order() for each in asked.criteria}
 
 
+def train_one(recipe: str, what: str = "one") -> Advice:
+    """Advise to train another model."""
+    return advise(f"Train {what} on this dataset", command("train", recipe, DATASET, "--out", "new"))
+
+
 class Subject(NamedTuple):
     """What advice about a model depends on."""
 
@@ -94,37 +101,41 @@ class Subject(NamedTuple):
         changes = "predict_change" not in own or (own["predict_change"] and own.get("conditioning") == "add")
         return cls(kind, "loop" in known and "/" not in (source or ""), share, robust, bool(changes))
 
-    def fill(self, text: str) -> str:
+    def fill(self, advice: Advice) -> Advice:
         """Put what fits this model into an advice."""
-        label = "label a few per cent of the pairs (labelled_fraction=0.05)"
+        label = advise("label a few per cent of the pairs ({labelled_fraction})", labelled_fraction="0.05")
         if self.labels is None or self.labels >= 1:
-            label = "train on more episodes"
+            label = advise("train on more episodes")
         elif self.labels > 0:
-            label = f"label more than {percent(self.labels)} of the pairs (labelled_fraction)"
+            label = advise(f"label more than {percent(self.labels)} of the pairs (labelled_fraction)")
         if self.robust or self.labels is None:
             revive, robust = "Train longer, on more episodes, or with fewer codes (codebook_size)", ""
         else:
             preset = "per-token heads, normalised latents, a continuous warm-up and residual codes"
             revive, robust = f"Train with the robust preset: {preset}", ", or with the robust preset"
-        decoder = "" if self.changes else ", and so do decoder_predict_change and decoder_conditioning=add"
-        capital = label[:1].upper() + label[1:]
-        return text.format(label=label, Label=capital, Revive=revive, robust=robust, decoder=decoder)
+        change = NOTHING
+        if not self.changes:
+            said = ", and so do decoder_predict_change and {decoder_conditioning}"
+            change = advise(said, decoder_conditioning="add")
+        capital = replace(label, text=label.text[:1].upper() + label.text[1:])
+        parts = {"label": label, "Label": capital, "Revive": Advice(revive), "robust": Advice(robust), "change": change}
+        return advice.with_fields(parts)
 
-    def advice(self, about: Criterion, holds: bool | None, text: str) -> str:
-        """Advise on a verdict in one or two sentences; an empty text for one that holds, or needs none."""
+    def advice(self, about: Criterion, holds: bool | None, text: str) -> Advice:
+        """Advise on a verdict in one or two sentences; nothing for one that holds, or needs none."""
         if holds is None:
             if NEEDS_TRAINING in text:
                 return NOT_RUN
             if FEW_EPISODES in text:
                 return ALONE
-            unclear = UNCLEAR if about.advice and "not run" not in text else ""
-            return (self.fill(about.undecided) if self.trained else "") or unclear
+            unclear = UNCLEAR if about.advice and "not run" not in text else NOTHING
+            return (self.fill(about.undecided) if self.trained else NOTHING) or unclear
         if holds or not about.advice:
-            return ""
+            return NOTHING
         fits = about.recipe in ("image-lam", self.kind)  # other tokenizers lack the options of P2T's
         if about.use or (self.trained and fits):
             return self.fill(about.advice)
-        return about.elsewhere or OTHERWISE.format(about.recipe)
+        return about.elsewhere or train_one(about.recipe)
 
 
 def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
@@ -134,7 +145,7 @@ def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
     subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, getattr(model, "source", None))
     advised = ((each, subject.advice(each.about, each.holds, each.text)) for each in verdicts)
-    return tuple(replace(each, advice=case.named(advice)) for each, advice in advised)
+    return tuple(replace(each, advice=case.filled(advice)) for each, advice in advised)
 
 
 def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Answer | None:
@@ -145,13 +156,14 @@ def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verd
     short = [each.about for each in verdicts if each.holds is False and each.about.caveat and decision.caveats]
     *others, last = [each.caveat for each in sorted(short, key=lambda about: -about.weight)] or [""]
     caveats = f" Mind that {', '.join(others)}{' and ' if others else ''}{last}." if last else ""
-    return Answer(question, decision.holds, f"{decision.text}{caveats} {decision.way_out}".rstrip())
+    return Answer(question, decision.holds, f"{decision.text}{caveats}", decision.way_out)
 
 
-def next_steps(answer: Answer | None, verdicts: Sequence[Verdict], use: str) -> tuple[str, ...]:
+def next_steps(answer: Answer | None, verdicts: Sequence[Verdict], use: Advice) -> tuple[Advice, ...]:
     """Say what to do next: `use` a model that may be used, then what helps where it falls short or is unclear."""
     advised = [each for each in verdicts if each.holds is False] + [each for each in verdicts if each.holds is None]
     advice = [each.advice for each in sorted(advised, key=lambda each: -each.about.weight) if each.advice]
     if answer is not None and answer.holds:
-        advice = [use, *(each for each in advice if not each.startswith(OTHERWISE[:20]))]  # it is good as it is
+        others = [each for each in advice if not any(step.verb == "train" for step in each.commands)]
+        advice = [use, *others] if use else others  # it is good as it is
     return tuple(dict.fromkeys(advice))[:STEPS]

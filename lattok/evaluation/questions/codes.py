@@ -24,9 +24,10 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.types import PredictsFrames, lacks
+from lattok.utils.commands import advise
 
 MIN_JOINT_SHARE = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
-IN_USE = Criterion("codes_in_use", "{Revive}; see joint_bits in the log.")
+IN_USE = Criterion("codes_in_use", advise("{Revive}; see joint_bits in the log."))
 REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)",)
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
 SIDE, QUALITY = 64, 70

@@ -29,6 +29,7 @@ from lattok.evaluation.wording import NEEDS_TRAINING, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
 from lattok.types import EncodesPredictions, LatentActions, LossTerms, PredictsFrames, join
+from lattok.utils.commands import advise
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
@@ -46,16 +47,22 @@ VARIANTS = {  # name in the table, name next to a bar
 }
 DEPENDENCE = Criterion(
     "decoder_depends",
-    "The decoder predicts from the current frame alone: a stride long enough for something to happen helps{decoder}.",
-    undecided="The decoder hardly uses the latents: a stride long enough for something to happen helps{decoder}.",
+    advise(
+        "The decoder predicts from the current frame alone: a stride long enough for something to happen helps{change}."
+    ),
+    undecided=advise(
+        "The decoder hardly uses the latents: a stride long enough for something to happen helps{change}."
+    ),
     caveat="the decoder hardly uses the latents",
     weight=1,
 )
 AGAINST_BLIND = Criterion(
     "prediction_against_blind",
-    "What the latents carry does not help prediction: train longer, or see whether the "
-    "scene moves by itself within the stride.",
-    undecided="What the latents carry hardly helps prediction: train longer.",
+    advise(
+        "What the latents carry does not help prediction: train longer, or see whether the scene moves by itself "
+        "within the stride."
+    ),
+    undecided=advise("What the latents carry hardly helps prediction: train longer."),
 )
 TRAINED_CONTROLS = Criterion("trained_controls")
 REFERENCES = (
@@ -67,7 +74,7 @@ ROUNDING = 1e-12  # a variance below it is none
 MIN_EXPLAINED = 0.5  # share of variance that has to come back
 TRANSFERS = Criterion(
     "transfers",
-    "A latent means different things in different scenes: do not replay latents of one clip in another.",
+    advise("A latent means different things in different scenes: do not replay latents of one clip in another."),
     use=True,
 )
 TRANSFER_REFERENCES = (
@@ -164,7 +171,7 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
         "architecture trained without latents: much of what happens next can be seen in the current frame."
     )
     table, bars = _table(evidence, losses)
-    gained = " What the model gains over the orange bar is what its latents tell it." * (BLIND in losses)
+    gained = " What the model gains over the orange bar is what its latents tell it." if BLIND in losses else ""
     panel, top = svg.bars("loss ÷ copying the first frame", bars, ".3f"), evidence.target is None
     picture = Pictures(f"Error of the decoder; shorter is better.{gained}", (panel,), wide=True, top=top)
     section = Section("Does the decoder need them?", text, (table,), (picture,), _reading(figures), REFERENCES)
@@ -320,9 +327,9 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
         "also read from what comes back, by the probe fitted on true latents."
     )
     vary = float(evidence.held_out.latents.latents.flatten(1).double().var(0).sum()) > ROUNDING
-    title, verdicts = "Does a latent mean the same in another scene?", [verdict] * vary
-    section = Section(title, text, (table,), (), f"{verdict.text}." * vary, TRANSFER_REFERENCES)
-    return Outcome((section,), figures, verdicts)
+    title, reading = "Does a latent mean the same in another scene?", f"{verdict.text}." if vary else ""
+    section = Section(title, text, (table,), (), reading, TRANSFER_REFERENCES)
+    return Outcome((section,), figures, [verdict] if vary else [])
 
 
 def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:

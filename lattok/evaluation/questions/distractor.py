@@ -20,6 +20,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent, printed
 from lattok.types import EncodesFeatures, LatentActions, join
+from lattok.utils.commands import advise
 from lattok.utils.seeds import derive_seed
 
 MAX_PAIRS = (1200, 600)  # pairs of each split, whose features are computed again
@@ -43,15 +44,20 @@ COLUMNS = {  # figures, and columns of the table
 }
 UNDER_DISTRACTORS = Criterion(
     "action_under_distractors",
-    "Other things that move will change these labels: train with distractors in "
-    "view and some labels, or with two streams (streams=joint, or stage 1 and 2).",
+    advise(
+        "Other things that move will change these labels: train with distractors in view and some labels, or with two "
+        "streams ({streams}, or stage 1 and 2).",
+        streams="joint",
+    ),
     caveat="the labels suffer where something else moves",
     weight=1,
 )
 ENV_STREAM = Criterion(
     "env_takes_distractor",
-    "Such motion does not go into the environment stream: train that as stage 1 on the same "
-    "videos with instructions, or with distractors in view.",
+    advise(
+        "Such motion does not go into the environment stream: train that as stage 1 on the same videos with "
+        "instructions, or with distractors in view."
+    ),
 )
 REFERENCES = (
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
@@ -246,6 +252,7 @@ def _picture(carried: dict[str, Reading]) -> Pictures:
     for name, title in titles.items():
         kinds = {key: "control" if key in CONTROLS else "model" for key, found in carried.items() if name in found}
         rows = [(INPUTS[key][1], kind, carried[key][name].value) for key, kind in kinds.items()]
-        panels += [svg.bars(title, rows, ".2f")] * bool(rows)
+        if rows:
+            panels.append(svg.bars(title, rows, ".2f"))
     caption = "R² under a moving distractor. On the left, long is good; on the right, short, for the actions' codes."
     return Pictures(caption, tuple(panels))

@@ -1,6 +1,5 @@
 """What did the model learn from: is it judged on episodes that it was trained on, was it trained in earnest?"""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +16,20 @@ from lattok.hub.records import inferred_text
 from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, UNKNOWN, Advice, Command, advise, command
 
 OVERLAP = Criterion(
-    "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
+    "held_out_seen",
+    advise("Evaluate on episodes that were not trained on, or train with {episodes}.", episodes="train"),
+    use=True,
 )
-ALIKE = Criterion("held_out_alike", "See whether they are copies whose pictures were changed: lattok view DATASET")
+ALIKE = Criterion(
+    "held_out_alike", advise("See whether they are copies whose pictures were changed", command("view", DATASET))
+)
 TRIAL = Criterion("trial")
-INFERRED = Criterion("inferred_actions", "It cannot be better than they are: evaluate the model that inferred them.")
+INFERRED = Criterion(
+    "inferred_actions", advise("It cannot be better than they are: evaluate the model that inferred them.")
+)
 
 
 @question("history", of=("chunks", "labels", "actions", "policy"), criteria=(OVERLAP, ALIKE, INFERRED), place=0)
@@ -80,22 +86,22 @@ def doubted(found: Mapping[str, Sequence[Verdict]]) -> str:
     return f"That cannot be told from this page: see the verdicts about {' and '.join(names)}." if names else ""
 
 
-def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> str:
+def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) -> Advice:
     """Say how enough episodes judge the models of these cases; `judge` makes the command from where these lie."""
-    dataset, steps, found = cases[0].dataset, list[str](), list[str]()
+    dataset, steps, found = cases[0].dataset, list[Command](), list[str]()
     held_out = split_by_task(dataset)[1]
     if len(held_out) < FEW_HELD_OUT:
-        return f"{RECORD[0].upper()}{RECORD[1:]}."
+        return advise(f"{RECORD[0].upper()}{RECORD[1:]}.")
     for model in (case.model for case in cases):
-        found.append(getattr(model, "address", "") or "MODEL")
+        found.append(getattr(model, "address", "") or MODEL)
         if any(_seen(model.trained_on, dataset, held_out)[:2]):
-            again, said = f"{found[-1]}-again", "lattok train ... --episodes train"
+            again, how = f"{found[-1]}-again", (UNKNOWN,)
             if (kind := recorded(Path(found[-1]), "kind")) is not None:
-                words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", again]
-                said = shlex.join([*words, "--config", str(Path(found[-1], RUN, RECIPE)), "--episodes", "train"])
-            steps.append(said)
+                config = str(Path(found[-1], RUN, RECIPE))
+                how = (kind, dataset.address or DATASET, "--out", again, "--config", config)
+            steps.append(command("train", *how, "--episodes", "train"))
             found[-1] = again
-    return f"Run: {' && '.join([*steps, judge(found)])}"
+    return advise("Run", *steps, judge(found))
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:

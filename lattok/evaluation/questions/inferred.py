@@ -28,26 +28,32 @@ from lattok.evaluation.questions.readout import MEASURE, comparison, decision, r
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 from lattok.utils import checks
+from lattok.utils.commands import advise
 
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
-MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too (proprio=True)."
+MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too ({proprio})."
 of_actions = partial(Criterion, recipe="idm")  # what to train instead of a model that lattok did not train
-ALL = of_actions("inferred_against_controls", MORE)
+ALL = of_actions("inferred_against_controls", advise(MORE, proprio="True"))
 SPACE = of_actions(
     "inferred_against_controls_xyz",
-    f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
+    advise(
+        f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
+        proprio="True",
+    ),
     caveat="about x, y and z its actions say no more than the best control",
     weight=2,
 )
 LATER = of_actions(
     "inferred_against_no_later_frames",
-    "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen.",
+    advise(
+        "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen."
+    ),
     caveat="the same network without later frames is as good",
 )
 SYSTEMATIC = of_actions(
     "inferred_systematic",
-    f"Imitation learns such errors, and more video does not average them out. {MORE}",
+    advise(f"Imitation learns such errors, and more video does not average them out. {MORE}", proprio="True"),
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
 )

@@ -36,15 +36,17 @@ from lattok.samples import ActionWindows
 from lattok.samples.policy import PolicyWindows
 from lattok.types import ActionTokenizer
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL, OTHER, advise, command
 from lattok.vla.config import HeadConfig, TokenSpec, VLAConfig
 from lattok.vla.head import LayerStates
 from lattok.vla.model import HEADS
 from lattok.vla.tokens import TokenHead
 
+COMPARE = command("compare", DATASET, "--models", MODEL, OTHER)
 ACTED_BY = Criterion(
     "acted_by",
-    "Compare with other families and with fewer codes of a chunk: lattok compare.",
-    elsewhere="Train a tokenizer on this dataset, and compare them: lattok compare.",
+    advise("Compare with other families and with fewer codes of a chunk", COMPARE),
+    elsewhere=advise("Train a tokenizer on this dataset, and compare them", COMPARE),
 )
 BEHIND = {  # columns, by their figures
     "unseen_prefixes_half": "share of chunks whose first half of codes is new",

@@ -9,15 +9,16 @@ from typing import Any
 
 from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
 from lattok.evaluation.page import svg
-from lattok.evaluation.questions import OTHERWISE, question
+from lattok.evaluation.questions import question, train_one
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent
 from lattok.utils import checks
+from lattok.utils.commands import MODEL, advise, command
 
 ACTION_ERROR = Criterion(
     "action_error",
-    "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
-    elsewhere=OTHERWISE.format("vla"),
+    advise("Train longer; look at the losses in its run folder, and whether the training actions are noisy."),
+    elsewhere=train_one("vla"),
 )
 COLUMNS = {"success": "success", "failure": "opposite first", "decisions": "decisions", "beyond": "beyond limits"}
 
@@ -57,9 +58,10 @@ def _options(found: Mapping[str, Any]) -> str:
     """Name the options that differ from what a rollout does by itself, and what it noted."""
     options = found["options"]
     said = [f"{key}={options[key]}" for key in ("execute", "repeat", "ensemble") if options[key] is not None]
-    said += [f"instruction={options['instruction']}"] * (options["instruction"] != "own")
+    if options["instruction"] != "own":
+        said.append(f"instruction={options['instruction']}")
     said += [f"{key}={value}" for key, value in options["variation"].items() if value]
-    return ". ".join([", ".join(said)] * bool(said) + [*found["notes"]])
+    return ". ".join([*([", ".join(said)] if said else []), *found["notes"]])
 
 
 @question("policy_error", of=("policy",), criteria=(ACTION_ERROR,), place=20)
@@ -86,7 +88,7 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     if verdict.holds is False:
         text = "No: its actions are no nearer to those of held-out episodes than the mean action is."
         return Outcome((section,), figures, [verdict], Decision(20, False, text))
-    though = ", though its own are nearer to held-out ones than their mean" * (verdict.holds is True)
-    text = f"That cannot be told from actions{though}. "
-    text += "Let it act, on your robot or in a simulator that knows its tasks: lattok rollout MODEL"
-    return Outcome((section,), figures, [verdict], Decision(20, None, evidence.case.named(text)))
+    though = ", though its own are nearer to held-out ones than their mean" if verdict.holds else ""
+    act = advise("Let it act, on your robot or in a simulator that knows its tasks", command("rollout", MODEL))
+    text, way_out = f"That cannot be told from actions{though}.", evidence.case.filled(act)
+    return Outcome((section,), figures, [verdict], Decision(20, None, text, way_out=way_out))

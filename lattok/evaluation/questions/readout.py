@@ -13,6 +13,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, difference, explained_share, printed
+from lattok.utils.commands import DATASET, MODEL, advise, command
 
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
@@ -21,41 +22,47 @@ REFERENCES = (
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
 OTHER_TASKS = "What the {} mean depends on the task: train on more tasks, or keep to those trained on."
+STORE = "Store the raw frame change (PCA) instead of latents, or "
 CRITERIA = (
     Criterion(
         "codes_against_controls",
-        "{Label}, or train longer{robust}; without labels the raw frame change is hard to beat.",
+        advise("{Label}, or train longer{robust}; without labels the raw frame change is hard to beat."),
     ),
     Criterion(
         "codes_against_controls_xyz",
-        "The mean over dimensions hides this: the codes say more about the gripper than about the motion. {Label}, "
-        "shorten the stride to one visible movement, add a camera that sees depth.",
+        advise(
+            "The mean over dimensions hides this: the codes say more about the gripper than about the motion. {Label}, "
+            "shorten the stride to one visible movement, add a camera that sees depth."
+        ),
         caveat="about x, y and z the codes say less than the best control",
         weight=2,
     ),
     Criterion(
         "codes_new_tasks",
-        OTHER_TASKS.format("codes"),
+        advise(OTHER_TASKS.format("codes")),
         use=True,
         caveat="on tasks that were not seen a control says more",
     ),
     Criterion(
         "codes_against_labels_alone",
-        "Reconstruction adds nothing here: with these labels a supervised encoder is as good. It pays with fewer "
-        "labels, or with more action-free video than labelled data.",
+        advise(
+            "Reconstruction adds nothing here: with these labels a supervised encoder is as good. It pays with fewer "
+            "labels, or with more action-free video than labelled data."
+        ),
     ),
     Criterion(
         "latents_against_controls",
-        "Store the raw frame change (PCA) instead of latents, or {label}.",
-        elsewhere="Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
+        advise(f"{STORE}{{label}}."),
+        elsewhere=advise(f"{STORE}train one on this dataset."),
     ),
     Criterion(
-        "latents_against_controls_xyz", "{Label}; for continuous targets the raw frame change is a serious rival."
+        "latents_against_controls_xyz",
+        advise("{Label}; for continuous targets the raw frame change is a serious rival."),
     ),
-    Criterion("latents_new_tasks", OTHER_TASKS.format("latents"), use=True),
+    Criterion("latents_new_tasks", advise(OTHER_TASKS.format("latents")), use=True),
     Criterion(
         "latents_against_labels_alone",
-        "Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels.",
+        advise("Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels."),
     ),
 )
 BY_KEY = {each.key: each for each in CRITERIA}
@@ -137,7 +144,7 @@ def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], 
     if FEW_EPISODES not in against.text:
         return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).")
     case = evidence.case
-    hold_out = hold_out_more([case], lambda found: case.named("lattok evaluate MODEL DATASET", found[0]))
+    hold_out = hold_out_more([case], lambda found: case.fill(command("evaluate", MODEL, DATASET), found[0]))
     few = f"{only(evidence.bootstrap.count)} {judged}"
     return Decision(20, None, f"That cannot be told: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
 
@@ -192,8 +199,10 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
         shown = tuple(row.shown(probe) for row in rows)
         return Table(f"{name}{title}", per_dimension, shown, "higher", digits=".2f", note=note, folded=folded)
 
-    new = [table(": linear probe, held-out tasks", "task_linear", tasks, True)]
-    return [table(detail, "linear", note, False), *new * ("task_linear" in rows[0].scores)]
+    found = [table(detail, "linear", note, False)]
+    if "task_linear" in rows[0].scores:
+        found.append(table(": linear probe, held-out tasks", "task_linear", tasks, True))
+    return found
 
 
 def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lattok.evaluation.evidence.tokenizer_evidence import Errors, Method, Rate, TokenizerEvidence, Usage
 from lattok.evaluation.page import svg
-from lattok.evaluation.questions import question
+from lattok.evaluation.questions import question, train_one
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent
 from lattok.samples import ActionWindows
 from lattok.utils import checks
+from lattok.utils.commands import advise
 
 RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
 NAMES = {"model": "tokenizer", **RIVALS, "mean": "mean action"}
@@ -24,26 +25,33 @@ to_train = partial(Criterion, recipe="action-vq")  # what helps is another train
 AGAINST = {
     "kmeans": to_train(
         "error_against_kmeans",
-        "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
-        "ResidualVQ if you need a codec.",
+        advise(
+            "A decoder that sees one code at a time is bounded by k-means: use {decoder}, or ResidualVQ if you need a "
+            "codec.",
+            decoder="context",
+        ),
     ),
     "uniform_bins": to_train(
-        "error_against_uniform_bins", "Train longer or on more data: bins need no training and do better."
+        "error_against_uniform_bins", advise("Train longer or on more data: bins need no training and do better.")
     ),
     "fast": Criterion(
         "error_against_fast",
-        "This is expected of a target for supervision; as a codec use FAST or ResidualVQ.",
+        advise("This is expected of a target for supervision; as a codec use FAST or ResidualVQ."),
         use=True,
     ),
     "mean": Criterion(
         "error_against_mean",
-        "The codes say nothing: look at the loss and at the units of the actions.",
-        elsewhere="Train a tokenizer on this dataset: lattok train action-vq DATASET --out new",
+        advise("The codes say nothing: look at the loss and at the units of the actions."),
+        elsewhere=train_one("action-vq", "a tokenizer"),
     ),
 }
 IN_USE = to_train(
     "tokens_in_use",
-    "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
+    advise(
+        "Start the codebook from data ({codebook_start}) and revive dead codes ({revive_below}).",
+        codebook_start="kmeans",
+        revive_below="0.03",
+    ),
     caveat="most of its codes are never used",
 )
 SHOWN_EPISODES, SHOWN_STEPS = 3, 400  # what fits on a page

@@ -1,4 +1,4 @@
-"""How the brightness of the quarters of a frame changes until the later one, and whether it rises: nothing is learned."""
+"""How the brightness of the quarters of a frame changes until a later one, and whether it rises: nothing learned."""
 
 from dataclasses import dataclass
 
