@@ -9,12 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import lattok
 from lattok.action_vq.oat import OAT, OATConfig, chances, key_map, oat, positions
-from lattok.cli import main
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
-from tests.action_vq.walks import saturating, whole
+from tests.action_vq.walks import saturating
 from tests.errors import refused
 from tests.image_lam.parity import close_gradient
 from tests.image_lam.published.parity import SHARED, Case, close, open_case
@@ -104,20 +102,6 @@ def test_losses_and_gradients(converted):
         close_gradient(gradients[name] if name in gradients else model.get_parameter(names[name]).grad, value)
 
 
-def test_a_converted_model_is_saved_and_loaded(converted, tmp_path):
-    converted.model.save_pretrained(tmp_path / "m")
-    loaded = lattok.load(tmp_path / "m")
-    assert torch.equal(loaded.encode(converted.case.values["actions"]), converted.case.values["tokens"])
-    assert loaded.config.nested_dropout == converted.case.config["model"]["decoder"]["token_dropout_mode"]
-
-
-def test_the_command_converts(first, tmp_path, capsys):
-    (tmp_path / "oat.json").write_text(json.dumps(first.config["model"]))
-    words = ["convert", "oat", str(first.folder / "weights.safetensors"), str(tmp_path / "m")]
-    assert main([*words, "--config", str(tmp_path / "oat.json")]) == 0, capsys.readouterr().err
-    assert torch.equal(lattok.load(tmp_path / "m").encode(first.values["actions"]), first.values["tokens"])
-
-
 def test_the_full_size_file_has_the_published_sizes():
     lists = SHARED / "full_size_keys_tokenizers.json"
     if not lists.is_file():
@@ -173,15 +157,8 @@ def test_settings_that_make_no_sense_are_named(first, changes, text):
     refused(re.escape(text), lambda: oat(first.folder / "weights.safetensors", settings_of(first, **changes)))
 
 
-def test_files_of_others_and_files_that_are_not_whole_are_refused(first, tmp_path):
+def test_positions_tell_the_steps_and_are_the_published_ones(first, tmp_path):
     settings, tensors = first.config["model"], safetensors.torch.load_file(first.folder / "weights.safetensors")
-    other = {"conv_block.blocks.0.block.0.conv.weight": torch.zeros(8, 8, 5)}
-    with pytest.raises(LattokError, match=r"expected a checkpoint for oat, got one for quest\. Run: lattok convert q"):
-        oat(write(tmp_path, other), settings)
-    del tensors["encoder.head.proj.bias"]
-    with pytest.raises(LattokError, match=re.escape("got missing encoder.head.proj.bias; unexpected more.")):
-        oat(write(tmp_path, {**tensors, "more": torch.ones(1)}), settings)
-    tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
     short = {name: tensor for name, tensor in tensors.items() if name != "encoder.pos_emb.posembs"}
     with pytest.raises(LattokError, match="encoder.pos_emb.posembs, which tells how many steps a chunk has, got none"):
         oat(write(tmp_path, short), settings)
@@ -289,24 +266,3 @@ def test_missing_and_impossible_codes_end_a_row(fitted):
     torch.testing.assert_close(chunks[2], fitted.decode(codes[2:, :3])[0])
     assert torch.equal(chunks[1], fitted.normalizer.shift.expand(6, 3))
     assert info.notes[0] == "1 outside 0..8; decoded from the first 2"
-
-
-def test_what_is_masked_changes_nothing():
-    chunks = saturating(60)
-    mask = whole(chunks)
-    mask[::3, :, 2], mask[1::3, 4:] = False, False
-    given = [chunks.masked_fill(~mask, filling) for filling in (0.0, 1e6)]
-    one, two = (OAT.fit(each, mask, steps=3, tokens=2, **SMALL) for each in given)
-    assert one.describe()["weights_sha256"] == two.describe()["weights_sha256"]
-    assert torch.equal(one.encode(given[0], mask), two.encode(given[1], mask))
-
-
-def test_a_dimension_that_never_moves_comes_back():
-    chunks = saturating(100)
-    chunks[..., 1] = 7.0
-    model = OAT.fit(chunks, steps=40, lr=3e-3, tokens=2, **SMALL)
-    assert torch.equal(model.decode(model.encode(chunks))[..., 1], torch.full((100, 6), 7.0))
-
-
-def test_tokens_are_limited():
-    refused("`tokens`", OATConfig, action_dim=3, tokens=5000)

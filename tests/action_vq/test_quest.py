@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 import lattok
 from lattok.action_vq.quest import LEVELS, QueST, QueSTConfig, key_map, quest
-from lattok.cli import main
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
 from tests.action_vq import published_quest
-from tests.action_vq.walks import saturating, whole
+from tests.action_vq.walks import saturating
 from tests.errors import refused
 from tests.image_lam.parity import close_gradient
 from tests.image_lam.published.parity import SHARED, Case, close, open_case
@@ -100,13 +99,6 @@ def test_a_converted_model_is_saved_loaded_and_remains_as_published(converted, t
     loaded = lattok.load(tmp_path / "m")
     assert loaded.config.published
     assert torch.equal(loaded.encode(converted.case.values["actions"]), converted.case.values["tokens"].long())
-
-
-def test_the_command_converts(first, tmp_path, capsys):
-    (tmp_path / "quest.json").write_text(json.dumps(first.config["model"]))
-    words = ["convert", "quest", str(first.folder / "weights.safetensors"), str(tmp_path / "m")]
-    assert main([*words, "--config", str(tmp_path / "quest.json")]) == 0, capsys.readouterr().err
-    assert torch.equal(lattok.load(tmp_path / "m").encode(first.values["actions"]), first.values["tokens"].long())
 
 
 def test_the_full_size_file_has_the_published_sizes():
@@ -201,16 +193,6 @@ def test_settings_that_make_no_sense_are_named(first, changes, text):
     refused(re.escape(text), lambda: quest(first.folder / "weights.safetensors", changed(first, **changes)))
 
 
-def test_files_of_others_and_files_that_are_not_whole_are_refused(first, tmp_path):
-    path, settings = tmp_path / "file.safetensors", first.config["model"]
-    safetensors.torch.save_file({"decoder.nested_dropout.dropout_mask_token": torch.zeros(8)}, path)
-    refused(r"expected a checkpoint for quest, got one for oat\. Run: lattok convert oat", quest, path, settings)
-    tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
-    del tensors["vq.project_out.bias"]
-    safetensors.torch.save_file({**tensors, "more": torch.ones(1)}, path)
-    refused(re.escape("got missing vq.project_out.bias; unexpected more."), quest, path, settings)
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -291,13 +273,3 @@ def test_missing_and_impossible_codes_hold_the_steps_that_they_stand_for(fitted)
     torch.testing.assert_close(chunks[2], torch.stack([plain[2, t] for t in (0, 1, 2, 3, 3, 3)]))
     assert torch.equal(chunks[1], fitted.normalizer.shift.expand(6, 3))
     assert info.notes == ("1 outside 0..24", "3 outside 0..24", "1 of 3 codes missing")
-
-
-def test_what_is_masked_changes_nothing():
-    chunks = saturating(60)
-    mask = whole(chunks)
-    mask[::3, :, 2], mask[1::3, 4:] = False, False
-    given = [chunks.masked_fill(~mask, filling) for filling in (0.0, 1e6)]
-    one, two = (QueST.fit(each, mask, steps=3, **QUICK) for each in given)
-    assert one.describe()["weights_sha256"] == two.describe()["weights_sha256"]
-    assert torch.equal(one.encode(given[0], mask), two.encode(given[1], mask))

@@ -12,7 +12,6 @@ import lattok
 from lattok import VQBeT
 from lattok.action_vq import VQBeTConfig
 from lattok.cli import main
-from lattok.hub import checkpoint
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import learning
@@ -233,21 +232,9 @@ def test_what_does_not_fit_is_said(saved, change, settings, text):
     refused(re.escape(text), lambda: lattok.convert.vqbet(saved(change), {**SETTINGS, **settings}))
 
 
-def test_settings_that_are_missing_and_files_of_others(saved, tmp_path):
+def test_settings_that_are_missing(saved):
     with pytest.raises(LattokError, match="`config`: expected input_dim_h and input_dim_w, got none of input_dim_w."):
         lattok.convert.vqbet(saved(), {"input_dim_h": 4})
-    safetensors.torch.save_file({"vq.ema_w": torch.ones(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(LattokError, match=r"for vqbet, got one for p2t-action-vq. Run: lattok convert p2t-action-vq\."):
-        lattok.convert.vqbet(tmp_path / "other.safetensors", SETTINGS)
-    found = {name: value for part, group in published().items() for name, value in named(part, group)}
-    safetensors.torch.save_file(found, tmp_path / "vqbet.safetensors")
-    sizes = {"num_dof": 3, "num_basis": 5, "seq_len": 8, "gripper_zero_order": False}
-    with pytest.raises(LattokError, match=r"for beast, got one for vqbet. Run: lattok convert vqbet\."):
-        lattok.convert.beast(tmp_path / "vqbet.safetensors", sizes)
-
-
-def named(part, group):
-    return [(f"{part}.{name}", value) for name, value in group.items() if part != "optimizer"]
 
 
 @pytest.mark.parametrize(
@@ -261,10 +248,3 @@ def named(part, group):
 )
 def test_options_that_make_no_sense_are_named(options, text):
     refused(text, VQBeTConfig, 3, **options)
-
-
-def test_a_published_file_is_read_once(saved, monkeypatch):
-    read, times = checkpoint.read_pickled, []
-    monkeypatch.setattr(checkpoint, "read_pickled", lambda *given, **named: times.append(1) or read(*given, **named))
-    lattok.convert.vqbet(saved(), SETTINGS)
-    assert len(times) == 1

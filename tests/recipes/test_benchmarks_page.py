@@ -30,11 +30,6 @@ python() { note python "$@"; }
 vla-eval() { note vla-eval "$@"; }
 pip() { :; }
 """
-TEN = [
-    *("beat_block_hammer", "click_bell", "grab_roller", "lift_pot", "move_can_pot", "move_playingcard_away"),
-    *("pick_dual_bottles", "pick_diverse_bottles", "place_container_plate", "place_a2b_left"),
-]
-FOUR = ["move_playingcard_away", "place_container_plate", "move_can_pot", "pick_dual_bottles"]
 
 
 def typed_on(page: Path, folder: Path) -> list[tuple[str, list[str]]]:
@@ -59,7 +54,7 @@ def published(tmp_path, monkeypatch) -> None:
 
 
 def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
-    """They parse, and the recipes behind them are those of the paper's tables."""
+    """They parse, and policies learn from what is annotated by the models that are trained."""
     trained: dict[str, Any] = {}
     for kind in (ActionVQRecipe, ImageLAMRecipe, VLARecipe):
         monkeypatch.setattr(kind, "train", lambda self, *_: trained.update({self.out: self}))
@@ -75,69 +70,22 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
     models = [name for _, flags in others for name in flags["model"]]
     assert set(models) == {out for out in trained if Path(out).name in ("lam", "tokenizer")}
 
-    policies = {out: recipe for out, recipe in trained.items() if isinstance(recipe, VLARecipe)}
-    assert {recipe.dataset for recipe in policies.values()} == {flags["out"] for _, flags in others}
-    size = {recipe.loop.batch_size for recipe in policies.values()}
-    horizons = {Path(out).parts[1]: recipe.model.horizon for out, recipe in trained.items() if out in policies}
-    eight = dict.fromkeys(("libero", "libero-vision", "libero-33", "libero-50"), 8)
-    assert (size, horizons) == ({128}, eight | {"robotwin": 25, "robot": 20})
-
-    def rows(robot: str, steps: int) -> dict[str, Any]:
-        chosen = {out: r for out, r in policies.items() if Path(out).parts[1] == robot and r.loop.steps == steps}
-        return {Path(out).name: (r.data.strategy, r.data.latent_weight, r.data.episodes) for out, r in chosen.items()}
-
-    five = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
-    wanted = {name.replace("_", "-"): (name, None, "0:") for name in (*five, "ph_direct", "ph_cond")}
-    wanted |= {f"la-{name}-c": (f"la_{name}_c", None, "0:") for name in ("direct", "tok")}
-    wanted |= {f"la-align-{where}": ("la_align", None, "0:") for where in ("early", "final")}
-    assert rows("libero", 80_000) == wanted  # Tables 1, 4, 5, 9, 10
-    assert rows("libero", 20_000) == {"readme": ("baseline", None, "0:")}  # the README's command
-    layers = {Path(out).name: r.data.layer for out, r in policies.items() if r.data.layer is not None}
-    assert layers == {"la-align-early": 1, "la-align-final": 1.0}
-    assert list(map(type, layers.values())) == [int, float]  # the first, and all of them
-    vision = {name.replace("_", "-"): (name, None, "0:") for name in ("la_align", "la_direct", "la_cond")}
-    assert rows("libero-vision", 80_000) == vision  # Table 6
-    lam = trained["runs/libero-vision/lam"]
-    assert (lam.data.labelled_fraction, lam.data.episodes, lam.data.init) == (0, "0:", "runs/univla")
-    for share in (33, 50):  # E.1
-        few = {name: (name, None, f"{share}%") for name in ("baseline", "la_tok")}
-        assert rows(f"libero-{share}", 80_000) == few
-    wanted = {name.replace("_", "-"): (name, None, "200:350,400:450") for name in five}
-    wanted |= {f"la-tok-{weight}": ("la_tok", weight, "200:350,400:450") for weight in (0.2, 0.5)}
-    assert rows("robotwin", 30_000) == wanted  # Tables 2, 12
-    two = {"baseline": "baseline", "la-cond": "la_cond"}
-    fifties = {task: f"{50 * i}:{50 * i + 50}" for i, task in enumerate(TEN)}
-    single = {f"{out}-{task}": (name, None, fifties[task]) for task in TEN for out, name in two.items()}
-    assert rows("robotwin", 8_000) == single  # Table 11
-    assert rows("robotwin", 60_000) == {f"{out}-ten": (name, None, "0:") for out, name in two.items()}
-
-    for robot in ("libero", "robotwin", "robot"):  # appendix A: no action supervision is missing, nothing is held out
-        lam, tokenizer = trained[f"runs/{robot}/lam"], trained[f"runs/{robot}/tokenizer"]
-        assert (lam.model.action.target, lam.model.stride, lam.data.labelled_fraction) == ("first", "32", 0.05)
-        assert (lam.data.episodes, tokenizer.data.episodes, tokenizer.loop.steps) == ("0:", "0:", 50_000)
+    policies = [recipe for recipe in trained.values() if isinstance(recipe, VLARecipe)]
+    assert {recipe.dataset for recipe in policies} == {flags["out"] for _, flags in others}
 
 
-def test_every_policy_is_evaluated_on_its_tasks(typed):
-    """Each row's policy meets its benchmark, on RoboTwin task for task, and learned from these tasks."""
-    judged: dict[str, list[str]] = {}
-    for task, (program, *words) in typed:
+def test_every_policy_is_evaluated(typed):
+    judged = set()
+    for _, (program, *words) in typed:
         if program == "python" and words[0].endswith("evaluate.py"):
             assert (ROOT / "integrations/vla_eval/benchmarks" / f"{words[2]}.yaml").is_file()
-            judged.setdefault(words[1], []).append(task)
-    trained = [words[words.index("--out") + 1] for _, words in typed if words[:3] == ["lattok", "train", "vla"]]
-    assert set(trained) - {"runs/robot/la-direct"} == set(judged) - {"runs/my-policy"}
-    assert sorted(map(TEN.index, FOUR)) == [4, 5, 6, 8]  # 200:350,400:450 in fifties
-    for out, tasks in judged.items():
-        name = Path(out).name
-        if "robotwin" in out:
-            single = [task for task in TEN if name.endswith(task)]
-            assert tasks == (single or (TEN if name.endswith("-ten") else FOUR)), out
+            judged.add(words[1])
+    trained = {words[words.index("--out") + 1] for _, words in typed if words[:3] == ["lattok", "train", "vla"]}
+    assert trained - {"runs/robot/la-direct"} == judged - {"runs/my-policy"}
 
 
 def test_every_command_of_the_harness_is_one(typed, monkeypatch):
     harness = pytest.importorskip("vla_eval.cli.main", reason="needs vla-eval")
-    known = (Path(harness.__file__).parents[1] / "benchmarks/robotwin/expert_seeds/demo_clean.json").read_text()
-    assert all(f'"{task}"' in known for task in TEN)
     seen = []
     for verb in ("run", "serve"):
         monkeypatch.setattr(harness, f"cmd_{verb}", lambda args: seen.append(args))

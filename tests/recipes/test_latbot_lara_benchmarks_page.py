@@ -30,7 +30,7 @@ def typed(folder) -> list[list[str]]:
 
 
 def test_every_command_of_lattok_is_one(typed, folder, monkeypatch):
-    """They parse; students follow teachers, policies students, and models that learn together see the same frames."""
+    """They parse; students follow teachers and policies students."""
     trained: dict[str, Recipe[Any]] = {}
     for kind in (ClipLAMRecipe, MotoLAMRecipe, VLARecipe):
         monkeypatch.setattr(kind, "train", lambda self, *_: trained.update({self.out: self}))
@@ -46,35 +46,13 @@ def test_every_command_of_lattok_is_one(typed, folder, monkeypatch):
                     patch.setattr(cli.flags, "call", lambda verb, flags: labelled.append(flags))
                 assert main(words) == 0, words
 
-    def seen(name: str) -> tuple[Any, Any]:
-        return trained[name].model.image_size, trained[name].model.interpolation
-
     for out, recipe in trained.items():
         data: Any = recipe.data
         if isinstance(recipe, LatBotRecipe):
             assert data.before in trained, out
-            numbers = recipe.loop.schedule, recipe.loop.warmup_steps, recipe.loop.batch_size, recipe.model.action_loss
-            assert numbers == ("cosine", 2000, 256 if data.teacher else 64, "l2_bce")
-            if data.teacher:
-                assert seen(out) == seen(data.teacher)
-            else:  # the same as its control, which learns without a teacher
-                assert (recipe.loop.steps, recipe.model.head.name, data.proprio) == (
-                    *(60_000, "flow"),
-                    trained[data.student].data.proprio,
-                )
         if isinstance(recipe, LARARecipe):
             assert {data.lam.removesuffix("/lam"), data.lam} & trained.keys(), out
             assert data.init is None or data.init in trained
-            assert seen(out) == seen("runs/lara/lam")
-            assert (data.align_weight, data.lam_weight, recipe.model.horizon) == (0.01, 0.01, 16)
-    stages = {"lam": (300_000, 1536), "joint": (200_000, 256), "tuned": (30_000, 256), "post": (60_000, 16)}
-    for name, numbers in stages.items():  # of LARA's code
-        loop = trained[f"runs/lara/{name}"].loop
-        assert (loop.steps, loop.batch_size) == numbers, name
-    for robot in ("google", "widowx", "libero-latbot"):
-        ours, control = trained[f"runs/{robot}/latbot"], trained[f"runs/{robot}/without"]
-        assert ours.loop == control.loop
-        assert (ours.model.action_loss, ours.data.proprio) == (control.model.action_loss, control.data.proprio)
     (flags,) = labelled
     labels = {trained[f"runs/lara/{name}"].data.prefix for name in ("before", "after")}
     assert (flags["out"], {*flags["prefix"]}) == ("data/lara", labels)

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 import lattok
 from lattok.cli import main
@@ -147,10 +146,3 @@ def test_on_the_sample_every_system_is_judged_and_labels_alike_in_another_proces
 def test_controls_that_need_training_are_refused(dataset):
     model = lattok.convert.lapa_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="3", cameras=("front",))
     refused("`controls`", lattok.evaluate, model, dataset, controls="trained")
-
-
-def test_predicted_frames_are_images(dataset):
-    model = lattok.convert.lapa_laq(open_case("lapa_laq_a").folder / "weights.pt")
-    pair = torch.from_numpy(dataset.frames(0, dataset.cameras[:1])[[0, 3]])[None]
-    features = model.frame_features(pair)
-    assert model.predict(features[:, 0], model.encode_features(features)).shape == features[:, 1].shape

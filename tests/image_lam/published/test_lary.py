@@ -12,7 +12,6 @@ import lattok
 from lattok.cli import main
 from lattok.convert import lary_laq
 from lattok.image_lam.published.lary import DINO, LABELLED, LaryLAQ, lary_config
-from lattok.utils.checks import LattokError
 from tests.data.test_pixels import opencv_cubic
 from tests.errors import refused
 from tests.image_lam.backbones import local_timm
@@ -123,19 +122,6 @@ def test_a_gap_has_to_be_named(tmp_path, capsys):
     refused("`stride`", lary_laq, file, stride="libero")
 
 
-def test_the_command_passes_gap_and_interpolation_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
-    case, out = open_case("lary_laq_b"), str(tmp_path / "lary")
-    sizes = case.config["model"]
-    name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=sizes["dim"], depth=1, num_heads=2)
-    words = [str(case.folder / "weights.safetensors"), out, "--features", name, "--image-size", str(16 * sizes["grid"])]
-    assert main(["convert", "lary-laq", *words, "--stride", "robocoin", "--interpolation", "bilinear"]) == 0
-    config = lattok.load(out).config
-    assert (config.stride, config.interpolation) == ("10", "bilinear")
-
-
 def test_features_of_another_width_are_refused(convert):
     case = open_case("lary_laq_a")
     refused("`features`", lary_laq, case.folder / "weights.safetensors", features="pixels", stride="5")
-    with pytest.raises(LattokError, match="expected a checkpoint for lary-laq, got one for lapa-laq"):
-        lary_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="5")

@@ -135,11 +135,6 @@ def test_settings_that_nothing_tells_are_said(first, capsys):
     assert capsys.readouterr().err.startswith(told)
 
 
-def test_another_systems_file_is_named(tmp_path):
-    path = shutil.copy(open_case("lapa_laq_a").folder / "weights.pt", tmp_path / "weights.pt")
-    refused("expected a checkpoint for lawam-lam, got one for lapa-laq. Run: lattok conv", lawam_lam, path)
-
-
 def test_a_size_wider_than_4_to_3_is_cut_once(first):
     model = lawam_lam(first.folder / "weights.safetensors", {**first.config["model"], "image_hw": [32, 64]})
     frames = torch.randint(0, 256, (1, 2, 45, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
