@@ -226,7 +226,7 @@ def annotate(
     engines: Engines = Engines(),
     format: Format = None,
 ) -> int:
-    """Label a dataset with latent actions: a copy with more columns, or a folder of labels if it is not LeRobot v3.
+    """Label a dataset with latent actions: a copy with more columns, or a folder of labels if it is not LeRobot.
 
     Example: lattok annotate path/to/dataset --model my-lam --out annotated
 
@@ -315,7 +315,7 @@ def verify(
     Args:
         model: The models (folders or Hub ids), in the order of --prefix.
         prefix: Column prefix of each model (default: latent for the only one).
-        labels: Folder of labels for a dataset of another format than LeRobot v3, as annotate wrote it.
+        labels: Folder of labels for a dataset of another format than LeRobot, as annotate wrote it.
         sample: Episodes to label again.
         seed: Which episodes are drawn.
     """

@@ -1,4 +1,4 @@
-"""Robot datasets: open, look at, write. The format is LeRobot v3; `lerobot` is never needed."""
+"""Robot datasets: open, look at, write. LeRobot itself is never needed."""
 
 from lattok.data.actions.convert import convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import ActionSpace

@@ -153,12 +153,13 @@ def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any], n
     ours = {*_VIEWS, "name", "cache_gb", *(name for each in known for name in each.options)}
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
-    few = {pattern: each for each in known for pattern in each.opens_with}
+    few = [each for each in known if each.opens_with]
     files, folder = LocalFiles(), None
     if few and not asked.get("force_download"):
-        folder = client.download("dataset", hub_id, revision, list(few), asked, "dataset")
+        patterns = list(dict.fromkeys(pattern for each in few for pattern in each.opens_with))
+        folder = client.download("dataset", hub_id, revision, patterns, asked, "dataset")
         place = folder / (asked.get("subfolder") or "")
-        if place.is_dir() and any(each.recognise(place) for each in few.values()):
+        if place.is_dir() and any(each.recognise(place) for each in few):
             files = HubFiles(hub_id, folder, asked, options.get("cache_gb"))
         revision = folder.name  # whatever is uploaded meanwhile
     if files.commit is None:

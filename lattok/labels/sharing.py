@@ -21,6 +21,7 @@ from lattok.version import INSTALL, __version__
 
 # in meta/, of LeRobot and of our own: what a dataset is, and where its frames, actions and labels come from
 META = ("info.json", "stats.json", "tasks.parquet", "subtasks.parquet")
+META += ("tasks.jsonl", "episodes.jsonl", "episodes_stats.jsonl")  # of LeRobot v2
 META += ("action_space.json", "export.json", "lattok.json", "metaworld.json", "simulation.json")
 REPLACED = ("data/*", "labels/*", "meta/*", "videos/*")  # of an earlier push
 SHOWN = 20  # of the files that stay
@@ -112,7 +113,7 @@ def _subject(root: Path) -> Any:
     if (root / PROVENANCE).is_file():
         return Sidecar(root)
     hint = "Push the labels that lattok annotate wrote, or what lattok export makes of a dataset."
-    return checks.fail("folder", "a LeRobot v3 dataset or labels on this machine", repr(os.fspath(root)), hint)
+    return checks.fail("folder", "a LeRobot dataset or labels on this machine", repr(os.fspath(root)), hint)
 
 
 def _card(subject: Any, name: str, license: str | None, before: str | None) -> str:

@@ -1,1 +1,1 @@
-"""Formats of datasets that lattok reads: LeRobot v3, RLDS, HDF5, folders of videos."""
+"""Formats of datasets that lattok reads and writes: LeRobot, RLDS, HDF5, folders of videos."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from lattok.data.formats.lerobot_meta import (
     read_outlines,
     read_tasks,
     restored_provenance,
+    version_of,
 )
 from lattok.data.images import decode_image
 from lattok.data.problems import DISORDERED, SHARED_SPAN, UNKNOWN_FILE, UNKNOWN_ROWS, short_video
@@ -66,7 +67,7 @@ class LeRobotV3(TableDataset):
     def __init__(self, root: Path, name: str | None = None, files: LocalFiles | None = None):
         self.root, self.files = root, files or LocalFiles()
         self.name = name or root.resolve().name
-        self.info = read_info(root, self.files)
+        self.info = self._read_info()
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
         every = read_features(root, self.info)
@@ -77,8 +78,8 @@ class LeRobotV3(TableDataset):
         self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
         if self.videos and not self.info.get("video_path"):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
-        self.tasks = read_tasks(root)
-        self.episodes = self._table = EpisodeTable(root, self.info, self.videos, self.tasks)
+        self.tasks = self._read_tasks()
+        self.episodes = self._table = self._read_episodes(self.videos)
         self.damaged = self._table.missing
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
@@ -87,7 +88,7 @@ class LeRobotV3(TableDataset):
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        return [folder] if (folder / "meta" / "info.json").is_file() else ()
+        return [folder] if (folder / INFO).is_file() and not version_of(folder).startswith("v2.") else ()
 
     @classmethod
     def hint(cls, folder: Path) -> str:
@@ -95,6 +96,19 @@ class LeRobotV3(TableDataset):
             return "Give the folder that holds `meta`."
         named = any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json"))
         return "LeRobot's meta/info.json is missing: copy the dataset again." if named else ""
+
+    # what other versions keep otherwise
+
+    place_fields: ClassVar[tuple[str, str]] = PLACE  # of paths: what they call the number of a folder, and of a file
+
+    def _read_info(self) -> dict[str, Any]:
+        return read_info(self.root, ("v3.",), self.place_fields)
+
+    def _read_tasks(self) -> tuple[str, ...]:
+        return read_tasks(self.root)
+
+    def _read_episodes(self, videos: Sequence[str]) -> EpisodeTable:
+        return EpisodeTable(self.root, self.info, videos, self.tasks)
 
     @cached_property
     def subtask_texts(self) -> tuple[str, ...]:
@@ -140,7 +154,7 @@ class LeRobotV3(TableDataset):
     @cached_property
     def _depth_table(self) -> EpisodeTable:
         videos = [key for key, feature in self.depth.items() if feature.dtype == "video"]
-        return EpisodeTable(self.root, self.info, videos, self.tasks)
+        return self._read_episodes(videos)
 
     def _span(self, table: EpisodeTable, episode_index: int, camera: str) -> tuple[Path, float, float]:
         row = self._episode_row(episode_index)  # the same in all tables
@@ -151,7 +165,8 @@ class LeRobotV3(TableDataset):
         known = (field, chunk, file, camera or "")
         if known not in self._files:
             key = {} if camera is None else {"video_key": camera}
-            self._files[known] = file_of(self.root, self.info, field, **key, chunk_index=chunk, file_index=file)
+            numbers = dict(zip(self.place_fields, (chunk, file), strict=True))
+            self._files[known] = file_of(self.root, self.info, field, **key, **numbers)
         return self._files[known]
 
     def _check_files(self) -> None:

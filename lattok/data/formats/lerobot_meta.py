@@ -1,8 +1,6 @@
 """meta/ of a LeRobot v3 dataset, checked as it is read: info.json, the instructions, the table of episodes."""
 
 import math
-import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,29 +13,15 @@ from typing_extensions import TypedDict
 from lattok.data.schema import IMAGE_DTYPES, NOTE, Damage, Feature
 from lattok.data.summaries import QUANTILES, Stats
 from lattok.data.tables import damaged_values, open_table, read_table
-from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate, is_int, refuse
 from lattok.utils.files import read_json
-from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 PLACE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")  # which file, which seconds of it
-_AGAIN = "Copy the dataset again."
-# a converter takes --root, or <root>/<repo-id> before 0.5.0: "." makes both the same folder
-CONVERT = (
-    "Convert it with LeRobot: {}python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=. --root={} "
-    "--push-to-hub=false (before LeRobot 0.5.1: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30)."
-)
-FETCH = "hf download {} --repo-type dataset --revision {} --local-dir {} && "
-TO_V21 = (
-    'Make v2.1 of it with LeRobot 0.3.3, then open it again: {}python -c "import sys; from lerobot.datasets import '
-    "lerobot_dataset, utils; from lerobot.datasets.v21.convert_stats import convert_stats; d = "
-    "lerobot_dataset.LeRobotDataset('a/b', sys.argv[1]); convert_stats(d); d.meta.info['codebase_version'] = 'v2.1'; "
-    'utils.write_info(d.meta.info, d.root)" {}'
-)
+AGAIN = "Copy the dataset again."
 MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
 
@@ -64,39 +48,40 @@ class Info(TypedDict, total=False):
     features: dict[str, Annotated[FeatureEntry, Rule("dtype and shape (a vector has up to 2^20 numbers)", _is_feature)]]
 
 
-def read_info(root: Path, files: LocalFiles | None = None) -> dict[str, Any]:
-    """meta/info.json of format v3, with everything in it that reading needs; `files` are those of the dataset."""
+def version_of(folder: Path) -> str:
+    """Return the version in meta/info.json of a folder, "" where there is none or it cannot be read."""
+    path = folder / INFO
+    try:
+        return str(read_json(path).get("codebase_version", "")) if path.is_file() else ""
+    except (LattokError, OSError):  # which is said where the dataset is opened
+        return ""
+
+
+def read_info(root: Path, versions: Sequence[str], place: Sequence[str]) -> dict[str, Any]:
+    """Read meta/info.json of one of these versions, with everything in it that reading needs; `place` are the fields of
+    `data_path` that are numbers."""
     path = root / "meta" / "info.json"
     if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
     version = str(info.get("codebase_version", "unknown"))
-    if not version.startswith("v3."):
+    if not version.startswith(tuple(versions)):
         way_out = "A newer lattok may read it."
-        if version.startswith("v2.1"):
-            way_out = _convert(CONVERT, root, files)
-        elif version.startswith("v2.0"):
-            way_out = _convert(TO_V21, root, files)
-        elif version.startswith("v1."):
-            way_out = "Convert it to v2.0 with LeRobot 0.1.0, then to v2.1 and v3 with newer ones."
-        raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
+        if version.startswith("v1."):
+            way_out = "Convert it to v2.0 with LeRobot 0.1.0; lattok reads that."
+        elif version.startswith("v2."):
+            way_out = 'Leave out `format`, or give format="lerobot-v2".'
+        expected = " or ".join(each.rstrip(".") for each in versions)
+        raise LattokError(f"{root}: expected LeRobot format {expected}, got {version[:40]}. {way_out}")
     if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
-        raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
-    info = typed(info, Info, "", str(path), _AGAIN)
-    if file_of(root, info, "data_path", chunk_index=0, file_index=0).relative_to(root).parts[0] == "meta":
+        raise LattokError(f"{path}: missing {', '.join(missing)}. {AGAIN}")
+    info = typed(info, Info, "", str(path), AGAIN)
+    numbers = dict.fromkeys(place, 0)
+    if file_of(root, info, "data_path", **numbers).relative_to(root).parts[0] == "meta":
         raise LattokError(f"{path}: `data_path`: expected a path outside of meta/, got {info['data_path'][:60]!r}.")
     if info.get("video_path") is not None:
-        file_of(root, info, "video_path", video_key="key", chunk_index=0, file_index=0)
+        file_of(root, info, "video_path", video_key="key", **numbers)
     return info
-
-
-def _convert(command: str, root: Path, files: LocalFiles | None) -> str:
-    """Name the folder in a command; what is on the Hub, of which only meta/ is here, has to be fetched before."""
-    if not isinstance(files, HubFiles):
-        return command.format("", shlex.quote(str(root)))
-    copy = unused(files.repo_id.rpartition("/")[2])
-    folder = os.path.normpath(os.path.join(copy, os.path.relpath(root, files.folder)))
-    return command.format(FETCH.format(files.repo_id, files.commit, copy), shlex.quote(folder))
 
 
 def restored_provenance(info: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -121,7 +106,7 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
     except LattokError:
         fields = ", ".join(f"{{{name}}}" for name in place)
         expected = f"a path with plain fields ({fields}; numbers also as in {{chunk_index:03d}})"
-        raise LattokError(f"{what}: expected {expected}, got {str(info[field])[:60]!a}. {_AGAIN}") from None
+        raise LattokError(f"{what}: expected {expected}, got {str(info[field])[:60]!a}. {AGAIN}") from None
     return inside(root, name, what)
 
 
@@ -130,7 +115,7 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
     for key, entry in info["features"].items():
         if entry["dtype"] in IMAGE_DTYPES and not is_file_name(key):  # a folder may have that name
             where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
-            raise LattokError(f"{where}: expected a name that a folder can have. {_AGAIN}")
+            raise LattokError(f"{where}: expected a name that a folder can have. {AGAIN}")
         shape, names = tuple(entry["shape"]), _dimension_names(entry.get("names"))
         if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and shape[0] == 3 != shape[2]:  # channels come first
             shape = (*shape[1:], 3)
@@ -164,12 +149,12 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
     text = next((name for name in (kind, "__index_level_0__") if name in table.column_names), None)
     if text is None or f"{kind}_index" not in table.column_names:
-        refuse(path, f"columns {kind}_index and {kind}", ", ".join(table.column_names[:6])[:200], _AGAIN)
+        refuse(path, f"columns {kind}_index and {kind}", ", ".join(table.column_names[:6])[:200], AGAIN)
     numbers = _numbers(table, f"{kind}_index", path)
     with damaged_values(path):
         tasks = table[text].to_pylist()
     if not all(isinstance(task, str) for task in tasks) or sorted(numbers.tolist()) != list(range(len(tasks))):
-        raise LattokError(f"{path}: expected one text for each {kind}_index from 0. {_AGAIN}")
+        raise LattokError(f"{path}: expected one text for each {kind}_index from 0. {AGAIN}")
     return tuple(tasks[row] for row in np.argsort(numbers).tolist())
 
 
@@ -180,19 +165,19 @@ class EpisodeTable(Sequence[Episode]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in PLACE + SPAN)]
         if not (paths := [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]):
-            raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
+            raise LattokError(f"{folder} holds no parquet file. {AGAIN}")
         tables, unread = _tables(paths, names)
         try:
             table = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException:
-            raise LattokError(f"the files in {folder} have columns of different types. {_AGAIN}") from None
+            raise LattokError(f"the files in {folder} have columns of different types. {AGAIN}") from None
         if not table.num_rows:
-            raise LattokError(f"{folder} lists no episodes. {_AGAIN}")
+            raise LattokError(f"{folder} lists no episodes. {AGAIN}")
         indices = _numbers(table, "episode_index", folder)
         order = np.argsort(indices, kind="stable")
         self.indices = indices[order]  # [E] int64, ascending
         if len(self.indices) > 1 and not np.diff(self.indices).all():
-            raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
+            raise LattokError(f"{folder} lists an episode twice. {AGAIN}")
         numbers = [name for name in names if name not in ("episode_index", "tasks")]  # each column [E]
         self.columns = {name: _numbers(table, name, folder, name.endswith(SPAN))[order] for name in numbers}
         self.lengths = self.columns["length"]
@@ -259,14 +244,17 @@ class EpisodeTable(Sequence[Episode]):
                 earlier = max(earlier, row, key=stops.__getitem__)
         return found
 
-    def _check_totals(self, path: Path, info: dict[str, Any], unread: str) -> tuple[Damage, ...]:
+    def _check_totals(
+        self, path: Path, info: dict[str, Any], unread: str, listed: str = "meta/episodes"
+    ) -> tuple[Damage, ...]:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled; return the episodes
         that are listed nowhere, with what is `unread` or else missing as the reason."""
         if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():
-            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {_AGAIN}")
+            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {AGAIN}")
         total = info.get("total_episodes", len(self))
-        why = "A file of meta/episodes is missing or from another dataset: copy the dataset again."
-        what = f"{path}: `total_episodes` is {str(total)[:40]}, but meta/episodes lists {len(self)}. {why}"
+        lost = f"A file of {listed} is missing" if listed == "meta/episodes" else f"{listed} is cut off"
+        why = f"{lost} or from another dataset: copy the dataset again."
+        what = f"{path}: `total_episodes` is {str(total)[:40]}, but {listed} lists {len(self)}. {why}"
         if is_int(total) and len(self) < total <= len(self) + MOST_MISSING:
             absent = sorted(set(range(total)) - set(self.indices.tolist()))
             return tuple(Damage(index, unread or what) for index in absent)
@@ -274,7 +262,7 @@ class EpisodeTable(Sequence[Episode]):
             raise LattokError(unread or what)
         frames = math.fsum(self.lengths.tolist())
         if info.get("total_frames", frames) != frames:
-            what = f"`total_frames` is {str(info['total_frames'])[:40]!r}, but meta/episodes lists {frames:.0f}"
+            what = f"`total_frames` is {str(info['total_frames'])[:40]!r}, but {listed} lists {frames:.0f}"
             raise LattokError(f"{path}: {what}. {why}")
         return ()
 
@@ -338,12 +326,12 @@ def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> 
     """Read a column of whole numbers from 0, int64 [E], or of seconds, float64 [E]."""
     column, what = table[name], "seconds" if seconds else "whole numbers"
     if not (pa.types.is_floating if seconds else pa.types.is_integer)(column.type) or column.null_count:
-        refuse(f"{where}: `{name}`", what, "empty cells" if column.null_count else str(column.type)[:60], _AGAIN)
+        refuse(f"{where}: `{name}`", what, "empty cells" if column.null_count else str(column.type)[:60], AGAIN)
     values = column.to_numpy().astype(np.float64 if seconds else np.int64)
     if seconds and not ((values >= 0) & (values < 1e9)).all():
-        raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")
+        raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {AGAIN}")
     if not seconds and values.min(initial=0) < 0:
-        raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {_AGAIN}")
+        raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {AGAIN}")
     return values
 
 
@@ -352,10 +340,10 @@ def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str,
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not nested or not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
-        raise LattokError(f"{where}: `tasks`: expected lists of text, got {str(kind)[:60]}. {_AGAIN}")
+        raise LattokError(f"{where}: `tasks`: expected lists of text, got {str(kind)[:60]}. {AGAIN}")
     counts, flat = pc.list_value_length(column), pc.list_flatten(column)  # type: ignore[attr-defined]
     if counts.null_count or flat.null_count:
-        raise LattokError(f"{where}: `tasks`: expected lists of text, got empty cells. {_AGAIN}")
+        raise LattokError(f"{where}: `tasks`: expected lists of text, got empty cells. {AGAIN}")
     encoded = flat.combine_chunks().dictionary_encode()
     with damaged_values(where):
         words, codes, sizes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), counts.to_numpy()

@@ -1,0 +1,171 @@
+"""LeRobot datasets of version 2.0 and 2.1: one Parquet file and one video of each camera for every episode.
+
+    meta/info.json, meta/tasks.jsonl, meta/episodes.jsonl
+    meta/stats.json             v2.0: statistics of all rows
+    meta/episodes_stats.jsonl   v2.1: those of every episode
+
+Everything but metadata is read as in version 3.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.formats.lerobot_meta import AGAIN, INFO, PLACE, SPAN, EpisodeTable, read_info, version_of
+from lattok.data.summaries import column_stats
+from lattok.data.table_dataset import NewColumns
+from lattok.data.tables import FEW_ROWS, check_rows
+from lattok.utils.checks import LattokError, is_int
+from lattok.utils.files import write_text
+from lattok.utils.untrusted import JSON_BYTES, Rule, parse_json, safe_path, typed
+
+TASKS, EPISODES = "meta/tasks.jsonl", "meta/episodes.jsonl"
+EPISODE_STATS = "meta/episodes_stats.jsonl"
+CHUNK_EPISODES = 1000  # in a folder, unless info.json says otherwise
+LIST_BYTES = 2**27  # of a list of episodes, a million of them
+Whole = Annotated[int, Rule("a whole number from 0", lambda it: 0 <= it < 2**31)]
+
+
+class TaskLine(TypedDict, total=False):
+    task_index: Whole
+    task: str
+
+
+class EpisodeLine(TypedDict, total=False):
+    episode_index: Whole
+    length: Annotated[int, Rule("at least 1 frame", lambda it: 1 <= it < 2**31)]
+    tasks: list[str]
+
+
+class LeRobotV2(LeRobotV3):
+    """A LeRobot dataset of version 2.0 or 2.1; see `lattok.data.RobotDataset` for what it offers."""
+
+    kind = "lerobot-v2"
+    text = "LeRobot v2.0 and v2.1"
+    versions = ("v2.0", "v2.1")
+    place_fields = ("episode_chunk", "episode_index")
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        return [folder] if version_of(folder).startswith(cls.versions) else ()
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        return ""  # that of version 3 says it
+
+    def _read_info(self) -> dict[str, Any]:
+        info = read_info(self.root, self.versions, self.place_fields)
+        path = self.root / INFO
+        for field in ("data_path", *(["video_path"] if info.get("video_path") else [])):
+            if "{episode_index" not in info[field]:
+                got = f"{info[field][:60]!a}"
+                raise LattokError(f"{path}: `{field}`: expected a path for each episode, got {got}. {AGAIN}")
+        if not is_int(size := info.get("chunks_size", CHUNK_EPISODES)) or size < 1:
+            raise LattokError(f"{path}: `chunks_size`: expected a number of episodes, got {size!r:.40}. {AGAIN}")
+        return info
+
+    def _read_tasks(self) -> tuple[str, ...]:
+        lines = [typed(line, TaskLine, "", where, AGAIN) for where, line in _lines(self.root, TASKS)]
+        found = {line.get("task_index", -1): line.get("task") for line in lines}
+        texts = [found.get(number) for number in range(len(lines))]
+        if not all(isinstance(text, str) for text in texts):
+            raise LattokError(f"{self.root / TASKS}: expected one text for each task_index from 0. {AGAIN}")
+        return tuple(str(text) for text in texts)
+
+    def _read_episodes(self, videos: Sequence[str]) -> EpisodeTable:
+        return EpisodeList(self.root, self.info, videos, self.tasks, self.fps)
+
+    def _check_files(self) -> None:
+        """Check that long episodes can be in their files, and that each camera has places of its own."""
+        table = self._table
+        long = np.flatnonzero(table.lengths > FEW_ROWS).tolist()
+        frames = {self.data_file(int(table.indices[row])): int(table.lengths[row]) for row in long}
+        for path, size in self.files.sizes(frames).items():
+            check_rows(path, frames[path], size, FEW_ROWS)
+        if len({self._file("video_path", 0, 0, key) for key in self.videos}) < len(self.videos):
+            path = self.root / INFO
+            raise LattokError(f"{path}: `video_path`: expected a path for each camera, got one for several.")
+
+    def check_copy(self, filled: bool) -> None:
+        super().check_copy(filled)
+        if filled and (self.root / EPISODE_STATS).is_file():
+            for _ in _lines(self.root, EPISODE_STATS):
+                pass
+
+    def finish(self, made: Path, new: NewColumns) -> None:
+        """Measure again what was filled in; labels have no statistics by episode."""
+        if not new.changed or not (self.root / EPISODE_STATS).is_file():
+            return
+        copy, written = LeRobotV2(made), list[str]()
+        for _, line in _lines(self.root, EPISODE_STATS):
+            index, stats = line.get("episode_index"), line.get("stats")
+            if is_int(index) and isinstance(stats, dict):
+                stats |= _measured(copy, index, [key for key, episodes in new.changed.items() if index in episodes])
+            written.append(f"{json.dumps(line)}\n")
+        write_text(made / EPISODE_STATS, "".join(written))
+
+
+def _measured(dataset: LeRobotV2, index: int, keys: Sequence[str]) -> dict[str, Any]:
+    """Return statistics of columns of an episode as v2.1 has them, without those of which nothing is known."""
+    found = {}
+    for key, values in dataset.columns(index, keys).items() if keys else ():
+        rows = values.reshape(len(values), -1)
+        if len(known := rows[np.isfinite(rows).all(1)]):
+            stats = column_stats(known)
+            found[key] = {name: stats[name].tolist() for name in ("min", "max", "mean", "std", "count")}
+    return found
+
+
+class EpisodeList(EpisodeTable):
+    """Episodes of meta/episodes.jsonl, each in files of its own, whose numbers are that of a folder and its index."""
+
+    def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str], tasks: Sequence[str], fps: float):
+        rows = [typed(line, EpisodeLine, "", where, AGAIN) for where, line in _lines(root, EPISODES)]
+        if not rows:
+            raise LattokError(f"{root / EPISODES} lists no episodes. {AGAIN}")
+        if odd := next((row for row in rows if not {"episode_index", "length", "tasks"} <= row.keys()), None):
+            raise LattokError(f"{root / EPISODES}: expected episode_index, length and tasks, got {odd!r:.80}. {AGAIN}")
+        indices = np.array([row["episode_index"] for row in rows], dtype=np.int64)
+        order = np.argsort(indices, kind="stable")
+        self.indices = indices[order]
+        if (np.diff(self.indices) == 0).any():
+            raise LattokError(f"{root / EPISODES} lists an episode twice. {AGAIN}")
+        self.lengths = np.array([row["length"] for row in rows], dtype=np.int64)[order]
+        places = {"chunk_index": self.indices // info.get("chunks_size", CHUNK_EPISODES), "file_index": self.indices}
+        spans = dict(zip(SPAN, (np.zeros(len(rows)), self.lengths / fps), strict=True))
+        self.columns = {"length": self.lengths} | {f"data/{name}": places[name] for name in PLACE}
+        for key in videos:
+            self.columns |= {f"videos/{key}/{name}": values for name, values in {**places, **spans}.items()}
+        self._stops: dict[str, np.ndarray] = {}
+        self.missing = self._check_totals(root / INFO, info, "", EPISODES)
+        kinds: dict[tuple[str, ...], int] = {}
+        texts = (tuple(dict.fromkeys(rows[row]["tasks"])) for row in order.tolist())
+        self._kind_of = np.array([kinds.setdefault(kind, len(kinds)) for kind in texts], dtype=np.int32)
+        place = {task: number for number, task in enumerate(tasks)}
+        self._kinds = [tuple(sorted(kind, key=lambda text: (place.get(text, len(place)), text))) for kind in kinds]
+
+    def shared_spans(self, camera: str, fps: float) -> dict[int, int]:
+        return {}  # a video is of one episode
+
+
+def _lines(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield JSON objects, one a line, each with its place for errors."""
+    path = safe_path(root, root / name, str(root / name))
+    try:
+        if name != EPISODE_STATS and path.stat().st_size > LIST_BYTES:
+            raise LattokError(f"{path}: expected at most {LIST_BYTES >> 20} MB. Is this the right file?")
+        with path.open("rb") as file:
+            for number in count(1):
+                if not (line := file.readline(JSON_BYTES + 1)):
+                    return
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield where, typed(parse_json(line, where, nan=True), dict[str, Any], "", where)
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}. {AGAIN}") from None

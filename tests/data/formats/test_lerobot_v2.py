@@ -1,0 +1,191 @@
+"""LeRobot v2.0 and v2.1: read, labelled and exported as v3 is, and refused in one line where something is missing."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import lattok
+from lattok.cli import main
+from lattok.data import LeRobotV3, export, open_dataset
+from lattok.data.summaries import column_stats
+from lattok.data.table_dataset import NewColumns, tables_of
+from lattok.utils.checks import LattokError
+from tests.data.edits import edit_info
+
+
+def write_v21(root: Path, source: LeRobotV3) -> Path:
+    """Write one file per episode and camera, and four files of JSON, as LeRobot 0.3.3 does."""
+    listed = {"tasks": [{"task_index": i, "task": task} for i, task in enumerate(source.tasks)]}
+    for episode in source.episodes:
+        chunk, name = "chunk-000", f"episode_{episode.index:06d}"
+        path = source.data_file(episode.index)
+        first, last = source.episode_rows(path)[episode.index]
+        table = pq.read_table(path).slice(first, last - first)
+        (root / "data" / chunk).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, root / "data" / chunk / f"{name}.parquet")
+        stats = {key: column_stats(np.stack(table[key].to_pylist())) for key in table.column_names}
+        for key in source.cameras:
+            film = source.frames(episode.index, [key])[:, 0]
+            (root / "videos" / chunk / key).mkdir(parents=True, exist_ok=True)
+            write_film(root / "videos" / chunk / key / f"{name}.mp4", film, source.fps)
+            stats[key] = column_stats(film.transpose(0, 3, 1, 2).mean((2, 3), keepdims=True) / 255)
+        numbers = {key: {part: value.tolist() for part, value in of.items()} for key, of in stats.items()}
+        entry = {"episode_index": episode.index, "tasks": episode.tasks, "length": episode.length}
+        listed.setdefault("episodes", []).append(entry)
+        listed.setdefault("episodes_stats", []).append({"episode_index": episode.index, "stats": numbers})
+    (root / "meta").mkdir()
+    for name, entries in listed.items():
+        (root / "meta" / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    film = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4" if source.cameras else None
+    changes = {"data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", "video_path": film}
+    changes |= {
+        "codebase_version": "v2.1",
+        "total_chunks": 1,
+        "total_videos": len(source.episodes),
+        "chunks_size": 1000,
+    }
+    info = json.loads((source.root / "meta" / "info.json").read_text())
+    (root / "meta" / "info.json").write_text(json.dumps(info | changes))
+    return root
+
+
+def write_film(path: Path, film: np.ndarray, fps: float) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", round(fps), options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = *film.shape[1:3], "yuv444p"
+        for image in film:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture
+def source(make_dataset):
+    return make_dataset([12, 9, 15])
+
+
+@pytest.fixture
+def old(source, tmp_path) -> Path:
+    return write_v21(tmp_path / "old", source)
+
+
+def decoded(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_it_is_what_version_3_is(source, old):
+    dataset = open_dataset(old)
+    assert (dataset.kind, dataset.fps, dataset.robot) == ("lerobot-v2", source.fps, source.robot)
+    assert [*dataset.episodes] == [*source.episodes]
+    assert (dataset.features, dataset.cameras, dataset.tasks) == (source.features, source.cameras, source.tasks)
+    keys = [key for key in source.features if key not in source.cameras]
+    read = dict(dataset.columns_of(dataset.episodes, keys))
+    for episode in source.episodes:
+        rows = read[episode.index]
+        assert not isinstance(rows, LattokError)
+        for key, values in source.columns(episode.index, keys).items():
+            np.testing.assert_array_equal(dataset.columns(episode.index, keys)[key], values, err_msg=key)
+            np.testing.assert_array_equal(rows[key], values, err_msg=key)
+        for camera in source.cameras:
+            film = decoded(old / f"videos/chunk-000/{camera}/episode_{episode.index:06d}.mp4")
+            np.testing.assert_array_equal(dataset.frames(episode.index, [camera])[:, 0], film)
+            np.testing.assert_array_equal(dataset.frames(episode.index, [camera], [7, 2])[:, 0], film[[7, 2]])
+
+
+def test_version_2_0(source, old):
+    edit_info(old, codebase_version="v2.0")
+    (old / "meta/episodes_stats.jsonl").unlink()
+    (old / "meta/stats.json").write_bytes((source.root / "meta/stats.json").read_bytes())
+    dataset = open_dataset(old)
+    assert [*dataset.episodes] == [*source.episodes]
+    assert dataset.statistics() == source.statistics()
+
+
+def test_folders_hold_so_many_episodes(old):
+    edit_info(old, chunks_size=2)
+    for last in [*old.rglob("episode_000002.*")]:
+        place = Path(str(last).replace("chunk-000", "chunk-001"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        last.rename(place)
+    dataset = open_dataset(old)
+    assert dataset.frames(2).shape[0] == len(dataset.columns(2, ["action"])["action"]) == 15
+
+
+def test_labels_are_columns_of_a_copy(source, old, tmp_path):
+    assert main(["train", "uniform-bins", str(old), "--out", str(tmp_path / "bins"), "--horizon", "4"]) == 0
+    assert main(["annotate", str(old), "--model", str(tmp_path / "bins"), "--out", str(tmp_path / "labelled")]) == 0
+    assert main(["verify", str(tmp_path / "labelled"), "--model", str(tmp_path / "bins")]) == 0
+    lattok.annotate(source, str(tmp_path / "bins"), tmp_path / "v3")
+    labelled, new = open_dataset(tmp_path / "labelled"), open_dataset(tmp_path / "v3")
+    assert labelled.kind == "lerobot-v2"
+    assert labelled.features == new.features
+    for episode in source.episodes:
+        one, other = (each.columns(episode.index, ["latent.codes", "action"]) for each in (labelled, new))
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+        path = old / f"data/chunk-000/episode_{episode.index:06d}.parquet"
+        copied = pq.read_table(tmp_path / "labelled" / path.relative_to(old))
+        assert copied.select(pq.read_table(path).column_names).equals(pq.read_table(path))
+    camera = source.cameras[0]
+    video = f"videos/chunk-000/{camera}/episode_000000.mp4"
+    assert (tmp_path / "labelled" / video).samefile(old / video)
+    exported = export(labelled, tmp_path / "exported", video_codec="h264").path
+    assert open_dataset(exported).kind == "lerobot"
+    assert open_dataset(exported).features.keys() == labelled.features.keys()
+
+
+def test_statistics_of_what_was_filled_in(old, tmp_path):
+    made = tmp_path / "made"
+    for path in (path for path in old.rglob("*") if path.is_file()):
+        (made / path.relative_to(old)).parent.mkdir(parents=True, exist_ok=True)
+        (made / path.relative_to(old)).write_bytes(path.read_bytes())
+    before = [json.loads(line) for line in (old / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    before[1]["stats"]["action"]["mean"] = [9.0]
+    (old / "meta/episodes_stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
+    tables = tables_of(open_dataset(old))
+    assert tables is not None
+    tables.finish(made, NewColumns({}, {}, {}, {"action": {1}}))
+    after = [json.loads(line) for line in (made / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    rows = np.stack(pq.read_table(old / "data/chunk-000/episode_000001.parquet")["action"].to_pylist())
+    np.testing.assert_allclose(after[1]["stats"]["action"]["mean"], rows.mean(0), rtol=1e-5)
+    assert (after[0], after[2]) == (before[0], before[2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda root: (root / "meta/episodes.jsonl").unlink(), r"cannot read .*episodes\.jsonl: No such file"),
+        (lambda root: (root / "meta/tasks.jsonl").write_text("{"), r"tasks\.jsonl, line 1 is not valid JSON"),
+        (
+            lambda root: (root / "meta/episodes.jsonl").write_text('{"length": 3}\n'),
+            "expected episode_index, length",
+        ),
+        (lambda root: edit_info(root, data_path="data/all.parquet"), "`data_path`: expected a path for each episode"),
+        (lambda root: edit_info(root, data_path="../{episode_index}"), "info.json: `data_path`"),
+        (lambda root: edit_info(root, chunks_size=0), "`chunks_size`: expected a number of episodes"),
+    ],
+)
+def test_what_is_damaged_is_said(old, damage, says):
+    damage(old)
+    with pytest.raises(LattokError, match=says):
+        open_dataset(old)
+
+
+def test_episodes_that_the_list_lacks_are_damaged(old):
+    path = old / "meta/episodes.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    dataset = open_dataset(old)
+    assert [episode.index for episode in dataset.episodes] == [0, 1]
+    ((index, why),) = dataset.damaged
+    assert (index, "meta/episodes.jsonl is cut off" in why) == (2, True)
+
+
+def test_a_missing_episode_is_named(old):
+    (old / "data/chunk-000/episode_000001.parquet").unlink()
+    dataset = open_dataset(old)
+    assert len(dataset.columns(0, ["action"])["action"]) == 12
+    with pytest.raises(LattokError, match=r"missing data file .*episode_000001\.parquet"):
+        dataset.columns(1, ["action"])
