@@ -1,4 +1,4 @@
-"""Do models that are saved here give the same codes elsewhere? One of each family and bottleneck.
+"""Do models that are saved here give the same codes elsewhere? One of each family and bottleneck, and published ones.
 
     python scripts/same_codes.py ENVIRONMENT/bin/python ...
 
@@ -25,12 +25,14 @@ ROUNDING = 2e-3  # share of codes of chunks at the edge of a cell; another meani
 
 
 def made() -> dict[str, Any]:
-    """A model of each family of tokenizers, a little trained on the sample, and of each bottleneck."""
+    """A model of each family, tokenizers a little trained on the sample, of each bottleneck, and published models."""
     import torch
 
-    from lattok.image_lam import ImageLAM, ImageLAMConfig
-    from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+    from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+    from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
+    from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
     from tests.action_vq.families import cases, learning
+    from tests.fuzz_artefacts import HELD, IDM
 
     torch.manual_seed(0)
     data, models = chunks(), dict[str, Any]()
@@ -42,7 +44,25 @@ def made() -> dict[str, Any]:
     sizes |= {"encoder_depth": 1, "decoder_depth": 1, "codebook_update": "ema"}
     for kind in BOTTLENECKS:
         models[f"image-lam {kind}"] = ImageLAM(ImageLAMConfig.of(cameras=("front",), quantizer=kind, **sizes))
-    return {name: model.eval() for name, model in models.items()}
+        inverse = IDM | {"quantizer": kind, "tokens": 2, "codebook": CodebookConfig(16, "ema", "normal")}
+        models[f"idm {kind}"] = InverseDynamics(InverseDynamicsConfig(("front",), 4, features="pixels", **inverse))
+    moto = {**sizes, **HELD, "features": "held", "codebook_size": 16}
+    models["moto-lam"] = MotoLAM(MotoLAMConfig.of(("front",), **moto))
+    return {name: model.eval() for name, model in (models | published()).items()}
+
+
+def published() -> dict[str, Any]:
+    """Small models of published classes, converted from the fixtures of the tests."""
+    from lattok.convert import adaworld_lam, lapa_laq, lawam_lam, villax_lam
+
+    folder, weights = ROOT / "tests" / "parity", "weights.safetensors"
+    settings = json.loads((folder / "lawam_lam_a" / "config.json").read_text())["model"]
+    return {
+        "lapa-laq": lapa_laq(folder / "lapa_laq_a" / "weights.pt"),
+        "villax-lam": villax_lam(folder / "villax_lam_b" / weights),
+        "lawam-lam": lawam_lam(folder / "lawam_lam_a" / weights, settings),
+        "adaworld-lam": adaworld_lam(folder / "adaworld_lam_a" / weights, image_size=48),
+    }
 
 
 def chunks() -> Any:
@@ -66,7 +86,7 @@ def codes_of(model: Any) -> Any:
     if model.label_source == "actions":
         return torch.as_tensor(model.encode(chunks()))
     video = ((golden.wave(40, 1, 16, 16, 3) + 1) * 127).to(torch.uint8)
-    labels = model.label_video(video.numpy(), 1)
+    labels = model.label_video(video.numpy(), model.stride_frames(10))
     return torch.as_tensor(labels.codes if labels.codes.shape[1] else labels.latents)
 
 
