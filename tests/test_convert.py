@@ -19,7 +19,6 @@ from lattok.utils.checks import LattokError
 from tests.action_vq.plain import Facts, random_weights, shapes
 
 PARITY = Path(__file__).parent / "parity"
-SHARED = Path(__file__).parents[2] / "shared" / "parity" / "full_size_keys.json"
 H20 = PARITY / "action_tokenizer_h20_m7"
 STATISTICS = {"mean": [1.0, 2, 3, 4, 5, 6, 7], "std": [1.0, 2, 3, 4, 5, 6, 0.5]}
 
@@ -78,9 +77,7 @@ def test_no_tensor_may_be_missing(name, weights, tmp_path):
 
 
 def test_something_else_is_refused(tmp_path):
-    with pytest.raises(
-        LattokError, match="for p2t-action-vq, got one for p2t-image-lam or univla-lam. Run: lattok conv"
-    ):
+    with pytest.raises(LattokError, match="for p2t-action-vq, got one for p2t-image-lam or univla-lam. Run: lattok"):
         lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}), 8)
     for names, said in (
         (["mine"], r"expected the 39 tensors of such a checkpoint, got 1 other, such as mine\.$"),
@@ -323,35 +320,30 @@ def test_the_command_takes_every_fact(tmp_path, capsys):
     assert "normalisation: quantile" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"--horizon": "0"}, "`horizon`"),
-        ({"--heads": "5"}, "`heads`"),
-        ({"FILE": "nowhere.pt"}, "nowhere.pt, which is not there"),
-        ({"FILE": str(H20 / "config.json")}, "a file ending in"),
-        ({"FILE": str(H20 / "io.safetensors")}, "got 41 others, such as"),
-        ({"--statistics": "nowhere.json"}, "cannot read nowhere.json"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, text, tmp_path, capsys):
-    given = {"--horizon": "20", **changes}
-    file = given.pop("FILE", str(H20 / "checkpoint.pt"))
-    flags = [word for pair in given.items() for word in pair]
-    assert main(["convert", "p2t-action-vq", file, str(tmp_path / "out"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
-    assert text in error
-    assert not (tmp_path / "out").exists()
+NEEDED = {system: ["--config", "settings.json"] for system in ("beast", "oat", "quest", "vqbet")}
+NEEDED |= {"p2t-action-vq": ["--horizon", "20"]}
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
-    (tmp_path / "note.txt").write_text("mine")
-    words = ["convert", "p2t-action-vq", str(H20 / "checkpoint.pt")]
-    for out in (tmp_path, tmp_path / "note.txt"):
-        assert main([*words, str(out), "--horizon", "20"]) == 2
-        assert "`out`: expected a new or empty folder" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+@pytest.mark.parametrize("system", sorted(SYSTEMS.values()))
+def test_what_cannot_be_converted_is_one_line_and_changes_nothing(system, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("settings.json").write_text("{}")
+    write(tmp_path, {"mine": torch.ones(1)}, "other.safetensors")
+    Path("full").mkdir()
+    Path("full/note.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for file, out, text in (
+        ("nowhere.safetensors", "out", "expected"),  # the settings, or the file
+        ("settings.json", "out", "expected"),
+        ("other.safetensors", "out", "expected"),
+        ("other.safetensors", "full", "`out`: expected a new or empty folder"),
+        ("other.safetensors", "full/note.txt", "`out`: expected a new or empty folder"),
+    ):
+        assert main(["convert", system, file, out, *NEEDED.get(system, ())]) == 2
+        error = re.sub(r"^(lattok: )?note: .*\n", "", capsys.readouterr().err)
+        assert re.fullmatch(r"lattok: `[^\n]*\n", error), error
+        assert text in error
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_sizes_that_the_file_does_not_hold_take_no_memory(tmp_path):
