@@ -121,7 +121,7 @@ def test_labels_of_a_dataset_that_is_not_lerobot_are_pushed_alone(hub: LocalHub,
 
 def test_what_cannot_be_pushed_is_one_line(hub: LocalHub, source: Path, tmp_path: Path):
     for folder in (tmp_path / "nowhere", write_rlds(tmp_path / "bridge")):
-        with pytest.raises(LattokError, match="`folder`: expected a LeRobot v3 dataset or labels on this machine, got"):
+        with pytest.raises(LattokError, match="`folder`: expected a LeRobot dataset or labels on this machine, got"):
             lattok.push_dataset(folder, REPO)
     hub.guarded = True
     with pytest.raises(LattokError, match="'org/arm' could not be pushed: your token does not allow it"):
