@@ -103,6 +103,7 @@ TESTS = {  # where not the mirror alone
         "tests/annotation/test_fill.py::test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often",
     ),
     "studies/comparisons.py": ("studies/tests/test_tables.py", "studies/tests/test_planned.py"),
+    "lattok/samples/frame_pairs.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/windows.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
     **{

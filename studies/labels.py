@@ -17,7 +17,7 @@ from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import ridge_predictions
 from lattok.recipes import recipe_of
-from lattok.samples.windows import FramePairs
+from lattok.samples.frame_pairs import FramePairs, PairLabels
 from lattok.sim.worlds.metaworld import INSTRUCTIONS
 from lattok.types import LatentActions, VideoLabeller
 from studies.plan import DEVICE, LABELS, Regime
@@ -40,7 +40,7 @@ class PixelCodes(VideoLabeller):
     @classmethod
     def fit(cls, dataset: Any, cameras: tuple[str, ...], seed: int) -> "PixelCodes":
         """Fit to 4,000 pairs of the whole dataset, without actions."""
-        pairs = FramePairs(dataset, STRIDE, cameras, None, transform=small_frames)
+        pairs = FramePairs(dataset, STRIDE, cameras, PairLabels(action_key=None), transform=small_frames)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(pairs), generator=generator)[:4000]
         frames = pairs.batch(rows).frames.flatten(2).float()

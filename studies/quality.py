@@ -21,7 +21,7 @@ from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
-from lattok.samples.windows import FramePairs
+from lattok.samples.frame_pairs import FramePairs, PairLabels
 from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 from studies.comparisons import BASE, read, success
 from studies.labels import STRIDE, dataset_name, small_frames
@@ -73,7 +73,9 @@ def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
     """Return codes, actions over the stride, pixels and the scene of every pair of these episodes."""
     scenes = {INSTRUCTIONS[name]: SCENES.index(scene) for name, (scene, _) in PAIRS.items()}
     scene_of = {episode.index: scenes[episode.tasks[0]] for episode in dataset.episodes}
-    pairs = FramePairs(dataset, STRIDE, None, "expert_action", episodes=episodes, transform=small_frames)
+    pairs = FramePairs(
+        dataset, STRIDE, None, PairLabels(action_key="expert_action"), episodes=episodes, transform=small_frames
+    )
     batch = pairs.batch(torch.arange(len(pairs)))
     columns = {index: dataset.columns(index, ["latent.codes", "latent.embedding"]) for index in episodes}
     rows = list(zip(pairs.episode_of, pairs.frame_of, strict=True))

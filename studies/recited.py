@@ -20,7 +20,7 @@ import torch
 import lattok
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.vla.tokens import TokenHead
 from studies.plan import ACTS, IN_TURN, REGIMES, ROWS, Cell
 from studies.planned import BASE, STUDIES
@@ -62,7 +62,7 @@ def known(policy: lattok.LatentVLA, data: Path, episodes: list[int]) -> dict[str
     config = policy.config
     given: dict[str, Any] = {"action_key": config.action_key, "state_key": config.state_key, "cameras": config.cameras}
     given |= {"size": config.image_size, "interpolation": config.interpolation, "episodes": episodes}
-    windows = PolicyWindows(lattok.open_dataset(data), config.horizon, **given)
+    windows = PolicyWindows(lattok.open_dataset(data), WindowOptions(config.horizon, **given))
     tokens, pairs = isinstance(policy.head, TokenHead), list[torch.Tensor]()  # what the policy and the expert did
     with watched(policy.head) if tokens else nullcontext(Rows()) as rows, torch.no_grad():
         for indices in torch.arange(len(windows)).split(BATCH):

@@ -14,6 +14,7 @@ MODULES = {
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
     "lara": METHOD,
+    "latbot": METHOD,
     "losses": FAMILY,
     "model": FAMILY,
 }

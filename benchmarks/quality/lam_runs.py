@@ -27,10 +27,10 @@ from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.losses import block_flow
 from lattok.nn.quantize import code_statistics
-from lattok.samples import FramePairs
+from lattok.samples import FramePairs, PairLabels
 from lattok.samples.batches import PairBatches
-from lattok.samples.order import Batches, Passes
-from lattok.samples.windows import draw_labelled
+from lattok.samples.frame_pairs import draw_labelled
+from lattok.samples.order import BatchSampler, Passes
 from lattok.training import fit
 from lattok.types import LatentActions, PairBatch, join
 
@@ -80,7 +80,13 @@ def dataset(path: Path | None, cameras: Sequence[str] | None = None) -> Demonstr
     def pairs(split: str) -> FramePairs:
         keys = camera_keys(source, cameras)
         return FramePairs(
-            source, GAP, keys, state_key="observation.state", episodes=split, transform=small, labelled_fraction=0.0
+            source,
+            GAP,
+            keys,
+            PairLabels(labelled_fraction=0.0),
+            state_key="observation.state",
+            episodes=split,
+            transform=small,
         )
 
     return Demonstrations(pairs("train"), pairs("test"), {e.index: e.tasks for e in source.episodes})
@@ -181,7 +187,7 @@ def loss_without_latents(data: Demonstrations, seed: int) -> float:
     """The same of a decoder that was trained as long, without latents."""
     recipe, model = untrained(data.train, seed)
     blind = BlindDecoder(model, seed)
-    draw = Batches([Passes(len(data.train), seed)], recipe.loop.batch_size + recipe.data.labelled_per_batch)
+    draw = BatchSampler([Passes(len(data.train), seed)], recipe.loop.batch_size + recipe.data.labelled_per_batch)
 
     def batches(step: int, process: int, processes: int) -> tuple[Tensor, ...]:
         return model.frame_features(data.train.batch(draw(step)).frames).unbind(1)

@@ -19,8 +19,8 @@ import lattok
 from benchmarks.common import environment, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.nn.quantize import code_statistics
-from lattok.samples import FramePairs
-from lattok.samples.order import Batches, Passes
+from lattok.samples import FramePairs, PairLabels
+from lattok.samples.order import BatchSampler, Passes
 
 CAMERA = "observation.images.corner2"
 SIZES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def run(pairs: FramePairs, options: dict[str, Any], seed: int, shown: tuple[int,
     torch.manual_seed(seed)
     model = ImageLAM(ImageLAMConfig.of(**SIZES, **options)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    draw, found = Batches([Passes(len(pairs), seed)], 32), {}
+    draw, found = BatchSampler([Passes(len(pairs), seed)], 32), {}
     for step in range(max(shown) + 1):
         if step in shown:
             found[str(step)] = figures(model, pairs)
@@ -89,7 +89,9 @@ def main() -> None:
     torch.set_num_threads(1)
     source = lattok.open_dataset(lattok.sample_dataset_path())
     resize = ImageLAM(ImageLAMConfig.of(**SIZES)).resize
-    pairs = FramePairs(source, args.stride, (CAMERA,), episodes="train", transform=resize, labelled_fraction=0.0)
+    pairs = FramePairs(
+        source, args.stride, (CAMERA,), PairLabels(labelled_fraction=0.0), episodes="train", transform=resize
+    )
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {"environment": environment(), "pairs": len(pairs), "sizes": SIZES, "stride": args.stride}
     for seed in args.seeds:

@@ -37,8 +37,8 @@ from benchmarks.common import environment, write_results
 from benchmarks.speed.large_dataset import CAMERAS, FPS, generate
 from benchmarks.speed.video import borrow_ffmpeg
 from lattok.data import open_dataset
-from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.batches import PairBatches, PolicyBatches
+from lattok.samples import FramePairs, PolicyWindows, WindowOptions
+from lattok.samples.batches import BatchOptions, PairBatches, PolicyBatches
 from lattok.training.feed import DEPTH, BatchSource, Feed
 from lattok.training.runlog import peak_memory
 from lattok.types import PolicyBatch
@@ -64,8 +64,8 @@ class Windows(PolicyBatches):
     """Policy windows, streamed, as they are stored."""
 
     def __init__(self, root: Path):
-        samples = PolicyWindows(open_dataset(root), HORIZON, size=SIZE, state_key="observation.state")
-        super().__init__(samples, BATCH, 0, **room(samples))
+        samples = PolicyWindows(open_dataset(root), WindowOptions(HORIZON, size=SIZE, state_key="observation.state"))
+        super().__init__(samples, BatchOptions(BATCH, 0, **room(samples)))
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
         """Return the batch as it is: the others change no images either."""

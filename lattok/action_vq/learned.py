@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
-from lattok.samples.order import Batches, Passes
+from lattok.samples.order import BatchSampler, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LossTerms
@@ -88,7 +88,7 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
         own = {name: getattr(how, name) for name in ("seed", "steps", "lr", "batch_size", "device", "save_every")}
         own["log_every"] = how.steps if run is None else how.log_every
         loop = LoopOptions(schedule="one_cycle", threads=1, **own, **self.loop_options)
-        draw = Batches([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
+        draw = BatchSampler([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:
             rows = draw(step)[process::processes]

@@ -4,12 +4,16 @@ from typing import Any
 
 from lattok.action_vq.base import ChunkTokenizer, families
 from lattok.hub import FAMILIES
-from lattok.recipes.action_vq import ActionVQRecipe, FitRecipe, recipe_for
-from lattok.recipes.clips import ClipLAMRecipe, InverseDynamicsRecipe
+from lattok.recipes.action_vq import ActionVQRecipe
+from lattok.recipes.clip_lam import ClipLAMRecipe
 from lattok.recipes.common import RECIPES, Recipe
-from lattok.recipes.image_lam import ImageLAMRecipe, MotoLAMRecipe
-from lattok.recipes.lara import LARARecipe, LatBotRecipe
+from lattok.recipes.idm import InverseDynamicsRecipe
+from lattok.recipes.image_lam import ImageLAMRecipe
+from lattok.recipes.lara import LARARecipe
+from lattok.recipes.latbot import LatBotRecipe
+from lattok.recipes.moto_lam import MotoLAMRecipe
 from lattok.recipes.run_folder import Model
+from lattok.recipes.tokenizers import FitRecipe, recipe_for
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
 

@@ -252,12 +252,13 @@ class Recipe(ABC, Generic[Model]):
         declared: dict[str, Any] = {} if space is None else {"action_space": space.to_json()}
         read = {"actions": self.data.action_key, "state": getattr(self.data, "state_key", None)}
         own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
-        declared |= {"robot_spaces": own} if own else {}
+        if own:
+            declared["robot_spaces"] = own
         acted = {each.index for each in select_episodes(dataset, getattr(self.data, "action_episodes", None))}
         known = [episode for episode in episodes if episode.index in acted]
         if inferred := inferred_episodes(dataset, self.data.action_key, known):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
-        declared |= {"fps": dataset.fps}
+        declared["fps"] = dataset.fps
         feature = dataset.features.get(self.data.action_key)
         if feature is not None and NUMBERS.fullmatch(feature.dtype):
             declared["action_dtype"] = feature.dtype
@@ -309,8 +310,9 @@ class Recipe(ABC, Generic[Model]):
                 if hashes.get(name) != before:
                     expected, got = f"content with hash {before[:12]}, as when the run began", hashes.get(name, "none")
                     checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
-            header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
-            header |= {"study": True} if self.study else {}
+            header: dict[str, Any] = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
+            if self.study:
+                header["study"] = True
             files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": hashes})
             try:
                 yield contents

@@ -1,4 +1,4 @@
-"""Recipes of the latent action models of frame pairs: presets, and the stages in which an image model may be trained.
+"""Recipe of the image latent action model: presets, and the stages in which one may be trained.
 
 stage=1        one stream with instructions: its codebook becomes the environment codebook of stage 2
 stage=2        controllable codes in addition to that codebook, which stays as it is (`env_codebook`)
@@ -22,28 +22,41 @@ from lattok import hub
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.instructions import frame_instructions
 from lattok.hub.weights import read_tensors
-from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.base.features import TextEncoder
 from lattok.recipes.common import ADAMW
-from lattok.recipes.pairs import SMALL, TINY, PairOptions, PairRecipe
+from lattok.recipes.pairs import SHOWN, SMALL, TINY, PairOptions, PairRecipe
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
 from lattok.utils.options import as_flags
 
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}  # as the published code changes them
-FULL: dict[str, Any] = {**ADAMW, "steps": 100_000, "batch_size": 64, "lr": 1e-4, "clip_norm": 0.1, "log_every": 100}
-FULL |= {**COLOURS, "crop": 0.9, "crop_most": 0.9}
+FULL: dict[str, Any] = {
+    **ADAMW,
+    "steps": 100_000,
+    "batch_size": 64,
+    "lr": 1e-4,
+    "clip_norm": 0.1,
+    "log_every": 100,
+    **COLOURS,
+    "crop": 0.9,
+    "crop_most": 0.9,
+}
 P2T: Mapping[str, Any] = {"action_target": "first", "codebook_restart_every": 100, "camera_count": 1}
-# LARA's loop and images; sizes and losses are the configuration's
-MOTO: dict[str, Any] = {"steps": 300_000, "batch_size": 1536, "lr": 1e-4, "log_every": 100, "schedule": "one_cycle"}
-MOTO |= {"camera_count": 1, "labelled_fraction": 0.0, "optimizer": "adamw", "weight_decay": 1e-4}
-MOTO |= {"crop": 0.95, "crop_most": 0.95, "brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08}
-ROBUST: dict[str, Any] = {"encoder": "fused", "encoder_query_start": "normal", "latent_heads": "per_token"}
-ROBUST |= {"latent_norm": "batch", "quantizer": "residual", "codebook_update": "ema", "codebook_start": "kmeans"}
-ROBUST |= {"codebook_continuous_steps": 300, "codebook_revive_below": 0.03}
-ROBUST |= {"decoder_conditioning": "add", "decoder_predict_change": True}
-ROBUST |= {"loss_commitment": 0.02}  # a moving-average codebook follows the latents by itself
-SHOWN = ("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction")  # first in the help
+ROBUST: dict[str, Any] = {
+    "encoder": "fused",
+    "encoder_query_start": "normal",
+    "latent_heads": "per_token",
+    "latent_norm": "batch",
+    "quantizer": "residual",
+    "codebook_update": "ema",
+    "codebook_start": "kmeans",
+    "codebook_continuous_steps": 300,
+    "codebook_revive_below": 0.03,
+    "decoder_conditioning": "add",
+    "decoder_predict_change": True,
+    "loss_commitment": 0.02,  # a moving-average codebook follows the latents by itself
+}
 ENCODED_TEXTS = 64  # texts that are encoded at once
 STAGES: dict[int, dict[str, Any]] = {
     # most of what moves is the robot, which is for stage 2 to say
@@ -223,21 +236,3 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
             expected = f"finite floating-point vectors [words, D] for {text!r}"
             checks.fail("text_features", expected, f"{array.dtype} of shape {list(arrays[text].shape)}")
     return {text: array.float() for text, array in vectors.items()}
-
-
-@dataclass(frozen=True)
-class MotoLAMRecipe(PairRecipe[MotoLAM]):
-    """Train the latent action model of Moto and LARA, which predicts pixels.
-
-    - `moto`: published sizes and LARA's loop, the batch of four GPUs in one
-    - `small` (one GPU), `tiny` (two cores): the same with other sizes
-    """
-
-    kind = "moto-lam"
-    lam = MotoLAM
-    model: MotoLAMConfig = field(default_factory=MotoLAMConfig)
-    learned_from = (*PairRecipe.learned_from, "features", "perceptual")
-    common = (*SHOWN, "init", "feature_cache", *PairRecipe.common)
-    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
-    default_preset = "moto"
-    presets: ClassVar[Mapping[str, Any]] = {"moto": MOTO, "small": {**MOTO, **SMALL}, "tiny": {**MOTO, **TINY}}

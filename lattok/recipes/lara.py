@@ -1,51 +1,43 @@
-"""Recipes of policies that learn with another model. LARA: with an image latent action model, which learns too, from
-scratch or from saved ones. LatBot: from latent actions of a clip, distilled into one that sees its first frame.
+"""Recipe of LARA: a policy and an image latent action model that learn together, from scratch or from saved ones."""
 
-distill    student(l, V_1) -> Z^, compared with Z = teacher(l, V_{1:T}): L_a of Eq. 4; nothing learns to act
-finetune   backbone and placeholders of that student, a new head: actions, L_ee + L_gripper
-"""
-
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from lattok import hub
 from lattok.backbones.model import with_backbone, with_base
 from lattok.data.alike import note_rate
 from lattok.data.episodes import check_strides_in
-from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import TrainedPairModel
-from lattok.image_lam.base.config import TrainedPairConfig
-from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import LATBOT_RATE, Recipe
-from lattok.recipes.policy_data import PolicySource, policy_config
-from lattok.recipes.run_folder import broadcast_buffers, first_process
-from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
-from lattok.samples.policy import PolicyWindows
-from lattok.types import VideoLabeller
+from lattok.recipes.joint import check_frames, check_head, views_of
+from lattok.recipes.policy_data import PolicyData
+from lattok.recipes.policy_options import PolicyOptions
+from lattok.recipes.run_folder import broadcast_buffers
+from lattok.recipes.vla import FREE, Learner, VLARecipe
 from lattok.utils import checks
 from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
-from lattok.vla.config import BCE, MOST_INSTRUCTIONS
+from lattok.vla.config import MOST_INSTRUCTIONS
 from lattok.vla.lara import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
-from lattok.vla.latbot import GO_ON, Distillation, follow, taught_by
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
-TUNED = "latbot_finetune"
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
-# stage 2 of the released code, which aligns after block 14 of 16
-PUBLISHED: dict[str, Any] = {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}
-PUBLISHED |= {"steps": 200_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 1e-5, "schedule": "one_cycle"}
-LATBOT: dict[str, Any] = {**LATBOT_RATE, "backbone_train": "full", "batch_size": 256, "action_loss": BCE}
-LATBOT |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
-LATBOT |= {"normalize_exceptions": ("*gripper*=min_max",)}  # so that 0 and 1 are no less certain than -1 and 1
-ON_LIBERO = {"steps": 60_000, "batch_size": 64}  # 4.3
+PUBLISHED: dict[str, Any] = {  # stage 2 of the released code
+    "horizon": 16,
+    "backbone_train": "frozen",
+    "gaps": ("15",),
+    "align_layer": 0.875,  # after block 14 of 16
+    "steps": 200_000,
+    "batch_size": 256,
+    "lr": 1e-4,
+    "weight_decay": 1e-5,
+    "schedule": "one_cycle",
+}
 
 
 @dataclass(frozen=True)
@@ -118,45 +110,46 @@ class LARARecipe(VLARecipe):
         if len(plan.losses) == 1:
             loss = plan.losses[0]
             own |= {"layer": loss.layer, "latent_weight": loss.weight}
-            own |= {"align_projection": loss.options["projection"]} if "projection" in loss.options else {}
+            if "projection" in loss.options:
+                own["align_projection"] = loss.options["projection"]
         return own
 
-    def learner(self, found: Sequence[PolicySource]) -> Learner:
+    def learner(self, data: PolicyData) -> Learner:
         """Return both models as one module, the policy first: its first weights do not depend on the other."""
-        data, inputs = self.data, {}
-        if (head := self.options()["head"]) != "tokens":  # which `policy_config` refuses
-            check_place(data.align_on, head)
-        if data.lam is None:
+        options, inputs = self.data, dict[str, str]()
+        check_head(self.kind, self.model.head.name)
+        check_place(options.align_on, self.model.head.name)
+        if options.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
-        family = hub.family_of(hub.resolve(data.lam, argument="lam").folder, "lam")
+        family = hub.family_of(hub.resolve(options.lam, argument="lam").folder, "lam")
         if not issubclass(family, TrainedPairModel):
             known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
-            checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {data.lam}")
-        hub.config_of("lam", data.lam, family)
-        if data.init is None:
-            policy = LatentVLA(*with_base(policy_config(self, found)))
+            checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {options.lam}")
+        hub.config_of("lam", options.lam, family)
+        if options.init is None:
+            policy = LatentVLA(*with_base(data.config()))
         else:
-            policy = _continued(self, found)
+            policy = _continued(self, data)
             inputs["init"] = policy.describe()["weights_sha256"]
-        lam = family.from_pretrained(data.lam)
+        lam = family.from_pretrained(options.lam)
         inputs["lam"] = lam.describe()["weights_sha256"]
-        live = LiveLAM(lam, views_of(policy.config, lam), frozen=data.lam_rate == 0)
+        live = LiveLAM(lam, views_of(policy.config, lam), frozen=options.lam_rate == 0)
         check_frames(policy.config, lam.config)
-        if data.backbone_rate == 0:
+        if options.backbone_rate == 0:
             policy.backbone.requires_grad_(False)
-        joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
-        weights = joint.loss_weights(data.align_weight, data.lam_weight)
+        joint = JointLARA(policy, live, options.align_layer, options.detach, options.align_on)
+        weights = joint.loss_weights(options.align_weight, options.lam_weight)
 
         def gaps(fps: float) -> list[int]:
-            return [checks.stride_in_frames(gap, fps, "gaps") for gap in data.gaps or (lam.config.stride,)]
+            return [checks.stride_in_frames(gap, fps, "gaps") for gap in options.gaps or (lam.config.stride,)]
 
-        for dataset in (source.dataset for source in found):
-            check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
-            if not data.gaps:
-                note_rate(lam, dataset, data.any_rate, data.action_key)
-        rates = {"lam.": data.lam_rate, "policy.backbone.": data.backbone_rate}
-        return Learner(policy, joint, weights, rates, gaps, data.init is not None, inputs)
+        for dataset in data.datasets:
+            check_strides_in(dataset, options.episodes, gaps(dataset.fps), "gaps")
+            if not options.gaps:
+                note_rate(lam, dataset, options.any_rate, options.action_key)
+        rates = {"lam.": options.lam_rate, "policy.backbone.": options.backbone_rate}
+        return Learner(policy, joint, weights, rates, gaps, options.init is not None, inputs)
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, hub.HubModel]:
         """Return the policy, without the latent action model, and that model if it was trained."""
@@ -184,11 +177,11 @@ class LARARecipe(VLARecipe):
         return super().next_step() + refined
 
 
-def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
+def _continued(recipe: LARARecipe, data: PolicyData) -> LatentVLA:
     """Return the policy in `init` for this data, which must be as that which it was trained on."""
     policy = recipe.load_earlier(str(recipe.data.init))
-    policy = for_dataset(policy, found[0].dataset.name)
-    before, now = policy.config, policy_config(recipe, found)
+    policy = for_dataset(policy, data.datasets[0].name)
+    before, now = policy.config, data.config()
     now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)
     had = flat(before)
     for name, value in flat(now).items():
@@ -202,145 +195,3 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     policy.config = replace(now, instructions=known if listed else ())
     policy.queues.n_action_steps = policy.config.n_action_steps or policy.config.horizon
     return policy
-
-
-def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
-    """Find the latent action model's cameras among the policy's, by name; of one each they are the same."""
-    names, wanted = [short_name(key) for key in config.cameras], [short_name(key) for key in lam.cameras]
-    if len(names) == len(wanted) == 1:
-        return [0]
-    if not set(wanted) <= set(names):
-        expected = f"those of the latent action model ({', '.join(wanted)}) among them"
-        checks.fail("cameras", expected, ", ".join(names) or "none")
-    return [names.index(name) for name in wanted]
-
-
-def check_frames(config: VLAConfig, lam: TrainedPairConfig | ClipLAMConfig) -> None:
-    """Require that both models see frames of one size, resized in one way: they are read once."""
-    ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam))
-    if ours != theirs:
-        hint = f"Set image_size={lam.image_size}, interpolation={lam.interpolation}."
-        checks.fail("image_size", f"{theirs}, as the latent action model sees frames", ours, hint)
-
-
-@dataclass(frozen=True)
-class LatBotOptions(PolicyOptions):
-    """What a policy is distilled from, or trained further from.
-
-    Attributes:
-        phase: "distill", or "finetune", which trains a distilled policy to act
-        teacher: model of `lattok train clip-lam` that phase distill learns from, a folder or a Hub id
-        whole_clips: in phase distill, leaves out clips that reach beyond their episode
-        text_weight: weight of L_r in phase distill: texts of sub-tasks, where the dataset has them
-        student: policy of phase distill that phase finetune trains further, a folder or a Hub id
-    """
-
-    phase: Literal["distill", "finetune"] = "distill"
-    teacher: str | None = None
-    whole_clips: bool = False
-    text_weight: float = 0.5
-    student: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
-        checks.at_least_zero(text_weight=self.text_weight)
-        for name in ("text_weight", "whole_clips"):
-            own, unused = getattr(self, name), getattr(LatBotOptions, name)
-            if self.phase == "finetune" and own != unused:
-                checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
-        for name in ("prefix", "labels", "latent_stride", "decoder", "init"):
-            if getattr(self, name) is not None:
-                checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
-        checks.one_of("strategy", self.strategy, ("baseline",))
-
-    @property
-    def before(self) -> str:
-        needed, other = ("teacher", "student") if self.phase == "distill" else ("student", "teacher")
-        found = getattr(self, needed)
-        if found is None or getattr(self, other) is not None:
-            got = ", ".join(name for name in ("teacher", "student") if getattr(self, name) is not None) or "neither"
-            checks.fail(needed, f"a folder or a Hub id with phase={self.phase}, and no {other}", got)
-        return found
-
-
-@dataclass(frozen=True)
-class LatBotRecipe(VLARecipe):
-    """Distil a latent action model of clips into a policy, and fine-tune it (LatBot).
-
-    `lattok train clip-lam` trains the teacher; `--phase distill --teacher` trains a policy that predicts its latents,
-    and `--phase finetune --student` one that acts.
-
-    - `libero`, `robotwin`, `jaka`, `p2t_readme`, `scratch`, `p2t_code`: as in `lattok train vla`
-    - joined with any of them ("libero+latbot"): `latbot`, the paper's numbers; phase finetune adds
-      `latbot_finetune`, its numbers on LIBERO
-    """
-
-    kind = "latbot"
-    data: LatBotOptions = field(default_factory=LatBotOptions)
-    common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
-    example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}
-    choices: ClassVar[Mapping[str, Any]] = {}
-    joined = (*VLARecipe.joined, "latbot", TUNED)
-    goes_on = "student"
-    presets: ClassVar[Mapping[str, Any]] = {**VLARecipe.presets, "latbot": LATBOT, TUNED: ON_LIBERO}
-
-    @classmethod
-    def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
-        """Add `latbot_finetune` to `latbot` in phase finetune."""
-        names = preset.split("+") if isinstance(preset, str) else []
-        finetunes = options.get("phase") == "finetune" and "latbot" in names and TUNED not in names
-        return super().implied_preset("+".join([*names, TUNED]) if finetunes else preset, options)
-
-    def learner(self, found: Sequence[PolicySource]) -> Learner:
-        """Return the student with its teacher, or the distilled policy with a new head. Random weights are drawn before
-        others are read: they are those of any strategy with this seed."""
-        config, before = policy_config(self, found), self.data.before
-        if self.data.phase == "finetune":
-            own = hub.config_of("student", before, LatentVLA, given=("backbone",))
-            policy = LatentVLA(*with_base(taught_by(config, own)))
-            student = self.load_earlier(before)
-            inputs = {"student": student.describe()["weights_sha256"]}
-            return Learner(follow(student, policy), policy, policy.config.loss_weights, inputs=inputs)
-        known: ClipLAMConfig = hub.config_of("teacher", before, ClipLAM)
-        check_frames(config, known)
-        for dataset in (source.dataset for source in found):
-            stride = checks.stride_in_frames(known.stride, dataset.fps)
-            check_strides_in(dataset, self.data.episodes, [stride], "teacher")
-        policy = LatentVLA(*with_base(taught_by(config, known)))
-        teacher = ClipLAM.from_pretrained(before)
-        for dataset in (source.dataset for source in found):
-            note_rate(teacher, dataset, self.data.any_rate, self.data.action_key)
-        module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
-        texts, inputs = self._texts(policy, found), {"teacher": teacher.describe()["weights_sha256"]}
-        weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})
-
-        def gaps(fps: float) -> list[int]:
-            return teacher.config.gaps(teacher.stride_frames(fps))[1:]
-
-        return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=inputs)
-
-    def _texts(self, policy: LatentVLA, found: Sequence[PolicySource]) -> bool:
-        """Tell whether sub-task texts teach; where they cannot, say why."""
-        if not self.data.text_weight:
-            return False
-        datasets = [source.dataset for source in found]
-        without = [each.name for each in datasets if each.subtasks(each.episodes[0].index) is None]
-        if len(without) == len(datasets):
-            why = f"{', '.join(without)} has no sub-task texts"
-        elif not policy.backbone.predicts_text:
-            why = f"the {policy.config.backbone.name} backbone predicts no text"
-        else:
-            return True
-        if first_process():
-            print(f"text_weight {self.data.text_weight:g} has no effect: {why}.")
-        return False
-
-    def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
-        if self.data.phase == "finetune":
-            super().judge(policy, found, parts)
-
-    def next_step(self) -> str:
-        if self.data.phase == "finetune":
-            return super().next_step()
-        return f"Go on: {GO_ON.replace('FOLDER', shlex.quote(self.out))}"

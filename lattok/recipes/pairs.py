@@ -1,12 +1,10 @@
 """Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 
 from lattok import hub
@@ -20,30 +18,51 @@ from lattok.evaluation.questions.history import training_entries
 from lattok.hub.weights import from_anywhere
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-from lattok.image_lam.base.feature_cache import open_features
 from lattok.image_lam.base.features import known_scaling
 from lattok.nn.quantize import check_warm_up
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe
+from lattok.recipes.pair_features import CachedFeatures, frames_or_features
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import Instructions, PairBatches
-from lattok.samples.frames import all_gather
-from lattok.samples.stream import keep_frames
-from lattok.samples.windows import FramePairs, MixedPairs
-from lattok.training import LoopOptions, fit, init_process_group
+from lattok.samples.frame_pairs import FramePairs, MixedPairs, PairLabels
+from lattok.training import LoopOptions, fit
 from lattok.utils import checks
-from lattok.utils.devices import device_called
 from lattok.utils.options import flat, options_of
-from lattok.utils.progress import ProgressBar
 
+SHOWN = ("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction")  # first in the help
 WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
-FREE = ("stride", "extra_strides", "dropout", "language", "codebook_restart_every")
-FREE += ("action_head", "action_target", "action_steps")
-SMALL: dict[str, Any] = {**ADAMW, "width": 384, "heads": 6, "encoder_depth": 6, "decoder_depth": 6}  # for one GPU
-SMALL |= {"steps": 30_000, "batch_size": 64, "lr": 3e-4, "schedule": "one_cycle", "log_every": 100}
-TINY: dict[str, Any] = {**SMALL_IMAGES, **TWO_CORES, "stride": "0.2s", "latent_dim": 64, "labelled_per_batch": 8}
-TINY |= {"width": 64, "heads": 4, "encoder_depth": 2, "decoder_depth": 2, "steps": 1200, "batch_size": 32, "lr": 2e-3}
+FREE = (
+    *("stride", "extra_strides", "dropout", "language", "codebook_restart_every"),
+    *("action_head", "action_target", "action_steps"),
+)
+SMALL: dict[str, Any] = {  # for one GPU
+    **ADAMW,
+    "width": 384,
+    "heads": 6,
+    "encoder_depth": 6,
+    "decoder_depth": 6,
+    "steps": 30_000,
+    "batch_size": 64,
+    "lr": 3e-4,
+    "schedule": "one_cycle",
+    "log_every": 100,
+}
+TINY: dict[str, Any] = {
+    **SMALL_IMAGES,
+    **TWO_CORES,
+    "stride": "0.2s",
+    "latent_dim": 64,
+    "labelled_per_batch": 8,
+    "width": 64,
+    "heads": 4,
+    "encoder_depth": 2,
+    "decoder_depth": 2,
+    "steps": 1200,
+    "batch_size": 32,
+    "lr": 2e-3,
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,11 @@ class PairRecipe(Recipe[Model]):
         parts = [self._pairs(model, *each, data.action_key if each[0] in labelled else None) for each in read]
         with self.begin(resume, sources, self.inputs(before), resume_command) as contents:
             model.features.load()
-            memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
+            folder, cache = data.feature_cache, None
+            if folder is not None:
+                cache = CachedFeatures(Path(folder).expanduser(), data.feature_cache_dtype, model, parts)
+            memory = frames_or_features(data, self.loop, model, parts, cache)
+            window = data.window(model.config.image_size, cameras)
             pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
             if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
                 if isinstance(pairs, MixedPairs):
@@ -194,7 +217,7 @@ class PairRecipe(Recipe[Model]):
         name = "env_codebook" if self.data.init is None else "init"
         return {} if before is None else {name: before.describe()["weights_sha256"]}
 
-    def _cameras(self, dataset: RobotDataset, before: Any) -> tuple[str, ...]:
+    def _cameras(self, dataset: RobotDataset, before: TrainedPairModel | None) -> tuple[str, ...]:
         """Return the cameras asked for, or those of the model that goes on, if the dataset has them, or all or some."""
         asked, count = self.data.cameras, self.data.camera_count
         if before is None or self.data.init is None:
@@ -225,21 +248,38 @@ class PairRecipe(Recipe[Model]):
             same_actions(found := known or found, key)  # where none is known, the samples say so
         return found
 
-    def _pairs(self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None) -> FramePairs:
+    def _pairs(
+        self, model: TrainedPairModel, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None
+    ) -> FramePairs:
         """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
         config, data = model.config, self.data
-        options: dict[str, Any] = {"episodes": data.episodes, "action_episodes": data.action_episodes}
-        options |= {"labelled_fraction": data.labelled_fraction, "labelled": data.labelled, "seed": self.loop.seed}
-        options |= {"action_target": config.action.target, "action_steps": config.action.steps}
-        options |= {"extra_strides": config.extra_strides, "transform": model.resize}
-        pairs = FramePairs(dataset, config.stride, cameras, key, **options)
+        labels = PairLabels(
+            key,
+            action_target=config.action.target,
+            action_steps=config.action.steps,
+            action_episodes=data.action_episodes,
+            labelled_fraction=data.labelled_fraction,
+            labelled=data.labelled,
+            seed=self.loop.seed,
+        )
+        pairs = FramePairs(
+            dataset,
+            config.stride,
+            cameras,
+            labels,
+            episodes=data.episodes,
+            transform=model.resize,
+            extra_strides=config.extra_strides,
+        )
         if sorted(set(pairs.gaps)) != pairs.gaps:
             given = zip((config.stride, *config.extra_strides), pairs.gaps, strict=True)
             got = ", ".join(f"{gap} ({checks.counted(count, 'frame')})" for gap, count in given)
             checks.fail("extra_strides", f"gaps that grow from the stride on, at {dataset.fps:g} fps", got)
         return pairs
 
-    def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
+    def _history(
+        self, contents: Sequence[Content], sources: list[Source], samples: int, before: TrainedPairModel | None
+    ) -> dict[str, Any]:
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
         data, history = self.data, self.trained_on(sources, samples, contents)
         labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
@@ -253,59 +293,6 @@ class PairRecipe(Recipe[Model]):
             history["init" if data.init is not None else "env_codebook"] = before.describe()
             now = training_entries(history)
             others = [entry for entry in training_entries(before.trained_on) if entry not in now]
-            history |= {"earlier": others} if others else {}
+            if others:
+                history["earlier"] = others
         return history
-
-
-def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
-    """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
-    Features that fit into memory are computed before the first step, and then read in any order. A full disk, a folder
-    that cannot be written, and damage where frames are looked at too are warnings: there is no cache then."""
-    data, frozen = recipe.data, model.features
-    window = data.window(model.config.image_size, parts[0].cameras)
-    in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
-    if data.feature_cache is None:
-        return in_memory()
-    folder = Path(data.feature_cache).expanduser()
-    looks = model.config.loss.flow > 0 or model.pixels is not None  # at frames too
-    opened = partial(open_features, folder, frozen, dtype=data.feature_cache_dtype)
-    init_process_group(recipe.loop.device)
-    memory = in_memory() if looks else None
-    frozen.to(device_called(recipe.loop.device))
-
-    def compute() -> None:
-        readers = [opened(pairs.frame_reader) for pairs in parts]
-        for reader in readers:
-            with ProgressBar("features") as progress:
-                reader.compute(progress)
-        for pairs, reader in zip(parts, readers, strict=True):
-            pairs.features = reader
-            if not looks:
-                pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
-
-    def open_readers() -> None:
-        for pairs in parts:
-            pairs.reader = opened(pairs.frame_reader)
-
-    def keep() -> None:
-        nonlocal memory
-        memory = in_memory(keep=compute)
-
-    def done(step: Callable[[], None]) -> bool:
-        """Take a step, which has failed if it fails in any process: all go on alike."""
-        failed = False
-        try:
-            step()
-        except (OSError, checks.LattokError) as error:
-            why = str(getattr(error, "strerror", None) or error).removesuffix(".")
-            checks.warn(f"no feature cache in {folder}: {why}. Features are computed at every step.", stacklevel=2)
-            failed = True
-        return not any(all_gather(failed))
-
-    if done(compute) if looks else done(open_readers) and done(keep):
-        return memory
-    for pairs in parts:
-        pairs.reader, pairs.features = pairs.frame_reader, None
-        if not looks:
-            vars(pairs).pop("frames", None)
-    return memory if looks else in_memory()

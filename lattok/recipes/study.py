@@ -1,6 +1,7 @@
 """`lattok train vla --study`: all strategies and controls with one seed, data order, backbone and head, in one table.
 
-Runs that are finished are not repeated: an interrupted study goes on where it was.
+For whoever has to choose a strategy: which one is best depends on the data, and the paper's order need not hold. Runs
+that are finished are not repeated: an interrupted study goes on where it was.
 """
 
 import math
@@ -17,9 +18,9 @@ from lattok.evaluation.page.svg import plot
 from lattok.evaluation.report import Pictures
 from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
-from lattok.recipes.policy_data import find_labels, held_out_episodes
+from lattok.recipes.held_out import HELD_OUT, held_out_episodes
 from lattok.recipes.run_folder import first_process, wait_for_all
-from lattok.recipes.vla import HELD_OUT, VLARecipe
+from lattok.recipes.vla import VLARecipe
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
@@ -52,7 +53,7 @@ def train_study(
         checks.fail("episodes", "some that leave others", data.episodes, hint)
     runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
     for member in runs.values():  # labels that are missing are an error now, not after hours
-        find_labels(member, dataset)
+        member.policy_data(sources)
     if data.init is None:  # whose prompt a policy that is trained further must share
         prompt = recipe.model.prompt.replace("{task}", "").strip()
         runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)

@@ -11,10 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lattok.nn.losses import draw_flow
 from lattok.samples.augment import Augmentation, augment_alike, draw
-from lattok.samples.order import Batches, order_of
+from lattok.samples.frame_pairs import FramePairs, MixedPairs
+from lattok.samples.order import BatchSampler, order_of
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import FrameStream
-from lattok.samples.windows import FramePairs, MixedPairs
 from lattok.training.feed import BatchSource
 from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.utils.seeds import derive_seed
@@ -73,11 +73,11 @@ class PairBatches(FrameBatches):
         parts, weights = (pairs.parts, pairs.weights) if isinstance(pairs, MixedPairs) else ([pairs], [1.0])
         extra = labelled if pairs.labelled.any() else 0
         self.samples, streams = size + extra, 1 + bool(extra)  # per step
-        draws = [Batches(order_of(parts, weights, window, seed, None, streams), size, weights)]
+        draws = [BatchSampler(order_of(parts, weights, window, seed, None, streams), size, weights)]
         if extra:
             known = [part.labelled.nonzero()[0] for part in parts]
             order = order_of(parts, weights, window, derive_seed(seed, 1), known, streams)
-            draws.append(Batches(order, extra, weights))
+            draws.append(BatchSampler(order, extra, weights))
         self.stream, self.words = FrameStream(parts, draws, memory), words
         self.text_of = None if words is None else words.rows(pairs.tasks)[torch.from_numpy(pairs.task_of)]
 
@@ -97,40 +97,54 @@ class PairBatches(FrameBatches):
         return batch._replace(frames=augment_alike(batch.frames, draws, self.changes))
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """How policy samples are drawn, and what batches of them carry.
+
+    Attributes:
+        size: samples of a step, over all processes
+        seed: seed of all draws
+        window: frames of the shuffle window: see `order_of`
+        memory: bytes for frames: see `FrameStream`
+        acted_share: share of a batch with measured actions; 0: as they come
+        changes: how images change
+        flows: batches carry the draws of flow matching
+        codes: chunks teach that can be coded as a whole
+    """
+
+    size: int
+    seed: int
+    window: int | None = None
+    memory: float | None = None
+    acted_share: float = 0.0
+    changes: Augmentation = Augmentation()  # noqa: RUF009
+    flows: bool = False
+    codes: bool = False
+
+
 class PolicyBatches(FrameBatches):
     """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
     def __init__(
         self,
         samples: PolicyWindows | MixedPolicyWindows,
-        size: int,
-        seed: int,
-        window: int | None = None,
-        memory: float | None = None,
-        *,
-        acted_share: float = 0.0,
-        changes: Augmentation = Augmentation(),  # noqa: B008
-        flows: bool = False,
-        codes: bool = False,
+        options: BatchOptions,
         prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
         encoded: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     ):
-        """`window`: see `order_of`; `memory`: see `FrameStream`. `acted_share` of a batch are samples with measured
-        actions, 0: as they come. `flows`: batches carry the draws of flow matching. `codes`: chunks teach that can be
-        coded as a whole. `prepared` does what else can be done ahead of a step, `encoded` what is done in main memory.
-        """
-        self.windows, self.size, self.seed, self.window = samples, size, seed, window
-        self._changes, self._flows, self._prepared, self._encoded = changes, flows, prepared, encoded
-        teaching = samples.coding if codes else samples.teaching
-        counted = {"labelled": samples.labelled, "with_subtask": samples.has_subtask}
-        counted |= {"acted": None if teaching.all() else teaching}
+        """`prepared` does what else can be done ahead of a step, `encoded` what is done in main memory."""
+        self.windows, self.options, self.window = samples, options, options.window
+        self._prepared, self._encoded = prepared, encoded
+        teaching = samples.coding if options.codes else samples.teaching
+        acted = None if teaching.all() else teaching
+        counted = {"labelled": samples.labelled, "with_subtask": samples.has_subtask, "acted": acted}
         self._counted = {name: which for name, which in counted.items() if which is not None}
         parts, weights, chosen = samples.parts, samples.weights, None
-        if acted_share:  # samples with measured actions, and the others of the same dataset
-            parts, weights = [*parts, *parts], [acted_share, 1 - acted_share]
+        if options.acted_share:  # samples with measured actions, and the others of the same dataset
+            parts, weights = [*parts, *parts], [options.acted_share, 1 - options.acted_share]
             chosen = [each.nonzero().flatten().numpy() for each in (samples.measured, ~samples.measured)]
-        draws = Batches(order_of(parts, weights, window, seed, chosen), size, weights)
-        self.stream = FrameStream(parts, [draws], memory)
+        order = order_of(parts, weights, options.window, options.seed, chosen)
+        self.stream = FrameStream(parts, [BatchSampler(order, options.size, weights)], options.memory)
 
     def gather(self, step: int, share: int, shares: int) -> PolicyBatch:
         """Return samples of a step, and how many of an average share teach."""
@@ -142,17 +156,18 @@ class PolicyBatches(FrameBatches):
             there = samples.reach[rows]
             pairs = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
             batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *pairs))
-        if self._flows:  # for all samples, so that any number of processes learns from the same
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, step, 2))
-            drawn = draw_flow((self.size, *batch.actions.shape[1:]), generator)
+        if self.options.flows:  # for all samples, so that any number of processes learns from the same
+            generator = torch.Generator().manual_seed(derive_seed(self.options.seed, step, 2))
+            drawn = draw_flow((self.options.size, *batch.actions.shape[1:]), generator)
             batch = batch._replace(draws=FlowDraws(*(part[share::shares] for part in drawn)))
         return self._encoded(batch)
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
         if not batch.images.shape[1]:
             return self._prepared(batch)
-        draws = draw(self._changes, self.size, batch.images.shape[1], self.seed, step)[share::shares]
+        options, views = self.options, batch.images.shape[1]
+        draws = draw(options.changes, options.size, views, options.seed, step)[share::shares]
         frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
-        frames = augment_alike(frames, draws, self._changes)  # what differs between them is what moved
+        frames = augment_alike(frames, draws, options.changes)  # what differs between them is what moved
         later = None if batch.later is None else frames[:, 1:]
         return self._prepared(batch._replace(images=frames[:, 0], later=later))

@@ -184,7 +184,7 @@ def deal_clips(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple
 Order = Passes | Lanes  # of the samples of one dataset, which LANES lanes share
 
 
-class Batches:
+class BatchSampler:
     """Samples of step t, of one dataset or of several in the proportions of `weights`: a function of t alone."""
 
     def __init__(self, parts: Sequence[Order | None], batch_size: int, weights: Sequence[float] = (1.0,)):
@@ -197,8 +197,8 @@ class Batches:
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [part for part in parts if part is None or isinstance(part, Passes)]
         self.in_passes = len(self._passes) == len(parts)  # one window holds all samples
-        # decimal as written: 0.1 and 0.9 are 1
-        self._shares = [Fraction(str(weight)) * bool(size) for weight, size in zip(weights, sizes, strict=True)]
+        given = [Fraction(str(weight)) for weight in weights]  # decimal as written: 0.1 and 0.9 are 1
+        self._shares = [share if size else Fraction(0) for share, size in zip(given, sizes, strict=True)]
         if not any(self._shares):
             checks.fail("mix", "at least one sample", "none")
         self._windows: dict[tuple[int, int], Window] = {}

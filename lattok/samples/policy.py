@@ -8,6 +8,7 @@ Everything is read once; a batch is one gather. Beyond the end of an episode not
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,6 +29,52 @@ from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
 
 
+@dataclass(frozen=True)
+class WindowOptions:
+    """What a sample of a policy is: what it sees, which actions follow, and which labels teach.
+
+    Attributes:
+        horizon: H, actions of a chunk
+        size: images are resized to `size` x `size`
+        cameras: cameras in this order; None: all; (): none
+        interpolation: how images are resized
+        action_key: column with the actions
+        state_key: column with the robot's state, which is proprio; None: none
+        episodes: which episodes samples come from
+        action_episodes: episodes whose actions are known (None: all); others, and those whose actions are all NaN,
+            teach through labels
+        confident_share: share of the actions that a model inferred (annotate --as actions) that teaches, the most
+            confident first
+        extra_keys: other columns like actions, which `PolicyWindows.targets` gives
+        gaps: so many frames later (earlier where they are negative) a batch looks again
+        states_around: proprio is that of all these frames, [B, s * (1 + gaps)] in order of time
+        subtasks: batches have the text of each frame's sub-task, where there is one
+        latent: label columns (of `latent_spec`) that latent actions come from
+        parts: which of these columns are read
+        tokenizer: action tokenizer that sees the chunks of every batch, in place of label columns
+    """
+
+    horizon: int
+    size: int
+    cameras: Sequence[str] | None = None
+    interpolation: str = "bicubic"
+    action_key: str = "action"
+    state_key: str | None = "observation.state"
+    episodes: EpisodeSpec = None
+    action_episodes: EpisodeSpec = None
+    confident_share: float = 1.0
+    extra_keys: Sequence[str] = ()
+    gaps: Sequence[int] = ()
+    states_around: bool = False
+    subtasks: bool = False
+    latent: LatentSpec | None = None
+    parts: Sequence[str] = PARTS
+    tokenizer: ActionTokenizer | None = None
+
+    def __post_init__(self) -> None:
+        checks.counts(size=self.size)
+
+
 class PolicyWindows(Samples):
     """Every frame of the chosen episodes as a sample, N = F of them.
 
@@ -39,64 +86,39 @@ class PolicyWindows(Samples):
 
     weights: Sequence[float] = (1.0,)
 
-    def __init__(
-        self,
-        dataset: RobotDataset,
-        horizon: int,
-        *,
-        cameras: Sequence[str] | None = None,
-        size: int,
-        interpolation: str = "bicubic",
-        action_key: str = "action",
-        state_key: str | None = "observation.state",
-        episodes: EpisodeSpec = None,
-        action_episodes: EpisodeSpec = None,
-        gaps: Sequence[int] = (),
-        latent: LatentSpec | None = None,
-        tokenizer: ActionTokenizer | None = None,
-        confident_share: float = 1.0,
-        extra_keys: Sequence[str] = (),
-        parts: Sequence[str] = PARTS,
-        subtasks: bool = False,
-        states_around: bool = False,
-        progress: Progress | None = None,
-    ):
-        """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
-        describes, `parts` of them, or from `tokenizer`, an action tokenizer that sees the chunks of every batch. Of
-        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action
-        is known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
-        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch
-        looks again; with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
-        `extra_keys`: other columns like actions that `targets` gives. `subtasks`: batches have the text of each frame's
-        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns.
-        """
-        checks.counts(size=size)
-        self.horizon, self.gaps = horizon, tuple(gaps)
+    def __init__(self, dataset: RobotDataset, options: WindowOptions, progress: Progress | None = None):
+        """Raises `LattokError` for numbers that are not finite, and for missing columns."""
+        cameras, horizon, action_key, size = options.cameras, options.horizon, options.action_key, options.size
+        self.horizon, self.gaps = horizon, tuple(options.gaps)
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
-        self.episodes = chosen = select_episodes(dataset, episodes)
+        self.episodes = chosen = select_episodes(dataset, options.episodes)
         unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
         self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
-        self.acted = self._known_actions(dataset, action_key, action_episodes)
-        self.measured, self._sure = self._confident(dataset, action_key, confident_share)
+        self.acted = self._known_actions(dataset, action_key, options.action_episodes)
+        self.measured, self._sure = self._confident(dataset, action_key, options.confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
-        self._first, self._states_around = torch.from_numpy(np.arange(len(self)) - self.frame_of), states_around
+        self._first = torch.from_numpy(np.arange(len(self)) - self.frame_of)
+        self._states_around = options.states_around
         self.tasks, self.task_of = frame_instructions(dataset, chosen)
-        self.subtasks = _subtasks(dataset, chosen) if subtasks else None
+        self.subtasks = _subtasks(dataset, chosen) if options.subtasks else None
         self.states, self.state_names = None, ()  # [F, s], and the names of its dimensions
-        if state_key is not None:
-            self.state_names = dimension_names(vector_key(dataset, "state_key", state_key, "None leaves it out."))
-            self.states = torch.from_numpy(read_vectors(dataset, "state_key", state_key, chosen, unseen))
+        if (key := options.state_key) is not None:
+            self.state_names = dimension_names(vector_key(dataset, "state_key", key, "None leaves it out."))
+            self.states = torch.from_numpy(read_vectors(dataset, "state_key", key, chosen, unseen))
         self._vectors = {action_key: self.actions}
-        self._vectors |= {key: self._like_actions(dataset, key, action_key, unseen) for key in extra_keys}
-        self._tokenizer, self.latent = tokenizer, _chosen_spec(latent, tokenizer, horizon, self.actions.shape[1])
+        for key in options.extra_keys:
+            self._vectors[key] = self._like_actions(dataset, key, action_key, unseen)
+        self._tokenizer = options.tokenizer
+        self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
-        if self.latent is not None and tokenizer is None:
-            self._labels = self._stored_labels(dataset, self.latent, parts)
+        if self.latent is not None and options.tokenizer is None:
+            self._labels = self._stored_labels(dataset, self.latent, options.parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
+        resize = partial(_resized, size, options.interpolation)
+        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, resize)
         empty = partial(np.empty, (len(self), 0, size, size, 3), np.uint8)
         self._all_frames = partial(self.reader.all, progress=progress) if self.cameras else empty
 
@@ -250,7 +272,9 @@ class PolicyWindows(Samples):
             with torch.no_grad():
                 found = self._tokenizer.latent_actions(actions, inside)  # one call for the batch
             labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
-            labels |= {"valid": self.acted[indices, None]}
+            if "codes" in spec.widths():
+                _check_codes(labels["codes"][self.acted[indices]], spec.codebook_size)
+            labels["valid"] = self.acted[indices, None]
             return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)._replace(checked=True)
         pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
         labels = {part: values[pick] for part, values in self._labels.items()}
@@ -301,6 +325,13 @@ def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray 
         return None
     each = [[""] * episode.length if texts is None else texts for texts, episode in zip(found, episodes, strict=True)]
     return np.array([text.strip() for texts in each for text in texts], dtype=object)
+
+
+def _check_codes(codes: Tensor, size: int) -> None:
+    """Require that codes that a tokenizer gives lie in its codebook; `size` 0: nobody knows how large that is."""
+    if size and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+        got = f"{int(codes.min())} to {int(codes.max())}"
+        checks.fail("tokenizer", f"one whose codes lie from 0 to {size - 1}", got)
 
 
 def _chosen_spec(

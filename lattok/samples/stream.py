@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from lattok.samples.frames import CAN_SHARE, DECODERS, Samples, all_gather
-from lattok.samples.order import LANES, Batches, Draw, Lanes, Order, Window, frames_of
+from lattok.samples.order import LANES, BatchSampler, Draw, Lanes, Order, Window, frames_of
 from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.devices import cores, memory_bytes
@@ -46,7 +46,7 @@ class FrameStream:
     """Frames for what `draws` draw from `parts`. A sample that cannot be read is replaced by the one that its lane
     draws a window later, or two, whatever the memory; the episodes of such samples are in `left_out`."""
 
-    def __init__(self, parts: Sequence[Samples], draws: Sequence[Batches], memory: float | None = None):
+    def __init__(self, parts: Sequence[Samples], draws: Sequence[BatchSampler], memory: float | None = None):
         """`parts` are numbered one after the other, each once. `memory`: bytes for frames on this machine; None: parts
         keep theirs, and nothing is decoded here. Raises `LattokError` where not even one draw of each lane fits in."""
         self.parts, self.draws, self.kept = list(parts), list(draws), memory is None

@@ -1,26 +1,21 @@
-"""Training samples from episodes: action chunks, and pairs of frames with the actions between them.
+"""Training samples from episodes: chunks of actions.
 
-Everything is indexed once and kept in memory, frames too unless batches bring theirs, so that a batch is one gather.
+Everything is indexed once and kept in memory, so that a batch is one gather.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import accumulate
-from pathlib import Path
-from typing import Literal, NoReturn
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
-from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.instructions import frame_instructions, task_group
+from lattok.data import RobotDataset, dimension_names
+from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.schema import vector_key
 from lattok.nn.normalize import Normalizer
-from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
-from lattok.types import ActionBatch, Episode, PairBatch
+from lattok.samples.frames import MixedSamples, SampleSet
+from lattok.types import ActionBatch, Episode
 from lattok.utils import checks
 
 
@@ -50,7 +45,7 @@ class ActionWindows(SampleSet):
         actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked, missing))
         self.known = ~actions.isnan().any(1)
         self.actions = actions.nan_to_num(0.0) if missing else actions
-        episode, frame, row, last = _positions(chosen)
+        episode, frame, row, last = frame_positions(chosen)
         keep = frame % step == 0
         self.episode_of, self.frame_of = episode[keep], frame[keep]
         self._row = torch.from_numpy(row[keep])  # [N] row of the first action
@@ -74,128 +69,6 @@ class ActionWindows(SampleSet):
         return self.batch(torch.arange(len(self)))
 
 
-class FramePairs(Samples):
-    """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
-
-    `frames` uint8 [F, V, h, w, 3], decoded when first asked for, holds every frame of `episodes` once. For each of the
-    N pairs: rows `first` and `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`:
-    whether the action may supervise, and `task_of` [N]: index into `tasks`, of the instruction at t.
-    """
-
-    # rows [...] of frames to their features [..., V*N, D]: where these are known, batches carry them
-    features: Callable[[np.ndarray], Tensor] | None = None
-
-    def __init__(
-        self,
-        dataset: RobotDataset,
-        stride: int | str,
-        cameras: Sequence[str] | None = None,
-        action_key: str | None = "action",
-        state_key: str | None = None,
-        episodes: EpisodeSpec = None,
-        transform: FrameTransform | None = None,
-        labelled_fraction: float = 0.05,
-        labelled: Literal["pairs", "episodes"] = "pairs",
-        seed: int = 0,
-        cache_dir: str | Path | None = None,
-        progress: Progress | None = None,
-        extra_strides: Sequence[int | str] = (),
-        action_target: Literal["mean", "first", "chunk"] = "mean",
-        action_steps: int = 1,
-        action_episodes: EpisodeSpec = None,
-    ):
-        """`stride` is the gap of a pair, in frames or "0.2s"; `transform` maps blocks uint8 [n, H, W, 3] to one size,
-        e.g. a model's `resize`.
-
-        `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
-        frame, at least one per task; of episodes that are not among `action_episodes` (none given: all) no action is
-        known, and the draw is among the pairs of the others. Beyond 4 GiB the frames go into a temporary file in
-        `cache_dir`, if it is given. With `extra_strides` every sample has further frames t + s, all of them inside the
-        episode. An episode whose actions are all NaN is none of `action_episodes`, and they are 0 here. `actions` are,
-        by `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a "chunk" of `action_steps`
-        n, a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends.
-        """
-        checks.one_of("labelled", labelled, ("pairs", "episodes"))
-        check_action_target(action_target, action_steps)
-        if not 0 <= labelled_fraction <= 1:
-            checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
-        self.episodes = chosen = select_episodes(dataset, episodes)
-        lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        self.gaps = _gaps(stride, extra_strides, lengths, dataset.fps)
-        self.stride = self.gaps[0]
-        self.cameras = camera_keys(dataset, cameras)
-        episode, frame, row, last = _positions(chosen)
-        keep = row + max(self.gaps) <= last
-        self.episode_of, self.frame_of = episode[keep], frame[keep]
-        self.first, self._last = row[keep], last[keep]
-        self.second = self.first + self.stride
-        self.tasks, task_of = frame_instructions(dataset, chosen)
-        self.task_of = task_of[keep]
-        self._steps = action_steps if action_target == "chunk" else 0
-        flat = _vectors(dataset, "action_key", action_key, chosen, missing=True)
-        there = np.all(np.isfinite(flat), axis=1)
-        self._actions = self._targets(np.where(there[:, None], flat, np.float32(0)), action_target)
-        self.states = _vectors(dataset, "state_key", state_key, chosen)[self.first]
-        self.labelled = np.zeros(len(self), dtype=bool)
-        if action_key is not None:
-            acted = acted_episodes(dataset, chosen, action_episodes).repeat(lengths) & there
-            if labelled_fraction and not acted.any():
-                _fail_without_actions(action_key, action_episodes)
-            self.draw(acted[keep], labelled_fraction, labelled, seed)
-        self.frame_reader = FrameReader(dataset, chosen, self.cameras, transform)
-        self.reader: Reader = self.frame_reader  # or one of features
-        self._all_frames = partial(self.frame_reader.all, cache_dir, progress)
-
-    def draw(self, known: np.ndarray, fraction: float, unit: Literal["pairs", "episodes"], seed: int) -> None:
-        """Draw which pairs are `labelled`, among those whose actions are `known` [N]."""
-        self.labelled = np.zeros(len(self), dtype=bool)
-        tasks = {episode.index: task_group(episode) for episode in self.episodes}
-        self.labelled[known] = draw_labelled(self.episode_of[known], self.frame_of[known], tasks, fraction, unit, seed)
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""
-        return self.first[indices][:, None] + np.array([0, *self.gaps])
-
-    def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
-        """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
-
-        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats.
-        """
-        chosen = np.asarray(indices)
-        rows, features = self.frame_rows(chosen), None
-        if frames is not None and frames.is_floating_point():
-            frames, features = torch.empty(*rows.shape, 0, dtype=torch.uint8), frames
-        elif self.features is not None:
-            features = self.features(rows)
-        frames = torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames
-        actions, labelled = torch.from_numpy(self.actions_of(chosen)), torch.from_numpy(self.labelled[chosen])
-        return PairBatch(frames, actions, labelled, features=features)
-
-    @property
-    def actions(self) -> np.ndarray:
-        """Actions of all pairs, as `actions_of` gives them: chunks overlap, and take n times as much as the data."""
-        return self.actions_of(np.arange(len(self))) if self._steps else self._actions
-
-    def actions_of(self, pairs: np.ndarray) -> np.ndarray:
-        """Return what `action_target` names, of pairs [B]: float32 [B, m], or [B, n, m] for a chunk."""
-        if not self._steps:
-            return self._actions[pairs]
-        rows = self.first[pairs, None] + np.arange(self._steps)
-        return self._actions[np.minimum(rows, self._last[pairs, None])]
-
-    def _targets(self, flat: np.ndarray, target: str) -> np.ndarray:
-        """Return actions by pair, float32 [N, m]; for chunks those of all frames [F, m], which they are cut from."""
-        if target == "first":
-            return flat[self.first]
-        if target == "chunk":
-            return flat
-        total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
-        return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
-
-
 class MixedWindows(MixedSamples):
     """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
 
@@ -208,40 +81,6 @@ class MixedWindows(MixedSamples):
         return ActionBatch(self._normalizers[part](chunks), valid)
 
 
-class MixedPairs(MixedSamples):
-    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them. Actions are
-    normalised by their dataset's labelled pairs, zeros if it has none; `action_dim` is 0 where no dataset has any."""
-
-    def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
-        super().__init__(parts)
-        self.weights = list(weights)
-        self.labelled = np.concatenate([part.labelled for part in parts])
-        self.tasks = tuple(task for part in parts for task in part.tasks)
-        firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
-        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
-        shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
-        self._shape, self.action_dim = shape, shape[-1]
-        self._normalizers: list[Normalizer | None] = [None] * len(parts)
-        for number, part in enumerate(parts):
-            if self.action_dim and part.labelled.any():
-                known = torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2)
-                self._normalizers[number] = Normalizer(self.action_dim).fit(known)
-
-    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
-        pairs, normalizer = self.parts[part].batch(indices, *frames), self._normalizers[part]
-        actions = torch.zeros(len(indices), *self._shape) if normalizer is None else normalizer(pairs.actions)
-        return pairs._replace(actions=actions)
-
-
-def _vectors(
-    dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode], missing: bool = False
-) -> np.ndarray:
-    """Read a column of vectors; [F, 0] without one. Files are checked as a whole where their pictures are read."""
-    if key is None:
-        return np.empty((sum(episode.length for episode in episodes), 0), dtype=np.float32)
-    return read_vectors(dataset, argument, key, episodes, checked=False, missing=missing)
-
-
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
     """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
     known = {episode.index for episode in select_episodes(dataset, action_episodes)}
@@ -251,70 +90,7 @@ def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_epis
     return found
 
 
-def check_action_target(target: str, steps: int) -> None:
-    """Check that there is such a target; more than one step is for chunks."""
-    checks.one_of("action_target", target, ("mean", "first", "chunk"))
-    checks.counts(action_steps=steps)
-    if steps > 1 and target != "chunk":
-        checks.fail("action_steps", f"1 with action_target={target}", steps, "A chunk of actions: action_target=chunk.")
-
-
-def draw_labelled(
-    episode_of: np.ndarray,
-    frame_of: np.ndarray,
-    tasks: dict[int, tuple[str, ...]],
-    fraction: float,
-    unit: Literal["pairs", "episodes"],
-    seed: int,
-) -> np.ndarray:
-    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one. The
-    hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter."""
-    chosen = np.zeros(len(episode_of), dtype=bool)
-    if fraction == 0:
-        return chosen
-    if not len(chosen):
-        checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
-    value = _hash(seed, episode_of, frame_of if unit == "pairs" else np.zeros_like(frame_of))
-    names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
-    different, place = np.unique(episode_of, return_inverse=True)
-    task_of = np.array([names[tasks[e]] for e in different.tolist()], dtype=np.int64)[place]
-    order = np.argsort(task_of, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(task_of[order])) + 1):  # the pairs of one task
-        candidates = np.sort(value[rows])
-        candidates = candidates[np.append(True, candidates[1:] != candidates[:-1])]  # one per pair or per episode
-        count = max(1, round(fraction * len(candidates)))
-        chosen[rows] = value[rows] <= candidates[count - 1]
-    return chosen
-
-
-def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Hash the seed and the two numbers by splitmix64, uint64 like them."""
-    state = np.full(len(episode), seed % 2**64, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for key in (np.zeros_like(episode), episode, frame):
-            state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
-
-
-def _gaps(stride: int | str, extra: Sequence[int | str], lengths: np.ndarray, fps: float) -> Sequence[int]:
-    """Return the gaps of a pair in frames; each must fit into an episode."""
-    named = [("stride", stride), *(("extra_strides", gap) for gap in extra)]
-    gaps = [checks.stride_in_frames(gap, fps, name) for name, gap in named]
-    for (name, _), gap in zip(named, gaps, strict=True):
-        check_stride(gap, lengths, fps, name)
-    return gaps
-
-
-def _fail_without_actions(key: str, episodes: EpisodeSpec) -> NoReturn:
-    chosen = f"episodes{'' if episodes is None else f' {episodes!r}'}"
-    hint = "Video without actions needs labelled_fraction=0."
-    checks.fail(key, f"known actions in one of the {chosen}", "NaN in all of them", hint)
-
-
-def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def frame_positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return of every frame its episode, its index there, its flat row and that of the last frame there, all [F]."""
     indices, lengths = np.array([episode[:2] for episode in episodes], dtype=np.int64).reshape(-1, 2).T
     ends, row = np.cumsum(lengths), np.arange(lengths.sum(), dtype=np.int64)

@@ -52,7 +52,8 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, average: Mapping[str, Tensor]) -> None:
     """Write a checkpoint: all processes call, those with `write` write."""
     state = {"step": step, "model": state_of(model), "optimizer": optimizer.state_dict()}
-    state |= {"average": dict(average)} if average else {}
+    if average:
+        state["average"] = dict(average)
     if any(map(is_sharded, model.parameters())):  # put together, one after the other; who does not write drops each
         state = recursively_apply(lambda tensor: whole(tensor).cpu() if write else whole(tensor).new_empty(0), state)
     if not write:
@@ -97,7 +98,8 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
     for name, tensor in average.items():
         tensor.copy_(_as(saved["average"][name], tensor))
     for number, entry in moments.items():  # all but the step is cut as the parameter is
-        entry |= {name: _as(entry[name], parameters[number]) for name in ("exp_avg", "exp_avg_sq")}
+        for name in ("exp_avg", "exp_avg_sq"):
+            entry[name] = _as(entry[name], parameters[number])
     # the options of the optimiser are the recipe's, not the file's
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step

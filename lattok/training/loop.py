@@ -183,7 +183,7 @@ def fit(
     with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, counting, feed.started():
         if log:
             count = torch.get_num_threads()
-            where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
+            where = f"the CPU with {checks.counted(count, 'thread')} of torch" if device.type == "cpu" else str(device)
             print(f"{out.name}: {checks.counted(options.steps - first, 'step')} on {where}", file=sys.stderr)
         try:
             last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
@@ -212,7 +212,7 @@ class Trainer:
         self.accelerator = make_accelerator(options.device, options.precision)
         if options.batch_size % self.share_count:
             processes, parts = self.accelerator.num_processes, options.accumulate
-            each = f"{processes} processes" + f" x {parts} parts" * (parts > 1)
+            each = f"{processes} processes x {parts} parts" if parts > 1 else f"{processes} processes"
             checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
         # what learns: the model itself, or a copy, as sharding in place would not come off again
         self.module = copy.deepcopy(model) if shards(self.accelerator) else model

@@ -19,8 +19,8 @@ from lattok.data.episodes import read_vectors, split_by_task, unmeasured
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
 from lattok.labels.spec import inferred_episodes, measured_episodes
-from lattok.samples.batches import PolicyBatches
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.batches import BatchOptions, PolicyBatches
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from tests.annotation.fakes import stop, tree
@@ -423,7 +423,7 @@ def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_ofte
     annotate(open_dataset(write(tmp_path / "data")), model(), tmp_path / "out", fill=True)
     filled = open_dataset(tmp_path / "out")
     given = {"cameras": (), "size": 1, "state_key": None, "episodes": "0:4"}
-    windows = PolicyWindows(filled, 1, confident_share=0.25, **given)
+    windows = PolicyWindows(filled, WindowOptions(1, confident_share=0.25, **given))
     sure = np.concatenate([filled.columns(e, ["inferred.confidence"])["inferred.confidence"] for e in range(4)])
     inferred = np.isin(np.repeat(np.arange(4), LENGTHS), [1, 2])
     wanted = ~inferred | (sure.reshape(-1) >= np.quantile(sure[inferred], 0.75))
@@ -432,23 +432,23 @@ def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_ofte
     assert wanted[inferred].sum() == 4
     assert windows.measured.tolist() == (~inferred).tolist()
     assert torch.equal(windows.teaching, batch.valid[:, 0])
-    chunks = PolicyWindows(filled, 3, confident_share=0.25, **given)
+    chunks = PolicyWindows(filled, WindowOptions(3, confident_share=0.25, **given))
     whole = chunks.batch(torch.arange(len(chunks)))
     assert torch.equal(chunks.teaching, whole.valid.any(1))
     assert torch.equal(whole.valid[:, 0], batch.valid[:, 0])
-    batches = PolicyBatches(chunks, 8, 0, acted_share=0.75)
+    batches = PolicyBatches(chunks, BatchOptions(8, 0, acted_share=0.75))
     for step in range(3):
         drawn = batches.stream.samples(step)
         assert int(chunks.measured[drawn].sum()) == 6
         assert int(batches(step, 0, 1).acted) == int(chunks.teaching[drawn].sum())
-    coded = PolicyBatches(chunks, 8, 0, codes=True)
+    coded = PolicyBatches(chunks, BatchOptions(8, 0, codes=True))
     drawn = coded.stream.samples(0)
     whole = chunks.batch(drawn).valid
     want = int((whole[:, 0] & (whole[:, 1:] <= whole[:, :-1]).all(1)).sum())
     assert want == int(chunks.coding[drawn].sum()) == int(coded(0, 0, 1).acted)
     with pytest.raises(LattokError, match="`acted_share`: expected 0 where no action was measured"):
-        PolicyWindows(filled, 1, **{**given, "episodes": "1:3"}).check_share(0.5)
-    everything = PolicyWindows(filled, 1, **given)
+        PolicyWindows(filled, WindowOptions(1, **{**given, "episodes": "1:3"})).check_share(0.5)
+    everything = PolicyWindows(filled, WindowOptions(1, **given))
     assert everything.batch(torch.arange(len(windows))).valid.all()
     words = ["train", "vla", str(tmp_path / "out"), "--out", str(tmp_path / "p"), "--confident-share", "0", *TINY]
     assert main(words) == 2

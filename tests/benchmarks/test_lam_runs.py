@@ -2,13 +2,15 @@
 
 import lattok
 from benchmarks.quality.lam_runs import joined
-from lattok.samples import FramePairs
+from lattok.samples import FramePairs, PairLabels
 from tests.conftest import write_dataset
 
 
 def test_pairs_of_two_datasets_have_the_labels_of_the_first(tmp_path):
     one, other = (
-        FramePairs(lattok.open_dataset(write_dataset(tmp_path / name, lengths)), 2, labelled_fraction=1.0)
+        FramePairs(
+            lattok.open_dataset(write_dataset(tmp_path / name, lengths)), 2, labels=PairLabels(labelled_fraction=1.0)
+        )
         for name, lengths in (("one", [12, 9]), ("other", [10]))
     )
     both = joined(one, other)

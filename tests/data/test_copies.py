@@ -15,7 +15,7 @@ from lattok.data.copies import copies_of, copies_text, known_to_differ
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.questions.history import overlap
 from lattok.recipes import recipe_for
-from lattok.recipes.policy_data import held_out_episodes
+from lattok.recipes.held_out import held_out_episodes
 from tests.conftest import CAMERAS, put_video
 
 TWICE = [0, 1, 2, 3, 4, 5] * 2

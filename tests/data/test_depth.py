@@ -14,7 +14,7 @@ from PIL import Image
 
 from lattok.annotation import annotate
 from lattok.data import export, inspect_dataset, open_dataset
-from lattok.samples import FramePairs, PolicyWindows
+from lattok.samples import FramePairs, PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import CAMERAS, write_dataset
@@ -88,7 +88,7 @@ def test_it_is_no_camera_and_inspection_says_so(kind: str, spelling: str, tmp_pa
     dataset = open_dataset(root)
     assert dataset.cameras == CAMERAS
     assert KEY not in dataset.features
-    assert FramePairs(dataset, 2).cameras == PolicyWindows(dataset, 2, size=8).cameras == CAMERAS
+    assert FramePairs(dataset, 2).cameras == PolicyWindows(dataset, WindowOptions(2, size=8)).cameras == CAMERAS
     assert dataset.frames(1).shape[1] == len(CAMERAS)
     found = [str(f) for f in inspect_dataset(dataset).findings if KEY in f.what]
     said = "a depth camera, which models here do not read; annotate and export copy it unchanged"

@@ -15,9 +15,9 @@ from lattok.data.content import content_of
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics
-from lattok.recipes.clips import InverseDynamicsRecipe
+from lattok.recipes.idm import InverseDynamicsRecipe
 from lattok.recipes.image_lam import ImageLAMRecipe
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from tests.annotation.test_fill import model as inverse
 from tests.conftest import CAMERAS, moving_square
@@ -121,4 +121,4 @@ def test_numbers_that_stand_for_no_instruction(several):
     (path,) = (several.root / "data").rglob("*.parquet")
     set_column(path, "task_index", np.full(48, 3).tolist())
     with pytest.raises(LattokError, match="`task_index`: expected numbers of the 3 instructions, got 3 to 3 in ep"):
-        PolicyWindows(open_dataset(several.root), 4, cameras=(), size=16, state_key=None)
+        PolicyWindows(open_dataset(several.root), WindowOptions(4, cameras=(), size=16, state_key=None))

@@ -12,7 +12,7 @@ import torch
 
 from lattok.annotation import annotate
 from lattok.data import declare, export, open_dataset
-from lattok.samples import PolicyWindows
+from lattok.samples import PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
@@ -143,11 +143,11 @@ def test_sub_tasks_by_number(tmp_path):
     assert dataset.subtasks(1) == ["grasp it", "", "reach", "reach"]
     view = declare(dataset, {"action": [{"part": "other", "n": 3}]})
     assert view.subtasks(0) == ["reach", "reach", "grasp it"]
-    windows = PolicyWindows(dataset, 2, cameras=(), size=16, subtasks=True)
+    windows = PolicyWindows(dataset, WindowOptions(2, cameras=(), size=16, subtasks=True))
     assert windows.batch(torch.tensor([4, 2, 3])).subtasks == ["", "grasp it", "grasp it"]
     assert windows.has_subtask is not None
     assert windows.has_subtask.tolist() == [True] * 4 + [False] + [True] * 2
-    assert PolicyWindows(dataset, 2, cameras=(), size=16).batch(torch.tensor([0])).subtasks is None
+    assert PolicyWindows(dataset, WindowOptions(2, cameras=(), size=16)).batch(torch.tensor([0])).subtasks is None
     assert open_dataset(export(view, tmp_path / "out").path).subtasks(1) == dataset.subtasks(1)
     assert open_dataset(annotate(dataset, MODELS, tmp_path / "labelled")).subtasks(1) == dataset.subtasks(1)
     numbered(tmp_path / "wrong", [[0, 7]], ["reach"])

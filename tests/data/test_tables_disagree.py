@@ -10,7 +10,7 @@ import pytest
 from lattok import annotate
 from lattok.action_vq import UniformBins
 from lattok.data import inspect_dataset, open_dataset
-from lattok.samples import ActionWindows, FramePairs
+from lattok.samples import ActionWindows, FramePairs, PairLabels
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.edits import set_column
@@ -52,8 +52,10 @@ def test_two_episodes_of_the_same_seconds(source):
     assert len(again.frames(0)) == LENGTHS[0]
     assert len(again.frames(2, ["wrist"])) == LENGTHS[2]
     with pytest.raises(LattokError, match="claim the same seconds"):
-        FramePairs(again, 2, ["front"], labelled_fraction=0).frames  # noqa: B018
-    assert len(FramePairs(again, 2, ["front"], labelled_fraction=0, episodes="0:2").frames) == sum(LENGTHS[:2])
+        FramePairs(again, 2, ["front"], PairLabels(labelled_fraction=0)).frames  # noqa: B018
+    assert len(FramePairs(again, 2, ["front"], PairLabels(labelled_fraction=0), episodes="0:2").frames) == sum(
+        LENGTHS[:2]
+    )
 
 
 def test_spans_in_another_order(source):

@@ -14,7 +14,7 @@ from lattok.data import open_dataset
 from lattok.data.exporting import IDENTITY, portable_facts
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import LabelRecord, check_records, provenance_of, targets_of
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from lattok.utils.files import write_json
 from tests.annotation.fakes import FakeLAM
@@ -82,12 +82,12 @@ def test_what_annotation_wrote(annotated, tmp_path):
 def test_labels_of_columns_are_those_of_the_tokenizer(annotated):
     options = {"size": 16, "interpolation": "bilinear"}
     spec = latent_spec(annotated, "tok", "chunk", 4)
-    stored = PolicyWindows(annotated, 4, latent=spec, **options)
-    drawn = PolicyWindows(annotated, 4, tokenizer=Tokenizer(), **options)
+    stored = PolicyWindows(annotated, WindowOptions(4, latent=spec, **options))
+    drawn = PolicyWindows(annotated, WindowOptions(4, tokenizer=Tokenizer(), **options))
     rows = torch.randperm(16)
     for one, other in zip(stored.batch(rows).latent, drawn.batch(rows).latent, strict=True):
         assert torch.equal(one, other)
-    steps = PolicyWindows(annotated, 5, latent=latent_spec(annotated, "latent", "steps", 5), **options)
+    steps = PolicyWindows(annotated, WindowOptions(5, latent=latent_spec(annotated, "latent", "steps", 5), **options))
     target = steps.batch(rows).latent
     assert target.codes.shape == (16, 5, 1)
     assert target.embedding.shape == (16, 5, 1, 2)
@@ -117,9 +117,9 @@ def test_labels_beside_a_dataset(tmp_path):
     labels = labels_for(source, tmp_path / "labels", columns=declared, spec=spec.to_json())
     dataset = with_labels(source, labels)
     assert latent_spec(dataset, "latent", "steps", 2) == LatentSpec("steps", 2, 2, 9, 1, 3, 1)
-    batch = PolicyWindows(dataset, 2, size=8, state_key=None, latent=latent_spec(dataset, "latent", "steps", 2)).batch(
-        torch.tensor([0, 6])
-    )
+    batch = PolicyWindows(
+        dataset, WindowOptions(2, size=8, state_key=None, latent=latent_spec(dataset, "latent", "steps", 2))
+    ).batch(torch.tensor([0, 6]))
     assert batch.latent.codes.tolist() == [[[0, 0], [0, 1]], [[1, 2], [1, 2]]]
     assert batch.latent.valid.tolist() == [[True, True], [False, False]]
 
@@ -129,7 +129,7 @@ def test_columns_of_somebody_else_are_described_as_a_spec(tmp_path):
     with pytest.raises(LattokError, match="does not say what the labels `latent` are.*describe as a lattok.labels.Lat"):
         latent_spec(dataset, "latent", "steps", 4)
     spec = LatentSpec("steps", 4, 2, 50, 2, 2)
-    target = PolicyWindows(dataset, 4, size=8, latent=spec).batch(torch.tensor([0, 3])).latent
+    target = PolicyWindows(dataset, WindowOptions(4, size=8, latent=spec)).batch(torch.tensor([0, 3])).latent
     assert target.codes.shape == (2, 4, 2)
     assert target.embedding.shape == (2, 4, 2, 2)
 

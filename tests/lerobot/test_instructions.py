@@ -12,7 +12,7 @@ from lattok.data.instructions import frame_instructions
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from tests.annotation.test_fill import model as inverse
 from tests.conftest import CAMERAS
 
@@ -53,7 +53,7 @@ def test_every_frame_has_the_instruction_that_lerobot_gives_it(recorded, lerobot
     ours, tasks = recorded
     assert tasks == [text for told in TOLD for text in told]
     assert named(*frame_instructions(ours, ours.episodes)) == tasks
-    windows = PolicyWindows(ours, 4, cameras=(), size=16, state_key=None)
+    windows = PolicyWindows(ours, WindowOptions(4, cameras=(), size=16, state_key=None))
     assert list(windows.batch(torch.arange(len(tasks))).texts) == tasks
     written = lerobot_dataset(export(ours, tmp_path / "exported").path)
     assert [written[row]["task"] for row in range(len(written))] == tasks

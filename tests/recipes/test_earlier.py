@@ -15,7 +15,7 @@ from lattok.evaluation.questions.history import seen_episodes
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.image_lam import embed
-from lattok.samples import FramePairs
+from lattok.samples import FramePairs, PairLabels
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.training.runlog import codebook_report
 from lattok.utils.checks import LattokError
@@ -117,7 +117,7 @@ NARROW = {
 
 def test_every_pair_comes_with_its_own_instruction(root, words):
     dataset = lattok.open_dataset(root)
-    pairs = FramePairs(dataset, 2, ["front"], labelled_fraction=0.2)
+    pairs = FramePairs(dataset, 2, ["front"], PairLabels(labelled_fraction=0.2))
     table = embed("precomputed", str(words), TASKS)
     batches = PairBatches(pairs, 8, 3, 0, table)
     batch, plain = batches(1, 0, 1), PairBatches(pairs, 8, 3, 0)(1, 0, 1)

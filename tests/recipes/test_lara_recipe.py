@@ -14,8 +14,9 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
-from lattok.recipes.lara import LARARecipe, LatBotRecipe
-from lattok.recipes.policy_data import find_labels, policy_batches, policy_config, read_windows
+from lattok.recipes.lara import LARARecipe
+from lattok.recipes.latbot import LatBotRecipe
+from lattok.recipes.policy_data import PolicyData
 from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from lattok.vla.strategies import hidden_index
@@ -166,8 +167,8 @@ def test_a_model_that_learned_by_lpips_goes_on_by_it(folder: Path, tmp_path: Pat
 
 def _batches(folder: Path, tmp_path: Path, **options) -> PolicyBatches:
     given = recipe(folder, tmp_path / "x", **options)
-    source = find_labels(given, open_dataset(folder / "data"))
-    return policy_batches(given, read_windows(given, source, gaps=(3, 5)))
+    data = given.policy_data(given.open())
+    return data.batches(data.windows(data.sources[0], gaps=(3, 5)), given.learner(data).policy)
 
 
 def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Path, tmp_path: Path):
@@ -303,7 +304,8 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
 def test_a_head_of_tokens_is_for_policies_of_another_recipe(kind):
     needed = {"lam": "lam", "align_on": "placeholder"} if kind is LARARecipe else {"teacher": "lam"}
     made = kind.from_preset("data", "out", head="tokens", tokenizer="t", **needed)
-    refused(rf"`head`: expected regression or flow in lattok train {kind.kind}, got tok", policy_config, made, [])
+    data = PolicyData(made.data, made.model, made.loop, ())
+    refused(rf"`head`: expected regression or flow in lattok train {kind.kind}, got tok", made.learner, data)
 
 
 def test_a_head_of_tokens_is_refused_for_itself_not_for_where_states_are_aligned(folder: Path, tmp_path: Path):

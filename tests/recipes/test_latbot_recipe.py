@@ -14,7 +14,6 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.data import ActionSpace
-from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent
 from lattok.utils.options import as_flags
 from lattok.vla import LatentVLA
@@ -199,16 +198,16 @@ def test_texts_have_their_weight_where_any_dataset_has_them(tmp_path, capsys, mo
     clip_lam(interpolation="bilinear").save_pretrained(tmp_path / "teacher")
     given = {**POLICY, "backbone": "scratch", "teacher": str(tmp_path / "teacher"), "text_weight": 0.3}
     recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / "s", **given)
-    found = find_sources(recipe, [source.dataset for source in recipe.open()])
+    data = recipe.policy_data(recipe.open())
     with_texts = SimpleNamespace(name="told", episodes=[SimpleNamespace(index=0)], subtasks=lambda episode: ["reach"])
-    both = [*found, SimpleNamespace(dataset=with_texts)]
+    both = [*data.datasets, with_texts]
     teller = SimpleNamespace(backbone=SimpleNamespace(predicts_text=True))
     assert recipe._texts(teller, both)  # pyright: ignore
-    assert not recipe._texts(teller, found)  # pyright: ignore
+    assert not recipe._texts(teller, data.datasets)  # pyright: ignore
     assert capsys.readouterr().out == "text_weight 0.3 has no effect: data has no sub-task texts.\n"
-    assert recipe.learner(found).loss_weights == {"latent": 1.0}
+    assert recipe.learner(data).loss_weights == {"latent": 1.0}
     monkeypatch.setattr(lattok.LatBotRecipe, "_texts", lambda *_: True)
-    assert recipe.learner(found).loss_weights == {"latent": 1.0, "text": 0.3}
+    assert recipe.learner(data).loss_weights == {"latent": 1.0, "text": 0.3}
 
 
 def test_grippers_from_0_to_1_have_both_ends_of_their_loss(tmp_path):

@@ -17,7 +17,7 @@ from lattok.nn.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.batches import PairBatches
-from lattok.samples.order import Batches
+from lattok.samples.order import BatchSampler
 from lattok.utils.checks import LattokError
 from lattok.utils.options import as_flags
 from tests.annotation.test_fill import write as write_actions
@@ -86,7 +86,7 @@ def tokenizer(roots, tmp_path_factory):
 
 def test_a_resumed_mixture_equals_an_undisturbed_one(tokenizer, roots, tmp_path):
     out, given = tmp_path / "parts", mix(roots, a=1.0, b=0.5)
-    with stopped(Batches, 5, "__call__"):
+    with stopped(BatchSampler, 5, "__call__"):
         lattok.train(ActionVQRecipe.from_preset(None, out, "quick", mix=given, **OPTIONS))
     assert json.loads((out / "run/recipe.json").read_text())["options"]["mix"] == list(given)
     other = ActionVQRecipe.resumed(None, out, None, {"mix": mix(roots, a=1.0, b=0.6)})

@@ -14,7 +14,7 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.nn.normalize import Normalizer
-from lattok.samples import PolicyWindows
+from lattok.samples import PolicyWindows, WindowOptions
 from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS
@@ -66,7 +66,7 @@ def test_each_dataset_has_normalisers_of_its_own_and_one_policy(trained, roots):
     loaded = lattok.load(trained[1])
     assert loaded.datasets == ("a", "b")
     for name in ("a", "b"):
-        windows = PolicyWindows(open_dataset(roots[name]), 4, size=16, episodes="train")
+        windows = PolicyWindows(open_dataset(roots[name]), WindowOptions(4, size=16, episodes="train"))
         chosen = loaded.for_dataset(name)
         for values, found in ((windows.actions, chosen.action_normalizer), (windows.states, chosen.proprio_normalizer)):
             expected = Normalizer(values.shape[1]).fit(values, chosen.config.normalize)

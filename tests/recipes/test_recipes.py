@@ -212,14 +212,15 @@ def test_actions_that_a_latent_action_model_may_not_know_teach_it_nothing(option
 
 @pytest.mark.parametrize("unit", ["pairs", "episodes"])
 def test_labels_are_a_share_of_the_pairs_whose_actions_are_known(unit, dataset):
-    from lattok.samples import FramePairs
+    from lattok.samples import FramePairs, PairLabels
 
-    pairs = FramePairs(dataset, 2, labelled_fraction=0.5, labelled=unit, action_episodes=[1, 2])
-    alone = FramePairs(dataset, 2, labelled_fraction=0.5, labelled=unit, episodes=[1, 2])
+    pairs = FramePairs(dataset, 2, labels=PairLabels(labelled_fraction=0.5, labelled=unit, action_episodes=[1, 2]))
+    alone = FramePairs(dataset, 2, labels=PairLabels(labelled_fraction=0.5, labelled=unit), episodes=[1, 2])
     known = np.isin(pairs.episode_of, [1, 2])
     np.testing.assert_array_equal(pairs.labelled[known], alone.labelled)
     assert not pairs.labelled[~known].any()
-    refused("`action_episodes`", FramePairs, dataset, 2, episodes=[0], action_episodes="1")
+    labels = PairLabels(action_episodes="1")
+    refused("`action_episodes`", FramePairs, dataset, 2, labels=labels, episodes=[0])
 
 
 def test_one_pair_cannot_be_normalised_over_a_batch():

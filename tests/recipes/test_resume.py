@@ -112,7 +112,8 @@ def test_interrupted_and_resumed_equals_undisturbed(kind, folder, tmp_path, monk
         assert begun == [3, 4, 5]
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("lattok.recipes.action_vq.finish", lambda *_: signal.default_int_handler(signal.SIGINT, None))
+            stop = lambda *_: signal.default_int_handler(signal.SIGINT, None)  # noqa: E731
+            patch.setattr("lattok.recipes.tokenizers.finish", stop)
             with pytest.raises(Interrupted, match="^interrupted. Continue with: go on"):
                 lattok.train(cut, resume_command="go on")
     assert not (tmp_path / "cut" / "config.json").exists()

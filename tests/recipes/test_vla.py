@@ -14,8 +14,8 @@ from lattok.cli import main
 from lattok.cli.subjects import unfinished
 from lattok.data import LeRobotV3, open_dataset
 from lattok.evaluation import evaluate
-from lattok.recipes.policy_data import find_labels, find_sources, policy_batches, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
+from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 from lattok.utils.options import flat
@@ -43,6 +43,12 @@ def dataset(folder) -> Path:
 def recipe(dataset: Path, out: Path, strategy: str = "baseline", **options) -> lattok.VLARecipe:
     options = {"backbone": "scratch", "steps": 3, "batch_size": 4, **SIZES, **options}
     return lattok.VLARecipe.from_preset(dataset, out, strategy=strategy, **options)
+
+
+def drawn(given: lattok.VLARecipe) -> PolicyBatches:
+    """The batches that a recipe's run learns from."""
+    data = given.policy_data(given.open())
+    return data.batches(data.windows(data.sources[0]), given.learner(data).policy)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -302,7 +308,7 @@ def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path)
 
 def test_any_number_of_processes_learns_from_the_same_noise(dataset: Path, tmp_path: Path):
     given = recipe(dataset, tmp_path / "x", head="flow", batch_size=8)
-    batches = policy_batches(given, read_windows(given, find_labels(given, open_dataset(dataset))))
+    batches = drawn(given)
     whole, halves = batches(3, 0, 1).draws, [batches(3, share, 2).draws for share in range(2)]
     for part in range(2):
         assert torch.equal(torch.stack([half[part] for half in halves], 1).flatten(0, 1), whole[part])
@@ -311,9 +317,7 @@ def test_any_number_of_processes_learns_from_the_same_noise(dataset: Path, tmp_p
 
 def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Path, tmp_path: Path):
     given = recipe(dataset, tmp_path / "p", "la_direct", action_episodes="0", episodes="0,1", steps=1, batch_size=8)
-    policy, batches = lattok.train(given), None
-    source = find_labels(given, open_dataset(dataset))
-    batches = policy_batches(given, read_windows(given, source))
+    policy, batches = lattok.train(given), drawn(given)
     whole, shares = batches(3, 0, 1), [batches(3, i, 2) for i in range(2)]
     counts = [int(share.valid.any(1).sum()) for share in shares]
     assert counts[0] != counts[1]
@@ -326,8 +330,7 @@ def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Pa
 def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: Path, tmp_path: Path):
     options = {"action_episodes": "0", "episodes": "0,1,2", "batch_size": 8, "steps": 1, "acted_share": 0.75}
     given = recipe(dataset, tmp_path / "p", "la_direct", **options)
-    windows = read_windows(given, find_labels(given, open_dataset(dataset)))
-    batches = policy_batches(given, windows)
+    batches = drawn(given)
     for step in (0, 1, 7):
         whole, half = batches(step, 0, 1), batches(step, 0, 2)
         assert int(whole.acted) == int(whole.valid.any(1).sum()) == 6
@@ -366,7 +369,7 @@ def test_the_control_on_proprio_is_small_and_blind_whatever_the_others_are_built
         train_study(made, strategies=("baseline",))
     assert begun["baseline"].options()["backbone"] == "org/model"
     control = begun[PROPRIO]
-    policy = control.learner(find_sources(control, [open_dataset(dataset)])).policy
+    policy = control.learner(control.policy_data(control.open())).policy
     assert (policy.config.cameras, policy.config.prompt, policy.config.proprio_dim) == ((), "", 2)
     assert (policy.config.backbone.name, policy.layers) == ("scratch", (2, 3, 4))
 

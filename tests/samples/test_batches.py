@@ -1,6 +1,7 @@
 """Mixtures: proportions, draws and batches against brute force, and datasets that do not go together."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -15,12 +16,13 @@ from lattok.data.opening import has_actions, open_mixture, parse_source, same_ca
 from lattok.data.views import View
 from lattok.image_lam.base import losses
 from lattok.nn.normalize import Normalizer
-from lattok.samples import ActionWindows, FramePairs, PolicyWindows
+from lattok.samples import ActionWindows, FramePairs, PairLabels, PolicyWindows, WindowOptions
 from lattok.samples import batches as batching
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.samples.batches import Instructions, PairBatches, PolicyBatches
-from lattok.samples.order import Batches, Passes, order_of
-from lattok.samples.windows import MixedPairs, MixedWindows
+from lattok.samples.batches import BatchOptions, Instructions, PairBatches, PolicyBatches
+from lattok.samples.frame_pairs import MixedPairs
+from lattok.samples.order import BatchSampler, Passes, order_of
+from lattok.samples.windows import MixedWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 from tests.conftest import write_dataset
@@ -31,7 +33,7 @@ from tests.samples.policies import CAMERAS, Demonstrations
 def passes(sizes, weights, batch, seed):
     """Batches of datasets that the shuffle window holds."""
     order = [Passes(size, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
-    return Batches(order, batch, weights)
+    return BatchSampler(order, batch, weights)
 
 
 weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
@@ -142,8 +144,11 @@ def test_windows_are_normalised_with_their_own_datasets_statistics(both):
 
 
 def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
-    options = {"labelled_fraction": 0.5, "cameras": ("front",)}
-    parts = [FramePairs(both[0], 2, **options), FramePairs(both[1], 3, action_key=None, **options)]
+    labels = PairLabels(labelled_fraction=0.5)
+    parts = [
+        FramePairs(both[0], 2, ["front"], labels),
+        FramePairs(both[1], 3, ["front"], replace(labels, action_key=None)),
+    ]
     pairs = MixedPairs(parts, [1.0, 1.0])
     assert (len(pairs), pairs.sizes, pairs.action_dim) == (23 + 31, [23, 31], 3)
     rows = torch.cat([torch.from_numpy(pairs.labelled.nonzero()[0]), torch.arange(23, 54)]).flip(0)
@@ -160,8 +165,9 @@ def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
 
 def pairs_of(mixed, **options):
     """Pairs of one camera of datasets in memory: frame t of episode e shows 10 e + t."""
-    options |= {"cameras": ["front"], "labelled_fraction": 0.3}
-    parts = [FramePairs(Demonstrations(".", lengths), 2, **options) for lengths in ([12, 15], [9, 20, 11])]
+    labels = PairLabels(labelled_fraction=0.3)
+    datasets = [Demonstrations(".", lengths) for lengths in ([12, 15], [9, 20, 11])]
+    parts = [FramePairs(dataset, 2, ["front"], labels, **options) for dataset in datasets]
     return MixedPairs(parts, [3.0, 1.0]) if mixed else parts[1]
 
 
@@ -259,7 +265,7 @@ def test_shares_of_a_batch_weigh_labelled_pairs_as_the_whole_does(mixed):
 
 
 def test_without_labelled_pairs_there_are_no_extra_ones():
-    pairs = FramePairs(Demonstrations(".", [9, 8]), 2, cameras=["front"], labelled_fraction=0.0)
+    pairs = FramePairs(Demonstrations(".", [9, 8]), 2, labels=PairLabels(labelled_fraction=0.0), cameras=["front"])
     for memory in (None, 1e6):
         batches = PairBatches(pairs, 4, 2, 0, memory=memory)
         rows, found = drawn_by(batches, 3)
@@ -283,9 +289,11 @@ def test_all_frames_of_a_pair_change_alike_and_each_process_changes_its_own():
 
 
 def test_all_frames_of_a_policys_sample_change_alike():
-    samples = PolicyWindows(Demonstrations(".", [5, 3]), 4, size=4, interpolation="bilinear", gaps=(1, 3))
+    samples = PolicyWindows(
+        Demonstrations(".", [5, 3]), WindowOptions(4, size=4, interpolation="bilinear", gaps=(1, 3))
+    )
     changes, batch = Augmentation(crop=0.5, brightness=0.4), 6
-    batches = PolicyBatches(samples, batch, 9, changes=changes)
+    batches = PolicyBatches(samples, BatchOptions(batch, 9, changes=changes))
     stored, changed = batches.gather(2, 0, 1), batches(2, 0, 1)
     draws = draw(changes, batch, len(CAMERAS), 9, 2)
     assert torch.equal(changed.images, augment(stored.images, draws, changes))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lattok.data import resize_pixels
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import Normalizer
-from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from tests.errors import refused
 from tests.samples.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
@@ -23,7 +23,7 @@ FEW = LatentSpec("chunk", 3, 1, 9, horizon=4, prefix="few")
 
 
 def windows(dataset, horizon=4, **options):
-    return PolicyWindows(dataset, horizon, **{"size": 4, "interpolation": "bilinear", **options})
+    return PolicyWindows(dataset, WindowOptions(horizon, **{"size": 4, "interpolation": "bilinear", **options}))
 
 
 def places(dataset):
@@ -186,8 +186,19 @@ def test_names_cameras_and_sizes():
     assert one.batch(torch.tensor([0])).proprio is None
 
 
+def test_a_tokenizer_whose_codes_are_not_in_its_codebook_is_refused():
+    class Beyond(StepTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            found = super().latent_actions(chunks, valid)
+            return found._replace(codes=found.codes + self.vocab_size)
+
+    samples = windows(Demonstrations(".", [5, 3]), tokenizer=Beyond())
+    with pytest.raises(LattokError, match="`tokenizer`: expected one whose codes lie from 0 to 7, got"):
+        samples.batch(torch.arange(4))
+
+
 def test_pixels_are_the_resized_frames(sample):
-    samples = PolicyWindows(sample, 8, size=32, episodes=[0], cameras=["corner2"])
+    samples = PolicyWindows(sample, WindowOptions(8, size=32, episodes=[0], cameras=["corner2"]))
     frames = torch.from_numpy(sample.frames(0, ["corner2"]))
     assert torch.equal(torch.from_numpy(samples.frames), resize_pixels(frames, 32, "bicubic"))
     assert samples.camera_sizes == (tuple(frames.shape[2:4]),)

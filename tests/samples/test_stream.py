@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lattok.data import Feature, RobotDataset
-from lattok.samples import FramePairs, PolicyWindows
+from lattok.samples import FramePairs, PairLabels, PolicyWindows, WindowOptions
 from lattok.samples.order import (
     FILES_PER_GROUP,
     FIRST_WINDOW,
     LANES,
     MAX_CLIP,
-    Batches,
+    BatchSampler,
     Draw,
     Lanes,
     Passes,
@@ -185,11 +185,11 @@ def test_files_of_the_hub_are_needed_one_group_after_the_other():
 def test_the_order_follows_from_seed_and_step_alone():
     lengths = [50, 70, 30, 90, 10]
     for made in (lambda seed: ordered(lengths, 20, seed), lambda seed: Passes(250, seed)):
-        batches = Batches([made(0)], 24)
+        batches = BatchSampler([made(0)], 24)
         forwards = [batches(step).tolist() for step in range(40)]
         for step in (39, 3, 17):
-            assert Batches([made(0)], 24)(step).tolist() == forwards[step]
-        assert Batches([made(1)], 24)(5).tolist() != forwards[5]
+            assert BatchSampler([made(0)], 24)(step).tolist() == forwards[step]
+        assert BatchSampler([made(1)], 24)(5).tolist() != forwards[5]
     for processes in (2, 4, 8):  # a process has the same lanes at every step
         for process in range(processes):
             own = {draw.lane for step in range(40) for draw in batches.draws(step)[process::processes]}
@@ -198,7 +198,7 @@ def test_the_order_follows_from_seed_and_step_alone():
 
 def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
     parts = [ordered([100, 92], 16), ordered([300, 276], 16), None]
-    batches = Batches(parts, 32, [0.5, 0.5, 3.0])
+    batches = BatchSampler(parts, 32, [0.5, 0.5, 3.0])
     drawn = [divmod(one, 192) for step in range(120) for one in batches(step).tolist()]
     drawn = [(min(part, 1), sample) for part, sample in drawn]
     counts = Counter(part for part, _ in drawn)
@@ -210,13 +210,13 @@ def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
 
 
 def test_of_few_samples_each_comes_several_times_in_a_pass():
-    batches = Batches([ordered([20, 12], 5)], LANES)
+    batches = BatchSampler([ordered([20, 12], 5)], LANES)
     assert Counter(batches(0).tolist()) == Counter(dict.fromkeys(range(32), 3))
 
 
 def test_passes_are_those_of_a_shuffled_sampler():
     """Against torch's own permutations; lanes deal the same draws out, whatever their number."""
-    batches, order = Batches([Passes(250, 7)], 24), Passes(250, 7)
+    batches, order = BatchSampler([Passes(250, 7)], 24), Passes(250, 7)
     passes = [torch.randperm(250, generator=torch.Generator().manual_seed(derive_seed(7, k))) for k in range(5)]
     expected = torch.cat(passes)
     assert torch.equal(torch.cat([batches(step) for step in range(50)]), expected[:1200])
@@ -230,7 +230,7 @@ def test_passes_are_those_of_a_shuffled_sampler():
 
 
 def pairs_of(film, **options):
-    return FramePairs(film, 3, labelled_fraction=0.5, **options)
+    return FramePairs(film, 3, labels=PairLabels(labelled_fraction=0.5), **options)
 
 
 def stream_of(pairs, batch=24, window=20, seed=0, memory=np.inf):
@@ -238,7 +238,7 @@ def stream_of(pairs, batch=24, window=20, seed=0, memory=np.inf):
     pairs.reader.dataset.decoded.clear()
     samples = np.arange(len(pairs))
     order = Passes(samples, seed) if window is None else Lanes(samples, pairs.episode_of, window, seed)
-    return FrameStream([pairs], [Batches([order], batch)], memory)
+    return FrameStream([pairs], [BatchSampler([order], batch)], memory)
 
 
 LENGTHS = [40, 25, 60, 10, 33, 47, 52, 38]
@@ -304,10 +304,10 @@ def test_accumulated_shares_are_decoded_by_the_process_that_takes_them():
 def test_policy_windows_with_later_frames_and_labelled_extras():
     film = Film(LENGTHS)
     options = {"horizon": 4, "size": SIDE, "state_key": None, "gaps": (2, 5)}
-    windows, whole = PolicyWindows(film, **options), PolicyWindows(film, **options)
+    windows, whole = PolicyWindows(film, WindowOptions(**options)), PolicyWindows(film, WindowOptions(**options))
     some = [np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))]
     lanes, extra = ([Lanes(rows, windows.episode_of[rows], 16, seed=3)] for rows in (np.arange(len(windows)), *some))
-    stream = FrameStream([windows], [Batches(lanes, 8), Batches(extra, 4)], np.inf)
+    stream = FrameStream([windows], [BatchSampler(lanes, 8), BatchSampler(extra, 4)], np.inf)
     with stream.started(0, 9, [0], 1):
         for step in range(9):
             indices, frames = stream.take(step, 0, 1)
@@ -386,7 +386,7 @@ def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
     monkeypatch.setattr("lattok.samples.stream.cores", lambda: 12)
     for here in (1, 2, 32):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
-        stream = FrameStream([pairs], [Batches(one, 4) for one in lanes], np.inf)
+        stream = FrameStream([pairs], [BatchSampler(one, 4) for one in lanes], np.inf)
         with stream.started(0, 2, [0], 1):
             stream.take(0, 0, 1)
             assert stream._live
@@ -509,7 +509,7 @@ def test_windows_that_fit_are_decoded_as_a_whole():
 def test_mixtures_are_read_again_in_the_same_order_and_too_little_memory_is_refused():
     films = Film([30, 20]), Film([25, 40])
     parts = [pairs_of(film) for film in films]
-    batches = Batches(order_of(parts, [1.0, 2.0], None, 3), 12, [1.0, 2.0])
+    batches = BatchSampler(order_of(parts, [1.0, 2.0], None, 3), 12, [1.0, 2.0])
     kept, again = FrameStream(parts, [batches]), FrameStream(parts, [batches], 14 * LANES * SIDE * SIDE * 3)
     with again.started(2, 9, [0], 1):
         for step in range(2, 9):

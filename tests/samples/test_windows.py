@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from lattok.data import Feature, RobotDataset
 from lattok.data.episodes import check_stride
 from lattok.data.instructions import frame_instructions
-from lattok.samples import ActionWindows, FramePairs
-from lattok.samples.windows import _hash, draw_labelled
+from lattok.samples import ActionWindows, FramePairs, PairLabels
+from lattok.samples.frame_pairs import _hash, draw_labelled
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils.checks import LattokError, stride_in_frames
 from tests.errors import refused
@@ -109,7 +109,8 @@ def test_further_frames_and_action_chunks_against_a_loop(lengths, stride, furthe
     dataset = Memory(lengths, [f"task {i % 2}" for i in range(len(lengths))])
     longest = max(stride, further)
     expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - longest)]
-    options = {"extra_strides": [further], "action_target": "chunk", "action_steps": steps}
+    labels = PairLabels(action_target="chunk", action_steps=steps)
+    options = {"extra_strides": [further], "labels": labels}
     if 2 * len(expected) < sum(lengths):
         refused("stride.*`: expected a gap that leaves at least half", FramePairs, dataset, stride, **options)
         return
@@ -139,14 +140,14 @@ def test_tasks_are_the_instructions_of_the_chosen_episodes():
 
 
 def test_chunks_without_actions():
-    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, action_target="chunk", action_steps=3)
+    pairs = FramePairs(Memory([6, 6]), 2, labels=PairLabels(action_key=None, action_target="chunk", action_steps=3))
     assert pairs.actions.shape == pairs.batch(torch.arange(8)).actions.shape == (8, 3, 0)
 
 
 def test_the_first_action_is_that_of_the_earlier_frame():
     """Eq. 14 as printed: a_t, whatever happens in the rest of the gap."""
     dataset = Memory([5, 7])
-    pairs = FramePairs(dataset, 2, action_target="first")
+    pairs = FramePairs(dataset, 2, labels=PairLabels(action_target="first"))
     for i, (episode, frame) in enumerate(zip(pairs.episode_of, pairs.frame_of, strict=True)):
         np.testing.assert_array_equal(pairs.actions[i], dataset.data[episode]["action"][frame])
     assert pairs.actions.shape == (3 + 5, 2)
@@ -307,13 +308,13 @@ def test_bad_actions_are_named():
         (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`"),
         (lambda d: FramePairs(d, 0), "`stride`"),
         (lambda d: FramePairs(d, 2.0), "`stride`"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=1.5), "`labelled_fraction`"),
-        (lambda d: FramePairs(d, 1, labelled_fraction=-0.5), "`labelled_fraction`"),
-        (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`"),
-        (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`"),
-        (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`"),
-        (lambda d: FramePairs(d, 1, action_target="last"), "`action_target`"),
+        (lambda d: PairLabels(labelled_fraction=5), "`labelled_fraction`"),
+        (lambda d: PairLabels(labelled_fraction=1.5), "`labelled_fraction`"),
+        (lambda d: PairLabels(labelled_fraction=-0.5), "`labelled_fraction`"),
+        (lambda d: PairLabels(labelled="all"), "`labelled`"),
+        (lambda d: PairLabels(action_steps=0), "`action_steps`"),
+        (lambda d: PairLabels(action_steps=2), "`action_steps`"),
+        (lambda d: PairLabels(action_target="last"), "`action_target`"),
         (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`"),
         (lambda d: FramePairs(d, 1, extra_strides=[5]), "`extra_strides`"),
         (lambda d: FramePairs(d, 1, cameras=["c"]), "`cameras`"),
@@ -324,7 +325,7 @@ def test_arguments(make, says):
 
 
 def test_without_actions_nothing_is_labelled():
-    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, labelled_fraction=1.0)
+    pairs = FramePairs(Memory([6, 6]), 2, labels=PairLabels(action_key=None, labelled_fraction=1.0))
     assert not pairs.labelled.any()
     assert pairs.batch(torch.arange(3)).actions.shape == (3, 0)
     assert pairs.actions.shape == (8, 0)
@@ -332,18 +333,18 @@ def test_without_actions_nothing_is_labelled():
 
 @pytest.mark.parametrize("target", ["mean", "first", "chunk"])
 def test_actions_that_nobody_knows_supervise_nothing_and_touch_no_other_episode(target):
-    dataset, options = Memory([6, 7, 6]), {"action_target": target, "labelled_fraction": 1.0}
-    whole = FramePairs(dataset, 2, **options)
+    dataset, labels = Memory([6, 7, 6]), PairLabels(action_target=target, labelled_fraction=1.0)
+    whole = FramePairs(dataset, 2, labels=labels)
     dataset.data[1]["action"][:] = np.nan
-    pairs = FramePairs(dataset, 2, **options)
+    pairs = FramePairs(dataset, 2, labels=labels)
     known = pairs.episode_of != 1
     np.testing.assert_array_equal(pairs.labelled, known)
     np.testing.assert_allclose(pairs.actions[known], whole.actions[known], atol=1e-6)
     assert (pairs.actions[~known] == 0).all()
     for index in (0, 2):
         dataset.data[index]["action"][:] = np.nan
-    refused("`action`", FramePairs, dataset, 2, **options)
-    assert not FramePairs(dataset, 2, labelled_fraction=0).labelled.any()
+    refused("`action`", FramePairs, dataset, 2, labels=labels)
+    assert not FramePairs(dataset, 2, labels=PairLabels(labelled_fraction=0)).labelled.any()
 
 
 def test_what_is_labelled_and_read_by_default():
@@ -354,7 +355,7 @@ def test_what_is_labelled_and_read_by_default():
     np.testing.assert_array_equal(pairs.labelled, drawn)
     assert pairs.labelled.sum() == 6
     assert pairs.states.shape == (118, 0)
-    unlabelled = FramePairs(dataset, 1, labelled_fraction=0)
+    unlabelled = FramePairs(dataset, 1, labels=PairLabels(labelled_fraction=0))
     assert not unlabelled.labelled.any()
     np.testing.assert_array_equal(unlabelled.actions, pairs.actions)
 
@@ -461,7 +462,7 @@ def test_frames_of_another_size_in_a_later_episode():
 
 
 def test_episodes_of_one_frame_have_no_pairs_and_no_labels():
-    pairs = FramePairs(Memory([1, 6, 1], ["a", "b", "c"]), 2, labelled_fraction=1e-9)
+    pairs = FramePairs(Memory([1, 6, 1], ["a", "b", "c"]), 2, labels=PairLabels(labelled_fraction=1e-9))
     assert set(pairs.episode_of.tolist()) == {1}
     assert pairs.labelled.sum() == 1
     assert pairs.tasks == ("a", "b", "c")

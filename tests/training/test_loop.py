@@ -23,7 +23,7 @@ from torch import nn
 
 from lattok.cli import _of_system
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
-from lattok.samples.order import Batches, Passes
+from lattok.samples.order import BatchSampler, Passes
 from lattok.training import CHECKPOINT, RUN, LoopOptions, checkpoints, fit, learning_rate
 from lattok.training.distributed import AnySignal
 from lattok.training.feed import BatchSource
@@ -57,7 +57,7 @@ DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 
 def run(out, steps=20, interrupt_at=None, model=None, resume=False, rates=MappingProxyType({}), **options):
     options = LoopOptions(**{"steps": steps, "batch_size": 16, "lr": 1e-2, "device": "cpu", "log_every": 5, **options})
-    draw = Batches([Passes(len(DATA), options.seed)], options.batch_size)
+    draw = BatchSampler([Passes(len(DATA), options.seed)], options.batch_size)
     model = model or Toy()
 
     passes = count()
@@ -509,8 +509,8 @@ def test_other_errors_of_torch_are_not_a_lack_of_memory(tmp_path, monkeypatch):
 
 def test_a_batch_beyond_reason_is_refused(tmp_path):
     refused("`batch_size`", run, tmp_path, batch_size=10**15)
-    assert len(Batches([Passes(64, 0)], 2**16)(0)) == 2**16
-    assert len(Batches([Passes(2**17, 0)], 2**17)(0)) == 2**17
+    assert len(BatchSampler([Passes(64, 0)], 2**16)(0)) == 2**16
+    assert len(BatchSampler([Passes(2**17, 0)], 2**17)(0)) == 2**17
 
 
 def test_random_numbers_differ_from_step_to_step(tmp_path):
@@ -612,11 +612,11 @@ def test_several_processes_hear_what_any_was_asked_before_the_last_step():
 
 
 def test_batches_visit_everything_once_per_pass():
-    draw = Batches([Passes(10, 0)], 4)
+    draw = BatchSampler([Passes(10, 0)], 4)
     seen = torch.cat([draw(step) for step in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
-    assert torch.equal(Batches([Passes(10, 0)], 4)(3), draw(3))  # a function of the step, not of history
-    assert len(Batches([Passes(3, 0)], 8)(5)) == 8
+    assert torch.equal(BatchSampler([Passes(10, 0)], 4)(3), draw(3))  # a function of the step, not of history
+    assert len(BatchSampler([Passes(3, 0)], 8)(5)) == 8
 
 
 def test_one_cycle_warms_up_peaks_and_ends_near_zero():

@@ -12,7 +12,7 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 
-from lattok.samples.order import Batches, Passes
+from lattok.samples.order import BatchSampler, Passes
 from lattok.training import CHECKPOINT, RUN, LoopOptions, distributed, fit
 from lattok.training.runlog import METRICS
 from tests.errors import refused
@@ -79,7 +79,7 @@ def train(out, steps, accumulate=1, precision="no", resume=False):
         log_every=1,
         save_every=3,
     )
-    draw, model = Batches([Passes(len(DATA), 0)], 16), Policy()
+    draw, model = BatchSampler([Passes(len(DATA), 0)], 16), Policy()
 
     def batches(step, process, processes):
         rows = draw(step)[process::processes]

@@ -37,9 +37,9 @@ from lattok.image_lam.inverse import InverseDynamics
 from lattok.image_lam.inverse.model import state_changes
 from lattok.nn.normalize import space_dims
 from lattok.samples.augment import Augmentation
-from lattok.samples.batches import PolicyBatches
+from lattok.samples.batches import BatchOptions, PolicyBatches
 from lattok.samples.frames import FrameReader
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Episode, InfersActions
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, advise, command
@@ -152,7 +152,7 @@ def _vectors(source: PairSource, episodes: list[Episode], **options: Any) -> Pol
     """Read the samples of episodes; unless `options` say otherwise without pictures, with states around each frame."""
     given: dict[str, Any] = {"cameras": (), "size": 1, "state_key": source.state_key, "gaps": [k for k in AROUND if k]}
     given |= {"action_key": source.action_key, "episodes": [e.index for e in episodes], "states_around": True}
-    return PolicyWindows(source.dataset, 1, **{**given, **options})
+    return PolicyWindows(source.dataset, WindowOptions(1, **{**given, **options}))
 
 
 def _decoded(model: Any, source: PairSource, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, np.ndarray]]:
@@ -258,6 +258,7 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     control.set_range(samples.known_actions)
     if control.state_normalizer is not None:
         control.state_normalizer.fit(_differences(samples, offsets).flatten(0, 1))
-    batches = PolicyBatches(samples, training.options.batch_size, seed, changes=changes_of(model) or CHANGES)
+    drawn = BatchOptions(training.options.batch_size, seed, changes=changes_of(model) or CHANGES)
+    batches = PolicyBatches(samples, drawn)
     training.fit("the same network without later frames", control, batches, config.loss_weights, model)
     return control

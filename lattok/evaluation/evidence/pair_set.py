@@ -23,7 +23,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel, PairModel
 from lattok.image_lam.clips import ClipLAM
-from lattok.samples import FramePairs
+from lattok.samples import FramePairs, PairLabels
 from lattok.types import EncodesFeatures, LatentActions, PredictsFrames, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
@@ -167,8 +167,16 @@ class PairSource:
 
     def pairs(self, model: VideoLabeller, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
-        source = self.dataset, self.stride, self.cameras, self.action_key, self.state_key
-        pairs = FramePairs(*source, episodes, model.resize, labelled_fraction=0.0, cache_dir=self.cache_dir)
+        pairs = FramePairs(
+            self.dataset,
+            self.stride,
+            self.cameras,
+            PairLabels(self.action_key, labelled_fraction=0.0),
+            state_key=self.state_key,
+            episodes=episodes,
+            transform=model.resize,
+            cache_dir=self.cache_dir,
+        )
         if self.decoded is None:
             return pairs
         sight = (pairs.cameras, model.resize(NOISE).tobytes())

@@ -17,7 +17,7 @@ from lattok.data import Progress
 from lattok.data.alike import check_actions, check_states
 from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, register_evidence
 from lattok.nn.normalize import Normalizer
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Acts, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.commands import MODEL, advise, command
@@ -87,9 +87,10 @@ class PolicyEvidence(Evidence):
         options: dict[str, Any] = {"size": config.image_size, "action_key": key}
         state, train = config.state_key if config.proprio_dim else None, case.split.train
         judged = [each.index for each in judged_episodes(dataset, key, case.split.held_out)]
-        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=train, **options)
+        unseen = WindowOptions(config.horizon, cameras=(), state_key=None, episodes=train, **options)
+        trained = PolicyWindows(dataset, unseen)
         options |= {"cameras": config.cameras, "interpolation": config.interpolation}
-        held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=judged, **options)
+        held_out = PolicyWindows(dataset, WindowOptions(config.horizon, state_key=state, episodes=judged, **options))
         checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
         check_actions(policy, dataset, key)
         if state is not None:

@@ -27,7 +27,8 @@ from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PairBatches
-from lattok.samples.windows import FramePairs, acted_episodes
+from lattok.samples.frame_pairs import FramePairs
+from lattok.samples.windows import acted_episodes
 from lattok.training import LoopOptions, fit
 from lattok.utils import files
 from lattok.utils.checks import LattokError

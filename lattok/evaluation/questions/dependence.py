@@ -27,7 +27,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, explained_share, printed
 from lattok.image_lam import TrainedPairModel
-from lattok.samples.order import Batches, Passes
+from lattok.samples.order import BatchSampler, Passes
 from lattok.types import EncodesPredictions, LatentActions, LossTerms, PredictsFrames, join
 from lattok.utils.commands import advise
 
@@ -155,7 +155,7 @@ def loss_without_latents(evidence: LatentEvidence, training: ControlTraining) ->
         losses = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})
         return {"loss": torch.tensor(losses[BLIND], dtype=torch.float64)}
 
-    draw = Batches([Passes(len(train.frames), options.seed)], options.batch_size)
+    draw = BatchSampler([Passes(len(train.frames), options.seed)], options.batch_size)
     return float(training.result(BLIND, model, sizes_of(train, held_out), make)["loss"])
 
 

@@ -33,7 +33,7 @@ from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Sec
 from lattok.evaluation.wording import FEW_EPISODES
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, OTHER, advise, command
@@ -86,7 +86,7 @@ def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) 
     key, state = case.options.action_key, case.options.state_of(case.dataset)
     options: dict[str, Any] = {"cameras": (), "size": 1, "action_key": key, "state_key": state}
     train, judged = (
-        PolicyWindows(case.dataset, case.model.horizon, episodes=episodes, **options)
+        PolicyWindows(case.dataset, WindowOptions(case.model.horizon, episodes=episodes, **options))
         for episodes in (case.split.train, case.split.held_out)
     )
     told = one_hot_tasks(train, judged)

@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, check_scaling
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
-from lattok.samples.windows import check_action_target
+from lattok.samples.frame_pairs import check_action_target
 from lattok.utils import checks
 from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, built, check_choices, knows_data, options_of
 

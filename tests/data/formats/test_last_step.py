@@ -11,7 +11,7 @@ from lattok.action_vq import UniformBins
 from lattok.data import LeRobotV3, inspect_dataset, open_dataset
 from lattok.labels import with_labels
 from lattok.recipes import recipe_for
-from lattok.samples import ActionWindows, FramePairs
+from lattok.samples import ActionWindows, FramePairs, PairLabels
 from lattok.utils.checks import LattokError
 from tests.data.rlds_sample import describe, episode, example, open_rlds, record, shard_path
 
@@ -97,7 +97,7 @@ def test_nothing_learns_from_it(tmp_path, capsys):
     assert len(chunks) == sum(LENGTHS) - len(LENGTHS)
     assert (chunks[valid] != 0).all()
     for target in ("mean", "first"):
-        pairs = FramePairs(dataset, 2, action_target=target, labelled_fraction=1.0)
+        pairs = FramePairs(dataset, 2, labels=PairLabels(action_target=target, labelled_fraction=1.0))
         assert (pairs.actions != 0).all()
     options = {"horizon": 4, "normalize": "min_max", "episodes": "0:"}
     model = recipe_for(UniformBins).from_preset(tmp_path / "toy.json", tmp_path / "bins", **options).train()

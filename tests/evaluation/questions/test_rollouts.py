@@ -10,7 +10,7 @@ import lattok
 from lattok.evaluation.evidence.policy_evidence import BATCH, policy_errors
 from lattok.evaluation.questions.policies import rollouts_outcome
 from lattok.evaluation.report import Outcome
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.utils.checks import LattokError
 from tests.errors import refused
 from tests.evaluation.worlds import World
@@ -74,7 +74,8 @@ def test_a_policy_that_predicts_no_numbers_is_not_called_exact():
     """NaN was left out of the mean, as steps beyond the end of an episode are."""
     world = World(episodes=3, length=100)
     train, judged = (
-        PolicyWindows(world, 4, cameras=(), size=1, action_key="action", episodes=each) for each in ([0, 1], [2])
+        PolicyWindows(world, WindowOptions(4, cameras=(), size=1, action_key="action", episodes=each))
+        for each in ([0, 1], [2])
     )
     wanted = iter(judged.targets("action").split(BATCH))
     exact = policy_errors(lambda batch: next(wanted), train, judged, "action")

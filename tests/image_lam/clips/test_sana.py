@@ -112,7 +112,7 @@ def test_a_run_that_is_resumed_before_its_first_checkpoint_begins_with_the_pretr
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lattok.recipes.clips.fit", stopped)
+        patch.setattr("lattok.recipes.clip_lam.fit", stopped)
         for resume in (False, True):
             with pytest.raises(KeyboardInterrupt):
                 recipe.train(resume=resume)
@@ -152,7 +152,8 @@ def test_everything_learns_but_the_autoencoder(pipeline, tmp_path):
     recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline) | {"steps": 1})
     lam = lattok.train(recipe).train()
     windows = lattok.samples.PolicyWindows(
-        lattok.open_dataset(data), 4, size=16, interpolation="bilinear", state_key=None, gaps=[2, 4]
+        lattok.open_dataset(data),
+        lattok.samples.WindowOptions(4, size=16, interpolation="bilinear", state_key=None, gaps=[2, 4]),
     )
     given = windows.batch(torch.arange(4))
     terms = lam(given._replace(valid=given.valid & (torch.arange(4) < 2)))
