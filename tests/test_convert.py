@@ -15,6 +15,7 @@ from lattok.action_vq.p2t import ActionVQConfig
 from lattok.cli import main
 from lattok.hub.checkpoint import IMPORTERS, systems
 from lattok.hub.recognised import tensor_names
+from lattok.recipes import ActionVQRecipe
 from lattok.utils.checks import LattokError
 from tests.action_vq.plain import Facts, random_weights, shapes
 
@@ -56,6 +57,14 @@ def test_every_key_of_the_full_size_files_is_recognised(name, tmp_path):
         assert getattr(config, field) == getattr(expected, field), field
 
 
+def test_every_tensor_arrives(weights):
+    model = lattok.convert.p2t_action_vq(H20 / "weights.safetensors", 20)
+    rest = [tensor for name, tensor in model.saved_tensors().items() if not name.startswith("normalizer")]
+    for name, tensor in weights.items():
+        assert sum(torch.equal(tensor, other) for other in rest) == 1, name
+    assert len(rest) == len(weights) + 1  # the step counter
+
+
 def test_leftovers_on_both_sides_are_listed(weights, tmp_path):
     del weights["vq.ema_w"], weights["encoder.conv2.bias"]
     weights |= {"vq.extra": torch.ones(1), "encoder.transformer.norm.weight": torch.ones(48)}
@@ -73,6 +82,13 @@ def test_leftovers_on_both_sides_are_listed(weights, tmp_path):
 def test_no_tensor_may_be_missing(name, weights, tmp_path):
     del weights[name]
     with pytest.raises(LattokError, match=re.escape(f"missing {name}")):
+        lattok.convert.p2t_action_vq(write(tmp_path, weights), 20)
+
+
+@pytest.mark.parametrize("name", sorted(shapes(Facts())))
+def test_no_tensor_may_have_another_shape(name, weights, tmp_path):
+    weights[name] = torch.cat([weights[name], weights[name]], -1)
+    with pytest.raises(LattokError, match=r"has shape .*, expected"):
         lattok.convert.p2t_action_vq(write(tmp_path, weights), 20)
 
 
@@ -262,6 +278,21 @@ def test_sizes_that_no_published_file_has(tmp_path):
 def test_impossible_facts_are_said(facts, text):
     with pytest.raises(LattokError, match=re.escape(text)):
         lattok.convert.p2t_action_vq(H20 / "weights.safetensors", **{"horizon": 20, **facts})
+
+
+def test_training_goes_on_as_published():
+    config = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20).config
+    preset = ActionVQRecipe.presets["p2t_code"]
+    assert {name: getattr(config, name) for name in preset} == dict(preset)
+    assert (config.dropout, config.revive_below) == (0.1, 0.0)
+    changed = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20, mask_weight=0.1, revive_below=0.03).config
+    assert (changed.mask_weight, changed.revive_below) == (0.1, 0.03)
+
+
+def test_without_statistics_actions_are_taken_as_they_are(actions):
+    model = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20)
+    assert model.config.normalize == "identity"
+    assert torch.equal(model.normalizer(actions), actions)
 
 
 ALL = {**STATISTICS, "q01": [-1.0] * 7, "q99": [3.0] * 7, "min": [-2.0] * 7, "max": [6.0] * 7, "count": [100]}

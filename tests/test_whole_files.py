@@ -34,6 +34,17 @@ def test_two_writers_of_one_file_never_mix_their_bytes(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_somebody_is_writing_is_not_swept(tmp_path):
+    with files.whole_file(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"half")
+        child = FORK.Process(target=files.check_writable, args=(tmp_path,))
+        child.start()
+        child.join()
+        files.check_writable(tmp_path)
+        assert temporary.read_bytes() == b"half"
+    assert (tmp_path / "a").read_bytes() == b"half"
+
+
 def _die_holding(path):
     with files.whole_file(path) as temporary:
         temporary.write_bytes(b"half")

@@ -19,6 +19,7 @@ import pytest
 from lattok.annotation import annotate, assembly, engines, units
 from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
+from lattok.data.video import VideoWriter
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, tree
@@ -97,6 +98,17 @@ def test_provenance(source, tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
+def test_units_are_runs_of_whole_episodes(source):
+    planned = plan_units(source, 20)
+    assert [e for unit in planned for e in unit.episodes] == list(range(7))
+    for unit in planned:
+        rows = source.episode_rows(source.root / unit.file)
+        assert unit.lengths == tuple(source.episodes[e].length for e in unit.episodes)
+        assert (unit.first, unit.last) == (rows[unit.episodes[0]][0], rows[unit.episodes[-1]][1])
+        assert unit.last - unit.first <= 20 or len(unit.episodes) == 1
+    assert any(unit.episodes == (3,) for unit in planned)  # 25 frames: longer than a unit may be
+
+
 def test_a_file_of_labels_ends_with_the_episode_that_fills_it(monkeypatch):
     monkeypatch.setattr(units, "SIDECAR_ROWS", 10)
     episodes = [SimpleNamespace(index=index, length=length) for index, length in enumerate([4, 6, 3, 12, 1])]
@@ -139,6 +151,18 @@ def test_a_restarted_run_ends_with_the_same_bytes(source, tmp_path, monkeypatch,
     annotate(source, MODELS, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "tiny"]
+
+
+def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, "label_decoded", 3)
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    labelled = []
+    real = engines.label_decoded
+    monkeypatch.setattr(engines, "label_decoded", lambda w, u, f: labelled.append(u.number) or real(w, u, f))
+    annotate(source, MODELS, tmp_path / "out")
+    assert labelled == [unit.number for unit in plan_units(source, 20)][3:]
 
 
 def test_two_at_once(source, tmp_path):
@@ -292,6 +316,25 @@ def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_pat
         assert [len(values) for values in rows.values()] == [episode.length] * 3
         np.testing.assert_array_equal(rows["latent.valid"], np.arange(episode.length) + 3 < episode.length)
         assert not rows["latent.embedding"][-1].any()  # the last frame with itself
+
+
+def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
+    class AnySize(FakeLAM):
+        def resize(self, frames):
+            rows, columns = (np.arange(8) * size // 8 for size in frames.shape[1:3])
+            return frames[:, rows][:, :, columns]
+
+    path, _, _ = source.video_span(6, source.cameras[1])
+    span = [e.index for e in source.episodes if source.video_span(e.index, source.cameras[1])[0] == path]
+    frames = sum(source.episodes[i].length for i in span)
+    path.unlink()
+    encoder = VideoWriter(path, 10, (48, 64), "h264")
+    encoder.add(np.full((frames, 48, 64, 3), 200, dtype=np.uint8))
+    encoder.close()
+    with pytest.raises(LattokError, match="expected frames of one size, got 32x32x3 from .*front and 48x64x3"):
+        source.frames(6)
+    labelled = open_dataset(annotate(source, {"latent": AnySize()}, tmp_path / "out"))
+    assert not labelled.columns(6, ["latent.embedding"])["latent.embedding"].reshape(8, 2)[:, 1].any()
 
 
 @pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])

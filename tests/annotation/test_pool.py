@@ -130,6 +130,16 @@ def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch)
     assert (ray.timeouts, len(ray.killed)) == ([START_S], 2)
 
 
+@pytest.mark.parametrize(
+    ("workers", "cpus", "cores", "threads"),
+    [(3, 0.5, 2, 1), (2, 1, 2, 1), (3, 0.4, 2, 1), (2, 3, 6, 3), (None, 1, None, 1)],
+)
+def test_ray_is_started_with_the_cores_that_workers_need(monkeypatch, workers, cpus, cores, threads):
+    ray = FakeRay(workers=8)
+    labelled(monkeypatch, ray, 1, workers=workers, cpus=cpus)
+    assert (ray.options["num_cpus"], ray.threads) == (cores, threads)
+
+
 def test_what_cannot_be_read_is_tried_once_more_by_another_worker(monkeypatch):
     ray = FakeRay({0: [BAD, GOOD], 1: [BAD, BAD]})
     assert labelled(monkeypatch, ray, 4) == {0: GOOD, 1: BAD, 2: GOOD, 3: GOOD}

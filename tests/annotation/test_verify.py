@@ -170,6 +170,15 @@ def test_episodes_without_labels_are_mentioned(labelled):
     assert "46 frames of 3 of 4" in text
 
 
+def test_a_damaged_source_is_a_finding(labelled):
+    labelled.video_span(0, labelled.cameras[0])[0].unlink()
+    result = verify(open_dataset(labelled.root), {"latent": FakeLAM()})
+    assert not result.holds
+    assert result.lines[-1].endswith("0 frames of 0 of 4 episodes were labelled again")
+    assert "- episode 0 cannot be labelled again: missing video file" in result.render()
+    assert "rows equal" not in result.render()
+
+
 def test_what_cannot_be_verified(labelled, make_dataset):
     with pytest.raises(LattokError, match=r"was not annotated, or .* lost\. Run lattok annotate"):
         verify(make_dataset([5], name="plain"), MODELS)

@@ -79,6 +79,14 @@ def test_every_change_is_another_dataset_and_names_and_labels_are_none(tmp_path)
     assert len(set(hashes.values())) == len(CHANGES) + 1, hashes
 
 
+def test_episodes_that_nobody_learns_from_may_change_but_not_come_or_go(tmp_path):
+    first, other, shorter = (MemoryDataset(tmp_path, [8, 8, 8]) for _ in range(3))
+    other.values[2]["action"] += 1
+    shorter.episodes = shorter.episodes[:2]
+    one, two, three = (content_of(dataset, dataset.episodes[:2]).digest for dataset in (first, other, shorter))
+    assert one == two != three
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Ten episodes of ten frames each with a camera, in several data and video files."""

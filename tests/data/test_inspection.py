@@ -78,6 +78,13 @@ def test_missing_data_files_are_reported_once(make_dataset):
     inspect_dataset(dataset).render()
 
 
+def test_lengths_that_disagree_with_the_table(make_dataset):
+    dataset = make_dataset([20, 30], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path).slice(0, 45), path)
+    assert "expected 30 rows of episode 1, got 25" in found(open_dataset(dataset.root))
+
+
 def test_options_restrict_and_say_what_they_would_do(make_dataset):
     dataset = make_dataset([12, 15, 11, 14])
     text = inspect_dataset(dataset, episodes="0:2", cameras=["wrist"], stride=3, horizon=4).render()

@@ -68,6 +68,12 @@ def test_rlds_has_no_place_for_them(spoken, tmp_path):
     )
 
 
+def test_they_are_read_as_python_values(spoken):
+    values = open_dataset(spoken).columns(1, ["language_events"])["language_events"]
+    assert (values.shape, values.dtype) == ((6,), object)
+    assert values[1][0]["tool_calls"][0]["function"]["arguments"]["text"] == "now 1"
+
+
 def test_columns_that_nothing_declares_are_not_dropped_without_a_word(spoken, tmp_path):
     features = read_info(spoken)["features"]
     del features["language_events"]

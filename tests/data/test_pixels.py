@@ -59,6 +59,13 @@ def test_aliased_bicubic_is_a_kernel_of_four_by_four_pixels(shape):
     assert (difference > 0).mean() < 2e-3  # sums in another order, where a value lies between two
 
 
+def test_antialiasing_is_what_tells_the_two_apart():
+    frames = torch.randint(0, 256, (1, 120, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    both = [resize_pixels(frames, 40, name).float().std() for name in ("bicubic_aliased", "bicubic")]
+    assert both[0] > 2 * both[1]  # noise, of which antialiasing takes the mean
+    assert resize_pixels(frames, (120, 160), "bicubic_aliased") is frames
+
+
 def test_the_middle_of_a_frame():
     frames = torch.arange(5 * 8 * 3).reshape(1, 5, 8, 3).to(torch.uint8)
     assert torch.equal(middle(frames, 5, 5), frames[:, :, 1:6])

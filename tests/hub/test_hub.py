@@ -238,6 +238,11 @@ def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, te
         assert str(caught.value).endswith(" There is no folder org/name here either.") == unseen
 
 
+def test_a_file_of_an_artefact_is_answered_with_its_folder(folder):
+    with pytest.raises(LattokError, match=f"Give {folder}, the folder"):
+        lattok.load(folder / "config.json")
+
+
 @pytest.mark.parametrize(
     ("repo_id", "options", "text"),
     [

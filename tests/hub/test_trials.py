@@ -18,6 +18,7 @@ from lattok.hub.weights import read_metadata
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.nn import kmeans
 from lattok.nn.levels import LevelGrid
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, fitted
@@ -105,6 +106,23 @@ def test_where_levels_mean_something_else_a_model_is_refused(name, tmp_path, mon
     folder = model_of(name).save_pretrained(tmp_path)
     monkeypatch.setattr(LevelGrid, "quantize", other_levels)
     with pytest.raises(LattokError, match=r"the codes which they gave when they were saved, got \d+ of \d+ others\."):
+        lattok.load(folder)
+
+
+@pytest.mark.parametrize("name", ["fast", "toast"])
+def test_where_a_tokenizer_cuts_otherwise_a_model_is_refused(name, tmp_path, monkeypatch):
+    folder = model_of(name).save_pretrained(tmp_path)
+    encode = type(model_of(name)).subwords_class.encode
+    monkeypatch.setattr(type(model_of(name)).subwords_class, "encode", lambda self, rows: encode(self, rows[:, ::-1]))
+    with pytest.raises(LattokError, match="the codes which they gave when they were saved"):
+        lattok.load(folder)
+
+
+@pytest.mark.parametrize("name", ["action-vq", "lam:vq", "lam:residual", "vqbet"])
+def test_where_another_row_is_the_nearest_a_model_is_refused(name, tmp_path, monkeypatch):
+    folder = model_of(name).save_pretrained(tmp_path)
+    monkeypatch.setattr("lattok.nn.quantize.nearest", lambda x, book: kmeans.nearest(-x, book))
+    with pytest.raises(LattokError, match="the codes which they gave when they were saved"):
         lattok.load(folder)
 
 

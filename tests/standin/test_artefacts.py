@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.clips.decoder import open_sana, sizes_of
@@ -19,6 +21,9 @@ from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.inference import for_inference
 from lattok.labels import LatentSpec
 from lattok.types import PairBatch
+from lattok.vla.frame_supervision import FRAMES
+from lattok.vla.lara import LARALoss
+from lattok.vla.latbot import LatBotLoss
 from lattok.vla.supervision import LOSSES
 from lattok.vla.tap import Supervised
 from tests.accelerator import NAME, Device, StandIn
@@ -28,6 +33,7 @@ from tests.image_lam.clips.fakes import batch as clip_batch
 from tests.image_lam.clips.fakes import clip_lam, pixels, sana_options, sana_pipeline
 from tests.standin.conftest import HELD, IDM, assert_same
 from tests.vla import fakes, stand_in
+from tests.vla.test_lara import frames_batch, lam_of
 from tests.vla.test_tokens import policy as token_policy
 
 CAMERAS = ("front", "wrist")
@@ -92,6 +98,17 @@ def test_action_tokenizers(name: str, device: Device):
         check(device, model, lambda m, c: m.sample(c), chunks, reads=once)
     report = copy.deepcopy(model).to(NAME).error_report(chunks.to(NAME))
     assert str(report) == str(model.error_report(chunks))
+
+
+def test_normalisers_of_datasets(device: Device):
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(3, 6, normalizers=("a", "b"), **{**QUICK_MODEL, "dim": 8, "hidden": 8})).eval()
+    moved, more = copy.deepcopy(model).to(NAME), smooth(5, seed=2).flatten(0, 1)
+    for each, actions in ((model, more), (moved, more.to(NAME))):
+        each.add_dataset("c", actions)
+    for own in ("a", "c"):
+        check(device, model.for_dataset(own), lambda m, c: m.encode(c), smooth(5, seed=1), reads=1)
+        assert_same(moved.for_dataset(own).encode(smooth(5)), model.for_dataset(own).encode(smooth(5)))
 
 
 LAM: dict[str, Any] = {"cameras": CAMERAS, "features": "pixels", **SIZES}
@@ -222,3 +239,17 @@ def learned(model: Any, batch: Any, reduction: str) -> Any:
     total, logs = model(batch, reduction=reduction)
     total.sum().backward()
     return total.detach(), logs, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ["lara", "latbot"])
+def test_models_of_frames_beside_other_policies(kind: str, device: Device):
+    torch.manual_seed(0)
+    given = frames_batch() | {FRAMES: pixels(stand_in.B, 3, 1 if kind == "lara" else 2)}  # of the size of the model
+    loss = LARALoss(lam_of(), stand_in.WIDTH) if kind == "lara" else LatBotLoss(clip_lam(), stand_in.WIDTH)
+    model, given["task"] = Supervised(stand_in.Policy(), "model.action_head", loss).train(), ["lift"] * stand_in.B
+    for reduction in ("mean", "none"):
+        expected = learned(copy.deepcopy(model), given, reduction)
+        moved = copy.deepcopy(model).to(NAME)
+        device.waits.clear()
+        assert_same(learned(moved, placed(given, NAME), reduction), expected)
+        assert len([wait for wait in device.waits if " at lattok/" in wait]) <= READS

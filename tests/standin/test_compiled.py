@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import lattok
+from lattok.training import loop
 from tests.standin.conftest import assert_same, make, on_host
 
 # the compiler looks at `grad` of every tensor; outside of pytest it silences this itself
@@ -34,3 +35,18 @@ def test_parts_of_models_are_whole_graphs(kind: str, folder: Path, tmp_path: Pat
     assert counters["stats"]["unique_graphs"] > 0
     assert not counters["graph_break"]
     assert not any("forward" in vars(part) for part in found.modules())  # as it was: nothing is compiled afterwards
+
+
+def test_a_run_that_fails_leaves_the_model_as_it_was():
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "other": torch.nn.Linear(2, 2)})
+    own = lambda: [name for name, part in model.named_modules() if "forward" in vars(part)]  # noqa: E731
+    with loop.compiled(model):
+        assert own() == ["encoder"]
+
+    def fails() -> None:
+        with loop.compiled(model):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert own() == []

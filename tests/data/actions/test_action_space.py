@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation as Scipy
 from lattok.data import action_spaces, declare, open_dataset, with_actions
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.rotations import SIZES, from_matrix, to_matrix
-from lattok.data.actions.space import ActionSpace, Gripper, Joints, Other, Position, Rotation
+from lattok.data.actions.space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
 from lattok.data.alike import check_actions
 from lattok.data.views import View, with_dimensions
 from lattok.samples import ActionWindows
@@ -205,6 +205,16 @@ def test_what_is_not_exact_is_refused_with_the_reason(source, target, text):
 def test_bad_input(make, text):
     with pytest.raises(LattokError, match=text):
         make()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_json_and_have_names(name):
+    space = PRESETS[name]
+    stored = json.loads(json.dumps(space.to_json()))
+    assert stored == space.to_json()  # which is how provenance is compared
+    assert ActionSpace.of(stored) == space
+    assert len(set(space.names)) == space.dim == sum(part.size for part in space.parts)
+    assert space.spans()[-1][1].stop == space.dim
 
 
 @pytest.fixture

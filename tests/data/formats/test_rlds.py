@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +350,22 @@ def test_a_flipped_bit_gives_an_error_or_the_right_values(tmp_path, rng):
             np.testing.assert_array_equal(frames, pixels)
     assert failed >= 200  # every flip costs an episode or more
     assert found == {"the checksum of its data is wrong. Copy the file again."}
+
+
+def test_flips_in_the_json_files_never_crash(tmp_path, rng):
+    root, found = write_rlds(tmp_path / "toy", (2, 3)), []
+    for _ in range(200):
+        broken = tmp_path / "broken"
+        shutil.copytree(root, broken)
+        path = broken / ["dataset_info.json", "features.json"][rng.integers(2)]
+        flip(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
+        try:
+            dataset = open_rlds(broken)
+            for e in dataset.episodes:
+                dataset.columns(e.index, [key for key in dataset.features if key not in dataset.cameras])
+                dataset.frames(e.index, dataset.cameras[:1])
+        except LattokError as error:
+            found.append(str(error))
+        shutil.rmtree(broken)
+    assert len(found) > 50
+    assert not any("\n" in error for error in found)
