@@ -94,3 +94,42 @@ def test_a_stored_notebook_that_was_changed_is_found(folder, old, new, text):
     assert old in stored
     path.write_text(stored.replace(old, new, 1))
     assert any(text in line for line in notebooks.problems(folder, "tiny"))
+
+
+def test_how_lattok_is_installed_stands_in_one_place(folder, monkeypatch):
+    """Once it is on the index one line changes, and `text` puts it into notebooks that need not run again."""
+    path = folder / "tiny.py"
+    line = notebooks.in_colab("notebooks,sim", "tiny")
+    path.write_text(path.read_text().replace("# # Tiny\n", f"# # Tiny\n#\n{line}\n", 1))
+    assert line in path.read_text()
+    assert "wheel" in line
+    assert f'`%pip install "./lattok-{__version__}-py3-none-any.whl[notebooks,sim]"`' in line
+    assert any("cell 0 is not that" in found for found in notebooks.problems(folder, "tiny"))
+    notebooks.rewrite(folder, "tiny")
+    assert notebooks.problems(folder, "tiny") == []
+    monkeypatch.setattr(notebooks, "ON_INDEX", True)
+    assert notebooks.problems(folder, "tiny") == ["tiny.py does not say how lattok is installed (run `text`)"]
+    notebooks.rewrite(folder, "tiny")
+    assert notebooks.problems(folder, "tiny") == []
+    assert 'upload this file and run `%pip install \\"lattok[notebooks,sim]\\"`.' in (folder / "tiny.ipynb").read_text()
+    monkeypatch.setattr(notebooks, "REPOSITORY", "https://github.com/org/lattok")
+    notebooks.rewrite(folder, "tiny")
+    there = "(https://colab.research.google.com/github/org/lattok/blob/main/examples/notebooks/tiny.ipynb)"
+    assert f"{there}: run `%pip install" in path.read_text()
+    path.write_text(path.read_text().replace("plt.plot([0, 1])", "plt.plot([0, 2])"))
+    with pytest.raises(SystemExit, match="the code has changed"):
+        notebooks.rewrite(folder, "tiny")
+
+
+def test_badges_lead_to_what_is_there(monkeypatch):
+    """Before the upload to none of its pages; afterwards one command puts the others into README."""
+    (line,) = notebooks.BADGES.findall((notebooks.ROOT / "README.md").read_text())
+    assert line == notebooks.badges()
+    assert "pypi" not in line
+    monkeypatch.setattr(notebooks, "ON_INDEX", True)
+    assert "[![PyPI](https://img.shields.io/pypi/v/lattok)](https://pypi.org/project/lattok)" in notebooks.badges()
+    assert "Colab" not in notebooks.badges()
+    monkeypatch.setattr(notebooks, "REPOSITORY", "https://github.com/org/lattok")
+    place = "https://colab.research.google.com/github/org/lattok/blob/main/examples/notebooks/train_and_judge.ipynb"
+    assert notebooks.badges().endswith(f"colab-badge.svg)]({place})")
+    assert (notebooks.FOLDER / "train_and_judge.ipynb").is_file()

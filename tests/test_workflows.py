@@ -25,6 +25,11 @@ def test_actions_are_named_by_their_commits_with_the_version_beside(path):
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", version), f"{action}{version}"
 
 
+def test_an_action_has_one_commit():
+    used = {found for path in WORKFLOWS for found in re.findall(r"uses: *(\S+?)@(\S+)", path.read_text())}
+    assert len(used) == len(dict(used))
+
+
 def test_rights_of_the_release():
     """Who publishes may do nothing else and runs no command; who writes to the repository may not publish."""
     found = jobs(ROOT / ".github/workflows/release.yml")

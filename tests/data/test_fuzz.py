@@ -1,10 +1,12 @@
 """Damaged datasets give an error of one line or the right values: never a crash, a hang or wrong numbers unnoticed."""
 
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.data import fuzz
+from tests.data.damage import damage_one
 
 pytest.importorskip("h5py")
 
@@ -47,3 +49,33 @@ def test_the_comparison_sees_wrong_values():
     swapped = expected | {"0 action": "2", "1 action": "1"}
     assert fuzz.judge(moved, {"found": swapped}, expected).verdict == "renumbered"
     assert fuzz.judge(moved, {"crash": "exit status -11"}, expected).verdict == "crash"
+
+
+def test_crashes_and_hangs_are_told_and_the_next_case_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = """import sys, time, os
+for line in sys.stdin:
+    if "crash" in line: os.kill(os.getpid(), 11)
+    if "hang" in line: time.sleep(60)
+    print('{"found": {}}', flush=True)
+"""
+    monkeypatch.setattr(fuzz, "CHILD", program)
+    with fuzz.Reader() as reader:
+        assert reader.read(Path("fine"), {}) == {"found": {}}
+        assert reader.read(Path("crash"), {}) == {"crash": "exit status -11"}
+        monkeypatch.setattr(fuzz, "LIMIT_S", 0.5)
+        monkeypatch.setattr(fuzz, "START_S", 0.0)
+        assert reader.read(Path("hang"), {}) == {"hang": "no answer in 0.5 s"}
+        monkeypatch.setattr(fuzz, "LIMIT_S", 30.0)
+        assert reader.read(Path("fine"), {}) == {"found": {}}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damage_depends_on_the_seed_only(tmp_path: Path, seed: int):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.json").write_text('{"a": 1, "b": [2, 3]}')
+        (tmp_path / name / "y.json").write_text('{"c": 1}')
+        (tmp_path / name / "z.bin").write_bytes(bytes(range(200)))
+        damage_one(tmp_path / name, random.Random(seed))
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "ab")
+    assert first == second

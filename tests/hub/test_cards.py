@@ -57,3 +57,15 @@ def test_the_code_of_every_card_runs(models, tmp_path, monkeypatch):
         code = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("```")[0]
         exec(code, {})
         assert f'lattok.load("{name}")' in code
+
+
+def test_a_picture_goes_with_its_evaluation(models, tmp_path):
+    model = models["fsq"]
+    model.evaluation, model.picture = {"headline": "Good.", "figures": {}}, "<svg/>"
+    again = type(model).from_pretrained(model.save_pretrained(tmp_path))
+    assert again.picture == "<svg/>"
+    assert "](evaluation.svg)" in again.card("x")
+    again.evaluation = None
+    again.save_card(tmp_path)
+    assert not (tmp_path / "evaluation.svg").exists()
+    assert "](evaluation.svg)" not in (tmp_path / "README.md").read_text()

@@ -20,6 +20,7 @@ from lattok.hub.checkpoint import (
     published_settings,
     read_checkpoint,
     read_settings,
+    read_system,
     setting,
     translate,
 )
@@ -32,6 +33,14 @@ MAP = {"a.weight": "theirs.w", "a.bias": "theirs.b"}
 def theirs(**changes):
     tensors = {"theirs.w": torch.arange(6.0).reshape(2, 3), "theirs.b": torch.tensor([7.0, 8.0])}
     return {k: v for k, v in {**tensors, **changes}.items() if v is not None}
+
+
+def test_tensors_get_our_names_in_our_order():
+    got = translate(theirs(), MAP, OURS, "file", kept=["steps"])
+    assert list(got) == list(OURS)
+    assert torch.equal(got["a.weight"], torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(got["a.bias"], torch.tensor([7.0, 8.0]))
+    assert got["steps"] is OURS["steps"]
 
 
 def test_stacked_split_and_reshaped_tensors():
@@ -99,6 +108,23 @@ def test_one_entry_of_a_file_with_settings(tmp_path):
         read_checkpoint(tmp_path / "x.ckpt")
     with pytest.raises(LattokError, match="the entry weights, got a dictionary with state_dict, epoch, hparams"):
         read_checkpoint(tmp_path / "x.ckpt", entry="weights")
+
+
+def test_the_rest_of_a_file_with_a_prefix_is_left_out(tmp_path):
+    torch.save({"policy.a": torch.ones(1), "b": torch.ones(2)}, tmp_path / "x.pt")
+    read = lambda *prefixes: list(read_system(tmp_path / "x.pt", "oat", prefixes=prefixes))  # noqa: E731
+    assert read("other.", "policy.") == ["a"]
+    assert read("other.", "") == ["policy.a", "b"]
+    assert read("other.") == []  # that everything is missing is said where it is filled in
+
+
+def test_settings_beside_the_weights(tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(2)}, "hparams": {"heads": 3}, "epoch": 3}, tmp_path / "x.ckpt")
+    assert read_settings(tmp_path / "x.ckpt", "hparams") == {"heads": 3}
+    assert read_settings(tmp_path / "x.ckpt", "epoch") == read_settings(tmp_path / "x.ckpt", "other") == {}
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert read_settings(tmp_path / "x.safetensors", "hparams") == {}
+    assert read_settings(tmp_path / "nowhere.ckpt", "hparams") == {}
 
 
 class Custom:

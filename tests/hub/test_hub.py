@@ -155,6 +155,21 @@ def hub(monkeypatch, folder):
     return edge
 
 
+KEYWORDS = {"token": "hf_x", "cache_dir": "/c", "force_download": True, "local_files_only": True}
+
+
+@pytest.mark.parametrize("load", [lattok.load, P2TActionVQ.from_pretrained])
+def test_the_usual_keywords_reach_the_client(load, hub, folder):
+    model = load("org/name", revision="v1", subfolder=folder.name, **KEYWORDS)
+    (asked,) = hub.asked
+    assert {name: asked[name] for name in KEYWORDS} == KEYWORDS
+    assert asked["patterns"][0] == f"{folder.name}/config.json"
+    assert (model.source, model.revision) == (f"org/name/{folder.name}", folder.parent.name)
+    load(folder, **KEYWORDS)  # harmless for a folder
+    load(folder.parent, subfolder=folder.name)
+    assert len(hub.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
@@ -340,6 +355,35 @@ def test_links_of_a_stranger_do_not_go_along(folder, tmp_path):
     (folder / "card.md").write_text("mine")
     (folder / "README.md").symlink_to(folder / "card.md")
     assert lattok.load(folder).own_card == "mine"
+
+
+def test_a_declared_action_space_is_read_back(folder):
+    model = lattok.load(folder)
+    space = [{"part": "gripper", "convention": "open_is_1"}]
+    model.trained_on = {"dataset": "d", "episodes": [[0, 3]], "action_space": space}
+    assert lattok.load(model.save_pretrained(folder)).trained_on["action_space"] == space
+    for wrong in ("complex", "float32" * 1000, "", 32, ["float32"]):
+        (folder / "training.json").write_text(json.dumps({"dataset": "d", "action_dtype": wrong}))
+        text = (
+            "`action_dtype` in `.*training.json`: expected a type of numbers such as float32, got .{2,60}\\. Copy the"
+        )
+        with pytest.raises(LattokError, match=text):
+            lattok.load(folder)
+    (folder / "training.json").write_text('{"action_space": [3]}')
+    with pytest.raises(LattokError, match="`action_space` in `.*training.json`: expected a list of objects"):
+        lattok.load(folder)
+
+
+def test_a_card_of_lattoks_is_written_again_with_the_last_evaluation(folder):
+    assert "Not evaluated yet" in (folder / "README.md").read_text()
+    for headline in ("Good.", "Better."):
+        model = lattok.load(folder)
+        model.evaluation = {"headline": headline, "figures": {"normalised MSE": 0.01234567}}
+        assert model.save_card(folder)
+        card = (folder / "README.md").read_text()
+        assert headline in card
+        assert "| normalised MSE | 0.01235 |" in card
+        assert lattok.load(folder).evaluation == model.evaluation
 
 
 @pytest.mark.parametrize(

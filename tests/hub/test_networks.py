@@ -216,6 +216,17 @@ def test_a_subfolder_that_is_a_link_to_elsewhere_is_refused(tmp_path):
         lattok.load(tmp_path / "theirs", subfolder="model")
 
 
+def test_the_links_of_the_hubs_cache_are_its_own(tmp_path):
+    """A snapshot's files are links to blobs of the same repository."""
+    repository = tmp_path / "hub/models--org--name"
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    edited(blobs, "tokenizer")
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert lattok.load(snapshot)
+
+
 def test_a_base_model_holds_its_own_weights(tmp_path):
     """transformers would go wherever an index or the settings of adapters say."""
     from lattok.backbones import pretrained

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 import lattok
 from lattok.action_vq import UniformBins
@@ -15,7 +16,7 @@ from lattok.cli import main
 from lattok.hub.client import ASSETS, SAMPLES
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
-from tests.hub.server import READER, REPO, WRITER, LocalHub, serving
+from tests.hub.server import READER, REPO, WRITER, LocalHub, forget, serving
 from tests.vla.fakes import policy
 
 # the client itself, where it sends large files to LFS
@@ -41,6 +42,16 @@ def weights(model: UniformBins) -> str:
     return model.describe()["weights_sha256"]
 
 
+def test_a_model_comes_once_and_knows_its_commit(hub: LocalHub, model: UniformBins):
+    loaded = lattok.load(REPO)
+    assert (weights(loaded), loaded.source, loaded.revision) == (weights(model), REPO, hub.head)
+    assert hub.fetched().keys() == FILES
+    UniformBins.from_pretrained(REPO, revision="main")
+    assert hub.fetched() == {}
+    lattok.load(REPO, force_download=True)
+    assert hub.fetched().keys() == FILES
+
+
 def test_branches_commits_and_subfolders(hub: LocalHub, tmp_path: Path):
     first = hub.head
     other = UniformBins.fit(CHUNKS, bins=7)
@@ -52,6 +63,25 @@ def test_branches_commits_and_subfolders(hub: LocalHub, tmp_path: Path):
     assert lattok.load(REPO, revision=first).revision == first
     with pytest.raises(LattokError, match="`subfolder`: expected a folder in .*, got 'nowhere'"):
         lattok.load(REPO, subfolder="nowhere")
+
+
+def test_without_network_the_cache_will_do(hub: LocalHub, model: UniformBins, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(LattokError, match="it is not in the cache, and .*"):
+        lattok.load(REPO, local_files_only=True)
+    lattok.load(REPO)
+    hub.asked.clear()
+    assert weights(lattok.load(REPO, local_files_only=True)) == weights(model)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forget()
+    for options in ({}, {"revision": "main"}, {"revision": hub.head}):
+        assert lattok.load(REPO, **options).revision == hub.head
+    with pytest.raises(
+        LattokError, match="downloads are switched off .*Where there is network, run `hf download org/ot"
+    ):
+        lattok.load("org/other")
+    with pytest.raises(LattokError, match="'org/other' could not be pushed: .* or set HF_HUB_OFFLINE=0"):
+        model.push_to_hub("org/other")
+    assert not hub.asked
 
 
 @pytest.mark.parametrize(

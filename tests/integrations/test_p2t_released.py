@@ -37,6 +37,21 @@ def head(request):
     return model, values, facts
 
 
+def test_sizes_follow_from_the_weights(head):
+    model, _, facts = head
+    assert model.config == ReleasedVLAConfig(
+        variant="pro" if facts["pro_version"] else "base",
+        horizon=facts["chunk"],
+        action_dim=facts["action_dim"],
+        dim=facts["hidden_dim"],
+        blocks=facts["blocks"],
+        heads=facts["heads"],
+        image_tokens=facts["task_tokens"],
+        proprio_dim=facts["proprio_dim"],
+    )
+    assert {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-5}
+
+
 @torch.no_grad()
 def test_actions_and_every_stage(head):
     model, values, _ = head
@@ -52,6 +67,17 @@ def test_actions_and_every_stage(head):
     assert wanted == stages.keys()
     for name in wanted:
         assert_close(stages[name], values[f"stage.{name}"], **CLOSE)
+
+
+@torch.no_grad()
+def test_base_repeats_one_action_and_pro_does_not(head):
+    model, values, facts = head
+    actions = model(values["hidden_states"], values["proprio"])
+    spread = float((actions - actions[:, :1]).abs().max())
+    assert_close(spread, facts["measured"]["max_diff_between_chunk_steps_inference"], atol=1e-3, rtol=1e-4)
+    assert spread == 0 if model.config.variant == "base" else spread > 1
+    noisy = model(values["hidden_states"], values["proprio"], values["train.perturbation"])
+    assert float((noisy - noisy[:, :1]).abs().max()) > 1
 
 
 @torch.no_grad()

@@ -125,6 +125,17 @@ def test_the_harness_gets_the_actions_of_the_policy(policy, caplog):
         np.testing.assert_allclose(actions, np.concatenate(planned)[:STEPS], rtol=0, atol=1e-6)
 
 
+def test_what_went_wrong_stands_in_the_results(policy):
+    """Every episode fails by itself, with the line that says why."""
+    server = PolicyServer(policy, **ARGS | {"observation_params": None})
+    config = {"benchmarks": [{"benchmark": "tests.integrations.serving_worlds:Table"}]}
+    (result,) = vla_eval.evaluate(server, config, no_save=True, docker=False)
+    episodes = [episode for task in result["tasks"] for episode in task["episodes"]]
+    assert [episode["failure_reason"] for episode in episodes] == ["model_act"] * 2
+    text = "LattokError: `states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"
+    assert all(text in episode["failure_detail"] for episode in episodes)
+
+
 def test_several_sessions_share_a_batch(policy):
     server = PolicyServer(policy, **ARGS, max_batch_size=4, max_wait_time=0.2)
     sizes, predict = [], server.predict_batch
@@ -251,6 +262,30 @@ def test_a_plan_ends_with_its_episode_and_its_task(policy):
     np.testing.assert_allclose(got, [*chunks[0, :2], *chunks[1, :2], chunks[2, 0]], atol=1e-5)
 
 
+def test_another_instruction_is_planned_for_in_its_session_alone(policy):
+    got: dict[str, list[np.ndarray]] = {"one": [], "other": []}
+
+    async def talk(one, other):
+        for step in range(3):
+            text = {"task_description": "open the drawer"} if step == 2 else {}
+            got["one"].append((await one.act(drawn(step) | {"task_description": "lift"} | text))["actions"])
+            got["other"].append((await other.act(drawn(7)))["actions"])
+
+    asked(PolicyServer(policy, **ARGS), talk, connections=2)
+    lift, drawer = drawn(0) | {"task_description": "lift"}, drawn(2) | {"task_description": "open the drawer"}
+    chunks = expected(policy, lift, drawer, drawn(7))
+    np.testing.assert_allclose(got["one"], [*chunks[0, :2], chunks[1, 0]], atol=1e-5)
+    np.testing.assert_allclose(got["other"], chunks[2, :3], atol=1e-5)
+
+
+def test_images_are_resized_only_on_request(policy):
+    large = drawn(0)
+    large["images"]["agentview"] = large["images"]["agentview"].repeat(2, 0).repeat(2, 1)
+    with pytest.raises(LattokError, match="expected images of 24x32, as in training, got 48x64"):
+        PolicyServer(policy, **ARGS).see(large)
+    assert PolicyServer(policy, **ARGS, resize=True).see(large).images.shape == (1, 2, 16, 16, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -311,6 +346,31 @@ def unified_policy(*moved: int) -> LatentVLA:
 
 
 UNIFIED_ARGS: dict[str, Any] = ARGS | {"policy_actions": "unified", "benchmark_state": STATE}
+
+
+def test_a_policy_of_the_unified_state_reads_the_state_of_the_robot(monkeypatch):
+    """Left x, y and quaternion of y, -x, a quaternion that begins with w, and joints, which have no place there."""
+    made = unified_policy(0, 1, *range(3, 7))
+    server = PolicyServer(made, **UNIFIED_ARGS)
+    assert server.get_observation_spec()["state"].dims == 9
+    obs = drawn(0) | {"states": np.array([0.5, -0.25, 0.5, 0.5, -0.5, 0.5, 7.0, 8.0, 9.0])}
+    wanted = np.zeros(46, np.float32)
+    wanted[:7] = [0.25, 0.5, 0.0, 0.5, -0.5, 0.5, 0.5]
+    proprio = server.see(obs).proprio
+    assert proprio is not None
+    np.testing.assert_allclose(proprio[0].numpy(), wanted)
+    seen = {
+        "observation.images.front": torch.from_numpy(obs["images"]["agentview"])[None],
+        "observation.images.wrist": torch.from_numpy(obs["images"]["wrist"])[None],
+        "observation.state": torch.from_numpy(wanted)[None],
+        "task": [obs["task_description"]],
+    }
+    chunk = made.predict_chunk(seen)[0].numpy()
+    actions = np.concatenate([chunk[:, :3].clip(-0.15, 0.15), (1 - 2 * chunk[:, 6:7]).clip(-1, 1)], -1)
+    np.testing.assert_allclose(server.predict(obs, SimpleNamespace())["actions"], actions, atol=1e-6)  # type: ignore[arg-type]
+    only = PolicyServer(unified_policy(0), **UNIFIED_ARGS).see(obs).proprio
+    assert only is not None
+    assert only.nonzero().tolist() == [[0, 0]]  # the rest was 0 in all demonstrations, and stays 0
 
 
 @pytest.mark.parametrize(

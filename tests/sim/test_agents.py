@@ -131,6 +131,18 @@ def test_what_a_policy_of_other_numbers_lacks_is_named() -> None:
         rollout(unified(robot_spaces=ROBOT | {"actions": joints}), "toy", 1)
 
 
+def test_actions_that_were_converted_to_a_simulators_are_given_as_they_are() -> None:
+    """Only what is unified is given in the robot's own numbers: the robot of the data may be another one."""
+    plain, said = trained(), trained()
+    said.trained_on = {
+        "dataset": "a",
+        "action_space": [{"part": "position", "axes": ["x", "y"]}],
+        "robot_spaces": ROBOT,
+    }
+    said.load_state_dict(plain.state_dict())
+    assert rollout(said, "toy", 2).episodes == rollout(plain, "toy", 2).episodes
+
+
 def test_what_may_be_meant_is_only_noted() -> None:
     model = trained(fps=5.0, instructions=("go left", "go up"))
     assert rollout(model, "toy", 1, repeat=4).notes == (

@@ -68,6 +68,26 @@ def test_scores_are_counted_per_task_and_in_all() -> None:
     ]
 
 
+def test_plans_are_carried_out_without_images(made: list[Toy]) -> None:
+    asked = []
+
+    def agent(seen: Mapping[str, Any], text: str) -> np.ndarray:
+        asked.append(seen)
+        return obedient(seen, text)
+
+    found = rollout(agent, "toy/right", 1)
+    decisions = found.episodes[0].decisions
+    assert len(asked) == -(-decisions // 4)
+    assert len(made[0].cameras.rendered) == 2 * len(asked)
+    assert set(asked[0]) == {f"observation.images.{name}" for name in ("front", "wrist")} | {
+        STATE,
+        "observation.environment_state",
+    }
+    asked.clear()
+    rollout(agent, "toy/right", 1, execute=2)
+    assert len(asked) == -(-decisions // 2)
+
+
 @pytest.mark.parametrize(("instruction", "success", "failure"), [("own", 1, 0), ("swapped", 0, 1), ("blank", 0.5, 0.5)])
 def test_the_instruction_can_be_swapped_or_left_out(instruction: str, success: float, failure: float) -> None:
     said = set()

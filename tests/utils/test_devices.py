@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.utils.devices import device_called, devices, module_of, no_tf32
+from lattok.utils.devices import device_called, devices, module_of, moved, no_tf32
 
 
 @pytest.fixture
@@ -65,6 +65,11 @@ def test_other_kinds_are_found_in_their_modules_and_after_cuda(machine, monkeypa
     assert module_of(torch.device("hpu:1")) is there
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert device_called("xpu") == torch.device("xpu:1")
+
+
+def test_a_model_stays_where_it_is_unless_a_device_is_named():
+    model = torch.nn.Linear(1, 1)
+    assert moved(model, None) is moved(model, "auto") is model
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])

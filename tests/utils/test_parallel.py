@@ -24,6 +24,14 @@ def processes() -> Iterator[Processes]:
         yield processes
 
 
+def test_results_come_in_order_and_as_they_are_finished(processes: Processes) -> None:
+    slow_first = [Task("wait", seconds) for seconds in (0.5, 0.01, 0.02, 0.03)]
+    assert list(processes.map(slow_first)) == [0.5, 0.01, 0.02, 0.03]
+    for job in slow_first:
+        processes.submit(job)
+    assert [value for _, value in processes.results()] == [0.01, 0.02, 0.03, 0.5]
+
+
 def test_a_slot_keeps_its_process_which_keeps_what_it_made() -> None:
     with Processes(partial(worker, "other"), 2) as processes:
         found = list(processes.map([Task("count", slot=slot) for slot in (0, 1, 2, 0)]))
@@ -44,6 +52,14 @@ def test_a_process_that_dies_is_one_line_too(name: str, how: str) -> None:
     why = rf"^task 3: its process died \({how}\)\.$"
     with Processes(partial(worker, ""), 1) as processes, pytest.raises(LattokError, match=why):
         list(processes.map([Task(name, 3)]))
+
+
+def test_a_process_that_dies_in_the_middle_of_its_answer_is_one_line_too() -> None:
+    with Processes(partial(worker, ""), 1) as processes:
+        processes.submit(Task("cut", 3))
+        processes._processes[0].wait(30)
+        with pytest.raises(LattokError, match=r"^task 3: its process died \(exit code 4\)\.$"):
+            list(processes.results())
 
 
 def test_there_is_at_least_one_process() -> None:

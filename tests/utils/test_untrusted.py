@@ -23,6 +23,11 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["data/x", "data//x", "./data/x", "data/./x", "not/there", "data/..x", "ä ö/…"])
+def test_paths_below_the_root(root: Path, name: str):
+    assert inside(root, name, "info.json") == root / name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -106,6 +111,14 @@ def test_pipes_and_devices_are_refused(root: Path):
         inside(root, "pipe", "x")
     with pytest.raises(LattokError, match="is a device or a pipe"):
         list(walk(root, lambda path: False))
+
+
+def test_links_into_their_own_folder_end(root: Path):
+    """One such link made a copy fail after minutes, two never ended."""
+    for name in ("a", "b"):
+        (root / name).symlink_to(".")
+        (root / "data" / name).symlink_to("..")
+    assert [path.as_posix() for path in walk(root, lambda path: False)] == ["data/x"]
 
 
 def test_links_that_double_the_tree_at_every_level_are_refused(root: Path):
