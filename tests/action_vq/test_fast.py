@@ -215,6 +215,13 @@ def test_dimensions_without_a_coefficient_do_not_move():
     assert torch.equal(chunk[:, 2], tokenizer.normalizer.shift[2].expand(H))  # a gripper holds the middle
 
 
+def test_few_and_many_rows_decode_alike(fitted, theirs):
+    for tokenizer in (fitted, theirs):
+        codes = tokenizer.encode(torch.cat([smooth(130), smooth(20) * 3]))
+        one_by_one = torch.cat([tokenizer.decode(codes[i : i + 1]) for i in range(len(codes))])
+        torch.testing.assert_close(tokenizer.decode(codes), one_by_one, rtol=0, atol=1e-5)
+
+
 @settings(max_examples=100)
 @given(codes=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 260), max_size=60), max_size=4))
 def test_every_integer_sequence_decodes(fitted, codes):
@@ -437,6 +444,18 @@ def test_dimensions_that_a_chunk_does_not_have_are_not_clipped(fitted):
     assert fitted.error_report(far, valid).clipped == pytest.approx(whole * 30 / 20)
     valid[:, :, 0], valid[:, :, 1:] = False, True
     assert fitted.error_report(far, valid).clipped == 0
+
+
+def test_mixed_datasets_and_short_chunks_fit():
+    tokenizer = FAST.fit([smooth(50), smooth(50, steps=5, dims=2)], vocab_size=256)
+    assert (tokenizer.horizon, tokenizer.action_dim) == (H, M)
+    assert not tokenizer.decode(tokenizer.encode(smooth(5, steps=3), repair=True), return_info=True)[1].repaired.any()
+
+
+def test_constant_chunks_fit():
+    tokenizer = FAST.fit(torch.ones(10, H, M), vocab_size=256)
+    assert tokenizer.vocab_size < 256  # nothing more to merge
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(torch.ones(1, H, M))), torch.ones(1, H, M))
 
 
 def test_bad_options_say_what_to_do():

@@ -156,6 +156,15 @@ def test_wide_searches_take_fewer_chunks_at_a_time():
     assert len([*by_mask(valid, 2 * MOST_SUMS)]) == len(valid)
 
 
+def test_datasets_of_other_shapes_are_fitted_together():
+    large, small = saturating(100), saturating(80, steps=4, dims=2, seed=3)
+    tokenizer = ResidualVQ.fit([large, small], **learning(ResidualVQ))
+    padded = torch.nn.functional.pad(small, (0, 1))
+    codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]), repair=True)
+    decoded = tokenizer.decode(codes)[:, :4, :2]
+    assert (decoded - small).square().mean() < 0.3 * small.var()
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [

@@ -13,11 +13,13 @@ from lattok import LattokError
 from lattok.cli import main
 from lattok.data.opening import parse_source
 from lattok.recipes.run_folder import read_options
+from lattok.samples.batches import PolicyBatches
 from lattok.training import LoopOptions, learning_rate
 from lattok.utils.options import as_flags
 from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.image_lam.clips.fakes import SIZES
+from tests.recipes.policies import stopped
 
 TABLE_6 = """
 Fractal: 12.8%
@@ -72,6 +74,21 @@ def test_the_command_trains_a_model_that_labels(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "out"), "--model", str(model)]) == 0
 
 
+@pytest.mark.slow
+def test_report_and_doctor_know_a_trained_folder(tmp_path, capsys):
+    data, model = str(write_dataset(tmp_path / "data", [12, 9, 11, 10, 12, 11])), str(tmp_path / "lam")
+    lattok.train(lattok.ClipLAMRecipe.from_preset(data, model, **SMALL))
+    assert main(["evaluate", model, data, "--out", str(tmp_path / "report")]) == 0
+    figures = json.loads((tmp_path / "report/report.json").read_text())["figures"]
+    assert {"r2_from_latents/latents", "r2_from_latents/env_latents"} <= figures.keys()
+    assert "predicted" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["doctor", model, data]) in (0, 1)  # four steps teach nothing, which it may say
+    said = capsys.readouterr().out
+    assert "model     clip-lam, saved by lattok" in said
+    assert "--controls trained" not in said  # there is nothing of a model of clips to train for that
+
+
 def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):
     """A right arm in the plane with a gripper, and a left hand in space: 44 numbers, of which each has three."""
     write_dataset(tmp_path / "plane", [12, 9])
@@ -112,6 +129,26 @@ def test_as_many_actions_as_steps_lie_in_a_clip_at_any_rate(tmp_path):
     mix = tuple(f"{tmp_path}/at{fps}:1.0" for fps in (10, 40))
     with pytest.raises(LattokError, match="`horizon`"):
         lattok.train(lattok.ClipLAMRecipe.from_preset(None, tmp_path / "mixed", mix=mix, **options))
+
+
+def test_its_config_names_the_column_of_actions(tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    options = {**SMALL, "steps": 1, "action_key": "observation.state"}
+    assert lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options)).config.action_key == (
+        "observation.state"
+    )
+
+
+def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9, 11])
+    options = {**SMALL, "save_every": 2}
+    whole = lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "whole", **options))
+    recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "cut", **options)
+    with stopped(PolicyBatches, 3):
+        lattok.train(recipe)
+    again = lattok.train(recipe, resume=True)
+    for name, tensor in whole.saved_tensors().items():
+        assert torch.equal(tensor, again.saved_tensors()[name]), name
 
 
 def test_the_preset_has_the_numbers_of_the_paper():

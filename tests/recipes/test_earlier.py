@@ -98,6 +98,13 @@ def test_stage_2_on_the_command_line_keeps_the_codebook_of_stage_1(first, root, 
     assert capsys.readouterr().out.startswith("Saved in")
 
 
+def test_the_flags_are_there_where_they_mean_something(capsys):
+    for verb, there in (("image-lam", True), ("action-vq", False)):
+        assert main(["train", verb, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert [flag in text for flag in ("--stage N", "--env-codebook TEXT", "--init TEXT")] == 3 * [there]
+
+
 def test_a_frozen_codebook_that_collapses_has_its_own_remedy():
     lam = ImageLAM(lattok.ImageLAM.config_class.of(**NARROW, streams="control+env"))
     lam.env.quantizer.recent = torch.zeros(50, 4, dtype=torch.long)

@@ -18,13 +18,16 @@ from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
 from lattok.recipes.policy_data import PolicyData
 from lattok.samples.batches import PolicyBatches
+from lattok.training import distributed
 from lattok.utils.checks import LattokError
 from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
 from tests.errors import refused
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.recipes.policies import SIZES, annotated
+from tests.process_jobs import together
+from tests.recipes.policies import SIZES, annotated, stopped
 from tests.recipes.test_howto import BLOCK, ROOT, commands
+from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
 
 LAM = {"image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16, "heads": 2, "stride": "3"}
@@ -108,6 +111,18 @@ def test_rates_and_freezing(frozen: str, folder: Path, tmp_path: Path):
     assert backbone or frozen == "backbone_rate"
     assert any(name.startswith("head.") for name in moved)
     assert (tmp_path / "p/lam").is_dir() == (frozen != "lam_rate")
+
+
+def test_interrupted_is_the_same_as_not(folder: Path, tmp_path: Path):
+    options = {"steps": 5, "save_every": 2, "lam_rate": 0.5, "head": "flow"}
+    whole = lattok.train(recipe(folder, tmp_path / "whole", **options))
+    cut = recipe(folder, tmp_path / "cut", **options)
+    with stopped(PolicyBatches, 3):
+        lattok.train(cut)
+    resumed = LARARecipe.resumed(cut.dataset, cut.out, None, {})
+    policy = lattok.train(resumed, resume=True)
+    assert not changed(policy, saved(whole))
+    assert not changed(lattok.load(tmp_path / "cut/lam"), saved(lattok.load(tmp_path / "whole/lam")))
 
 
 def test_a_saved_policy_goes_on(folder: Path, tmp_path: Path):
@@ -255,9 +270,39 @@ def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkey
     assert not changed(runs[0], saved(runs[1]))
 
 
+def _worker(rank: int, folder: Path, out: Path, options: dict, shards: bool) -> None:
+    distributed.Accelerator = Sharding if shards else distributed.Accelerator
+    lattok.train(recipe(folder, out / "two", **options, accumulate=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("detach", "shards"), [("none", False), ("policy", True)], ids=["ddp", "fsdp2"])
+def test_two_processes_train_what_one_does(detach: str, shards: bool, folder: Path, tmp_path: Path):
+    """Also where most actions are not known, and where shares of two samples have no pair at all."""
+    options = {"detach": detach, "action_episodes": "0,1", "episodes": "0,1,3", "head": "flow", "gaps": ("3", "6")}
+    one = lattok.train(recipe(folder, tmp_path / "one", **options)).saved_tensors()
+    together(_worker, folder, tmp_path, options, shards)
+    for place, tensors in (("two", one), ("two/lam", lattok.load(tmp_path / "one/lam").saved_tensors())):
+        two = lattok.load(tmp_path / place).saved_tensors()
+        for name, tensor in tensors.items():
+            if name.endswith((".steps", ".cluster_size")):  # statistics: a part of a step counts as one
+                continue
+            torch.testing.assert_close(two[name].float(), tensor.float(), atol=2e-5, rtol=0, msg=name)
+    logged = [_losses(tmp_path / name) for name in ("one", "two")]
+    for alone, shared in zip(*logged, strict=True):
+        assert shared == pytest.approx(alone, abs=1e-4)
+
+
 def _losses(run: Path) -> list[dict[str, float]]:
     lines = (run / "run/metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in lines]
+
+
+def test_help_names_its_options(capsys):
+    assert main(["train", "lara", "--help-all"]) == 0
+    said = capsys.readouterr().out
+    for flag in ("--lam", "--init", "--align-weight", "--lam-weight", "--detach", "--lam-rate", "--gaps"):
+        assert flag in said
 
 
 @pytest.mark.slow

@@ -125,6 +125,12 @@ def test_a_run_does_not_go_on_from_an_edited_description_file(mixed, roots, tmp_
     lattok.train(resumed, resume=True)
 
 
+def test_a_mixture_does_not_go_on_from_a_run_on_one_dataset(roots, tmp_path):
+    lattok.train(ActionVQRecipe.from_preset(roots["a"], tmp_path / "one", "quick", **{**OPTIONS, "steps": 2}))
+    recipe = ActionVQRecipe.resumed(None, tmp_path / "one", None, {"mix": mix(roots, a=1)})
+    refused("`dataset`", lattok.train, recipe, resume=True)
+
+
 def test_every_dataset_has_its_own_normaliser(tokenizer, roots):
     loaded = lattok.load(tokenizer[1])
     assert loaded.config.normalizers == ("a", "b")
@@ -174,6 +180,19 @@ def test_a_dataset_can_be_added_and_labels_of_the_others_stay_what_they_were(tok
     alone = again.for_dataset("new")
     alone.save_pretrained(tmp_path / "alone")
     assert lattok.load(tmp_path / "alone").encode(torch.zeros(1, 4, 3)).shape == (1, 4)  # the only one is chosen
+
+
+def test_a_tokenizer_of_one_dataset_has_nothing_to_choose(roots, tmp_path):
+    out = tmp_path / "one"
+    lattok.train(ActionVQRecipe.from_preset(roots["a"], out, "quick", **{**OPTIONS, "steps": 2}))
+    loaded = lattok.load(out)
+    config = json.loads((out / "config.json").read_text())
+    assert config.pop("normalizers") == []
+    (out / "config.json").write_text(json.dumps(config))  # as before there were mixtures
+    assert lattok.load(out).describe()["weights_sha256"] == loaded.describe()["weights_sha256"]
+    assert for_dataset(loaded, open_dataset(roots["b"]).name) is loaded
+    refused("`dataset`", loaded.for_dataset, "a")
+    refused("options", lattok.FAST.fit, torch.zeros(4, 4, 3), normalizers=("a", "b"))
 
 
 def test_training_episodes_are_found_out_in_every_dataset(tokenizer, roots):

@@ -23,6 +23,7 @@ from lattok.cli import main
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, Recipe, recipe_for
 from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
+from lattok.recipes.study import _held_out
 from lattok.samples import ActionWindows
 from lattok.training import CHECKPOINT, RECIPE, RUN, fit
 from lattok.training.runlog import METRICS
@@ -439,3 +440,19 @@ def test_a_run_without_a_checkpoint_is_begun_anew_with_other_options(root, run, 
     assert weights(run) == weights(whole)
     steps = [json.loads(line)["step"] for line in (run / RUN / METRICS).read_text().splitlines()]
     assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize("value", ["", "[]", "{}", '{"error": 1, "by_step": [1], "gain": 1, "mean_action": "x"}'])
+def test_results_of_a_study_that_were_damaged_name_their_file_and_the_way_out(value, tmp_path):
+    (tmp_path / "held_out.json").write_text(value)
+    refused(r"held_out.json.*Delete held_out.json and continue the study", _held_out, tmp_path / "held_out.json")
+
+
+def test_the_lock_is_there_while_a_run_is(root, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "lattok.recipes.action_vq.fit", lambda *a, **k: seen.append((tmp_path / "tok/run/lock").exists())
+    )
+    lattok.train(recipe(root, tmp_path / "tok"))
+    assert seen == [True]
+    assert not (tmp_path / "tok/run/lock").exists()

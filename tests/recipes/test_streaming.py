@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 
 import lattok
 from lattok.backbones.model import ScratchBackbone
@@ -14,7 +15,9 @@ from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
+from tests.errors import refused
 from tests.hub.server import REPO, serving
+from tests.process_jobs import together
 from tests.recipes.policies import SIZES, stopped
 from tests.recipes.test_variants import SMALL
 
@@ -70,6 +73,11 @@ def test_the_same_model_is_learned_whatever_the_memory(window, whole, dataset, t
         f"streamed through {'0.6' if whole else '0.295'} MB of it{slowly}",
         f"streamed through 0.2 MB of it{slowly or ', slowly: the shuffle window takes 0.295 MB'}",
     ]
+
+
+@pytest.mark.parametrize("memory", [float("nan"), float("inf"), -1.0])
+def test_memory_that_is_no_amount_is_refused(memory):
+    refused(f"`memory_gb`: expected a number of at least 0, got {memory}", lam, "d", "o", memory_gb=memory)
 
 
 def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
@@ -141,6 +149,21 @@ def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, dam
     assert len({weights(model) for model in models}) == 1
 
 
+def _worker(rank, dataset, out):
+    for name, memory in {"two": (1e-4, 1e-4), "unlike": (1e-4, 5e-5), "kept": (1.0, 1.0)}.items():
+        lattok.train(policy(dataset, out / name, memory_gb=memory[rank]))
+
+
+def test_two_processes_learn_what_one_does(dataset, tmp_path):
+    one = lattok.train(policy(dataset, tmp_path / "one"))
+    together(_worker, dataset, tmp_path)
+    for name in ("two", "unlike", "kept"):
+        two = lattok.load(tmp_path / name)
+        for (where, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=f"{name} {where}")
+    assert weights(lattok.load(tmp_path / "unlike")) == weights(two) == weights(lattok.load(tmp_path / "two"))
+
+
 def test_training_from_the_hub_fetches_files_when_they_are_needed(tmp_path, monkeypatch, recwarn):
     """Into a cache that holds a part of them at a time, or into the client's; what is not there is left out."""
     remote, described = write_dataset(tmp_path / "remote", LENGTHS, video_file_mb=1e-6, data_file_mb=1e-6), []
@@ -179,6 +202,16 @@ def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monke
     assert weights(lattok.train(lam(dataset, tmp_path / "again", feature_cache=cache, **options))) == weights(kept)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == len(LENGTHS)
     assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, damaged):
+    """Whether they fit into memory or not: the same model is learned."""
+    found, options = [], {"feature_cache": str(tmp_path / "cache"), "steps": 12}
+    for memory in (2e-3, 1.0):
+        with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
+            found.append(lattok.train(lam(dataset, tmp_path / f"{memory}", memory_gb=memory, **options)))
+        assert found[-1].trained_on["left_out"] == [["tiny", 3]]
+    assert weights(found[0]) == weights(found[1])
 
 
 @pytest.mark.parametrize("memory", [6e-4, 1.0])

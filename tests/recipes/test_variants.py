@@ -230,6 +230,15 @@ def test_frozen_features_that_the_artefact_holds_do_not_learn(root, trained, tmp
     refused("`init`", ImageLAMRecipe.from_preset, root, tmp_path / "no", init=str(tmp_path / "one"))
 
 
+def test_pixels_are_learned_the_same_with_features_from_a_cache(root, tmp_path):
+    options, weights = {**SMALL, **VARIANTS["pixels"][1], "steps": 2}, []
+    clear = {"crop": 1.0, "crop_most": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    for name, cache in (("with", {"feature_cache": str(tmp_path / "cache")}), ("without", {})):
+        recipe = MotoLAMRecipe.from_preset(root, tmp_path / name, "tiny", **{**options, **clear, **cache})
+        weights.append(lattok.train(recipe).describe()["weights_sha256"])
+    assert weights[0] == weights[1]
+
+
 def test_it_annotates_and_its_frames_are_resized_by_the_artefact(root, trained, tmp_path):
     lattok.annotate(root, {"latent": trained[1] / "pixels"}, tmp_path / "annotated")
     lam, dataset = trained[0]["pixels"], lattok.open_dataset(tmp_path / "annotated")

@@ -1,9 +1,11 @@
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import lattok
 from lattok import LattokError
 from lattok.backbones import BackboneOut
 from lattok.nn.losses import LATEST, draw_flow
@@ -81,6 +83,14 @@ def test_the_head_equals_plain_arithmetic():
         np.testing.assert_allclose(head(states, proprio), reference(head, states, proprio), atol=1e-5)
 
 
+def test_image_tokens_that_are_not_valid_change_nothing():
+    head, states, proprio = head_and_states()
+    before = head(states, proprio)
+    for state in states.values():
+        state.image[1, 2:] = 1e3
+    torch.testing.assert_close(head(states, proprio), before)
+
+
 def test_a_sample_without_image_tokens_is_finite():
     head, states, proprio = head_and_states()
     for state in states.values():
@@ -92,6 +102,13 @@ def test_a_head_without_image_or_proprio():
     head, states, _ = head_and_states(proprio=False)
     text = {k: LayerStates(state.placeholders, None, None) for k, state in states.items()}
     assert head(text, None).shape == (2, 5, 3)
+
+
+def test_steps_differ_from_the_start():
+    """The published head repeats one action over the chunk at test time."""
+    head, states, proprio = head_and_states()
+    chunk = head(states, proprio)
+    assert (chunk[:, 1:] - chunk[:, :1]).abs().amax(-1).min() > 1e-2
 
 
 def test_pooling_is_over_the_codes_of_a_step_and_not_over_time():
@@ -228,6 +245,30 @@ def test_an_action_has_the_gripper_of_the_last_step(steps: int):
     assert chunk[1, :, 2].all()
 
 
+def test_grippers_reach_both_ends_where_the_state_says_which():
+    """Open where what is seen is above 0, closed below; what it does not say stays undecided."""
+    layers, sizes = (2, 3), {"horizon": 2, "proprio_dim": 0, "proprio_names": (), "cameras": (), "camera_sizes": ()}
+    valid, found = torch.ones(64, 2, dtype=torch.bool), {}
+    for told in (True, False):
+        torch.manual_seed(0)
+        head = FlowActionHead(16, layers, config(**sizes, **GRIPPER, head="flow"))
+        optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+        for _ in range(80):
+            way = torch.randint(0, 2, (64, 1, 1)) * 2.0 - 1
+            shown = way if told else torch.zeros_like(way)
+            told_by = LayerStates(1 + shown * torch.linspace(-1, 1, 16).expand(64, 2, -1), None, None)
+            states = dict.fromkeys(layers, told_by)
+            chunk = torch.cat([torch.randn(64, 2, 2), way.expand(-1, 2, 1)], -1)
+            loss = head.learn(states, None, chunk, valid)[0]["action"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[told] = head.integrate(torch.randn(64, 2, 3), states, None)[..., 2] * way[..., 0]
+    assert found[True].min() > 0.95
+    assert found[False].abs().max() < 0.6
+
+
 def test_times_follow_the_distribution_of_the_papers():
     """t = s (1 - Beta(1.5, 1)); noise is standard normal."""
     noise, times = draw_flow((20_000, 2, 3), torch.Generator().manual_seed(0))
@@ -281,6 +322,39 @@ def test_regression_averages_two_ways_to_act_and_flow_does_not():
     assert near > 0.85  # both steps and both dimensions go the same way, all the way
 
 
+@pytest.mark.parametrize("name", ["baseline", "la_cond", "la_tok_c"])
+def test_strategies_learn_with_it(name: str):
+    model = flowing(name).train()
+    data = batch(model.config)
+    data = data._replace(draws=draw_flow(data.actions.shape, torch.Generator().manual_seed(0)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = last = 0.0
+    for step in range(20):
+        terms = model(data)
+        loss = sum(weight * terms[term] for term, weight in model.config.loss_weights.items())
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+            first = float(terms["action"].detach())
+        optimizer.step()
+        last = float(terms["action"].detach())
+    assert last < 0.7 * first
+
+
+def test_what_is_not_valid_changes_nothing():
+    model = flowing().eval()
+    data = batch(model.config)
+    draws = draw_flow(data.actions.shape, torch.Generator().manual_seed(0))
+    others = draws.noise.masked_scatter(~data.valid[..., None], torch.randn(100))
+    assert not torch.equal(others, draws.noise)
+    nothing = data.actions.masked_fill(~data.valid[..., None], torch.nan)
+    with torch.no_grad():
+        before = model(data._replace(draws=draws))
+        after = model(data._replace(actions=nothing, draws=FlowDraws(others, draws.times)))
+    torch.testing.assert_close(after, before)
+
+
 def test_noise_follows_from_the_seed_and_the_sample_alone():
     model = flowing().eval()
     data = batch(model.config)
@@ -296,6 +370,18 @@ def test_noise_follows_from_the_seed_and_the_sample_alone():
     before = torch.get_rng_state()
     model.select_action(observation(model.config), env_ids=[3, 1, 0, 2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_it_is_saved_and_loaded(tmp_path: Path):
+    model = flowing("la_cond", head_flow_steps=5, **GRIPPER).eval()
+    model.head.flow_steps = 3
+    seen = observation(model.config)
+    model.save_pretrained(tmp_path)
+    loaded = lattok.load(tmp_path)
+    assert (loaded.config.head.name, loaded.head.flow_steps) == ("flow", 3)
+    assert torch.equal(loaded.predict_chunk(seen), model.predict_chunk(seen))
+    rounded = loaded.to(torch.bfloat16).predict_chunk(seen)
+    torch.testing.assert_close(rounded, model.predict_chunk(seen), atol=0.3, rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lattok.vla.frame_supervision import FRAMES, VALID, keep_pairs
 from lattok.vla.head import HeadBlock
 from lattok.vla.lara import Alignment, JointLARA, LARALoss, LiveLAM
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.vla.fakes import CAMERAS, batch, config, policy, rows
+from tests.vla.fakes import CAMERAS, batch, config, observation, policy, rows
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
 INSIDE = [[1, 1], [1, 0], [0, 0], [1, 1]]  # which later frames of each sample lie inside the episode
@@ -164,6 +165,19 @@ def test_the_alignment_knows_the_actions_and_teaches_the_action_head():
         assert taught == ({"queries", "blocks", "proprio", "noisy", "time"} if acts else set())
 
 
+def test_any_block_can_be_aligned():
+    """The released code has one tree with the last block, and one with block 14 of 16."""
+    states = []
+    for layer, block in ((1, 0), (0.5, 0), (2, 1), (1.0, 1)):
+        model = joint()
+        model = JointLARA(model.policy, model.lam, layer=layer)
+        data = joint_batch(model, free=False)
+        _, state = model.policy.learn(data, **model.at)
+        torch.testing.assert_close(state.detach(), tapped(model, data)[1][block][range(4), [3, 3, 3, 1]])
+        states.append(state)
+    assert not torch.equal(states[0], states[2])
+
+
 @pytest.mark.parametrize("case", ["lara_lam_a", "lara_lam_b"])
 def test_the_alignment_is_that_of_the_published_classes(case: str):
     """Values and gradients both ways, computed with the released code on random weights."""
@@ -244,6 +258,16 @@ def test_who_gets_a_gradient_of_the_alignment(detach: str, free: bool, on: str):
     assert bool(model.policy.placeholders.grad is not None and model.policy.placeholders.grad[-1].any()) == (
         detach != "policy"
     )
+
+
+def test_who_gets_a_gradient_of_the_other_terms():
+    """Actions do not reach the latent action model by themselves, its own loss not the policy."""
+    for name, own in (("action", "policy."), ("lam_prediction", "lam.lam."), ("lam_codebook", "lam.lam.control.quant")):
+        model = joint()
+        model(joint_batch(model))[name].backward()
+        found = learning(model)
+        assert found, name
+        assert all(part.startswith(own) for part in found), name
 
 
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
@@ -420,6 +444,22 @@ def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(mon
     assert other(frames_batch())[1]["lam_perceptual"] > 0
 
 
+@pytest.mark.parametrize("head", ["regression", "flow"])
+def test_a_policy_acts_without_any_of_it(head: str):
+    model = joint(on="head" if head == "flow" else "placeholder")
+    data = batch(model.policy.config)
+    expected = model.policy.predict_chunk(data)
+
+    def called(*_):
+        raise AssertionError("called when the policy acts")
+
+    for module in (model.lam, model.lam.lam, model.align, model.lam.lam.encoder, model.align.project):
+        module.register_forward_pre_hook(called)
+    assert torch.equal(model.policy.predict_chunk(data), expected)
+    assert not [name for name in model.policy.state_dict() if "align" in name or "lam." in name]
+    model.policy.select_action(observation(model.policy.config))
+
+
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
 def test_either_side_can_follow_the_other(detach: str):
     model = joint(detach=detach)
@@ -432,6 +472,14 @@ def test_either_side_can_follow_the_other(detach: str):
         optimizer.step()
         seen.append(float(loss.detach()))
     assert seen[-1] < 0.5 * seen[0]
+
+
+def test_futures_of_the_latent_action_model_are_those_of_the_policy():
+    """A model that was trained on several futures sees pairs here."""
+    model = joint(lam={"extra_strides": ("4", "6"), "loss_additivity": 0.1})
+    terms = model(joint_batch(model))
+    assert "lam_additivity" not in terms
+    assert bool(terms["lam_prediction"].isfinite())
 
 
 def lacking(part: str):
@@ -558,6 +606,21 @@ def test_a_frozen_model_is_a_target_in_somebody_elses_policy_too():
     assert not any(p.requires_grad for p in loss.lam.parameters())
 
 
+@pytest.mark.parametrize("detach", ["none", "lam", "policy"])
+def test_who_learns_in_somebody_elses_policy(detach: str):
+    model, _ = supervised(detach, lam_weight=0.0)
+    model.policy.model.action_head.requires_grad_(False)
+    given = frames_batch()
+    (model(given)[0] - model.policy(given)[0]).backward()
+    found = learning(model)
+    assert any(name.startswith("loss.live.lam.encoder.") for name in found) == (detach != "lam")
+    assert not [name for name in found if "quantizer" in name or "decoder" in name]
+    gradient = model.policy.model.queries.grad
+    moved = 0.0 if gradient is None else float(gradient[-1].abs().max())
+    assert (moved > 1e-8) == (detach != "policy")
+    assert "loss.align.project.weight" in found
+
+
 def test_it_acts_and_is_saved_as_before(tmp_path):
     model, loss = supervised()
     expected = model.policy.predict_action_chunk(make_batch())
@@ -630,3 +693,11 @@ def test_a_later_frame_is_there_where_all_cameras_have_it():
     for names in (["a"], ["a", "b"]):
         with pytest.raises(LattokError, match="`a`: expected"):
             keep_pairs(dict, names)({name: torch.rand(4, 3, 6, 8) for name in names})
+
+
+def test_configs_of_lam_stay_as_they_are():
+    """What is exported is the model that came, but for its weights."""
+    lam = lam_of(extra_strides=("4",))
+    before = replace(lam.config)
+    JointLARA(policy(head="flow"), LiveLAM(lam, views=[0]))
+    assert lam.config == before

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lattok import LattokError
+from lattok.backbones.model import with_backbone
 from lattok.types import LatentTarget, PairIndex
 from lattok.vla import LatentVLA, Supervised, Tap
 from lattok.vla.frame_supervision import FRAMES, VALID
@@ -117,6 +118,19 @@ def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
     assert float(module(given._replace(pairs=pairs))["latent"].detach()) == float(module(given)["latent"].detach())
 
 
+def test_one_batch_is_learned_by_heart():
+    module, given = Distillation(student(), clip_lam(), [0, 1]).train(), batch()
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = module(given)["latent"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
     before = student()
     torch.manual_seed(7)
@@ -129,6 +143,12 @@ def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
     ours, theirs = policy.backbone.state_dict(), before.backbone.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert float(policy(batch()._replace(later=None))["action"].detach()) > 0
+
+
+def test_a_policy_goes_on_over_the_revision_of_its_student():
+    before = with_backbone(student().config, revision="files-a")
+    assert taught_by(policy_config(**CONFIG), before).backbone.revision == "files-a"
+    refused("`backbone_revision`", lambda: taught_by(policy_config(**CONFIG, backbone_revision="files-b"), before))
 
 
 def test_what_does_not_fit_is_refused():

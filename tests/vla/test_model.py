@@ -158,6 +158,17 @@ def test_bfloat16_keeps_the_normalisers_and_is_near(tmp_path: Path):
     torch.testing.assert_close(chunk, exact, atol=0.1, rtol=0.05)
 
 
+def test_a_batch_with_lerobots_keys_is_the_same_batch():
+    model = policy("la_direct", camera_sizes=((16, 16), (16, 16))).eval()
+    data = batch(model.config)
+    found: dict = {key: data.images[:, i].movedim(-1, 1) / 255 for i, key in enumerate(model.config.cameras)}
+    found |= {"observation.state": data.proprio, "action": data.actions, "action_is_pad": ~data.valid}
+    found |= {"latent.codes": data.latent.codes, "latent.embedding": data.latent.embedding.flatten(2)}
+    found |= {"latent.valid": data.latent.valid, "task": data.texts, "index": torch.arange(4)}
+    with torch.no_grad():
+        assert model(found) == model(data)
+
+
 def test_tokens_of_a_chunk_come_from_one_row():
     model = policy("la_tok", camera_sizes=((16, 16), (16, 16))).eval()
     data = batch(model.config)

@@ -120,6 +120,13 @@ def test_how_a_trained_policy_plans_is_saved_with_it(tmp_path):
     assert lattok.load(loaded.save_pretrained(tmp_path / "third")).config == policy().config
 
 
+def test_other_columns_of_a_dataset_are_left_alone():
+    model = policy()
+    seen = observation(model.config)
+    other = seen | {"observation.images.left": torch.rand(4, 3, 8, 8), "timestamp": torch.rand(4)}
+    torch.testing.assert_close(model.predict_chunk(other), model.predict_chunk(seen))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -219,6 +226,14 @@ def test_each_environment_has_its_own_queue():
     queues.reset()  # all
     act(0, 1, 2)
     assert planner.sizes == [3, 1, 2, 3]
+
+
+def test_observations_are_checked_for_which_nothing_is_predicted():
+    looked_at: list[list[str]] = []
+    queues = ActionQueues(3)
+    for envs in ((0, 1), (0, 2), (2, 1)):
+        queues.select(seen(*envs), list(envs), Planner(), lambda part: looked_at.append(part["task"]))
+    assert looked_at == [["0"], ["2", "1"]]
 
 
 def test_another_instruction_is_planned_for():

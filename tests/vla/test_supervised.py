@@ -62,6 +62,45 @@ def test_weights_are_the_papers_unless_said():
     refused("`weight`", supervised, weight=-1)
 
 
+def test_what_is_not_valid_changes_nothing():
+    """Steps without a label, and steps after the end of the episode, whatever their labels hold."""
+    model, batch = supervised(loss=AlignLoss(WIDTH, D)), make_batch()
+    masked = ~batch["latent.valid"] | batch["action_is_pad"]
+    other = batch["latent.embedding"].clone()
+    other[masked] = torch.nan
+    codes = batch["latent.codes"].clone()
+    codes[masked] = -1
+    results = []
+    for given in (batch, batch | {"latent.embedding": other, "latent.codes": codes}):
+        model.zero_grad()
+        loss, logs = model(given)
+        loss.backward()
+        results.append((loss, logs, [p.grad.clone() for p in model.parameters()]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][2], results[1][2], strict=True))
+
+
+def test_each_sample_alone():
+    """The mean of what each sample adds; one without labels adds nothing, and does not count."""
+    model, batch = supervised(weight=0.5), make_batch()
+    batch["latent.valid"][0] = False
+    loss, logs = model(batch, reduction="none")
+    own, _ = model.policy(batch, reduction="none")
+    assert loss.shape == (B,)
+    assert loss[0] == own[0]
+    whole, expected = model(batch)
+    torch.testing.assert_close(own.mean() + (loss - own)[1:].mean(), whole)
+    assert logs == pytest.approx(expected)
+
+
+def test_validation_without_gradients():
+    model, batch = supervised(), make_batch()
+    expected = model(batch)[0].detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(batch)[0], expected)
+
+
 def test_everything_else_is_the_policys():
     policy = Policy()
     model = supervised(policy)

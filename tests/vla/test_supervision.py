@@ -1,5 +1,6 @@
 """Heads and losses over the hidden states of any policy, and targets that do not fit them."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,49 @@ def test_vectors_are_predicted_from_their_own_states():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_sample_learns(name):
+    loss = supervisions()[name]
+    target, states = make_target(), torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    optimizer = torch.optim.Adam([states, *loss.parameters()], lr=0.05)
+    seen = []
+    for _ in range(120):
+        terms = loss(states, target)
+        seen.append(terms["latent"].item())
+        optimizer.zero_grad()
+        terms["latent"].backward()
+        optimizer.step()
+    assert seen[-1] < 0.1 * seen[0]
+    figure = terms["latent_accuracy" if "codes" in name else "latent_cosine"]
+    assert figure > 0.95
+    assert not figure.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e9])
+def test_masked_targets_change_nothing(name, garbage):
+    loss, target = supervisions()[name], make_target()
+    states = torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    codes, embedding = target.codes.clone(), target.embedding.clone()
+    codes[~target.valid], embedding[~target.valid] = -1, garbage
+    results = []
+    for given in (target, LatentTarget(codes, embedding, target.valid)):
+        terms = loss(states, given)
+        results.append([*terms.values(), *torch.autograd.grad(terms["latent"], [states, *loss.parameters()])])
+    for before, after in zip(*results, strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_valid(name):
+    loss, target = supervisions()[name], make_target()
+    states = torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    terms = loss(states, target._replace(valid=torch.zeros(B, S, dtype=torch.bool)))
+    assert all(value == 0 for value in terms.values())
+    gradients = torch.autograd.grad(terms["latent"], [states, *loss.parameters()])
+    assert all((gradient == 0).all() for gradient in gradients)  # there is one for every parameter, as DDP wants
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_each_sample_alone(name):
     """`reduction="none"`, the samples of a batch, and batches of one."""
     loss, target = supervisions()[name], make_target()
@@ -113,6 +157,18 @@ def test_each_sample_alone(name):
     for b in range(B):
         alone = loss(states[b : b + 1], LatentTarget(*(part[b : b + 1] for part in target[:3])))
         torch.testing.assert_close(each["latent"][b], alone["latent"])
+
+
+def test_states_in_low_precision():
+    target, states = make_target(), torch.randn(B, S, WIDTH)
+    for loss in (AlignLoss(WIDTH, D), CodeCrossEntropy(WIDTH, K, P), RegressionLoss(WIDTH, D, P)):
+        low = states.bfloat16()
+        value = loss(low, target)["latent"]
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, loss(low.float(), target)["latent"])
+        assert loss.bfloat16()(states, target)["latent"].dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.isfinite(loss.float()(states, target)["latent"])
 
 
 def test_built_from_strategies():

@@ -256,6 +256,14 @@ def test_options_of_another_head_are_refused(options, text):
     refused(text, HeadConfig, **options)
 
 
+def test_how_a_trained_policy_draws_is_saved_with_it(tmp_path):
+    model, data = policy("bins").eval(), batch(config())
+    model.head.temperature, model.head.draws = 0.7, 4
+    loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
+    assert (loaded.head.temperature, loaded.config.head.draws) == (0.7, 4)
+    assert torch.equal(loaded.predict_chunk(data), model.predict_chunk(data))
+
+
 @pytest.mark.parametrize("seed", [np.int64(0), 0.0, False, None, -1, torch.tensor(0)])
 def test_a_seed_is_a_whole_number(seed):
     """Others that equal it gave other chunks."""
@@ -301,6 +309,12 @@ def test_rows_of_varying_length_are_learned_up_to_the_end_of_the_longest():
 def test_without_a_sample_nothing_is_predicted():
     model = policy("bins").eval()
     refused("`observation`", lambda: model.predict_chunk(rows(batch(model.config), [])))
+
+
+def test_the_smallest_temperature_chooses_the_likeliest():
+    head = policy("residual", head_temperature=1e-38).eval().head
+    logits = torch.randn(50, 3, head.classes) * 50
+    assert torch.equal(head._chosen(logits, torch.rand(50, 3)), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ from lattok.evaluation.evidence.probes import (
     linear_probe,
     merge_folds,
     mlp_probe,
+    one_hot,
     pca,
     ridge_weights,
     score,
@@ -36,6 +37,12 @@ def test_ridge_equals_the_closed_form(rng: np.random.Generator, shape: tuple[int
     for ridge, got in zip(ridges, ridge_weights(torch.from_numpy(x), torch.from_numpy(y), ridges), strict=True):
         expected = np.linalg.solve(x.T @ x + ridge * shape[0] * np.eye(shape[1]), x.T @ y)
         np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+
+
+def test_ridge_without_regularisation_is_least_squares(rng: np.random.Generator):
+    x, y = rng.standard_normal((60, 5)), rng.standard_normal((60, 2))
+    got = ridge_weights(torch.from_numpy(x), torch.from_numpy(y), [0.0])[0].numpy()
+    np.testing.assert_allclose(got, np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-9)
 
 
 def test_r_squared_is_about_the_training_mean():
@@ -92,6 +99,10 @@ def test_pca_equals_the_svd_of_numpy(rng: np.random.Generator, shape: tuple[int,
     np.testing.assert_allclose(components.project(torch.from_numpy(rows))[:, :2].numpy(), expected, atol=1e-8)
 
 
+def test_one_hot_marks_each_position():
+    assert one_hot(torch.tensor([[1, 0]]), 3).tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
 def test_components_of_rows_that_hardly_vary_are_finite():
     torch.manual_seed(0)
     for shape in [(300, 40), (40, 300)]:
@@ -114,6 +125,12 @@ def test_draws_equal_r_squared_over_the_drawn_rows(rng: np.random.Generator):
         rows = [row for row, group in enumerate(groups) for _ in range(times[int(group)])]
         errors, deviations = (predicted - actual)[rows] ** 2, actual[rows] ** 2
         torch.testing.assert_close(draws[draw], 1 - errors.sum(0) / deviations.sum(0))
+
+
+def test_the_same_seed_draws_the_same_episodes():
+    groups = np.arange(30) // 3
+    assert torch.equal(Bootstrap(groups, 0).weights, Bootstrap(groups, 0).weights)
+    assert not torch.equal(Bootstrap(groups, 0).weights, Bootstrap(groups, 1).weights)
 
 
 def test_a_single_episode_has_no_interval(rng: np.random.Generator):
@@ -178,6 +195,13 @@ def test_noise_and_straight_lines_are_left_to_the_linear_probe(x: Tensor):
     assert float(hidden.r2) < 0.05
     linear, hidden = both(x, x[:, :2] * 3 + noise)
     torch.testing.assert_close(hidden.r2, linear.r2, atol=0.02, rtol=0)
+
+
+def test_it_is_a_function_of_its_seed(x: Tensor):
+    torch.manual_seed(0)
+    first = both(x, x[:, :1].abs())[1].predicted
+    torch.manual_seed(1)
+    assert torch.equal(both(x, x[:, :1].abs())[1].predicted, first)
 
 
 def test_folds_put_together_are_in_the_order_of_the_rows(x: Tensor):

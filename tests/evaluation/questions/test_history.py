@@ -104,6 +104,11 @@ def test_entries_of_mixtures_and_of_models_before():
     assert among({"loop": {}}, "a") == []
 
 
+def test_ranges_of_episodes_are_never_written_out():
+    known = {"dataset": "a", "episodes": [[3, 10**18]]}
+    assert among(known, "a") == [3, 4, 5, 6, 7, 8, 9]
+
+
 @pytest.fixture
 def source(tmp_path):
     """Six episodes of the same length each, of two tasks, with a camera."""

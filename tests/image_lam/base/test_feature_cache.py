@@ -6,8 +6,10 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, features_key, open_features
+from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, _names, features_key, open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.recipes.pairs import PairOptions
@@ -116,6 +118,27 @@ def test_half_precision_takes_half_the_room_and_is_close(dataset, tmp_path, feat
     assert [sum(each.nbytes for each in every) for every in files] == [whole.numel() * 4, whole.numel() * 2]
 
 
+def test_training_in_half_precision_is_close(dataset, tmp_path, features):
+    options = {"features": features, "feature_cache": str(tmp_path / "cache")}
+    whole, half = (
+        trained(dataset, tmp_path / dtype, "tiny+robust", feature_cache_dtype=dtype, **options)[1]
+        for dtype in ("float32", "float16")
+    )
+    assert whole[0] != half[0]
+    for name, value in whole[0].items():
+        assert half[0][name] == pytest.approx(value, rel=2e-2), name
+
+
+def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
+    frozen = frozen_pixels()
+    found = open_features(tmp_path / "cache", frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found.compute()
+    frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
+    rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
+    expected = frozen(torch.from_numpy(frames[rows].reshape(-1, 32, 32, 3))).reshape(4, 2, -1, frozen.dim)
+    assert torch.equal(found(rows), expected)
+
+
 FILL = """
 import sys, numpy as np
 from pathlib import Path
@@ -131,6 +154,21 @@ found = open_features(Path(sys.argv[2]), FrozenFeatures("pixels", 32), frames)
 found.compute()
 print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
 """
+
+
+def test_two_threads_fill_one_cache(dataset, tmp_path):
+    frozen, together = frozen_pixels(), threading.Barrier(2)
+
+    def fill(_: int) -> torch.Tensor:
+        together.wait()
+        return cached(dataset, tmp_path / "cache", frozen)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(fill, range(2)))
+    assert torch.equal(*found)
+    assert torch.equal(found[0], cached(dataset, tmp_path / "alone"))
+    assert kept(tmp_path / "cache") == kept(tmp_path / "alone")
+    assert leftovers(tmp_path / "cache") == []
 
 
 @pytest.mark.slow
@@ -214,6 +252,13 @@ def test_no_name_of_a_camera_leads_out_of_the_cache(dataset, tmp_path, monkeypat
     cached(dataset, cache)
     assert len(kept(cache)) == len(kept(tmp_path)) == 8
     assert {len(Path(path).parts) for path in kept(cache)} == {4}
+
+
+def test_another_rate_is_another_dataset(dataset, tmp_path):
+    cached(dataset, tmp_path)
+    dataset.fps = 5.0  # of a folder of videos, that chooses other frames
+    names = _names([(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
+    assert not set(names.values()) & set(kept(tmp_path))
 
 
 def test_a_mixture_trains_the_same_and_needs_features_of_all(dataset, tmp_path, monkeypatch):
@@ -303,6 +348,18 @@ def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
     assert torch.equal(cached(dataset, tmp_path), whole)
     assert path.read_bytes() == content
     assert leftovers(path.parent) == []
+
+
+def test_no_header_is_parsed_to_see_that_a_file_is_whole(place, monkeypatch):
+    """Numpy parses it as Python, which raises a SystemError at times where several threads of Python 3.11 do."""
+    place.write([numbers(7)])
+    np.testing.assert_array_equal(np.load(place.path), numbers(7))
+    monkeypatch.setattr("ast.parse", None)
+    assert place.whole()
+    content = place.path.read_bytes()
+    for other in (content[:-1], content + b"0", content.replace(b"<f4", b"<i4"), content[:9], b""):
+        place.path.write_bytes(other)
+        assert not place.whole()
 
 
 def test_a_file_is_there_when_all_of_it_is(place):

@@ -86,6 +86,15 @@ def test_patch_tokens_of_any_vision_transformer(case, tmp_path):
     assert not features.train().network.training
 
 
+def test_a_patch_sees_its_place_in_the_image(tmp_path):
+    """Row-major patches: what changes at the top right changes token 1 of a network without attention most."""
+    features = FrozenFeatures(local_timm(tmp_path, "vit_base_patch16_siglip_224", **SMALL), 32).load()
+    frames = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    frames[:, :16, 16:] = 255
+    change = features.network.patch_embed(frames.permute(0, 3, 1, 2).float()) - features.network.patch_embed.proj.bias
+    assert (change[0].abs().sum(-1) > 0).tolist() == [False, True, False, False]
+
+
 @pytest.mark.parametrize("architecture", ["vit_base_patch16_siglip_224", "vit_small_patch16_dinov3"])
 def test_the_scaling_of_the_pixels_is_the_networks_own(architecture, tmp_path):
     expected = (0.5, 0.5, 0.5) if "siglip" in architecture else (0.485, 0.456, 0.406)
@@ -259,3 +268,9 @@ def test_precomputed_features_of_another_network():
     lam = ImageLAM(ImageLAMConfig.of(cameras=("front",), features="pixels", **sizes))
     refused("`features`", lam.encode_features, torch.zeros(1, 2, 4, 384))
     refused("`features`", lam.encode_features, torch.zeros(1, 3, 4, 768))
+
+
+def test_what_the_hints_say_works():
+    features = FrozenFeatures("pixels", 32)
+    grey, rgba = (torch.randint(0, 256, (2, 40, 40, c), dtype=torch.uint8) for c in (1, 4))
+    assert features(grey.expand(*grey.shape[:-1], 3)).shape == features(rgba[..., :3]).shape == (2, 4, 768)

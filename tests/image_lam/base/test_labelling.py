@@ -122,6 +122,21 @@ def test_a_video_comes_as_an_array_a_tensor_or_without_the_axis_of_one_camera():
     assert np.array_equal(arrays.latents, expected.latents)
 
 
+def test_pairs_and_videos_have_a_method_each():
+    with pytest.raises(TypeError, match="stride"):
+        make().encode(video(4), stride=1)  # pyright: ignore
+
+
+def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
+    lam, frames = make("three blocks, two cameras"), video(21, 2)
+    cpu, expected = torch.device("cpu"), lam.label_video(frames, 4)
+    assert labelling.block_size((8 + 3) * 32, cpu) == labelling.MAX_BLOCK
+    assert labelling.block_size(2**30, torch.device("meta")) == labelling.MAX_BLOCK
+    monkeypatch.setattr(labelling, "NUMBERS_IN_CACHE", 3 * (8 + 3) * 32)
+    assert labelling.block_size((8 + 3) * 32, cpu) == 3
+    check_equal(lam.label_video(frames, 4), expected)
+
+
 def test_only_a_window_is_held_and_every_frame_computed_once():
     lam, stride = make(), 9
     encoder = torch_encoder(lam.frame_features, lam.encoder.for_videos())

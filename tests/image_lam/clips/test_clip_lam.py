@@ -76,6 +76,17 @@ def test_shares_of_a_batch_add_up_to_its_loss_of_actions():
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
+def test_the_error_of_a_frame_that_does_not_change_is_a_share_of_a_thousandth(monkeypatch: pytest.MonkeyPatch):
+    lam, given, draws = clip_lam(), batch(), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
+
+    def one_off(frame, actions, times, latents, now, known):
+        return (now - frame) / (1 - times)[:, None, None] + 1, actions
+
+    monkeypatch.setattr(lam.decoder, "forward", one_off)
+    terms = lam(given._replace(later=given.images[:, None].expand(-1, 2, -1, -1, -1, -1), draws=draws))
+    assert float(terms["frame"].detach()) == pytest.approx(float(((1 - draws.times) ** 2).mean()) / 1e-3, rel=1e-4)
+
+
 def test_dimensions_that_a_robot_lacks_change_nothing():
     """Whatever stands there, and whatever noise: loss, gradients and what is drawn; they are 0 in a drawn chunk."""
     lam, known = clip_lam(absent=(1,)), torch.tensor([[1, 0, 1]] * 3 + [[1, 0, 0]]).bool()
@@ -216,6 +227,14 @@ def test_labels_are_those_of_clips_in_any_pieces(tmp_path):
     assert np.array_equal(found.latents, again.label_video(frames, 4, "lift it").latents)
 
 
+def test_the_prompt_has_the_instruction_without_spaces_around_it(monkeypatch: pytest.MonkeyPatch):
+    lam, seen = clip_lam(prompt="Do {task}!"), []
+    prepare = lam.backbone.prepare
+    monkeypatch.setattr(lam.backbone, "prepare", lambda images, texts: seen.extend(texts) or prepare(images, texts))
+    lam.encode(pixels(2, 3, 2), [" open it\n", "lift"])
+    assert seen == ["Do open it!", "Do lift!"]
+
+
 def test_a_frame_is_predicted_and_a_chunk_drawn():
     """The prediction is noise plus the velocity at t = 0, which is the mean of what may come."""
     lam, frames = clip_lam(decoder_flow_steps=1), pixels(2, 2)
@@ -288,6 +307,14 @@ def test_straight_lines_end_where_they_lead():
     torch.testing.assert_close(found[1], actions + ways[1] * torch.tensor([1.0, 0.0, 1.0]))
 
 
+def test_arrays_give_arrays_that_are_the_same():
+    lam, frames, clips = clip_lam(), pixels(2, 2), pixels(2, 3, 2)
+    drawn = lam.generate(frames.numpy(), lam.encode(clips.numpy(), "lift"))
+    for ours, theirs in zip(drawn, lam.generate(frames, lam.encode(clips, "lift")), strict=True):
+        assert isinstance(ours, np.ndarray)
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+
+
 def test_latents_that_are_not_of_these_frames_are_refused():
     lam, frames = clip_lam(), pixels(2, 2)
     latents = lam.encode(pixels(2, 3, 2), "lift")
@@ -321,6 +348,16 @@ def test_the_card_has_an_example_that_runs(stride, monkeypatch):
     if RATES[stride] < 1000:
         exec(re.findall("```python\n(.*?)```", lam.card("clips"), re.S)[0], names)
         assert names["labels"].latents.shape == (20, 3, 8)
+
+
+def test_what_is_drawn_starts_from_frames_as_they_were_in_training():
+    """Frames of any size are resized to `image_size` first, and from there to the latent space."""
+    lam = clip_lam(image_size=16, features_size=32)
+    frames, latents = pixels(2, 2, side=48), lam.encode(pixels(2, 3, 2), ["a", "b"])
+    small = torch.from_numpy(lam.resize(frames.numpy()))
+    assert small.shape == (2, 2, 16, 16, 3)
+    for ours, theirs in zip(lam.generate(frames, latents), lam.generate(small, latents), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_streams_are_kept_apart_by_three_samples_at_least():

@@ -12,6 +12,8 @@ import lattok
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.image_lam.base.bottlenecks import CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse.model import around_each, state_changes
+from lattok.recipes.clips import InverseOptions
 from lattok.types import PolicyBatch
 from lattok.utils.checks import LattokError
 from tests.errors import refused
@@ -316,6 +318,12 @@ def test_bad_input_says_what_was_expected(rng):
         refused(text, small, **options)
 
 
+def test_rows_around_each_frame_stay_in_the_series():
+    series = torch.arange(5.0)[:, None]
+    assert around_each(series, [-2, 0, 1])[..., 0].tolist() == [[0, 0, 1], [0, 1, 2], [0, 2, 3], [1, 3, 4], [2, 4, 4]]
+    assert state_changes(series[None, :3], (-1, 0, 1))[..., 0].tolist() == [[-1, 1]]
+
+
 def pushed(root: Path, known: set[int], episodes: int = 10, lie: float = np.nan) -> Path:
     """A square that goes where its action says, from one frame to the next; `lie` in place of unknown actions."""
     rng, length = np.random.default_rng(0), 30
@@ -367,6 +375,14 @@ def test_actions_that_are_not_known_are_never_seen(tmp_path):
             assert torch.equal(value, other.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("loss", ["loss_flow", "loss_forward", "loss_reversal"])
+def test_videos_without_actions_teach_by_each_of_three_losses(loss):
+    """And the help of `action_episodes` names it."""
+    assert small(offsets=(0, 1), **{loss: 0.5}).config.learns_from_video
+    assert not small(offsets=(0, 1)).config.learns_from_video
+    assert loss in (InverseOptions.__doc__ or "")
+
+
 def test_every_member_has_actions_to_learn_in_every_part_of_a_batch(tmp_path):
     with pytest.raises(LattokError, match="`batch_size`"):
         train(pushed(tmp_path / "a", {0, 1}), tmp_path / "b", members=4, loss_flow=0.5, batch_size=16, accumulate=4)
@@ -377,6 +393,18 @@ def test_a_dataset_without_any_known_action_is_refused(tmp_path):
     with pytest.raises(LattokError, match="known actions in one of the episodes that are trained on, got NaN in all"):
         train(pushed(tmp_path / "data", set(), 3), tmp_path / "out")
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_zoomed_features_have_convolutions_that_fit():
+    model = small(features="pixels", image_size=64, channels=(8, 8, 8, 8, 8))
+    maps = torch.zeros(1, 2, 12, 64, 64)
+    assert model.members[0].encoder(maps.flatten(0, 1)).shape == (2, 8, 4, 4)  # not halved below four
+
+
+def test_states_are_asked_for_by_models_that_read_them_alone():
+    """Annotation reads `state_key` of every dataset, also of one that has no states."""
+    assert small(state_key="observation.state").state_key is None
+    assert small(state_key="observation.state", proprio=True, state_dim=2).state_key == "observation.state"
 
 
 def test_features_of_a_network_are_projected_by_each_member_for_itself():

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 import lattok
+from lattok.cli import main
 from lattok.convert import moto_lam
 from lattok.hub.checkpoint import Join
 from lattok.hub.weights import Size, plan_module
@@ -207,6 +208,12 @@ def test_published_labels_had_a_random_order_of_patches(case):
     drawn = [values[f"shuffled.indices_seed{seed}"] for seed in (0, 1)]
     assert not torch.equal(*drawn)
     assert all(0.3 < (codes == values["indices"]).float().mean() < 1 for codes in drawn)
+
+
+def test_labels_are_the_same_at_every_call(case):
+    model = moto_lam(case.file)
+    first, second = model.encode_pixels(case.pairs), model.encode_pixels(case.pairs)
+    assert torch.equal(first.latents, second.latents)
 
 
 @pytest.mark.parametrize("encoder", ["in the file", "of transformers"])
@@ -618,3 +625,14 @@ def test_pixels_of_other_shapes_are_one_line():
     for pixels in (torch.zeros(4, 2, 3, 32, 16), torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8)):
         refused(re.escape(expected), model.encode_pixels, pixels)
     refused("`pixels`", model.encode_pixels, torch.zeros(2, 3, 32, 32))
+
+
+def test_the_command_line(case, tmp_path, capsys):
+    out = tmp_path / "lam"
+    assert main(["convert", "moto-lam", str(case.file), str(out), "--cameras", "top", "--stride", "0.5s"]) == 0
+    text = capsys.readouterr().out
+    assert f"Found: {case.config['m_former']['query_num']} codes of {case.config['vector_quantizer']['n_e']}," in text
+    assert "published labels were drawn with a random one" in text
+    assert torch.equal(lattok.load(out).encode_pixels(case.pairs).codes, case.values["indices"])
+    assert main(["convert", "moto-lam", str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "expected a folder with model.safetensors" in capsys.readouterr().err

@@ -116,6 +116,15 @@ def test_a_mask_of_other_words_is_refused():
         lam.encode_features(lam.frame_features(batch().frames), torch.zeros(12, 5, 768), torch.ones(12, 4))
 
 
+def test_features_of_other_precision_and_arrays():
+    lam = make().eval()
+    features = lam.frame_features(batch().frames)
+    assert torch.equal(lam.encode_features(features.double()).latents, lam.encode_features(features).latents)
+    assert np.array_equal(lam.encode_features(features.numpy()).latents, lam.encode_features(features).latents)
+    video = batch().frames[:, 0]
+    assert np.array_equal(lam.label_video(video.numpy(), 2).codes, lam.label_video(video, 2).codes)
+
+
 def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
     lam = make("futures", loss_additivity=0.0)
     three, learner = batch(later=3), PairLearner(lam)
@@ -202,6 +211,15 @@ def test_stage_2_takes_codebook_and_queries_of_stage_1():
     refused("`env_codebook`", lambda: lam.take_environment(make("robust")))
 
 
+def test_labels_ignore_an_autocast_around_them():
+    lam = make("robust")
+    lam.train()(batch())
+    before = lam.encode(batch().frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = lam.encode(batch().frames)
+    assert torch.equal(inside.latents, before.latents)
+
+
 @pytest.mark.parametrize("levels", [1, 3])
 def test_quantized_is_the_sum_of_the_codes_rows(levels):
     lam = make("robust", tokens=levels)
@@ -235,6 +253,12 @@ def test_a_gap_is_frames_seconds_or_the_models_own():
         found, wanted = lam.label_video(video, gap, fps=10), lam.label_video(video, frames)
         assert np.array_equal(found.codes, wanted.codes)
     refused("`fps`", lam.label_video, video, "0.2s")
+
+
+def test_camera_axis_is_optional_with_one_camera():
+    lam = make(cameras=("front",))
+    frames = batch(cameras=1).frames
+    assert torch.equal(lam.encode(frames).codes, lam.encode(frames[:, :, 0]).codes)
 
 
 def test_environment_codebook_stays_frozen_but_teaches_the_encoder():
@@ -326,6 +350,12 @@ def test_timm_features_from_a_local_folder(tmp_path, monkeypatch):
     assert again.features.loaded
     pairs = batch(cameras=1).frames
     assert torch.equal(again.encode(pairs).codes, lam.eval().encode(pairs).codes)
+
+
+def test_an_empty_batch():
+    lam = make("robust")
+    lam.train()(batch())
+    assert lam.encode(batch().frames[:0]).codes.shape == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,11 @@ def test_any_number_of_patches_whatever_the_image_size_says(case, image_size):
     close(model.predict(values["features"][:, 0], out)[:, None], values["recon"])
 
 
+def test_with_every_default(case):
+    out = case.converted(stride="32").encode_features(case.values["features"])
+    assert torch.equal(out.codes, case.values["indices.control"])
+
+
 @pytest.mark.parametrize("block", [1, 2])
 def test_codes_do_not_depend_on_the_batch(case, block):
     model = case.converted()
@@ -209,6 +214,12 @@ def test_texts_of_different_length_use_their_own_masks_which_the_published_code_
     ours = stage1.converted().encode_features(values["features"], **words(stage1, "ragged")).latents
     assert (ours - values["ragged.latents"]).abs().amax((1, 2)).min() > 0.1
     close(ours, values["aligned.latents"])
+
+
+def test_a_mask_of_ones_is_no_mask(stage1):
+    model, values = stage1.converted(), stage1.values
+    masked = model.encode_features(values["features"], **words(stage1, "full"))
+    assert torch.equal(masked.latents, model.encode_features(values["features"], values["lang_features"]).latents)
 
 
 def test_stages_of_stage_1(stage1):
