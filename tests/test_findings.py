@@ -50,6 +50,12 @@ def test_each_has_the_form(script):
     assert not re.search(r"/(?:work|home|root|tmp)/", shell + code)
 
 
+def test_packages_do_not_hold_them():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'packages = ["lattok"]' in text
+    assert "findings" not in text[text.index("[tool.hatch.build.targets.sdist]") : text.index("[tool.ruff]")]
+
+
 def test_each_row_of_the_table_is_shown_by_what_exists():
     rows = [
         line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")

@@ -1,6 +1,8 @@
 """Faster labellers: labels equal in float32, near in bfloat16, which they say."""
 
+import copy
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,21 @@ def test_bfloat16_is_near_and_says_so(variant):
     assert 0 < (rounded.latents - exact.latents).abs().mean() < 0.1 * spread
     assert labeller.describe()["precision"] == "bfloat16"
     assert lam.describe() == {**labeller.describe(), "precision": "float32"}
+
+
+def test_a_labeller_keeps_its_weights_and_survives_pickling():
+    lam, frames = make(), video(12)
+    pairs = frames.unflatten(0, (6, 2))
+    expected = lam.label_video(frames, 5)
+    labeller = lattok.for_inference(lam)
+    with torch.no_grad():
+        lam.encoder.queries.zero_()
+    again = pickle.loads(pickle.dumps(labeller))
+    for one in (labeller, again, copy.copy(labeller)):
+        assert torch.equal(one.label_video(frames, 5).latents, expected.latents)
+    torch.testing.assert_close(labeller.encode(pairs).latents[0], labeller.label_video(frames[:2], 1).latents[0])
+    assert labeller.stride_frames(10) == lam.stride_frames(10)
+    assert labeller.resize(video(2, size=40)[:, 0].numpy()).shape == (2, 32, 32, 3)
 
 
 def test_wrong_ways_say_what_to_do():

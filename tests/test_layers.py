@@ -31,6 +31,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"recipes"}),
     frozenset({"convert", "cli"}),
 )
+ROOMS = frozenset({"p2t", "moto", "clips", "inverse", "published"})  # of image_lam, over its `base`; none knows another
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 TOP = len(LEVELS) - 1
@@ -101,6 +102,40 @@ def violations(name: str, tree: ast.Module, homes: dict[str, str] | None = None)
     return sorted(found)
 
 
+def between_rooms(name: str, tree: ast.Module) -> list[str]:
+    """What a module of image_lam imports although its room forbids it, one line each."""
+    package, room = name.split(".")[1], name.split(".")[2]
+    if package != "image_lam" or room not in ROOMS | {"base"}:
+        return []
+    parts = [(line, target.split(".")) for line, target in targets(name, tree, lattok.HOMES)]
+    others = {(line, part[2]) for line, part in parts if part[:2] == ["lattok", "image_lam"] and len(part) > 2}
+    allowed = {room, "base"}
+    return sorted(f"{name}:{line}: {room} imports {other}" for line, other in others if other not in allowed)
+
+
+def test_rooms_of_latent_action_models_know_their_base_alone():
+    trees = {name: tree for name, tree in sources() if name.count(".") > 1}
+    wrong = [line for name, tree in trees.items() for line in between_rooms(name, tree)]
+    assert not wrong, "\n".join(wrong)
+    assert {name.split(".")[2] for name in trees if name.startswith("lattok.image_lam.")} == ROOMS | {
+        "__init__",
+        "base",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("lattok.image_lam.p2t.model", "from lattok.image_lam.moto.model import MotoLAM"),
+        ("lattok.image_lam.base.trained", "from lattok.image_lam.p2t import model"),
+        ("lattok.image_lam.published.adaworld", "import lattok.image_lam.p2t.convert"),
+        ("lattok.image_lam.base.trained", "from lattok.image_lam import ImageLAM"),
+    ],
+)
+def test_a_wrong_import_between_rooms_is_found(name: str, source: str):
+    assert between_rooms(name, ast.parse(source))
+
+
 def test_every_module_has_a_level():
     unplaced = top_modules() - FRONT - LEVEL_OF.keys()
     assert not unplaced, f"give these a place in LEVELS: {sorted(unplaced)}"
@@ -139,6 +174,26 @@ def test_imports_point_downwards():
 )
 def test_a_wrong_import_is_found(name: str, source: str):
     assert violations(name, ast.parse(source), homes={"open_dataset": "lattok.data"})
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        (
+            "lattok.data.formats.lerobot",
+            "from lattok import types\nfrom ..hub import save\nimport torch",
+        ),
+        ("lattok.data.formats.lerobot", "from .schema import Schema\nfrom lattok.data import windows"),
+        ("lattok.hub", "from lattok import __version__"),
+        ("lattok.nn.quantize", "from lattok.nn.blocks import MLP"),
+        ("lattok.training.runlog", "from .quantize import usage"),
+        ("lattok.image_lam.published.lapa", "from lattok.image_lam import features"),
+        ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
+        ("lattok.utils.checks", "import lattokens\nfrom data import x"),
+    ],
+)
+def test_a_right_import_passes(name: str, source: str):
+    assert not violations(name, ast.parse(source), homes={"open_dataset": "lattok.data"})
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
@@ -211,3 +266,9 @@ def test_front_files_load_nothing_heavy():
     for name, tree in sources():
         if name in ("lattok.__init__", "lattok.__main__", "lattok.version"):
             assert loaded_at_import(tree) <= sys.stdlib_module_names | {"lattok"}  # see also test_import.py
+
+
+def test_what_a_file_loads_is_read_right():
+    source = "import os\nif TYPE_CHECKING:\n    import torch\ntry:\n    import numpy\nexcept E:\n    pass"
+    source += "\ndef f():\n    import av"
+    assert loaded_at_import(ast.parse(source)) == {"os", "numpy"}

@@ -10,10 +10,11 @@ import torch
 
 import lattok
 from lattok import LattokError, UniformBins
-from lattok.data import inspect_dataset
+from lattok.data import inspect_dataset, open_dataset
 from lattok.hub import FAMILIES
 from lattok.hub.client import ASSETS, SAMPLES
-from lattok.labels import with_labels
+from lattok.labels import LatentSpec, with_labels
+from tests.data.formats.test_video_folder import write_video
 
 
 @pytest.fixture
@@ -106,6 +107,14 @@ def test_strides_and_rates_beyond_sense_are_refused_where_a_model_is_read(tmp_pa
     assert len(str(caught.value)) < 400
 
 
+def test_so_are_strides_of_labels_and_rates_of_videos(tmp_path):
+    with pytest.raises(LattokError, match="`stride`: expected at most 1,000,000,000, got"):
+        LatentSpec("steps", stride=2**40)
+    write_video(tmp_path / "a.mp4", fps=2_000_000)
+    with pytest.raises(LattokError, match="`fps`: expected the frame rate, which these videos do not tell"):
+        open_dataset(tmp_path)
+
+
 def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
@@ -117,6 +126,11 @@ def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatc
     assert [*lattok.list_models("*lam*")] == ["sample/lam"]
     assert [*lattok.list_models("uniform-bins")] == ["model"]
     assert lattok.list_models(folder=tmp_path / "model") == lattok.list_models("sample/*")
+
+
+def test_a_policy_says_what_it_is():
+    said = repr(lattok.load("sample/policy"))
+    assert "la_direct: 8 actions of x, y, z, gripper, from observation.images.corner2, observation.images.grip" in said
 
 
 def test_a_model_of_video_says_what_it_is_and_predicts_later_frames():

@@ -55,6 +55,10 @@ def test_every_notebook_says_what_a_reader_needs(name):
     assert any("what would be wrong" in cell.source.lower() for cell in cells)
 
 
+def test_the_folder_stays_small():
+    assert notebooks.size_problems(notebooks.FOLDER) == []
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
@@ -68,6 +72,17 @@ def folder(built, tmp_path):
     for path in built.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
+
+
+def test_short_mode_changes_what_asides_say():
+    """And readers see neither these nor the cells that check."""
+    book = notebooks.jupytext.reads(TINY, fmt="py:percent")
+    (first, check, _) = [cell.source for cell in notebooks.shortened(book).cells if cell.cell_type == "code"]
+    assert 'mode = "short"\n' in first
+    assert check == 'pass\nassert mode in ("full", "short")'
+    texts = [cell.source for cell in notebooks.shown(notebooks.jupytext.reads(TINY, fmt="py:percent")).cells]
+    assert 'mode = "full"\nprint' in texts[1]
+    assert not any("assert" in text for text in texts)
 
 
 def test_building_stores_outputs_and_picture_without_progress(folder):
@@ -133,3 +148,21 @@ def test_badges_lead_to_what_is_there(monkeypatch):
     place = "https://colab.research.google.com/github/org/lattok/blob/main/examples/notebooks/train_and_judge.ipynb"
     assert notebooks.badges().endswith(f"colab-badge.svg)]({place})")
     assert (notebooks.FOLDER / "train_and_judge.ipynb").is_file()
+
+
+def test_another_picture_a_missing_file_and_too_large_a_folder_are_found(folder, monkeypatch):
+    (folder / "tiny.png").write_bytes(b"other")
+    assert notebooks.problems(folder, "tiny") == ["tiny.png is not the picture of tiny.ipynb"]
+    (folder / "tiny.ipynb").unlink()
+    assert notebooks.problems(folder, "tiny") == ["tiny.ipynb is missing"]
+    monkeypatch.setattr(notebooks, "LIMIT", 10)
+    assert "more than" in notebooks.size_problems(folder)[0]
+
+
+def test_a_cell_that_warns_stops_a_run(tmp_path):
+    (tmp_path / "loud.py").write_text('# %%\nimport warnings\n\nwarnings.warn("careful")\n')
+    run = [sys.executable, SCRIPT, "run", "--folder", tmp_path]
+    ended = subprocess.run(run, capture_output=True, text=True, cwd=notebooks.ROOT)
+    assert ended.returncode == 1
+    assert "cell 0 warns" in ended.stderr
+    assert "careful" in ended.stderr

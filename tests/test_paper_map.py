@@ -35,11 +35,21 @@ def find(name):
     raise AssertionError(name)
 
 
+def test_there_are_names():
+    assert len(NAMES) > 40
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_exists(name):
     if name.startswith("lattok.backbones.hf"):
         pytest.importorskip("transformers")
     find(name)
+
+
+def test_names_that_do_not_exist_would_be_noticed():
+    for name in ("lattok.vla.supervision.no_loss", "lattok.vla.config.VLAConfig.nothing"):
+        with pytest.raises(AttributeError):
+            find(name)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:2]).strip())
@@ -72,6 +82,10 @@ def test_the_prompt_is_the_papers():
     assert PROMPT.format(task="Stack the bowls.", horizon="H") == (
         "Stack the bowls. Please predict the next H robot actions:"
     )
+
+
+def test_no_strategy_is_missing():
+    assert NUMBERS.keys() == STRATEGIES.keys()
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -9,20 +9,25 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.annotation import annotate, assembly, engines, units
+import lattok.annotation as module
+from lattok.annotation import LocalEngine, annotate, assembly, engines, labels, units
+from lattok.annotation.labels import Work
 from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
+from lattok.labels.spec import Options
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, tree
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, stop, tree
 
 
 def test_labels_follow_the_contract(source, tmp_path):
@@ -98,6 +103,20 @@ def test_provenance(source, tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
+def test_the_description_of_old_columns_stays(make_dataset, tmp_path):
+    """Hugging Face `datasets` goes by the type of a column that it does not name."""
+    dataset = make_dataset([5], cameras=False)
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    features = {name: {"dtype": "x", "_type": "Value"} for name in table.column_names}
+    described = {"huggingface": json.dumps({"info": {"features": features}}), "other": "kept"}
+    pq.write_table(table.replace_schema_metadata(described), path)
+    out = annotate(open_dataset(dataset.root), {"tok": FakeTokenizer()}, tmp_path / "out")
+    schema = pq.read_schema(next((out / "data").rglob("*.parquet")))
+    assert {"tok.codes", "tok.valid"} < {*schema.names}
+    assert schema.metadata == {name.encode(): value.encode() for name, value in described.items()}
+
+
 def test_units_are_runs_of_whole_episodes(source):
     planned = plan_units(source, 20)
     assert [e for unit in planned for e in unit.episodes] == list(range(7))
@@ -119,6 +138,29 @@ def test_a_file_of_labels_ends_with_the_episode_that_fills_it(monkeypatch):
         (1, files[1], 0, 15, (2, 3)),
         (2, files[2], 0, 1, (4,)),
     ]
+
+
+def one_unit(work, unit):
+    ((_, labelled),) = LocalEngine().label(work, [unit])
+    return labelled
+
+
+def test_a_unit_depends_on_its_arguments_only(source):
+    planned = plan_units(source, 20)
+    forward = [one_unit(Work(source, MODELS, Options()), unit) for unit in planned]
+    backward = [one_unit(Work(open_dataset(source.root), MODELS, Options()), unit) for unit in planned[::-1]][::-1]
+    for one, other in zip(forward, backward, strict=True):
+        assert not one.failures
+        for name, values in one.rows.items():
+            np.testing.assert_array_equal(values, other.rows[name])
+
+
+def test_a_label_depends_on_its_episode_only(source, tmp_path, monkeypatch):
+    large = annotate(source, MODELS, tmp_path / "large")
+    monkeypatch.setattr(module, "UNIT_FRAMES", 1)
+    small = annotate(source, MODELS, tmp_path / "small")
+    for folder in ("data", "videos"):
+        assert tree(small / folder) == tree(large / folder)
 
 
 def interrupted(monkeypatch, function: str, after: int) -> None:
@@ -172,6 +214,56 @@ def test_two_at_once(source, tmp_path):
 
     annotate(source, MODELS, tmp_path / "out", progress=again)
     assert tree(tmp_path / "out") == tree(annotate(source, MODELS, tmp_path / "alone"))
+
+
+def test_another_plan_starts_over(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, "label_decoded", 3)
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "again"))
+
+
+def test_a_kill_after_the_last_rename_is_cleaned_up(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Staging, "remove", stop)
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    assert annotate(source, MODELS, tmp_path / "out") == tmp_path / "out"
+    assert tree(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny"]
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_kill_while_the_folder_is_removed_is_cleaned_up(source, tmp_path, monkeypatch, after):
+    calls = iter(range(100))
+
+    def killed(function):
+        def wrapper(*args, **kwargs):
+            if ".out.partial" in str(args[0]) and staging_is_removed and next(calls) >= after:
+                raise Stop
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    staging_is_removed: list[int] = []
+    real = module.Staging.remove
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module.Staging, "remove", lambda *args, **options: staging_is_removed.append(1) or real(*args, **options)
+        )
+        for owner, name in ((shutil, "rmtree"), (Path, "unlink"), (Path, "rmdir")):
+            patch.setattr(owner, name, killed(getattr(owner, name)))
+        with suppress(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    if (tmp_path / ".out.partial/done").exists():
+        annotate(source, MODELS, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    left = tmp_path / ".out.partial"
+    assert not left.exists() or not list(left.iterdir())
 
 
 def test_ctrl_c_keeps_the_work_and_says_so(source, tmp_path, monkeypatch):
@@ -274,6 +366,19 @@ def test_a_data_file_without_episodes(source, tmp_path):
         annotate(source, MODELS, tmp_path / "out")
 
 
+def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
+    expected = tree(annotate(source, MODELS, tmp_path / "one_by_one"))
+    work = Work(source, MODELS, Options())
+    alone = {index: one_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
+    monkeypatch.setattr(engines, "AHEAD_FRAMES", 10**6)  # everything at once
+    monkeypatch.setattr(labels, "PIECE_FRAMES", 4)
+    monkeypatch.setattr("lattok.utils.parallel.cores", lambda: 5)
+    assert tree(annotate(open_dataset(source.root), MODELS, tmp_path / "ahead")) == expected
+    rows = open_dataset(tmp_path / "ahead").columns(3, ["latent.embedding"])["latent.embedding"]
+    (unit,) = (unit for unit in plan_units(source, 20) if unit.episodes == (3,))
+    np.testing.assert_array_equal(rows, alone[unit.number]["latent.embedding"].reshape(25, 2))
+
+
 def test_ctrl_c_stops_the_threads(source, tmp_path):
     class Interrupted(FakeLAM):
         def label_video(self, frames, stride):
@@ -283,6 +388,18 @@ def test_ctrl_c_stops_the_threads(source, tmp_path):
         annotate(source, {"latent": Interrupted()}, tmp_path / "out")
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lattok")]
     annotate(source, {"latent": FakeLAM()}, tmp_path / "out")
+
+
+def test_weights_are_hashed_once(source, tmp_path):
+    calls = []
+
+    class Counting(FakeLAM):
+        def describe(self):
+            calls.append(1)
+            return super().describe()
+
+    annotate(source, {"latent": Counting()}, tmp_path / "out")
+    assert calls == [1]
 
 
 def test_a_model_without_codes(source, tmp_path):
@@ -318,6 +435,14 @@ def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_pat
         assert not rows["latent.embedding"][-1].any()  # the last frame with itself
 
 
+def test_videos_shorter_than_the_stride(make_dataset, tmp_path):
+    message = r"`stride`: .*got 3 frames \(0\.3 s\), which leaves 0 of 8\. The largest usable gap is 1 "
+    with pytest.raises(LattokError, match=message):
+        annotate(make_dataset([3, 2, 3]), {"latent": FakeLAM()}, tmp_path / "out")
+    with pytest.raises(LattokError, match="The episodes are too short for pairs"):
+        annotate(make_dataset([1, 1], name="single"), {"latent": FakeLAM()}, tmp_path / "out")
+
+
 def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
     class AnySize(FakeLAM):
         def resize(self, frames):
@@ -335,6 +460,13 @@ def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
         source.frames(6)
     labelled = open_dataset(annotate(source, {"latent": AnySize()}, tmp_path / "out"))
     assert not labelled.columns(6, ["latent.embedding"])["latent.embedding"].reshape(8, 2)[:, 1].any()
+
+
+@pytest.mark.parametrize("threads", [0, 1025, 10**25])
+def test_numbers_of_threads_that_no_machine_has(source, tmp_path, threads):
+    """What `annotate` takes, `verify` takes from the record."""
+    with pytest.raises(LattokError, match="`threads`: expected "):
+        annotate(source, MODELS, tmp_path / "out", threads=threads)
 
 
 @pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])
@@ -406,3 +538,12 @@ def test_progress_counts_frames(source, tmp_path):
     )
     assert seen[-1] == (70, 70)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_labels_of_a_unit_are_arrow_columns_of_fixed_width(source, tmp_path):
+    out = annotate(source, MODELS, tmp_path / "out")
+    schema = pq.read_schema(next((out / "data").rglob("*.parquet")))
+    assert schema.field("tok.codes").type == pa.list_(pa.int64(), 2)
+    assert schema.field("latent.codes").type == pa.int64()  # LeRobot's shape (1,) is a scalar column
+    assert schema.field("latent.valid").type == pa.bool_()
+    assert schema.field("latent.embedding").type == pa.list_(pa.float32(), 2)

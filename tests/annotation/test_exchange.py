@@ -10,7 +10,7 @@ from lattok.annotation import annotate, units
 from lattok.data import open_dataset
 from lattok.utils import output
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, Stop, tree
+from tests.annotation.fakes import MODELS, Stop, stop, tree
 
 
 @pytest.fixture(params=["one step", "three renames"])
@@ -79,3 +79,15 @@ def test_killed_around_the_exchange(source, out, monkeypatch, exchange, after):
         again(source, out)
     assert tree(out) == expected
     assert sorted(path.name for path in out.parent.iterdir()) == ["out", "tiny", "whole"]
+
+
+def test_the_same_command_cleans_up_after_a_late_kill(source, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(units.Staging, "remove", stop)
+        with pytest.raises(Stop):
+            again(source, out)
+    assert out.with_name(".out.partial").exists()
+    after = tree(out)
+    assert again(source, out) == out
+    assert tree(out) == after
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "tiny"]

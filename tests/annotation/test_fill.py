@@ -1,6 +1,7 @@
 """`annotate --as actions`: unknown actions are filled in, what was measured stays, and all of it is said."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
 from lattok.data.content import content_of
 from lattok.data.episodes import read_vectors, split_by_task, unmeasured
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
 from lattok.labels.spec import inferred_episodes, measured_episodes
@@ -127,6 +129,28 @@ def test_unknown_actions_are_filled_and_measured_ones_stay_bit_for_bit(tmp_path)
         assert new.read(columns=others).equals(old.read(columns=others), check_metadata=False)
 
 
+def test_one_network_alone_does_not_say_how_sure_it_is(tmp_path):
+    out = annotate(open_dataset(write(tmp_path / "data")), model(members=1), tmp_path / "out", fill=True)
+    assert "inferred.action" in open_dataset(out).features
+    assert "inferred.confidence" not in open_dataset(out).features
+
+
+def test_statistics_are_those_of_the_filled_column(tmp_path):
+    source, idm = open_dataset(write(tmp_path / "data")), model()
+    out = annotate(source, idm, tmp_path / "out", fill=True)
+    every = np.concatenate(expected(source, idm)).astype(np.float64)
+    told = json.loads((out / "meta" / "stats.json").read_text())["action"]
+    np.testing.assert_allclose(told["mean"], every.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(told["std"], every.std(0), rtol=1e-5)
+    assert told["count"] == [len(every)]
+    (path,) = (out / "meta/episodes").rglob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    for row, wanted in zip(rows, expected(source, idm), strict=True):  # LeRobot's tools merge these
+        np.testing.assert_allclose(row["stats/action/mean"], wanted.astype(np.float64).mean(0), rtol=1e-5, atol=1e-6)
+        assert row["stats/action/count"] == [len(wanted)]
+    assert pq.read_schema(path).equals(pq.read_schema(next((source.root / "meta/episodes").rglob("*.parquet"))))
+
+
 def test_provenance_says_it_and_verify_makes_it_again(tmp_path):
     idm = model()
     idm.save_pretrained(tmp_path / "idm")
@@ -173,6 +197,21 @@ def test_a_dataset_without_the_column_gets_it(tmp_path):
         np.testing.assert_array_equal(ours, joined.columns(episode.index, ["action"])["action"])
 
 
+def test_a_part_of_a_lerobot_dataset_without_the_column_gets_it_too(tmp_path):
+    root = write(tmp_path / "data")
+    info = json.loads((root / "meta" / "info.json").read_text())
+    del info["features"]["action"]
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    for path in sorted((root / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["action"]), path)
+    source, idm = open_dataset(root), model()
+    out = open_dataset(annotate(source, idm, tmp_path / "out", fill=True))
+    assert out.features["action"] == Feature("float32", (3,), ("x", "y", "z"))
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        np.testing.assert_array_equal(out.columns(episode.index, ["action"])["action"], wanted)
+
+
 def test_columns_that_are_joined_are_filled_each(tmp_path):
     """What was measured stays in its own columns, and what was inferred comes into them, in the right order."""
     idm, joined = model(), {"columns": {"action": ["move.xy", "move.grip"]}}
@@ -204,9 +243,41 @@ def test_columns_that_are_joined_are_filled_each(tmp_path):
         assert not verify(dataset, {"inferred": idm}).holds
 
 
+def test_a_joined_column_may_have_the_name_of_one_of_its_parts(tmp_path):
+    idm, joined = model(), {"columns": {"action": ["grip", "action"]}}
+    data = write_parts(tmp_path / "data", action=Feature("float32", (2,), None), grip=Feature("float32", (1,), None))
+    source = open_dataset(data, **joined)
+    out = annotate(source, idm, tmp_path / "out", fill=True)
+    described, plain = open_dataset(out, **joined), open_dataset(out)
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        np.testing.assert_array_equal(described.columns(episode.index, ["action"])["action"], wanted)
+        np.testing.assert_array_equal(plain.columns(episode.index, ["action"])["action"], wanted[:, 1:])
+    assert verify(described, {"inferred": idm}).holds
+    assert verify(plain, {"inferred": idm}).holds
+    assert inferred_episodes(plain, "grip", plain.episodes) == [1, 2]
+
+
+def test_an_export_of_joined_columns_is_checked_by_the_joined_one(tmp_path):
+    idm, joined = model(), {"columns": {"action": ["grip", "action"]}}
+    data = write_parts(tmp_path / "data", action=Feature("float32", (2,), None), grip=Feature("float32", (1,), None))
+    out = annotate(open_dataset(data, **joined), idm, tmp_path / "out", fill=True)
+    copied = export(open_dataset(out, **joined), tmp_path / "copy", images="image").path
+    assert verify(open_dataset(copied), {"inferred": idm}).holds
+
+
 def test_dimensions_in_another_order_are_not_filled(tmp_path):
     with pytest.raises(LattokError, match="`action`: expected z, y, x in this order, as in training, got x, y, z"):
         annotate(write(tmp_path / "data"), model(action_names=("z", "y", "x")), tmp_path / "out", fill=True)
+
+
+@pytest.mark.parametrize("format", ["lerobot", "rlds"])
+def test_an_export_knows_what_was_inferred(format, tmp_path):
+    filled = open_dataset(annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True))
+    copied = export(filled, tmp_path / "copy", format=format).path
+    if format == "lerobot":  # whose tools drop files that they do not know
+        (copied / "meta/lattok.json").unlink()
+    left = open_dataset(copied)
+    assert inferred_episodes(left, "action", left.episodes) == [1, 2]
 
 
 def test_labels_beside_a_dataset_fill_it_as_it_was(tmp_path):
@@ -267,6 +338,22 @@ def test_null_in_some_rows_is_damage_as_nan_is(tmp_path):
         read_vectors(open_dataset(data), "action_key", "action", open_dataset(data).episodes, missing=True)
 
 
+@pytest.mark.parametrize("kind", ["lam", "idm", "vla"])
+def test_models_learn_the_same_where_null_is_unknown(kind, tmp_path):
+    plain, nulls = write(tmp_path / "nan/data"), with_nulls(write(tmp_path / "null/data"), "list cells")
+    small = {"steps": 2, "batch_size": 4, "device": "cpu", "episodes": "0:4"}
+    pixels = {"features": "pixels", "image_size": 16}
+    recipes: dict[str, tuple] = {
+        "lam": (lattok.ImageLAMRecipe, "tiny+robust", {**pixels, "labelled_fraction": 1.0}),
+        "idm": (lattok.InverseDynamicsRecipe, "tiny", {**pixels, "channels": (8,), "members": 1}),
+        "vla": (lattok.VLARecipe, "scratch", {"strategy": "baseline", "horizon": 4}),
+    }
+    recipe, preset, options = recipes[kind]
+    made = (recipe.from_preset(each, each.with_name("m"), preset, **small, **options) for each in (plain, nulls))
+    first, second = (lattok.train(each).state_dict() for each in made)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_a_column_of_whole_numbers_in_the_files_is_not_rounded(tmp_path):
     data = write(tmp_path / "data")
     for path in (data / "data").rglob("*.parquet"):
@@ -276,6 +363,28 @@ def test_a_column_of_whole_numbers_in_the_files_is_not_rounded(tmp_path):
         pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
     with pytest.raises(LattokError, match="`action`: expected floats, to fill in inferred ones, got list<"):
         annotate(data, model(), tmp_path / "out", fill=True)
+
+
+def test_a_file_in_which_no_action_can_be_read_ends_nothing(tmp_path):
+    """Neither its statistics nor those of its episodes can be renewed: the rest is filled, and it is said."""
+    data = write(tmp_path / "data", data_file_mb=0.001)
+    source = open_dataset(data)
+    whole = open_dataset(annotate(source, model(), tmp_path / "whole", fill=True))
+    corrupt_page(source.data_file(1), "action")
+    with pytest.warns(UserWarning, match=r"not episode 1 \(cannot read `action`"):
+        out = open_dataset(annotate(data, model(), tmp_path / "out", fill=True))
+    for episode in (0, 2, 3):
+        np.testing.assert_array_equal(
+            out.columns(episode, ["action"])["action"], whole.columns(episode, ["action"])["action"]
+        )
+
+
+def test_a_damaged_page_of_actions_ends_nothing(tmp_path):
+    data = write(tmp_path / "data")
+    corrupt_page(next((data / "data").rglob("*.parquet")), "action")
+    with pytest.warns(UserWarning, match="`action` in rows"):
+        out = annotate(data, model(), tmp_path / "out", fill=True)
+    assert open_dataset(out).columns(3, ["inferred.action"])["inferred.action"].shape == (LENGTHS[3], 3)
 
 
 def test_statistics_of_episodes_that_are_to_be_renewed_are_read_first(tmp_path, monkeypatch):
@@ -308,6 +417,14 @@ def test_whole_numbers_are_not_filled(tmp_path):
         open_dataset(data, columns={"action": [["arm"]]})
 
 
+def test_what_was_inferred_is_known_without_the_record_too(tmp_path):
+    """Tools of LeRobot drop files in meta/ that they do not know."""
+    out = annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True)
+    (out / "meta/lattok.json").unlink()
+    left = open_dataset(out)
+    assert inferred_episodes(left, "action", left.episodes) == [1, 2]
+
+
 def test_a_column_is_filled_once(tmp_path):
     data, idm = write(tmp_path / "data"), model()
     filled = annotate(data, idm, tmp_path / "filled", fill=True)
@@ -337,6 +454,20 @@ def test_states_and_tasks_reach_the_model(tmp_path):
     states = source.columns(1, ["observation.state"])["observation.state"]
     wanted = idm.infer_actions(frames, 1, task="lift", states=states).actions
     np.testing.assert_array_equal(out.columns(1, ["action"])["action"], wanted)
+
+
+def test_policies_learn_from_a_filled_dataset(tmp_path):
+    out = annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True)
+    options = {"strategy": "baseline", "steps": 2, "batch_size": 4, "horizon": 4, "device": "cpu", "episodes": "0:4"}
+    policy = lattok.train(lattok.VLARecipe.from_preset(out, tmp_path / "policy", "scratch", **options))
+    assert policy.config.action_dim == 3
+    assert policy.trained_on["inferred_actions"] == {"episodes": 2, "of": 4}
+    said = "The actions of 2 of 4 episodes that it learned from were inferred, not measured"
+    assert said in (tmp_path / "policy" / "README.md").read_text()
+    report = lattok.evaluate(lattok.load(tmp_path / "policy"), write(tmp_path / "truth", {0, 1, 2, 3}), episodes="0")
+    assert said in {verdict.text for verdict in report.verdicts}
+    recipe = lattok.VLARecipe.from_preset(out, tmp_path / "few", "scratch", **options, action_episodes="0,1")
+    assert lattok.train(recipe).trained_on["inferred_actions"] == {"episodes": 1, "of": 4}
 
 
 @pytest.mark.parametrize("filled", [False, True])
@@ -419,6 +550,34 @@ def test_a_column_that_is_there_under_another_name_is_not_inferred(asked, there,
     assert open_dataset(out).features["expert"].shape == (3,)
 
 
+def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, idm = write(tmp_path / "data"), model()
+    idm.save_pretrained("idm")
+    fill = ActionEvidence.use.split(": lattok ")[1].removesuffix(".")  # as a report says
+    for name, place in {"DATASET": "data", "MODEL": "idm", "--out filled": "--out out"}.items():
+        fill = fill.replace(name, place)
+    assert main(fill.split()) == 0
+    said = capsys.readouterr().out
+    assert "Actions were unknown in 2 of 4 episodes; the others keep theirs.\n" in said
+    (check,) = re.findall("Check them: lattok (.*)", said)
+    assert check == "verify out --model idm --prefix inferred"
+    assert main(check.split()) == 0
+    for episode, wanted in zip(open_dataset(data).episodes, expected(open_dataset(data), idm), strict=True):
+        np.testing.assert_array_equal(open_dataset("out").columns(episode.index, ["action"])["action"], wanted)
+    assert main(["annotate", "data", "--model", "idm", "--as", "words", "--out", "other"]) == 2
+    assert "`as`: expected one of latents, actions" in capsys.readouterr().err
+
+
+def test_an_earlier_latent_annotation_is_as_it_was(tmp_path):
+    """Without `fill` a model that infers actions writes columns and touches none."""
+    source, idm = open_dataset(write(tmp_path / "data")), model()
+    out = open_dataset(annotate(source, idm, tmp_path / "out"))
+    added = {f"latent.{name}" for name in ("action", "confidence", "embedding", "valid")}
+    assert out.features.keys() - source.features.keys() == added
+    assert np.isnan(out.columns(1, ["action"])["action"]).all()
+
+
 def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often(tmp_path):
     annotate(open_dataset(write(tmp_path / "data")), model(), tmp_path / "out", fill=True)
     filled = open_dataset(tmp_path / "out")
@@ -461,6 +620,19 @@ def test_the_command_weighs_what_was_inferred(tmp_path, capsys):
     words[2:5] = [str(write(tmp_path / "all", {0, 1, 2, 3})), "--out", str(tmp_path / "q")]
     assert main([*words, "--acted-share", "0.5"]) == 2
     assert "`acted_share` was given, but all actions are known" in capsys.readouterr().err
+
+
+def test_inspecting_says_whose_actions_nobody_knows(tmp_path):
+    found = inspect_dataset(open_dataset(write(tmp_path / "data", gap=True))).findings
+    told = [finding for finding in found if "action" in finding.what]
+    assert [finding.severity for finding in told] == ["error"] * 3 + ["note"]
+    assert "holds 6 values that are not finite, first in episode 1, frame 0" in told[0].what  # one frame is known
+    assert "Episodes whose actions are unknown: 1 (first: 2). All of their `action` are NaN" in told[-1].what
+
+
+@pytest.mark.parametrize(("offsets", "beyond"), [((-2, 0, 1), 1), ((-3, -1, 0), 0), ((-1, 0, 1, 2), 2)])
+def test_rows_are_valid_where_no_later_frame_is_beyond_the_end(offsets: tuple[int, ...], beyond: int):
+    assert model(offsets=offsets, stride="2").later_frames(10) == 2 * beyond
 
 
 def test_a_stride_beyond_every_episode_is_refused_before_training(tmp_path, capsys):

@@ -6,16 +6,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import lattok.annotation as module
 from lattok.annotation import annotate, label
 from lattok.annotation.labels import Work
-from lattok.data import open_dataset
+from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, stop, tree
+from tests.conftest import CAMERAS
 
 
 def broken_episodes(source, path: Path) -> list[int]:
@@ -76,6 +78,29 @@ def test_a_repaired_source_fills_the_gaps(source, torn, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "tiny"]
 
 
+def test_labels_of_a_damaged_image_are_the_same_again(tmp_path, rng, monkeypatch):
+    """Reasons stand in the output, and decide whether there is anything new: they may not differ from run to run."""
+    features = {key: Feature("image", (32, 32, 3), None) for key in CAMERAS}
+    with LeRobotWriter.create(tmp_path / "data", 10, features) as writer:
+        for length in (6, 9):
+            shape = (length, 32, 32, 3)
+            writer.add_episode({}, {key: rng.integers(0, 255, shape, dtype=np.uint8) for key in CAMERAS}, "push")
+    (path,) = (tmp_path / "data/data").rglob("*.parquet")
+    table = pq.read_table(path)
+    place, images = table.column_names.index(CAMERAS[0]), table[CAMERAS[0]].to_pylist()
+    images[8]["bytes"] = b"no image"
+    damaged = pa.array(images, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), damaged), path)
+    for name in ("one", "other"):
+        run(open_dataset(tmp_path / "data"), tmp_path / name, {"latent": FakeLAM()})
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+    (gap,) = json.loads((tmp_path / "one/meta/lattok.json").read_text())["latent"]["unlabelled"]
+    assert gap["episodes"] == [1]
+    assert "frame 2: not a readable JPEG or PNG image (it begins like neither)" in gap["reason"]
+    monkeypatch.setattr(module, "assemble", lambda *_: pytest.fail("there was nothing new"))
+    assert not run(open_dataset(tmp_path / "data"), tmp_path / "one", {"latent": FakeLAM()}).complete
+
+
 def corrupt_page(path: Path, column: str) -> None:
     """Overwrite the pages of a column of the first row group."""
     metadata = pq.ParquetFile(path).metadata.row_group(0)
@@ -85,6 +110,25 @@ def corrupt_page(path: Path, column: str) -> None:
     data = bytearray(path.read_bytes())
     data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("column", ["timestamp", "frame_index", "index", "task_index"])
+def test_rows_without_a_place_are_said_before_anything_is_labelled(source, tmp_path, monkeypatch, column):
+    """Labelling may take days, and no output can be put together after it."""
+    path = source.data_file(source.episodes[-1].index)
+    corrupt_page(path, column)
+    monkeypatch.setattr(FakeTokenizer, "latent_actions", stop)
+    with pytest.raises(LattokError, match=rf"{path}: `{column}` of row group \d is damaged\. Without it rows have no"):
+        annotate(open_dataset(source.root), {"tok": FakeTokenizer()}, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("name", ["stats.json", "lattok.json"])
+def test_metadata_that_the_output_needs_is_read_first_as_well(source, tmp_path, monkeypatch, name):
+    (source.root / "meta" / name).write_text("{")
+    monkeypatch.setattr(FakeTokenizer, "latent_actions", stop)
+    with pytest.raises(LattokError, match=name):
+        annotate(open_dataset(source.root), {"tok": FakeTokenizer()}, tmp_path / "out")
 
 
 def test_a_damaged_page_of_actions(source, tmp_path):
@@ -104,6 +148,25 @@ def test_a_damaged_page_of_actions(source, tmp_path):
     assert np.isnan(labelled.columns(group, ["action"])["action"]).all()  # nobody knows them any more
     (unreadable,) = json.loads((tmp_path / "out/meta/lattok.json").read_text())["tok"]["unreadable"]
     assert unreadable["column"] == "action"
+
+
+def test_a_damaged_page_that_no_label_needs(source, tmp_path):
+    corrupt_page(source.data_file(3), "reward")
+    result = run(open_dataset(source.root), tmp_path / "out")
+    assert not result.unlabelled
+    assert not result.complete
+    assert "all episodes labelled; `reward` in rows 0 to" in result.report()
+    labelled = open_dataset(tmp_path / "out")
+    assert labelled.columns(3, ["tok.valid"])["tok.valid"].all()
+
+
+@pytest.mark.parametrize("column", ["episode_index", "index"])
+def test_without_its_index_a_file_cannot_be_placed(source, tmp_path, column):
+    corrupt_page(source.data_file(3), column)
+    with pytest.raises(LattokError, match=column) as error:
+        run(open_dataset(source.root), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_where_nothing_succeeds_nothing_is_written(source, tmp_path):
@@ -134,6 +197,16 @@ def test_what_is_not_about_the_data_stops_early(make_dataset, tmp_path, monkeypa
     assert run(dataset, tmp_path / "out", {"tok": Lost()}).complete
 
 
+def test_many_damaged_episodes_at_the_start(make_dataset, tmp_path):
+    dataset = make_dataset([7] * 50, video_file_mb=0.012)
+    first = dataset.video_span(0, dataset.cameras[0])[0]
+    first.write_bytes(first.read_bytes()[:300])
+    lost = broken_episodes(dataset, first)
+    assert 20 < len(lost) < 50
+    result = run(open_dataset(dataset.root), tmp_path / "out", {"latent": FakeLAM()})
+    assert set(result.unlabelled["latent"]) == set(lost)
+
+
 def test_a_later_loss_costs_no_labels(source, tmp_path):
     first, second = (source.video_span(index, source.cameras[0])[0] for index in (0, 6))
     kept = {path: path.read_bytes() for path in (first, second)}
@@ -157,6 +230,20 @@ def test_what_the_user_changed_in_the_output_stays(source, torn, tmp_path):
     with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
         run(open_dataset(source.root), tmp_path / "out")
     assert (tmp_path / "out/README.md").read_text() == "mine"
+
+
+def test_a_column_that_is_repaired_comes_into_the_output(source, tmp_path):
+    video, data = source.video_span(6, source.cameras[0])[0], source.data_file(0)
+    video.unlink()
+    content = data.read_bytes()
+    corrupt_page(data, "reward")
+    assert run(open_dataset(source.root), tmp_path / "out").unreadable
+    data.write_bytes(content)
+    result = run(open_dataset(source.root), tmp_path / "out")
+    assert not result.unreadable
+    assert result.unlabelled
+    assert np.isfinite(open_dataset(tmp_path / "out").columns(0, ["reward"])["reward"]).all()
+    assert "unreadable" not in (tmp_path / "out/meta/lattok.json").read_text()
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(source, tmp_path):
@@ -212,6 +299,30 @@ def test_what_is_pickled_among_finished_units_is_not_run(source, tmp_path, monke
         annotate(source, MODELS, tmp_path / "out")
     assert tree(annotate(source, MODELS, tmp_path / "out")) == expected
     assert not Path("was-run").exists()
+
+
+def test_another_request_keeps_finished_units(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out", embedding=False)
+    labelled = []
+    real = module.engines.label_decoded
+    monkeypatch.setattr(module.engines, "label_decoded", lambda w, u, f: labelled.append(u) or real(w, u, f))
+    annotate(source, MODELS, tmp_path / "out")
+    assert not labelled
+
+
+@pytest.mark.parametrize("name", ["theirs", "lock", "done"])
+def test_a_folder_of_somebody_else_is_not_touched(source, tmp_path, name):
+    """Names are no proof: the files say themselves that lattok wrote them."""
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / name).write_text("kept")
+    with pytest.raises(LattokError, match="is in the way and was not made by lattok"):
+        annotate(source, MODELS, tmp_path / "out")
+    assert (tmp_path / ".out.partial" / name).read_text() == "kept"
 
 
 def test_an_episode_is_tried_twice(source, tmp_path):

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from lattok.action_vq import UniformBins
-from lattok.annotation import RayEngine, annotate, engines
+from lattok.annotation import RayEngine, annotate, engines, label
+from lattok.annotation.labels import Work
 from lattok.cli import main
+from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
@@ -98,6 +100,23 @@ def test_a_worker_that_is_killed_changes_nothing(source, tmp_path, cluster):
 
 
 @pytest.mark.slow
+def test_a_unit_that_kills_its_workers_is_left_out(source, tmp_path, cluster):
+    result = label(Work(source, {"tok": Deadly([25])}, Options()), tmp_path / "ray", engine=RayEngine(workers=2))
+    assert list(result.unlabelled["tok"]) == [3]
+    assert "the worker died" in result.report()
+    assert "3 times" in result.report()
+
+
+@pytest.mark.slow
+def test_an_episode_that_cannot_be_read(source, tmp_path, cluster):
+    source.video_span(6, source.cameras[1])[0].unlink()
+    local = label(Work(source, MODELS, Options()), tmp_path / "local")
+    over_ray = label(Work(source, MODELS, Options()), tmp_path / "ray", engine=RayEngine(workers=2))
+    assert over_ray.unlabelled == local.unlabelled != {}
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers(source, tmp_path, cluster):
     class Slow(FakeTokenizer):
         def latent_actions(self, chunks, valid=None):
@@ -126,6 +145,25 @@ def stop(self, number):  # while this process waits in C for the worker
 engines._Pool._spawn = stop
 sys.exit(main())
 """
+# Ray starts for as long as one likes, with a handler in C that ends the process with a stack, as Ray's own does
+STARTING = """
+import ctypes, faulthandler, os, resource, signal, sys, time, types
+from lattok.annotation import engines
+from lattok.cli import main
+
+def init(**_):
+    if "fails" in sys.argv[-1]:
+        raise OSError("no room")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGTERM, ctypes.cast(libc.abort, ctypes.c_void_p))
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+
+engines._ray = lambda: types.SimpleNamespace(is_initialized=lambda: False, init=init)
+sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -146,6 +184,20 @@ def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(words, 
     for out, rest in (("out", words), ("local", words[:4])):
         assert main([*rest, "--out", str(tmp_path / out)]) == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "local")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="commands are watched on Linux")
+def test_sigterm_while_ray_starts(words, tmp_path):
+    run = subprocess.run([sys.executable, "-c", STARTING, *words, "--out", str(tmp_path / "out")], **CAPTURED)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert re.fullmatch("(note: .*\n)*\nlattok: interrupted; run the same command again\n", run.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ray_that_cannot_start_here(words, tmp_path):
+    run = subprocess.run([sys.executable, "-c", STARTING, *words, "--out", str(tmp_path / "fails")], **CAPTURED)
+    assert run.returncode == 2
+    assert run.stderr.endswith("\nlattok: `engine`: Ray cannot start here: no room.\n")
 
 
 def test_what_ray_cannot_do(source, tmp_path, cluster):

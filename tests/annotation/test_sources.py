@@ -107,6 +107,15 @@ def test_a_real_recording_with_one_flipped_bit(tmp_path):
     assert entry["episodes"] == [3]
 
 
+def test_libero_demonstrations(tmp_path):
+    pytest.importorskip("h5py")
+    (tmp_path / "libero").mkdir()
+    for name in ("open", "close"):
+        write_libero(tmp_path / "libero" / f"{name}_demo.hdf5", f"{name} the drawer", lengths=(8, 9, 12))
+    dataset = open_dataset(tmp_path / "libero")
+    check(dataset, {"latent": small_lam("agentview_rgb"), "tok": bins_of(dataset, 2)}, tmp_path / "labels")
+
+
 POSE = [{"part": "position", "mode": "absolute"}]
 
 
@@ -143,6 +152,11 @@ def write_videos(root: Path, sizes=((32, 48), (40, 32))) -> None:
         encoder = VideoWriter(root / f"wave/{i}.mp4", 10, size, "h264", 1)
         encoder.add(np.cumsum(rng.integers(0, 9, (14, *size, 3)), axis=0).astype(np.uint8))
         encoder.close()
+
+
+def test_videos_of_several_sizes(tmp_path):
+    write_videos(tmp_path / "videos")
+    check(open_dataset(tmp_path / "videos"), {"latent": small_lam("video")}, tmp_path / "labels")
 
 
 def test_a_video_that_cannot_be_listed(tmp_path):

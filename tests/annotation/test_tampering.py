@@ -1,5 +1,6 @@
 """What `verify` says of a filled dataset that was altered: a table of alterations, and what cannot be told is said."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lattok.action_vq import UniformBins
 from lattok.annotation import annotate, verify
 from lattok.data import export, open_dataset
+from lattok.labels import with_labels
+from lattok.labels.sharing import listing
 from lattok.samples import ActionWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, write_json
@@ -204,12 +208,32 @@ def test_what_verify_says(alteration, out):
     assert found.holds == (said is None or not said.startswith("-")), found.render()
 
 
+def test_what_is_not_compared_is_said(out):
+    assert "Not compared: statistics, other columns, and what the model does not read" in verify(
+        out, {"inferred": model()}
+    ).render().replace("\n", " ")
+
+
 @pytest.mark.parametrize("odd", [{"digests": "AA", "episodes": [[0, 0]]}, {"digests": "é", "episodes": []}, {}])
 def test_an_odd_record_is_one_line(odd, out):
     fills(lambda own: own.update(measured=odd))(out)
     with pytest.raises(LattokError, match="`measured` in `fills`: expected digests of episodes") as error:
         verify(open_dataset(out), {"inferred": model()})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runs", [[[3, 1]], [[0]], [[-1, 2]], [[2, 3], [0, 1]], [["a", 1]], "all"])
+def test_odd_runs_are_one_line(runs, out):
+    fills(lambda own: own.update(filled=runs))(out)
+    with pytest.raises(LattokError, match="`inferred.fills` in .*: expected a column, and runs of episodes, got"):
+        verify(open_dataset(out), {"inferred": model()})
+
+
+@pytest.mark.parametrize("rate", ["30", None, -1, []])
+def test_an_odd_rate_is_one_line(rate, out):
+    as_json(out, "lattok.json", lambda record: record["inferred"]["dataset"].update(fps=rate))
+    with pytest.raises(LattokError, match="`inferred.dataset.*: expected "):
+        verify(open_dataset(out), {"inferred": model()})
 
 
 def test_a_record_of_fills_beside_a_tokenizer_is_said(make_dataset, tmp_path):
@@ -239,9 +263,52 @@ def test_an_export_says_what_was_measured_before_it(format, episodes, out, tmp_p
     assert f"- action: 1 episode is not as measured, first {3 if whole else 2}" in said("b")
 
 
+def test_a_push_takes_the_record_along(filled):
+    assert "meta/lattok.json" in listing(filled).sent
+
+
 def test_an_export_in_another_space_cannot_be_compared_and_says_so(out, tmp_path):
     plane, opened = {"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}
     spaces: dict = {"action_space": {"action": [plane, opened]}}
     spaces |= {"actions": {"as": [plane, {**opened, "convention": "closed_is_1"}]}}
     copied = export(open_dataset(out, **spaces), tmp_path / "copy", images="image").path
     assert "? action: an export converted it to another space. Verify" in verify(copied, {"inferred": model()}).render()
+
+
+def test_labels_in_a_folder_know_what_was_measured_in_the_dataset(tmp_path):
+    data = export(write(tmp_path / "a"), tmp_path / "rlds", format="rlds", images="image").path
+    labels = annotate(data, model(), tmp_path / "labels", fill=True)
+    (path,) = (labels / "labels").rglob("*.parquet")
+    kept = path.read_bytes()
+
+    def said() -> str:
+        return verify(with_labels(data, labels), {"inferred": model()}).render()
+
+    def one(key: str, value: object) -> Callable[[dict[str, np.ndarray]], None]:
+        return lambda columns: columns[key].__setitem__(rows(1), value)
+
+    assert "+ action: as it was measured, in 2 episodes" in said()
+    edit(labels, one(MARK, False), "labels")
+    assert "- inferred.filled: 1 episode is marked otherwise, first 1" in said()
+    path.write_bytes(kept)
+    edit(labels, one(READ, 3), "labels")
+    assert "- inferred.action: largest deviation" in said()
+    path.write_bytes(kept)
+    cells("action", 0, lambda own: own + 1)(tmp_path / "a")
+    shutil.rmtree(tmp_path / "rlds")
+    export(tmp_path / "a", tmp_path / "rlds", format="rlds", images="image")
+    assert "- action: 1 episode is not as measured, first 0" in said()
+
+
+def test_states_that_the_model_reads_are_part_of_what_is_compared(tmp_path):
+    idm = model(proprio=True, state_dim=2)
+    idm.state_normalizer.fit(torch.randn(20, 2, generator=torch.Generator().manual_seed(3)))
+    out = annotate(write(tmp_path / "data"), idm, tmp_path / "out", fill=True)
+    assert verify(out, {"inferred": idm}).holds
+    cells("observation.state", 1, lambda own: own * np.arange(len(own))[:, None])(out)
+    assert "- inferred.action: largest deviation" in verify(out, {"inferred": idm}).render()
+
+
+def test_the_record_is_small(filled):
+    """Eight characters for an episode that was measured: 1 MB for 130,000 of them."""
+    assert len(json.loads((filled / "meta/lattok.json").read_text())["inferred"]["fills"]["measured"]["digests"]) == 16

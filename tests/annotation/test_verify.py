@@ -1,6 +1,7 @@
 """Verification: it holds for labels as they were made, and says what is wrong with others."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
@@ -117,6 +118,15 @@ def test_rounding_is_no_difference(labelled, deviation, sign):
     assert f"{sign} tok.embedding: largest deviation" in result.render()
 
 
+def test_a_dataset_that_the_model_cannot_read_is_named(labelled):
+    lam = FakeLAM()
+    lam.cameras = ("front", "wrist", "top")
+    result = verify(labelled, {"latent": lam})
+    assert not result.holds
+    assert "- the model does not fit the dataset: `dataset`: expected the 3 cameras" in result.render()
+    assert "labelled again" not in result.render()
+
+
 def test_columns_that_went_missing(labelled):
     info = read_json(labelled.root / "meta/info.json")
     del info["features"]["latent.env.codes"]
@@ -125,6 +135,26 @@ def test_columns_that_went_missing(labelled):
     text = verify(open_dataset(labelled.root), {"latent": FakeLAM()}).render()
     assert "- column latent.env.codes is missing" in text
     assert "- column latent.codes is int64 [2], not int64 [1]" in text
+
+
+def test_columns_that_are_not_declared(labelled):
+    """What nothing says of is not compared: codes could be anything."""
+    columns = read_json(labelled.root / "meta/lattok.json")["tok"]["columns"]
+    change(labelled, "tok", columns={})
+    text = verify(labelled, {"tok": FakeTokenizer()}).render()
+    for name in ("codes", "embedding", "quantized", "valid"):
+        assert f"- column tok.{name} is not declared" in text
+    info = read_json(labelled.root / "meta/info.json")
+    del info["features"]["tok.codes"]
+    write_json(labelled.root / "meta/info.json", info)
+    change(labelled, "tok", columns={name: facts for name, facts in columns.items() if name != "tok.codes"})
+    text = verify(open_dataset(labelled.root), {"tok": FakeTokenizer()}).render()
+    assert "- column tok.codes is neither there nor declared, but the model gives it" in text
+
+
+def test_columns_of_a_longer_prefix_are_its_own(labelled, tmp_path):
+    more = annotate(labelled, {"latent.two": FakeTokenizer()}, tmp_path / "more", embedding=False)
+    assert verify(more, {"latent": FakeLAM(), "latent.two": FakeTokenizer()}).holds
 
 
 @pytest.mark.parametrize("facts", [{"codebook_size": 512}, {"vectors": 3, "latent_dim": 2}, {"per_step": True}])
@@ -170,6 +200,21 @@ def test_episodes_without_labels_are_mentioned(labelled):
     assert "46 frames of 3 of 4" in text
 
 
+def test_gaps_are_drawn_by_seed(labelled, monkeypatch):
+    """No choice of places for stolen labels is safe from every seed."""
+    monkeypatch.setattr(sys.modules["lattok.annotation.verify"], "MAX_GAPS", 1)
+    change(labelled, "tok", unlabelled=[{"episodes": [0, 1, 2], "reason": "a damaged file"}])
+    found = [verify(labelled, {"tok": FakeTokenizer()}, seed=seed).render() for seed in range(12)]
+    named = {episode for text in found for episode in re.findall(r"codes: episode (\d) counts", text)}
+    assert named == {"0", "1", "2"}
+
+
+def test_frames_that_were_encoded_anew(labelled):
+    change(labelled, "latent", frames="source")
+    text = verify(labelled, {"latent": FakeLAM()}).render()
+    assert "- not checked: labels were made from frames that were encoded again since" in text
+
+
 def test_a_damaged_source_is_a_finding(labelled):
     labelled.video_span(0, labelled.cameras[0])[0].unlink()
     result = verify(open_dataset(labelled.root), {"latent": FakeLAM()})
@@ -207,6 +252,31 @@ def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labell
             return {"type": "fake", "weights_sha256": "f" * 64}
 
     assert "- weights_sha256 was 0, here ffff" in verify(dataset, {"tok": Other()}).render()
+
+
+def test_label_columns_about_which_nothing_is_known_are_labelled_again(labelled):
+    (labelled.root / "meta/lattok.json").unlink()
+    info = read_json(labelled.root / "meta/info.json")
+    del info["features"]["tok.valid"]["info"]
+    write_json(labelled.root / "meta/info.json", info)
+    dataset = open_dataset(labelled.root)
+    assert verify(dataset, {"latent": FakeLAM()}).holds
+    with pytest.raises(LattokError, match=r"labels of .* \(latent\), got 'tok'\. .* annotate again") as error:
+        verify(dataset, MODELS)
+    assert "\n" not in str(error.value)
+    del info["features"]["latent.valid"]["info"]
+    write_json(labelled.root / "meta/info.json", info)
+    with pytest.raises(LattokError, match=r"described its labels was lost\. Run lattok annotate, if need be again"):
+        verify(labelled.root, MODELS)
+
+
+def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_path):
+    """LeRobot merges only datasets of equal features: nothing that differs between them may stand there."""
+    one = annotate(make_dataset([6], name="one"), MODELS, tmp_path / "a")
+    other = annotate(make_dataset([9, 4], name="other"), MODELS, tmp_path / "b")
+    notes = [read_json(root / "meta/info.json")["features"] for root in (one, other)]
+    assert notes[0] == notes[1]
+    assert notes[0]["tok.valid"]["info"]["lattok"]["spec"]["horizon"] == 4
 
 
 @pytest.mark.parametrize(

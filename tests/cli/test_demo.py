@@ -2,11 +2,13 @@
 
 import io
 import os
+import shutil
 import signal
 import time
 from contextlib import redirect_stdout
 
 import pytest
+import torch
 
 import lattok
 from lattok.cli import demo, main
@@ -97,6 +99,17 @@ def test_killed_before_anything_and_before_the_first_checkpoint_it_goes_on(small
     assert not list((tmp_path / "demo").glob(".*"))
 
 
+def test_killed_when_all_was_done_it_goes_on(small_demo, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "demo", ignore=shutil.ignore_patterns("dataset"))
+    with monkeypatch.context() as patch:
+        patch.setattr("lattok.annotation.units.Staging.remove", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            small_demo(tmp_path / "demo")
+    assert (tmp_path / "demo/.dataset.partial").is_dir()
+    small_demo(tmp_path / "demo")
+    assert not list((tmp_path / "demo").glob(".*"))
+
+
 def test_a_folder_of_something_else_is_refused(small_demo, whole, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/thesis.tex").write_text("years of work")
@@ -107,3 +120,26 @@ def test_a_folder_of_something_else_is_refused(small_demo, whole, tmp_path):
     with pytest.raises(LattokError, match="`seed`: expected at most "):
         small_demo(tmp_path / "new", seed=10**25)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine(
+    small_demo, tmp_path, monkeypatch, fast
+):
+    recipes = []
+
+    def train(recipe, resume, resume_command):
+        recipes.append(recipe)
+        assert resume_command.startswith(f"lattok demo --out {tmp_path / 'demo'} ")
+
+    monkeypatch.setattr(lattok, "train", train)
+    monkeypatch.setattr(demo, "judge", lambda *a, **o: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        small_demo(tmp_path / "demo", fast=fast)
+    assert [(recipe.loop.trial, recipe.loop.threads) for recipe in recipes] == [(fast, 1)] * 2
+
+
+def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
+    monkeypatch.setattr(demo, "devices", lambda: [torch.device("xpu:0"), torch.device("cpu")])
+    demo._what_next("pixels")
+    assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out

@@ -305,6 +305,26 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
         assert "toy/left" in said([*shlex.split(each.replace("TASKS", "toy").replace("DATASET", shown)), *few])
 
 
+@pytest.mark.ci
+def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
+    root = str(make_dataset([14, 15, 13, 14, 16, 12, 14, 13] * 2, tasks=("lift",)).root)
+    split = "5 of 16 episodes judge (11, 12, 13, 14 and 1 more), the others train"
+    assert f"  held out  {split}\n" in said(["inspect", root])
+    main(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    assert f": {split}\n" in capsys.readouterr().err
+    assert json.loads(Path("lam/training.json").read_text())["episodes"] == [[0, 10]]
+    for words in (["evaluate", "lam", root], ["compare", root, "--models", "lam"]):
+        assert "interval (R²" not in plain(said([*words, "--device", "cpu"]))
+    assert json.loads(Path("lam/report/report.json").read_text())["provenance"]["split"]["held_out"] == [*range(11, 16)]
+    options = ["--device", "cpu", "--episodes", "15"]
+    verb = ["compare", root, "--models", "lam"]
+    alone = plain(said([*verb, "--out", "alone", *options]))
+    assert "only one episode was held out, and fewer than five episodes have no interval" in alone
+    again = re.findall("Run: (lattok compare .*?) Of the", alone)[0]
+    assert shlex.split(again) == ["lattok", *verb]
+    assert "held out, and fewer" not in plain(said(f"{again} --out again --device cpu"))
+
+
 def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: Callable, said: Said):
     """With its own options, and judged by those left out, with the options of the case."""
     root = str(make_dataset([14] * 15, tasks=("lift",)).root)
@@ -323,6 +343,18 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
     assert shlex.split(then) == ["lattok", "evaluate", "my lam-again", root, "--action-key", "observation.state"]
 
 
+def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said):
+    root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
+    few = (
+        "2 of 6 episodes judge (4, 5), the others train; too few for intervals: record 15 episodes or more, of which 5"
+    )
+    assert few.replace(";", "") in plain(said(["inspect", root]))
+    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
+    assert "That cannot be told: only 2 episodes were held out, and fewer than five episodes have no interval" in report
+    assert "Record 15 episodes or more, of which 5 judge." in report
+
+
 def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said: Said):
     root = str(make_dataset([12, 15, 11, 14, 12, 13]).root)
     trained = said(["train", "image-lam", root, "--out", "lam", "--episodes", "1:3", "--steps", "6", *SMALL])
@@ -330,6 +362,15 @@ def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said
     assert judge == f"lattok evaluate lam {root} --episodes 0:1,3:6"
     said(f"{judge} --device cpu")
     assert "4 held-out episodes; 2 others for probes" in Path("lam/report/report.html").read_text()
+
+
+def test_what_nobody_knows_judges_no_actions(said: Said, tmp_path: Path):
+    root = str(write_filled(tmp_path / "data", {0, 1, 3}))
+    small = "--preset tiny --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu"
+    for given in ("0:1,3:4", "0,3"):
+        trained = said(f"train idm {root} --out idm{len(given)} --episodes {given} {small}")
+        assert after("Judge it", trained) == f"lattok evaluate idm{len(given)} {root} --episodes 1:2"
+    assert "cannot be told" in said(f"{after('Judge it', trained)} --device cpu")
 
 
 def test_inspect_names_an_inverse_model_where_it_can_learn(said: Said, tmp_path: Path):

@@ -248,6 +248,14 @@ def test_absolute_actions_are_read_at_every_rate_that_has_the_gap(tmp_path):
     assert check_rate(model, fast) is None
 
 
+def test_a_model_that_does_not_know_its_rate_says_so_once(tmp_path, capsys):
+    data = open_dataset(write(tmp_path / "data"))
+    for _ in range(2):
+        assert check_rate(lattok.load(inverse(tmp_path / "idm", fps=None)), data) is None
+    told = "idm does not say how many frames a second it learned from; data has 10, which is taken for the same"
+    assert capsys.readouterr().err == f"note: {told}\n"
+
+
 def test_a_model_of_a_mixture_is_for_the_rate_of_each_dataset(tmp_path, capsys):
     slow, fast = open_dataset(write(tmp_path / "slow")), open_dataset(write(tmp_path / "fast", fps=30.0))
     entries = [{"dataset": each.name, "fps": each.fps} for each in (slow, fast)]

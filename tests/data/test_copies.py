@@ -6,17 +6,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 import lattok
 from lattok.action_vq import UniformBins
 from lattok.data import Feature, LeRobotWriter, inspect_dataset, open_dataset, select_episodes, split_by_task
 from lattok.data.content import content_of, record_of
 from lattok.data.copies import copies_of, copies_text, known_to_differ
+from lattok.data.episodes import split_text
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.questions.history import overlap
 from lattok.recipes import recipe_for
 from lattok.recipes.held_out import held_out_episodes
 from tests.conftest import CAMERAS, put_video
+from tests.data.rlds_sample import episode as recorded
+from tests.data.rlds_sample import example, open_rlds, record, write_rlds
 
 TWICE = [0, 1, 2, 3, 4, 5] * 2
 PAIRS = tuple((i, i + 6) for i in range(6))
@@ -58,6 +62,15 @@ def test_copies_are_named_and_stay_together(tmp_path):
     assert sides(dataset, "100%") == {*train}
 
 
+@pytest.mark.parametrize("tasks", [("lift",), ("lift", "push"), ("a", "b", "c", "d", "e")])
+def test_a_split_without_copies_is_what_it_was(tmp_path, monkeypatch, tasks):
+    dataset = write(tmp_path / "once", range(6), tasks=tasks)
+    split = split_by_task(dataset)
+    assert copies_of(dataset) == ()
+    monkeypatch.setattr("lattok.data.episodes.first_of_copies", lambda dataset: {})
+    assert split_by_task(dataset) == split
+
+
 def test_rows_are_read_where_the_statistics_of_actions_agree_alone(tmp_path, monkeypatch):
     dataset, read = write(tmp_path / "some", [0, 1, 2, 3, 4, 5, 2]), list[list[int]]()
     columns_of = type(dataset).columns_of
@@ -92,6 +105,11 @@ def test_an_episode_that_was_cut_from_another_is_a_note(tmp_path, rng):
     assert copies_of(dataset) == ((3, 7),)
 
 
+def test_clean_datasets_have_neither_copies_nor_cuts(sample):
+    assert copies_of(sample) == ()
+    assert not [found for found in inspect_dataset(sample).findings if "in common" in found.what]
+
+
 def test_a_script_that_repeats_itself_in_other_scenes_is_judged_as_ever(tmp_path):
     """Its actions are the same in every episode, and there are no states, but each scene is another one."""
     dataset = write(tmp_path / "script", [3] * 10, picture=lambda place, number: place)
@@ -110,6 +128,16 @@ def test_other_states_are_another_episode(tmp_path):
     assert known_to_differ(dataset, 0, 6)
 
 
+def test_actions_that_nobody_knows_or_that_hardly_change_make_no_copies(make_dataset, tmp_path):
+    features = {"action": Feature("float32", (3,), None)}
+    with LeRobotWriter.create(tmp_path / "nan", 10.0, features) as writer:
+        for value in (np.nan, np.nan, 0.0, 0.0):
+            writer.add_episode({"action": np.full((12, 3), value)}, {}, "lift")
+    dataset = open_dataset(tmp_path / "nan")
+    assert copies_of(dataset) == ()
+    assert record_of(content_of(dataset, dataset.episodes)) == {}
+
+
 def test_videos_are_known_by_their_bytes(tmp_path):
     for i, name in enumerate(("a0", "a1", "a2", "a3")):
         (tmp_path / "v").mkdir(exist_ok=True)
@@ -123,6 +151,14 @@ def test_videos_are_known_by_their_bytes(tmp_path):
     assert verdicts(dataset, record_of(content), [[0, 3]], [4, 5]) == [
         ("2 of 2 held-out episodes equal training episodes: these figures are too good", False)
     ]
+
+
+def test_formats_without_statistics(tmp_path):
+    root = write_rlds(tmp_path / "rlds", (12, 9, 10))
+    (path,) = root.glob("*.tfrecord*")
+    same = record(example(recorded(0, 12)))
+    path.write_bytes(b"".join([same, record(example(recorded(1, 12))), same]))
+    assert copies_of(open_rlds(root)) == ((0, 2),)
 
 
 def verdicts(dataset, content, episodes, held_out):
@@ -144,6 +180,19 @@ def test_the_verdict_tells_copies_in_the_same_dataset(tmp_path):
     assert not known_to_differ(dataset, 0, 6)
 
 
+def test_a_copy_that_was_encoded_again_does_not_look_different(tmp_path, rng):
+    features = {"action": Feature("float32", (3,), None), CAMERAS[0]: Feature("video", (64, 64, 3), None)}
+    pixels = np.add.outer(np.arange(12) * 4, np.add.outer(np.arange(64), np.zeros((64, 3)))).astype(np.uint8)
+    actions = rng.standard_normal((12, 3))
+    with LeRobotWriter.create(tmp_path / "d", 10.0, features, video_codec="h264", encoder_threads=1) as writer:
+        for _ in range(3):
+            writer.add_episode({"action": actions}, {CAMERAS[0]: pixels}, "lift")
+            writer.add_episode({"action": rng.standard_normal((12, 3))}, {CAMERAS[0]: pixels[::-1]}, "lift")
+    dataset = open_dataset(tmp_path / "d")
+    assert not known_to_differ(dataset, 0, 4)
+    assert known_to_differ(dataset, 0, 1)
+
+
 def test_training_and_evaluation_say_so_and_nothing_is_judged_by_a_copy(tmp_path, capsys):
     dataset = write(tmp_path / "twice")
     recipe = recipe_for(UniformBins).from_preset(dataset.root, tmp_path / "tok", **OPTIONS, episodes="0:8")
@@ -158,3 +207,11 @@ def test_training_and_evaluation_say_so_and_nothing_is_judged_by_a_copy(tmp_path
     assert EvalOptions(episodes=[0, 7]).split(dataset).train == [2, 3, 4, 5, 8, 9, 10, 11]
     assert held_out_episodes(dataset, "0:2,4", "action") == [5, 11]
     assert held_out_episodes(dataset, "0:4", "action") == [4, 5, 10, 11]
+
+
+def test_a_dataset_of_one_episode_over_and_over_has_nothing_to_judge_by(tmp_path):
+    dataset = write(tmp_path / "same", [0] * 8)
+    assert copies_of(dataset) == (tuple(range(8)),)
+    assert "(0 = 1 = 2 = 3 = …)" in copies_text(dataset)
+    assert split_by_task(dataset) == ([*range(8)], [])
+    assert split_text(dataset).startswith("0 of 8 episodes judge, all train")

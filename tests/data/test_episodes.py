@@ -128,6 +128,14 @@ def test_episodes_whose_actions_nobody_measured_do_not_judge(filled: bool):
     assert split_by_task(with_actions(["a"] * 6, dict.fromkeys(range(6), NAN)))[1] == [4, 5]  # none was measured
 
 
+def test_actions_that_are_partly_nan_whole_numbers_or_cannot_be_read_change_nothing():
+    part = NAN.copy()
+    part[0] = 0
+    odd = {4: part, 5: np.zeros((5, 2), dtype=np.int64), 3: "cut short"}
+    for tasks in (["a"] * 6, ["a", "b", "c"] * 2):
+        assert split_by_task(with_actions(tasks, odd)) == split_by_task(episodes_of(tasks))
+
+
 def test_which_episodes_judge_is_said():
     assert split_text(episodes_of(["a"] * 50)) == "5 of 50 episodes judge (45, 46, 47, 48 and 1 more), the others train"
     few = "; too few for intervals: record 15 episodes or more, of which 5 judge"
@@ -155,6 +163,14 @@ def test_lists_of_ranges_against_python_sets(parts):
     else:
         with pytest.raises(LattokError, match="`episodes`: expected a choice of at least one episode"):
             indices(dataset, spec)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_choice_or_a_clear_error(text: str):
+    try:
+        assert indices(episodes_of(["a", "a", "b"]), text)
+    except LattokError as error:
+        assert str(error).startswith("`episodes`: expected")  # noqa: PT017
 
 
 @pytest.mark.parametrize(

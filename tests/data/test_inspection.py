@@ -18,7 +18,7 @@ from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from tests.conftest import put_video
-from tests.data.edits import set_column
+from tests.data.edits import edit_info, read_info, set_column
 from tests.real import BRIDGE, needs_real
 
 
@@ -37,6 +37,28 @@ def found(dataset: LeRobotV3) -> str:
     return "\n".join(f"{f.severity}: {f}" for f in inspect_dataset(dataset).findings)
 
 
+def test_the_sample(sample):
+    inspection = inspect_dataset(sample)
+    assert {finding.severity for finding in inspection.findings} == {"note"}
+    text = inspection.render()
+    assert max(map(len, text.splitlines())) <= 88
+    assert "episodes  50, 4,059 frames, 50.7 s at 80 fps" in text
+    assert "observation.images.corner2 128x128, 80 fps, av1" in text
+    assert "14 of 39 dimensions never change" in text
+    assert "27 of 50 episodes are shorter than 1 s" in text
+
+
+def test_a_clean_dataset_has_no_findings(make_dataset):
+    inspection = inspect_dataset(make_dataset([20, 30]))
+    assert inspection.findings == ()
+    assert inspection.render().endswith("Nothing found that would hurt.")
+
+
+def test_constant_dimensions(make_dataset):
+    dataset = replant(make_dataset([20, 30], cameras=False), "action", lambda a: a * [1, 0, 1])
+    assert "warning: `action`: 1 of 3 dimensions never change (y)." in found(dataset)
+
+
 def test_outliers_name_the_worst(make_dataset):
     def plant(actions):
         actions[24, 2] = 500.0
@@ -44,6 +66,23 @@ def test_outliers_name_the_worst(make_dataset):
 
     text = found(replant(make_dataset([20, 300], cameras=False), "action", plant))
     assert "warning: `action` (z) holds 1 wild value, the worst 500 in episode 1, frame 4" in text
+
+
+def test_a_gripper_that_rarely_closes_is_no_outlier(make_dataset):
+    def gripper(actions):
+        actions[:, 2] = np.arange(len(actions)) % 20 == 0
+        return actions
+
+    assert "wild" not in found(replant(make_dataset([200], cameras=False), "action", gripper))
+
+
+def test_nan(make_dataset):
+    def plant(actions):
+        actions[21:23, 0] = np.nan
+        return actions
+
+    text = found(replant(make_dataset([20, 30], cameras=False), "action", plant))
+    assert "error: `action` (x) holds 2 values that are not finite, first in episode 1, frame 1." in text
 
 
 def test_timestamps_of_another_rate(make_dataset):
@@ -83,6 +122,23 @@ def test_lengths_that_disagree_with_the_table(make_dataset):
     path = dataset.data_file(0)
     pq.write_table(pq.read_table(path).slice(0, 45), path)
     assert "expected 30 rows of episode 1, got 25" in found(open_dataset(dataset.root))
+
+
+def test_cameras_of_different_sizes(make_dataset):
+    dataset = make_dataset([20])
+    path = dataset.video_span(0, dataset.cameras[1])[0]
+    put_video(path, np.zeros((20, 16, 64, 3), dtype=np.uint8), fps=10)
+    assert "note: The cameras have different sizes." in found(dataset)
+
+
+def test_long_names_fit_the_terminal(make_dataset):
+    dataset = make_dataset([20, 30], tasks=["a very long instruction " * 20, "push"], cameras=False)
+    features = read_info(dataset.root)["features"]
+    features["action"]["names"] = ["robot0_eef_pos_0", "robot0_eef_pos_1", "left_arm_shoulder_pitch.position"]
+    edit_info(dataset.root, features=features)
+    text = inspect_dataset(open_dataset(dataset.root)).render()
+    assert max(map(len, text.splitlines())) <= 88
+    assert all(f" {name} " in text for name in ("robot…_pos_0", "robot…_pos_1", "left_…sition"))
 
 
 def test_options_restrict_and_say_what_they_would_do(make_dataset):
@@ -130,6 +186,31 @@ class Memory(RobotDataset):
         if index in self.broken:
             raise LattokError(self.broken[index])
         return np.zeros((len(indices), 1, 8, 6, 3), dtype=np.uint8)
+
+
+def test_a_source_of_any_format():
+    source = Memory([20, 30, 10])
+    source.damaged = (Damage(7, "shard-3: the CRC of record 2 is wrong. Copy it again."),)
+    source.left_out = {"observation.pointcloud": "a nested dataset of another length"}
+    source.broken = {1: "shard-0: record 1 of episode 1 is damaged."}
+    inspection = inspect_dataset(source)
+    text = " ".join(inspection.render().split())
+    assert text.startswith("in memory (rlds) episodes 3, 60 frames")
+    assert "observation.images.front 6x8, stored images" in text
+    assert "error Episode 7: shard-3: the CRC of record 2 is wrong." in text
+    assert text.count("error shard-0: record 1 of episode 1 is damaged.") == 1  # values and frames, said once
+    assert "`observation.pointcloud` is left out: a nested dataset of another length." in text
+    assert inspection.dimensions[0].maximum == max(source.values[i][:, 0].max() for i in (0, 2))
+
+
+def test_video_without_actions_says_what_still_works():
+    source = Memory([20, 20])
+    del source.features["action"]
+    source.kind, source.episodes = "video", tuple(Episode(i, 20, ()) for i in range(2))
+    text = " ".join(inspect_dataset(source).render().split())
+    assert "note There are no actions in this dataset. Latent action models of video can be trained" in text
+    assert "note 2 of 2 episodes have no language instruction (first: 0). If a model should be told" in text
+    assert "put captions.csv with the columns file and caption into the folder." in text
 
 
 def test_whole_numbers_are_actions_too():

@@ -143,3 +143,10 @@ def test_names_like_protocols_are_names(tmp_path, outside, unread, monkeypatch, 
     assert followed_by_ffmpeg(name)
     unread()
     assert not shows_canary(VideoFolder(".").frames(0))
+
+
+def test_a_name_like_a_web_address_is_not_asked_for(tmp_path, monkeypatch):
+    """`http:/127.0.0.1:9/a.mp4` in the current folder is a file; a server would refuse."""
+    write_video(tmp_path / "http:" / "127.0.0.1:9" / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert VideoFolder(".").frames(0).any()

@@ -1,6 +1,8 @@
 """Cameras stand for a model's in order: one of its own names at another's place is refused, wherever they meet."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.data.alike import check_cameras
+from lattok.data.alike import check_cameras, stand_ins
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ImageLAMRecipe
 from lattok.utils.checks import LattokError
@@ -47,6 +49,12 @@ def test_names_that_a_model_knows_keep_their_places(given, own, right):
     else:
         with pytest.raises(LattokError, match="in this order, as the model looks at them"):
             check_cameras(given.split(), own.split())
+
+
+def test_what_is_proposed_keeps_known_names_at_their_places():
+    dataset: Any = SimpleNamespace(cameras=("i.wrist", "i.side", "i.front"))
+    assert stand_ins(dataset, ["front", "top"]) == ["front", "wrist"]
+    assert stand_ins(dataset, ["top", "wrist", "front"]) == ["side", "wrist", "front"]
 
 
 def test_a_models_cameras_in_another_order_are_refused_by_every_command(tmp_path, capsys):

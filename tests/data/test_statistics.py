@@ -68,6 +68,16 @@ def test_averages_of_episodes_are_named_and_not_copied(tmp_path: Path):
         assert found(made) == []
 
 
+def test_a_quantile_beside_a_jump_is_no_finding(tmp_path: Path):
+    """LeRobot's histograms tell a rank to a hundredth: where 10 % of the rows are closed, q10 may be either."""
+    root = counting(tmp_path / "d")
+    for value in (-1.0, 0.3, 1.0):
+        store(root, "action", 1, q10=value)
+        assert found(root) == []
+    store(root, "action", 1, q50=0.0)
+    assert "gripper: q50 0, of the rows 1" in found(root)[0]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_spread_of_a_clock(dtype: str, tmp_path: Path):
     """LeRobot takes the mean of squares, whose digits do not reach: 13.50 where 8.66 is true."""

@@ -25,6 +25,8 @@ from lattok.training import RUN
 from lattok.training.runlog import METRICS
 from tests.action_vq.families import cases, fitted
 from tests.action_vq.walks import smooth
+from tests.backbones.conftest import need_transformers
+from tests.backbones.tiny import tiny_backbone
 from tests.conftest import CAMERAS
 from tests.gpu.conftest import GPU, ON, WARM, losses
 from tests.image_lam.clips.fakes import clip_lam, pixels
@@ -150,6 +152,25 @@ def test_policies(name: str):
     model = POLICIES[name]().eval()
     check(model, lambda m, x: m.predict_chunk(x), fakes.observation(model.config))
     check(model, lambda m, x: m.predict_chunk(x), fakes.batch(model.config))
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_policies_over_pretrained_backbones(family: str, tmp_path: Path):
+    need_transformers()
+    backbone = str(tiny_backbone(family, tmp_path / family))
+    model = fakes.policy("la_cond", backbone=backbone, camera_sizes=((16, 16), (16, 16))).train()
+    batch = model.prepared(fakes.batch(model.config))
+
+    def learn(policy: Any, given: Any) -> Any:
+        terms = policy(given)
+        torch.stack([weight * terms[name] for name, weight in policy.config.loss_weights.items()]).sum().backward()
+        return [p.grad for p in policy.parameters() if p.grad is not None]
+
+    ours, theirs = (
+        np.concatenate([x.ravel() for x in numbers(learn(*each))])
+        for each in ((there(model), there(batch)), (copy.deepcopy(model), batch))
+    )
+    assert np.linalg.norm(ours - theirs) < 1e-2 * np.linalg.norm(theirs)
 
 
 @pytest.mark.parametrize("name", ["lam", "vq", "bins"])

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from docs.model_pages import SYSTEMS
 from lattok.hub import HubModel
 from lattok.hub.model import FAMILIES
+from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import small_models
 
 FIGURES = {"error": 0.25, "error/kmeans": 0.5, "bits": 64, "note": "text", "odd": math.inf, 'a: "b"': 1e-7}
@@ -50,6 +51,14 @@ def test_the_hub_links_a_model_to_the_paper_that_it_comes_from(models):
     assert named - versions <= {getattr(family, "arxiv", "") for family in FAMILIES.values()}
 
 
+def test_a_card_without_figures_claims_no_results(models):
+    model = models["uniform-bins"]
+    model.evaluation = None
+    assert "model-index" not in facts(model.card("x"))
+    model.evaluation = {"headline": "Nothing in numbers.", "figures": {"note": "text"}}
+    assert "model-index" not in facts(model.card("x"))
+
+
 def test_the_code_of_every_card_runs(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, model in models.items():
@@ -69,3 +78,12 @@ def test_a_picture_goes_with_its_evaluation(models, tmp_path):
     again.save_card(tmp_path)
     assert not (tmp_path / "evaluation.svg").exists()
     assert "](evaluation.svg)" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_huge_picture_is_left_where_it_is(models, tmp_path):
+    folder = models["fsq"].save_pretrained(tmp_path)
+    (folder / "evaluation.svg").write_bytes(b" " * (2 << 20))
+    assert type(models["fsq"]).from_pretrained(folder).picture is None
+    (folder / "evaluation.json").write_text('{"dataset": 3}')
+    with pytest.raises(LattokError, match="`dataset` in `.*evaluation.json"):
+        type(models["fsq"]).from_pretrained(folder)

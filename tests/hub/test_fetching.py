@@ -21,12 +21,13 @@ from huggingface_hub import constants
 
 import lattok
 from lattok.action_vq import UniformBins
-from lattok.data import RobotDataset, open_dataset, select_episodes
+from lattok.data import RobotDataset, inspect_dataset, open_dataset, select_episodes
 from lattok.data.content import content_of, dataset_fingerprint, digests
 from lattok.hub.fetching import HubFiles, _quiet
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher, Request
 from tests.conftest import CAMERAS, write_dataset
+from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, WRITER, LocalHub, forget, serving, use
 
 LENGTHS = (6, 9, 7, 8)
@@ -78,6 +79,13 @@ def test_opening_fetches_meta_and_reading_an_episode_its_files_once(hub: LocalHu
     columns = again.columns(0, ["action"])  # needs no video
     assert list(hub.fetched()) == files_of(dataset, 0)[:1]
     np.testing.assert_array_equal(columns["action"], local.columns(0, ["action"])["action"])
+
+
+def test_one_camera_needs_one_video_under_any_name(hub: LocalHub):
+    view = open_dataset(REPO, cameras={"eye": CAMERAS[1]})
+    view.frames(1)
+    fetched = sorted(name for name in hub.fetched() if not name.startswith("meta/"))
+    assert fetched == [name for name in files_of(view, 1) if CAMERAS[0] not in name]
 
 
 def test_threads_fetch_a_file_once(hub: LocalHub, source: Path):
@@ -250,6 +258,13 @@ def test_who_ends_early_waits_for_no_download(hub: LocalHub, monkeypatch: pytest
     assert dataset.frames(1).shape[0] == LENGTHS[1]
 
 
+def test_a_revision_that_is_not_there(hub: LocalHub):
+    with pytest.raises(LattokError, match="'org/arm' at v9 could not be fetched: it has no revision 'v9'"):
+        open_dataset(REPO, revision="v9")
+    with pytest.raises(LattokError, match="'org/leg' could not be fetched: there is no such repository"):
+        open_dataset("org/leg")
+
+
 def test_a_bound_removes_what_was_not_used_for_longest(hub: LocalHub, source: Path, tmp_path: Path):
     local = open_dataset(source)
     sizes = {i: size_of(source, *files_of(local, i)) for i in range(4)}
@@ -279,10 +294,52 @@ def test_threads_claim_the_room_of_a_file_once(hub: LocalHub, source: Path):
     assert hub.fetched() == {name: size_of(source, name) for name in names}
 
 
+def test_files_that_were_there_before_are_used_and_stay(hub: LocalHub, source: Path, tmp_path: Path):
+    whole = huggingface_hub.snapshot_download(REPO, repo_type="dataset")
+    before = {path: path.stat().st_mtime_ns for path in Path(whole).rglob("*") if path.is_file()}
+    hub.fetched()
+    dataset = open_dataset(REPO, cache_gb=1e-9)  # a byte
+    for index in range(4):
+        dataset.frames(index)
+    assert hub.fetched() == {}
+    assert kept(tmp_path / "cache") == []
+    assert {path: path.stat().st_mtime_ns for path in Path(whole).rglob("*") if path.is_file()} == before
+
+
+def test_a_file_in_use_is_never_removed(hub: LocalHub, source: Path):
+    local = open_dataset(source)
+    videos = [max(size_of(source, name) for name in files_of(local, i)) for i in range(4)]
+    dataset = open_dataset(REPO, cache_gb=(max(videos) + 1) / 1e9)
+    path = dataset.files_of(0)[1]
+    with dataset.files.at_hand(path) as place:
+        for index in (1, 2, 3):
+            dataset.frames(index)
+        assert place.read_bytes() == (source / path.relative_to(dataset.root)).read_bytes()
+    dataset.frames(1)
+    assert not place.exists()
+
+
 def test_a_file_that_is_larger_than_the_bound(hub: LocalHub):
     dataset = open_dataset(REPO, cache_gb=1e-6)
     with pytest.raises(LattokError, match="`cache_gb`: expected at least .*, the size of .*, got 1e-06. Files are"):
         dataset.frames(0)
+
+
+def test_claims_of_killed_processes_and_old_parts_of_files_go(hub: LocalHub, source: Path, tmp_path: Path):
+    dataset = open_dataset(REPO, cache_gb=(size_of(source, *files_of(open_dataset(source), 0)) + 100) / 1e9)
+    cache = tmp_path / "cache" / "lattok-bounded"
+    (cache / "claims" / f"999999999999-{'f' * 64}").touch()
+    (other := cache / "claims" / ".nfs000000000001").touch()  # a file system's own
+    part = cache / "datasets--org--arm" / "blobs" / f"{'0' * 64}.12345678.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"0" * 10**6)
+    os.utime(part, (1e9, 1e9))
+    dataset.frames(0)
+    assert not part.exists()
+    assert list((cache / "claims").iterdir()) == [other]
+    hub.fetched()
+    dataset.frames(0)
+    assert hub.fetched() == {}
 
 
 READER = """
@@ -317,6 +374,17 @@ def test_processes_share_a_cache_that_is_too_small_for_them(hub: LocalHub, sourc
     assert sum(path.stat().st_size for path in kept(tmp_path / "cache")) <= room
 
 
+def test_inspection_looks_at_few_videos(hub: LocalHub, source: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lattok.data.inspection.FILES_FETCHED", 2)
+    dataset = open_dataset(REPO)
+    hub.fetched()
+    found = inspect_dataset(dataset)
+    videos = [name for name in hub.fetched() if name.startswith("videos/")]
+    assert videos == [name for i in (0, 3) for name in files_of(dataset, i) if name in videos] or len(videos) == 4
+    assert "frames from 2 of 4 files" in found.scope
+    assert [facts for _, facts in found.cameras] == [facts for _, facts in inspect_dataset(source).cameras]
+
+
 def test_annotation_fetches_what_it_copies(hub: LocalHub, source: Path, tmp_path: Path):
     actions = np.random.default_rng(0).standard_normal((64, 4, 3)).astype("float32")
     model = UniformBins.fit(actions, bins=8)
@@ -327,6 +395,18 @@ def test_annotation_fetches_what_it_copies(hub: LocalHub, source: Path, tmp_path
         (codes,) = annotated.columns(index, ["latent.codes"]).values()
         np.testing.assert_array_equal(codes, open_dataset(local).columns(index, ["latent.codes"])["latent.codes"])
         np.testing.assert_array_equal(annotated.frames(index), open_dataset(source).frames(index))
+
+
+def test_other_formats_and_forced_downloads_come_whole(hub: LocalHub, tmp_path: Path):
+    assert open_dataset(REPO, force_download=True).files.commit is None
+    names = {path.relative_to(hub.folder).as_posix() for path in hub.folder.rglob("*") if path.is_file()}
+    assert hub.fetched().keys() == names
+    shutil.rmtree(hub.folder)
+    write_rlds(hub.folder / "toy", [3])
+    hub.commit()
+    dataset = open_dataset(REPO, fps=5)
+    assert (dataset.kind, dataset.files.commit) == ("rlds", None)
+    assert len(hub.fetched()) == sum(path.is_file() for path in hub.folder.rglob("*"))
 
 
 def test_a_folder_of_a_repository_and_a_description(hub: LocalHub, source: Path, tmp_path: Path):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lattok
-from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ
+from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
 from lattok.hub import CONFIG, WEIGHTS, HubModel
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import tiny_lam
@@ -126,6 +126,12 @@ def test_configs_that_do_not_fit(folder, changes, text):
         lattok.load(folder)
 
 
+def test_a_patch_release_newer_is_fine(folder):
+    major, minor, patch = lattok.__version__.split(".")
+    edit_config(folder, lattok_version=f"{major}.{minor}.{int(patch) + 1}")
+    lattok.load(folder)
+
+
 def test_files_that_are_not_there_or_broken(folder, tmp_path):
     with pytest.raises(LattokError, match="expected a folder with config.json, got .* without it"):
         lattok.load(tmp_path)
@@ -202,6 +208,18 @@ def test_keywords_that_change_nothing_are_taken(folder):
         lattok.load(folder, backbone="x")
 
 
+def test_proxies_are_passed_on_where_the_client_has_them(monkeypatch, folder):
+    asked = {}
+
+    def old_client(repo_id, *, repo_type=None, revision=None, proxies=None, allow_patterns=None):
+        asked["proxies"] = proxies
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", old_client)
+    lattok.load("org/name", proxies={"https": "http://proxy:1"})
+    assert asked == {"proxies": {"https": "http://proxy:1"}}
+
+
 def http_error(name, status):
     """The client's own exception of that name, with a response of the HTTP package that it is built on."""
     bases = errors.HfHubHTTPError.__mro__
@@ -253,9 +271,45 @@ def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, te
         assert str(caught.value).endswith(" There is no folder org/name here either.") == unseen
 
 
+@pytest.mark.parametrize("name", ["../x", "org/..", "a/b/c", "org name/x", "-x/y", "org/na\0me", "org/" + "n" * 5000])
+def test_odd_names_never_reach_the_client(name, hub):
+    for load in (lattok.load, lattok.open_dataset):
+        with pytest.raises(LattokError) as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
+    assert not hub.asked
+
+
 def test_a_file_of_an_artefact_is_answered_with_its_folder(folder):
     with pytest.raises(LattokError, match=f"Give {folder}, the folder"):
         lattok.load(folder / "config.json")
+
+
+def test_datasets_take_the_keywords_too(monkeypatch):
+    asked = {}
+
+    def download(repo_id, **options):
+        asked.update(options)
+        return str(lattok.sample_dataset_path().parent)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    name = lattok.sample_dataset_path().name
+    assert lattok.open_dataset("org/name", subfolder=name, **KEYWORDS).name == "org/name"
+    assert {key: asked[key] for key in KEYWORDS} == KEYWORDS
+    assert asked["allow_patterns"] == [f"{name}/*"]
+    asked.clear()
+    lattok.open_dataset(lattok.sample_dataset_path(), **KEYWORDS)
+    with pytest.raises(LattokError, match="got strict"):
+        lattok.open_dataset("org/name", strict=False)
+    assert not asked
+
+
+def test_a_license_in_the_card_stays(folder):
+    model = lattok.load(folder)
+    model.license = "mit"
+    again = lattok.load(model.save_pretrained(folder))
+    assert again.license == "mit"
+    assert "license: mit" in again.card("x")
 
 
 @pytest.mark.parametrize(
@@ -386,6 +440,14 @@ def test_a_card_of_lattoks_is_written_again_with_the_last_evaluation(folder):
         assert lattok.load(folder).evaluation == model.evaluation
 
 
+def test_the_identity_of_a_configuration_stays():
+    """Provenance of labels made with earlier versions names these hashes: a new field must not change them."""
+    bins = UniformBins(UniformBinsConfig(action_dim=3))
+    assert bins.describe()["config_sha256"].startswith("800066557935afc6")
+    bins.config = replace(bins.config, normalizers=("bridge",))
+    assert not bins.describe()["config_sha256"].startswith("800066557935afc6")
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
@@ -409,7 +471,26 @@ def test_rounded_weights_are_not_saved(tmp_path):
     assert not (tmp_path / "lam").exists()
 
 
+def test_parts_of_a_model_are_not_written_before_it_is_checked(tmp_path):
+    tokenizer = FAST.fit(torch.randn(20, 4, 2), vocab_size=300)
+    tokenizer.trained_on = {"loop": object()}
+    with pytest.raises(LattokError, match="`training.json`: expected what JSON can"):
+        tokenizer.save_pretrained(tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
+
+
 def test_texts_and_switches_are_of_their_types_from_the_start():
     for options in ({"fft": 1}, {"action_names": "abc"}, {"action_names": (1, 2, 3)}, {"mask_detach_target": None}):
         with pytest.raises(LattokError, match="expected a value of type"):
             replace(SMALL, **options)
+
+
+def test_a_push_together_with_saving_takes_the_card_that_lies_there(folder, monkeypatch):
+    card = "---\nlicense: mit\n---\n# Mine\n"
+    (folder / "README.md").write_text(card)
+    pushed = []
+    monkeypatch.setattr(
+        "lattok.hub.client.push", lambda repo, save, *_: pushed.append((save(repo) / "README.md").read_text())
+    )
+    P2TActionVQ(SMALL).save_pretrained(folder, push_to_hub=True, repo_id="org/name")
+    assert pushed == [card]

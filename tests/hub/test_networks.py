@@ -155,6 +155,14 @@ def test_what_is_on_the_hub_or_in_the_artefact_may_be_named(config, tmp_path):
     check_named(SimpleNamespace(**config), tmp_path)
 
 
+def test_a_folder_that_looks_like_a_hub_id_is_one_of_this_machine(tmp_path, monkeypatch):
+    """transformers would prefer it to the Hub."""
+    (tmp_path / "here/org/name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(LattokError, match="`features` in"):
+        check_named(SimpleNamespace(features="hf:org/name"), tmp_path / "model")
+
+
 LOADS = [
     ("lam", {"features": "hf:{}"}),
     ("lam", {"features": "timm:local-dir:{}"}),

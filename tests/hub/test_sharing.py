@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lattok.cli import main
 from lattok.hub.client import ASSETS, SAMPLES
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
-from tests.hub.server import READER, REPO, WRITER, LocalHub, forget, serving
+from tests.hub.server import READER, REPO, WRITER, LocalHub, forget, serving, use
 from tests.vla.fakes import policy
 
 # the client itself, where it sends large files to LFS
@@ -65,6 +66,22 @@ def test_branches_commits_and_subfolders(hub: LocalHub, tmp_path: Path):
         lattok.load(REPO, subfolder="nowhere")
 
 
+def test_a_download_that_breaks_off_is_no_harm(hub: LocalHub, model: UniformBins):
+    hub.faults["model.safetensors"] = ["cut", "cut"]
+    for _ in range(2):
+        with suppress(LattokError):  # newer clients go on by themselves
+            lattok.load(REPO)
+    assert weights(lattok.load(REPO)) == weights(model)
+
+
+def test_what_comes_short_is_no_model(hub: LocalHub, model: UniformBins):
+    hub.faults["model.safetensors"] = ["short"] * 9
+    with pytest.raises(LattokError, match="`model`: 'org/arm' could not be fetched: .*run it again"):
+        lattok.load(REPO)
+    hub.faults.clear()
+    assert weights(lattok.load(REPO)) == weights(model)
+
+
 def test_without_network_the_cache_will_do(hub: LocalHub, model: UniformBins, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(LattokError, match="it is not in the cache, and .*"):
         lattok.load(REPO, local_files_only=True)
@@ -105,6 +122,17 @@ def test_what_cannot_be_fetched_is_one_line_with_the_way_out(hub: LocalHub, fact
         assert "\n" not in str(caught.value)
 
 
+def test_who_may_read_a_private_model_gets_it(hub: LocalHub, model: UniformBins):
+    hub.private = True
+    assert weights(lattok.load(REPO, token=READER)) == weights(model)
+
+
+def test_nobody_answers(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use("http://127.0.0.1:9", tmp_path / "empty", monkeypatch)
+    with pytest.raises(LattokError, match="the network failed. Check it|Check the network and run"):
+        lattok.load(REPO)
+
+
 def test_a_pushed_model_is_the_same_when_it_comes_back(hub: LocalHub, model: UniformBins, tmp_path: Path):
     shutil.rmtree(hub.folder)
     hub.folder.mkdir()
@@ -115,6 +143,17 @@ def test_a_pushed_model_is_the_same_when_it_comes_back(hub: LocalHub, model: Uni
     assert hub.files().keys() == FILES
     loaded = lattok.load(REPO, token=READER)
     assert (weights(loaded), loaded.license, loaded.revision) == (weights(model), "mit", hub.head)
+
+
+def test_a_push_takes_away_what_an_earlier_one_left(hub: LocalHub, model: UniformBins):
+    hub.add("main", {**hub.files(), ".gitattributes": b"x", "notes.txt": b"mine", "parts/old.bin": b"old"})
+    model.evaluation = {"headline": "Good.", "verdicts": [], "figures": {}}
+    model.push_to_hub(REPO)
+    assert hub.files().keys() == {*FILES, "evaluation.json", ".gitattributes", "notes.txt"}
+    model.evaluation = None
+    model.push_to_hub(REPO)
+    assert hub.files().keys() == {*FILES, ".gitattributes", "notes.txt"}
+    assert lattok.load(REPO).evaluation is None
 
 
 def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub: LocalHub, tmp_path: Path, capsys):

@@ -21,6 +21,7 @@ from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.nn import kmeans
 from lattok.nn.levels import LevelGrid
 from lattok.utils.checks import LattokError
+from tests import golden
 from tests.action_vq.families import cases, fitted
 from tests.conftest import CAMERAS
 from tests.fuzz_artefacts import IDM
@@ -93,6 +94,13 @@ def test_codes_are_recorded_and_stay_where_all_numbers_are_a_ten_thousandth_off(
                     tensor.copy_(off(tensor))
             found = trial.encode(part, off(trial.inputs)).flatten()
             assert found[record["places"]].tolist() == record["codes"]
+
+
+@pytest.mark.parametrize("options", [{}, {"loss_kl": 1e-3}])
+def test_a_model_without_codes_records_none(options, tmp_path):
+    folder = lam("none", **options).save_pretrained(tmp_path)
+    assert KEY not in read_metadata(folder / "model.safetensors")
+    assert lattok.load(folder).trial() is None
 
 
 def other_levels(self: LevelGrid, latents: torch.Tensor) -> torch.Tensor:
@@ -188,6 +196,21 @@ def test_a_record_for_a_model_without_codes_is_refused(tmp_path):
     rewrite(folder, {"packages": {}, "places": [0], "codes": [0]})
     with pytest.raises(LattokError, match="expected a code for each place, of 0 places"):
         lattok.load(folder)
+
+
+def test_models_without_a_record_load_as_before():
+    folder = golden.HERE / "0.1" / "fsq"
+    assert read_metadata(folder / "model.safetensors") == {}
+    lattok.load(folder)
+
+
+def test_of_two_equal_rows_no_code_is_recorded(tmp_path):
+    """Which of them is the first in line is torch's own affair."""
+    model = lam("vq", codebook_size=8)
+    book = model.control.quantizer.codebooks[0].vectors
+    book[5] = book[2]
+    record = record_of(model.save_pretrained(tmp_path))
+    assert {0, 1, 3, 4, 6, 7} == set(record["codes"])
 
 
 def test_the_tokenizer_of_a_policy_is_tried_too(tmp_path):

@@ -16,6 +16,7 @@ import lattok
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.p2t import ActionVQConfig
 from lattok.hub import CONFIG, WEIGHTS
+from lattok.hub.weights import Size, from_anywhere, plan_module
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
 from lattok.utils.options import options_of, replaced
@@ -46,6 +47,15 @@ def test_a_model_of_every_family_comes_back_as_it_was(family, tmp_path):
     loaded = lattok.load(model.save_pretrained(tmp_path / "m"))
     assert type(loaded) is type(model)
     assert loaded.describe()["weights_sha256"] == model.describe()["weights_sha256"]
+
+
+def test_the_look_at_sizes_takes_no_memory_and_nobodys_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    model = plan_module(lambda: P2TActionVQ(VQ), {"a": Size((100,), torch.float32)}, "x")
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert torch.equal(torch.rand(1), expected)
 
 
 MANY, NAMES = 10**6, [str(i) for i in range(10**5)]
@@ -162,6 +172,20 @@ def test_values_that_are_unsound_are_refused_by_the_name_of_their_tensor(name, c
         lattok.load(folder)
 
 
+def test_limits_may_be_infinite_and_must_be_in_order(tmp_path):
+    folder = MODELS["residual-vq"]().save_pretrained(tmp_path / "m")
+    tensors = load_file(folder / WEIGHTS)
+    assert tensors["limits.low"].isinf().all()
+    lattok.load(folder)
+    for low in (torch.nan, 1e9):
+        save_file(
+            {**tensors, "limits.low": changed(tensors["limits.low"], low), "limits.high": torch.ones(3)},
+            folder / WEIGHTS,
+        )
+        with pytest.raises(LattokError, match="limits.low must be at most high"):
+            lattok.load(folder)
+
+
 def test_a_policy_may_be_stored_narrow_and_other_models_may_not(tmp_path):
     half = policy().to(torch.bfloat16)
     loaded = lattok.load(half.save_pretrained(tmp_path / "policy"))
@@ -198,3 +222,12 @@ def test_headers_that_lie_are_one_line(tmp_path):
     with pytest.raises(LattokError, match="and 5... more") as caught:
         lattok.load(folder)
     assert len(str(caught.value)) < 6000
+
+
+def test_features_in_a_folder_have_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "net").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert from_anywhere("hf:net") == f"hf:{tmp_path / 'net'}"
+    assert from_anywhere("timm:local-dir:net") == f"timm:local-dir:{tmp_path / 'net'}"
+    for other in ("pixels", "timm:vit_small_patch14_dinov2", "hf:org/name", "hf:absent"):
+        assert from_anywhere(other) == other

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from lattok.hub.checkpoint import translate
 from lattok.utils.checks import LattokError
 from lattok_p2t_policy.convert import key_map, sizes
-from lattok_p2t_policy.released import ReleasedAlign, ReleasedPooling, ReleasedVLA, ReleasedVLAConfig
+from lattok_p2t_policy.released import ReleasedAlign, ReleasedPooling, ReleasedVLA, ReleasedVLAConfig, turned
 
 PARITY = Path(__file__).parents[1] / "parity"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -70,6 +70,30 @@ def test_actions_and_every_stage(head):
 
 
 @torch.no_grad()
+def test_fewer_tokens_than_image_tokens_leave_no_action_tokens(head):
+    model, values, facts = head
+    short = values["hidden_states"][:, :, : facts["short_tokens"]]
+    assert facts["short_tokens"] < facts["task_tokens"]
+    assert_close(model(short, values["proprio"]), values["short.actions"], **CLOSE)
+
+
+@torch.no_grad()
+def test_noise_of_training(head):
+    model, values, _ = head
+    actions = model(values["hidden_states"], values["proprio"], values["train.perturbation"])
+    assert_close(actions, values["train.actions"], **CLOSE)
+    assert_close((actions - values["actions_target"]).abs().mean(), values["train.loss.l1"], **CLOSE)
+
+
+@torch.no_grad()
+def test_bfloat16(head):
+    model, values, _ = head
+    with torch.autocast("cpu", torch.bfloat16):
+        actions = model(values["hidden_states"], values["proprio"])
+    assert_close(actions.float(), values["bf16.actions"], atol=0.2, rtol=0)
+
+
+@torch.no_grad()
 def test_base_repeats_one_action_and_pro_does_not(head):
     model, values, facts = head
     actions = model(values["hidden_states"], values["proprio"])
@@ -93,6 +117,17 @@ def test_hidden_state_0_is_not_read_and_a_closed_gate_still_mixes(head):
     assert float((model(hidden, values["proprio"]) - closed).abs().max()) > 0.01
 
 
+def test_position_factors_are_not_a_rotation():
+    x = torch.randn(1, 1, 5, 8, generator=torch.Generator().manual_seed(0))
+    got = turned(x)
+    for t in range(5):
+        for j in range(8):
+            angle = torch.tensor(t * 10000 ** (-2 * (j % 4) / 8))
+            partner = -x[0, 0, t, j + 1] if j % 2 == 0 else x[0, 0, t, j - 1]
+            assert_close(got[0, 0, t, j], x[0, 0, t, j] * angle.cos() + partner * angle.sin())
+    assert float((got.norm(dim=-1) - x.norm(dim=-1)).abs().max()) > 0.1
+
+
 @pytest.mark.parametrize(
     ("hidden", "proprio", "text"),
     [
@@ -108,6 +143,28 @@ def test_other_shapes_are_refused(hidden, proprio, text):
     model = ReleasedVLA(ReleasedVLAConfig(dim=32, blocks=3, proprio_dim=8))
     with pytest.raises(LattokError, match=text):
         model(torch.zeros(hidden), None if proprio is None else torch.zeros(proprio))
+
+
+def test_a_policy_without_proprio():
+    model = ReleasedVLA(ReleasedVLAConfig(dim=32, blocks=2, image_tokens=4))
+    assert model(torch.randn(2, 3, 9, 32)).shape == (2, 8, 7)
+    with pytest.raises(LattokError, match="this policy does not read it"):
+        model(torch.zeros(2, 3, 9, 32), torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"variant": "plus"}, "`variant`: expected one of base, pro"),
+        ({"heads": 5}, "`heads`: expected a divisor of the width 2048, got 5"),
+        ({"variant": "pro", "dim": 24}, "each head of an even width"),
+        ({"latent_dim": 4}, "`align_hidden`"),
+        ({"blocks": 0}, "`blocks`"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, text):
+    with pytest.raises(LattokError, match=text):
+        ReleasedVLAConfig(**changes)
 
 
 def pooling():

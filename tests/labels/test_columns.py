@@ -219,6 +219,14 @@ def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, 
         latent_spec(dataset, prefix, target, 4)
 
 
+def test_a_codebook_that_no_memory_holds(rewritten):
+    dataset = rewritten(lambda known: known["latent"]["spec"].update(codebook_size=10**12))
+    with pytest.raises(
+        LattokError, match="spec of latent in .*lattok.json: `codebook_size`: expected at most 1,048,576, got 10{12}"
+    ):
+        latent_spec(dataset, "latent", "steps", 4)
+
+
 def test_labels_of_another_version_are_to_be_made_again(rewritten):
     dataset = rewritten(lambda known: known["latent"].pop("spec"))
     with pytest.raises(LattokError, match="lattok.json of annotated does not say what the labels `latent` are."):

@@ -61,6 +61,13 @@ def test_a_policy_sees_its_own_cameras_at_their_size_and_plans_in_one_batch(monk
     assert found.notes == ()
 
 
+@pytest.mark.parametrize("kind", [None, lattok.UniformBins, lattok.FAST])
+def test_a_policy_does_the_same_whatever_stands_beside_it(kind: Any) -> None:
+    alone = rollout(trained(kind), "toy", 5, batch=1)
+    assert len({played.decisions for played in alone.episodes}) > 1
+    assert rollout(trained(kind), "toy", 5, batch=4).episodes == alone.episodes
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

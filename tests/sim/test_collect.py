@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from lattok.sim import CollectionResult, Variation, collect, make
 from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.worlds import SimJob, Workers
 from lattok.utils.checks import LattokError
+from lattok.utils.output import MARK
 from lattok.version import install_extra
 from tests.sim.conftest import marked
 
@@ -124,10 +126,40 @@ def test_a_killed_run_continues_to_the_same_bytes(
     assert f"metaworld-pairs/door-lock     expert succeeded in {won} of {tried}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    mark = f"LATTOK_MARK={os.getpid()}-interrupt"
+    process = _started([*COMMAND, "--out", str(tmp_path / "d"), "--workers", "2"], mark)
+    while not any(tmp_path.rglob("*.npz")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        f"lattok: collection interrupted; finished episodes wait in {tmp_path / '.d.collecting'}. "
+        "Run the same command to continue."
+    )
+    assert not marked(mark)
+    assert os.listdir(tmp_path) == [".d.collecting"]
+
+
 def _started(command: list[str], mark: str) -> subprocess.Popen[str]:
     environment = os.environ | dict([mark.split("=")])
     words = [sys.executable, "-m", "lattok", *command]
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_killed_after_all_was_done_only_cleans_up(collected: CollectionResult) -> None:
+    folder = collected.path.with_name(".d.collecting")
+    folder.mkdir()
+    (folder / "lock").write_text(MARK)
+    before = digests(collected.path)
+    assert collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS) == collected
+    assert not folder.exists()
+    with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet, got .* Remove it"):
+        collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS)
+    assert digests(collected.path) == before
+    assert not folder.exists()
 
 
 class Rehearsal:
@@ -186,6 +218,35 @@ def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_pa
     assert sorted(pool.done) == sorted(int(path.stem) for path in (empty, cut, lost, other, short))
     assert digests(run.work) == before
     assert whole.exists()
+
+
+def test_files_that_a_system_leaves_in_the_folder_do_not_matter(collected: CollectionResult) -> None:
+    """Such a file used to fail every later call, when the dataset was there already."""
+    folder = collected.path.with_name(".d.collecting")
+    (folder / "settings").mkdir(parents=True)
+    (folder / "lock").write_text(MARK)
+    (folder / ".DS_Store").write_text("Finder")
+    for _ in range(2):
+        assert collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS) == collected
+        assert sorted(os.listdir(folder)) == [".DS_Store", "lock"]
+    (folder / ".DS_Store").unlink()
+    assert collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS) == collected
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_the_first_successful_seeds_are_taken_in_whatever_order_attempts_end(tmp_path: Path, order: int) -> None:
+    names = ["one", "another"]
+    request = {"tasks": names, "episodes": 12, "seed": 100, "noise": 0.0, "codec": "h264"}
+    pool: Any = Rehearsal(0.4, order)
+    progress: list[tuple[int, int]] = []
+    seeds, tried = _Collection(tmp_path / "d", request, {}).demonstrate(pool, lambda *done: progress.append(done))
+    for name in names:
+        expected = [seed for seed in range(100, 300) if pool.wins(name, seed)][:12]
+        assert seeds[name] == expected
+        assert tried[name] == expected[-1] - 99
+    assert progress[-1] == (24, 24)
+    assert len(progress) == sum(tried.values())  # no attempt that was not needed
 
 
 def test_a_task_that_experts_cannot_do_is_given_up(tmp_path: Path) -> None:

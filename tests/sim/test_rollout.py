@@ -130,6 +130,20 @@ def test_results_do_not_depend_on_what_stands_side_by_side(ensemble: float | Non
         assert rollout(agent, "toy", 4, batch=batch, ensemble=ensemble).episodes == alone.episodes
 
 
+def test_numbers_beyond_the_limits_are_counted() -> None:
+    def agent(seen: Mapping[str, Any], text: str) -> np.ndarray:
+        return np.array([[-2.0, 0.5], [0.0, np.float32(1.0)]])
+
+    found = rollout(agent, "toy/left", 1)
+    decisions = found.episodes[0].decisions
+    assert found.episodes[0].beyond == pytest.approx(-(-decisions // 2) / (2 * decisions))
+    assert found.score().beyond == found.episodes[0].beyond
+    head, *_, first, second, third = found.to_text().splitlines()
+    for column in ("opposite first", "decisions", "beyond limits"):
+        assert column in head
+        assert f"{column.capitalize()}: " in first + second + third
+
+
 def test_a_folder_has_results_and_films(tmp_path) -> None:
     options: dict[str, Any] = {"out": tmp_path / "out", "videos": 1, "repeat": 8}
     found = rollout(obedient, ["toy/left", "toy/right"], 2, **options)
@@ -216,6 +230,13 @@ def broken(value: Any) -> Any:
 def test_errors_are_one_line(agent: Any, options: dict[str, Any], text: str) -> None:
     with pytest.raises(LattokError, match=f"^{text}"):
         rollout(agent, "toy/left", 1, **{"seed": 7, **options})
+
+
+def test_the_largest_seed_is_played_again(tmp_path) -> None:
+    """All seeds that follow fit into the file too."""
+    for _ in range(2):
+        found = rollout(obedient, "toy/left", 3, seed=2**63 - 4, out=tmp_path)
+    assert [result.seed for result in found.episodes] == [2**63 - 4, 2**63 - 3, 2**63 - 2]
 
 
 def test_only_scenes_of_two_tasks_have_an_opposite(monkeypatch) -> None:

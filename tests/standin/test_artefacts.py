@@ -28,7 +28,7 @@ from lattok.vla.supervision import LOSSES
 from lattok.vla.tap import Supervised
 from tests.accelerator import NAME, Device, StandIn
 from tests.action_vq.families import cases, fitted
-from tests.action_vq.walks import smooth
+from tests.action_vq.walks import NAMES, smooth
 from tests.image_lam.clips.fakes import batch as clip_batch
 from tests.image_lam.clips.fakes import clip_lam, pixels, sana_options, sana_pipeline
 from tests.standin.conftest import HELD, IDM, assert_same
@@ -98,6 +98,18 @@ def test_action_tokenizers(name: str, device: Device):
         check(device, model, lambda m, c: m.sample(c), chunks, reads=once)
     report = copy.deepcopy(model).to(NAME).error_report(chunks.to(NAME))
     assert str(report) == str(model.error_report(chunks))
+
+
+@pytest.mark.parametrize("name", cases(variants=False))
+def test_clipped_normalisers(name: str, device: Device):
+    family, options = cases()[name]
+    clipped = {"normalize": "min_max", "normalize_clip": True, "normalize_exceptions": ("gripper=mean_std",)}
+    model = family.fit(smooth(), action_names=NAMES, **{**options, **clipped})
+    far = 3 * smooth(5, seed=1)
+    once, masked = OF_TOKENIZERS.get(name, (2, 4))
+    check(device, model, lambda m, c: m.encode(c), far, reads=once - 1)
+    check(device, model, lambda m, c: m.decode(m.encode(c)), far, reads=2 * masked)
+    assert str(copy.deepcopy(model).to(NAME).error_report(far.to(NAME))) == str(model.error_report(far))
 
 
 def test_normalisers_of_datasets(device: Device):

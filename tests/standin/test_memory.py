@@ -1,7 +1,9 @@
 """Counted bytes: shapes alone give those of real numbers, and the page and `doctor` say what the table says."""
 
+import gc
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,26 @@ def test_the_command_counts_what_the_table_says(name: str):
             each[precision]["fixed"] + each["batch"] * each[precision]["sample"] for each in (found, TABLE[name])
         )
         assert got == pytest.approx(said, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vla/scratch", "clip-lam/tiny"])
+def test_models_without_a_base_model_take_what_the_table_says(name: str, tmp_path: Path):
+    found = memory.over_layers(name, memory.opener(tmp_path), 1, 1, "bf16")
+    assert found == pytest.approx(TABLE[name]["bf16"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_layers_of_a_policy_add_up():
+    from benchmarks.speed.vla_models import NARROW
+
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    with standin(values=False) as device, tempfile.TemporaryDirectory() as folder:
+        opened = memory.opener(Path(folder), NARROW, tower)
+        expected = memory.count(device, memory.over_base("vla/libero", opened, 10, 8), "no", memory.MANY)
+        gc.collect()
+        found = memory.over_layers("vla/libero", opened, 10, 8, "no")
+    assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_live_bytes_are_those_of_storages(device: Device):

@@ -1,7 +1,10 @@
 """What is done with artefacts on the stand-in: labels, reports, comparisons, rollouts and a server, as on the CPU."""
 
 import copy
+import pickle
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,18 @@ import torch
 
 import lattok
 from lattok.annotation import annotate, verify
+from lattok.annotation.engines import _Worker
+from lattok.annotation.labels import Work
+from lattok.annotation.units import Unit, UnitLabels
 from lattok.cli import main
 from lattok.evaluation import compare, evaluate
 from lattok.evaluation.evidence import probes
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.training import LoopOptions
 from tests.accelerator import NAME, Device
 from tests.conftest import CAMERAS
 from tests.image_lam.clips.fakes import clip_lam
-from tests.standin.conftest import IDM
+from tests.standin.conftest import IDM, make
 from tests.vla import fakes
 
 CHOSEN: dict[str, Any] = {"episodes": [1, 4]}
@@ -67,6 +74,32 @@ def test_labels_are_those_of_the_cpu(folder: Path, models: dict[str, Any], tmp_p
     assert verify(out, chosen).holds  # the CPU's own
 
 
+class OneOfEach:
+    """A worker on the CPU and one on the accelerator, as a cluster may have them; models come from either."""
+
+    device: str | None = NAME
+
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
+        workers = [_Worker(work._replace(models=copy.deepcopy(work.models)), where, 1) for where in ("cpu", NAME)]
+        assert len(units) > 1
+        for unit, worker in zip(units, cycle(workers), strict=False):
+            yield unit, worker.label(pickle.loads(pickle.dumps(unit)))
+
+
+def test_workers_on_different_devices_label_alike(
+    folder: Path, models: dict[str, Any], tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lattok.annotation.UNIT_FRAMES", 1)
+    data = lattok.open_dataset(folder / "data")
+    chosen = {"latent": models["lam"], "tokens": models["vq"]}
+    expected = columns(annotate(data, chosen, tmp_path / "cpu"))
+    mixed = {"latent": models["lam"], "tokens": there(models["vq"])}
+    out = annotate(data, mixed, tmp_path / "both", engine=OneOfEach())
+    assert {key: values.tobytes() for key, values in columns(out).items()} == {
+        key: values.tobytes() for key, values in expected.items()
+    }
+
+
 @pytest.mark.parametrize("name", ["lam", "vq", "bins", "idm", "clips"])
 def test_reports_are_those_of_the_cpu(name: str, folder: Path, models: dict[str, Any], device: Device):
     assert_judged_alike(models[name], folder / "data")
@@ -76,6 +109,16 @@ def assert_judged_alike(model: Any, data: Path, **options: Any) -> None:
     expected, found = (evaluate(each, data, **CHOSEN, **options) for each in (model, there(model)))
     assert found.figures == pytest.approx(expected.figures, rel=0, abs=0, nan_ok=True)
     assert [each.text for each in found.verdicts] == [each.text for each in expected.verdicts]
+
+
+def test_controls_are_trained_where_the_model_is(folder: Path, models: dict[str, Any], device: Device):
+    loop = LoopOptions(steps=2, batch_size=4)
+    assert_judged_alike(models["lam"], folder / "data", controls="trained", control_loop=loop)
+
+
+@pytest.mark.parametrize("kind", ["vla, la_align", "vla, flow", "vla, tokens"])
+def test_policies_are_judged_as_on_the_cpu(kind: str, folder: Path, tmp_path: Path, device: Device):
+    assert_judged_alike(lattok.train(make(kind, folder, tmp_path / "policy", "cpu")), folder / "annotated")
 
 
 def test_models_are_compared_as_on_the_cpu(folder: Path, models: dict[str, Any], device: Device):
@@ -96,6 +139,22 @@ def test_policies_act_as_on_the_cpu(head: str, device: Device):
     policy = fakes.policy(head=head, **SIZES).eval()
     expected, found = rollout(policy, "toy", 1), rollout(there(policy), "toy", 1)
     assert found.episodes == expected.episodes
+
+
+def test_a_server_answers_as_on_the_cpu(device: Device):
+    vla_eval = pytest.importorskip("vla_eval", reason="needs vla-eval")
+    from lattok_vla_eval import PolicyServer
+    from tests.integrations.serving_worlds import Table
+    from tests.integrations.test_vla_eval import ARGS
+
+    policy, said = fakes.policy(action_dim=4, horizon=4).eval(), []
+    episode = {"benchmark": "tests.integrations.serving_worlds:Table", "episodes_per_task": 1, "params": {"seed": 5}}
+    for one in (policy, there(policy)):
+        Table.log.clear()
+        (result,) = vla_eval.evaluate(PolicyServer(one, **ARGS), {"benchmarks": [episode]}, no_save=True, docker=False)
+        assert result.get("num_errors", 0) == 0
+        said.append(np.stack([value["actions"] for kind, value in Table.log if kind == "action"]))
+    np.testing.assert_array_equal(*said)
 
 
 def test_the_command_line_takes_its_name(folder: Path, tmp_path: Path, device: Device, capsys):

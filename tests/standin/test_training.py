@@ -1,5 +1,6 @@
 """Every recipe on the stand-in: the weights of the CPU, bit for bit, and no step that makes the host wait."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lattok.training.runlog import read_metrics
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, devices
 from tests.accelerator import NAME, Device
+from tests.image_lam.backbones import local_timm
 from tests.standin.conftest import ON_CPU, SIZES, assert_same, make, on_host
 
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
@@ -81,6 +83,35 @@ def test_the_log_and_checkpoints_wait_for_what_they_write(
     assert max(waited["checkpoint"]) <= sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(saved))
 
 
+def test_foreach_optimisers_do_the_same(folder: Path, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch):
+    """Where torch has no optimiser of one call, it takes lists of parameters."""
+    monkeypatch.setattr(loop, "FUSED", ())
+    expected = lattok.train(make("idm", folder, tmp_path / "cpu", "cpu"))
+    assert_same(on_host(lattok.train(make("idm", folder, tmp_path / "device", NAME))), on_host(expected))
+
+
+def test_features_are_kept_as_on_the_cpu(
+    folder: Path, tmp_path: Path, waits: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
+    vit = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=16, depth=1, num_heads=2)
+    own, found = {"features": vit, "image_size": 32, "feature_cache_dtype": "float16"}, []
+    for on in ("cpu", NAME):
+        own["feature_cache"] = str(tmp_path / f"cache-{on}")
+        found.append(on_host(lattok.train(make("image-lam", folder, tmp_path / on, on, **own))))
+    assert_same(found[1], found[0])
+    assert waits == []
+
+
+def test_a_mixture_is_learned_as_on_the_cpu(folder: Path, tmp_path: Path, waits: list[str]):
+    shutil.copytree(folder / "data", tmp_path / "other")
+    mix = {"mix": (f"{folder / 'data'}:1", f"{tmp_path / 'other'}:2")}
+    for kind in ("action-vq", "image-lam, shared"):
+        found = [lattok.train(make(kind, folder, tmp_path / f"{kind}-{on}", on, **mix)) for on in ("cpu", NAME)]
+        assert_same(on_host(found[1]), on_host(found[0]))
+    assert waits == []
+
+
 def interrupted(kind: str, folder: Path, out: Path, way: tuple[str, str], at: int, **options: Any) -> Any:
     """Train on one device until step `at` (from 0), then on the other."""
     step = loop.Trainer.step
@@ -106,6 +137,12 @@ def test_mixed_precision_parts_averages_and_a_checkpoint_of_another_device(
     found = interrupted(kind, folder, tmp_path / "run", (NAME, "cpu"), 4, **options)
     assert_same(on_host(found), on_host(expected))
     assert waits == []
+
+
+@pytest.mark.parametrize(("kind", "way"), [("action-vq", ("cpu", NAME)), ("idm", (NAME, NAME))])
+def test_a_run_goes_on_on_another_device(kind: str, way: tuple[str, str], folder: Path, tmp_path: Path, device: Device):
+    expected = lattok.train(make(kind, folder, tmp_path / "whole", "cpu", ema=0.9))
+    assert_same(on_host(interrupted(kind, folder, tmp_path / "run", way, 3, ema=0.9)), on_host(expected))
 
 
 def test_batches_come_on_a_stream_of_their_own_from_pinned_memory(folder: Path, tmp_path: Path, device: Device):

@@ -32,6 +32,16 @@ def test_results_come_in_order_and_as_they_are_finished(processes: Processes) ->
     assert [value for _, value in processes.results()] == [0.01, 0.02, 0.03, 0.5]
 
 
+def test_jobs_submitted_while_results_come_are_done_too(processes: Processes) -> None:
+    processes.submit(Task("wait", 0))
+    seen = []
+    for job, value in processes.results():
+        seen.append(value)
+        if value < 3e-3:
+            processes.submit(job._replace(argument=value + 1e-3))
+    assert seen == [0, 1e-3, 2e-3, 3e-3]
+
+
 def test_a_slot_keeps_its_process_which_keeps_what_it_made() -> None:
     with Processes(partial(worker, "other"), 2) as processes:
         found = list(processes.map([Task("count", slot=slot) for slot in (0, 1, 2, 0)]))
@@ -122,6 +132,11 @@ def test_results_come_in_order_and_within_the_bound(rng):
     assert most <= 9
 
 
+def test_a_job_larger_than_the_bound_is_done_alone():
+    with Prefetcher(lambda i: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
+        assert [ahead(i) for i in range(3)] == [0, 1, 2]
+
+
 def test_errors_come_where_the_result_is_taken():
     def work(i):
         return 1 // (i - 2)
@@ -132,6 +147,11 @@ def test_errors_come_where_the_result_is_taken():
             ahead(2)
         with pytest.raises(RuntimeError, match="no job that is left"):
             ahead(7)
+
+
+def test_jobs_that_nobody_asks_for_are_passed_over():
+    with Prefetcher(lambda i: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
+        assert [ahead(0), ahead(4), ahead(8)] == [0, 4, 8]
 
 
 def test_leaving_stops_what_runs():

@@ -9,7 +9,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import MOST_LINKS, Rule, inside, is_file_name, typed, walk
+from lattok.utils.untrusted import MOST_LINKS, Rule, inside, is_file_name, safe_path, typed, walk
 
 SAYS = "info.json: `data_path`: expected "
 
@@ -42,6 +42,11 @@ def test_names_that_lead_elsewhere_or_nowhere(root: Path, name: object):
     assert "\n" not in str(error.value)
 
 
+def test_a_name_no_file_system_takes(root: Path):
+    with pytest.raises(LattokError, match="`data_path`: cannot read .* \\(File name too long\\)"):
+        inside(root, "x" * 5000, "info.json: `data_path`")
+
+
 @pytest.mark.parametrize("target", ["../secret", "..", "/", "/dev/zero", "data/../../secret"])
 def test_links_that_lead_out_are_refused(root: Path, target: str):
     (root / "link").symlink_to(target)
@@ -58,6 +63,11 @@ def test_links_that_stay_inside_are_followed(root: Path):
     files = [path.as_posix() for path in walk(root, lambda path: False)]
     assert files == ["data/again", "data/x", "link/again", "link/x"]
     assert [path.as_posix() for path in walk(root, lambda path: False, once=True)] == ["data/again", "data/x"]
+
+
+def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path):
+    (tmp_path / "name").symlink_to(root)
+    assert inside(tmp_path / "name", "data/x", "x").read_text() == "ours"
 
 
 def test_a_snapshot_of_the_hub_has_its_files_in_the_blobs_of_its_repository(tmp_path: Path):
@@ -92,6 +102,17 @@ def test_newer_clients_store_files_of_several_repositories_once(tmp_path: Path):
     assert inside(root, "file", "x").read_text() == "shared"
 
 
+def test_blobs_that_are_a_link_are_no_blobs_of_the_hub(tmp_path: Path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("theirs")
+    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
+    root.mkdir(parents=True)
+    (tmp_path / "datasets--a--b" / "blobs").symlink_to("../private")
+    (root / "file").symlink_to("../../blobs/key")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "file", "x")
+
+
 def test_folders_that_the_user_names(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "a.mp4").write_text("large")
@@ -104,6 +125,13 @@ def test_folders_that_the_user_names(root: Path, tmp_path: Path, monkeypatch: py
         inside(root, "../drive/a.mp4", "x")  # names still lead downwards
 
 
+def test_a_folder_whose_name_only_begins_like_the_root_is_outside(root: Path, tmp_path: Path):
+    (tmp_path / "dataset-2").mkdir()
+    (root / "link").symlink_to("../dataset-2")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "link", "x")
+
+
 def test_pipes_and_devices_are_refused(root: Path):
     """Opening a pipe waits for ever."""
     os.mkfifo(root / "pipe")
@@ -111,6 +139,12 @@ def test_pipes_and_devices_are_refused(root: Path):
         inside(root, "pipe", "x")
     with pytest.raises(LattokError, match="is a device or a pipe"):
         list(walk(root, lambda path: False))
+
+
+def test_a_link_to_itself(root: Path):
+    (root / "self").symlink_to("self")
+    with pytest.raises(LattokError, match="cannot read .* \\(Too many levels of symbolic links\\)"):
+        inside(root, "self", "x")
 
 
 def test_links_into_their_own_folder_end(root: Path):
@@ -142,6 +176,10 @@ def test_a_tree_deeper_than_python_recurses(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(LattokError, match="expected a path below"):
         inside(tmp_path, "/".join("d" * 1100), "x")
     os.removedirs(deep)  # pytest recurses
+
+
+def test_missing_files_are_for_the_reader_to_report(root: Path):
+    assert safe_path(root, root / "data" / "x" / "y", "x") == root / "data" / "x" / "y"
 
 
 @pytest.mark.parametrize(

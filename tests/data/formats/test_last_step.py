@@ -13,7 +13,7 @@ from lattok.labels import with_labels
 from lattok.recipes import recipe_for
 from lattok.samples import ActionWindows, FramePairs, PairLabels
 from lattok.utils.checks import LattokError
-from tests.data.rlds_sample import describe, episode, example, open_rlds, record, shard_path
+from tests.data.rlds_sample import describe, episode, example, open_rlds, record, shard_path, write_rlds
 
 LENGTHS = (9, 12, 7, 10)
 NAN = np.float32(np.nan)
@@ -69,6 +69,11 @@ def test_an_action_that_may_be_one_is_kept(tmp_path, end):
     assert ([each.length for each in dataset.episodes], dataset.findings) == ([*LENGTHS], ())
 
 
+def test_episodes_that_were_cut_have_no_last_step(tmp_path):
+    write_ends(tmp_path / "toy", "zeros", marked=False)
+    assert [each.length for each in open_rlds(tmp_path / "toy").episodes] == [*LENGTHS]
+
+
 def test_equal_last_actions_are_said(tmp_path):
     write_ends(tmp_path / "toy", "same")
     dataset = open_rlds(tmp_path / "toy")
@@ -86,6 +91,14 @@ def test_the_description_file_decides(tmp_path, end):
         assert dataset.findings == ()
     with pytest.raises(LattokError, match="`last_action`: expected one of drop, keep, got 'never'"):
         open_rlds(tmp_path / "toy", last_action="never")
+
+
+def test_an_episode_of_one_step_has_no_action(tmp_path):
+    write_ends(tmp_path / "toy", "zeros", (5, 1, 6))
+    dataset = open_rlds(tmp_path / "toy")
+    assert [(each.index, each.length) for each in dataset.episodes] == [(0, 4), (2, 5)]
+    with pytest.raises(LattokError, match="episode 1: its only step is the last one, which has no action"):
+        dataset.columns(1, ["action"])
 
 
 def test_nothing_learns_from_it(tmp_path, capsys):
@@ -114,3 +127,11 @@ def test_nothing_learns_from_it(tmp_path, capsys):
                 expected = labelled.columns(each.index, [key])[key]
                 np.testing.assert_array_equal(again.columns(each.index, [key])[key], expected, err_msg=key)
     assert isinstance(open_dataset(tmp_path / "out"), LeRobotV3)
+
+
+def test_what_lattok_exported_is_taken_as_it_is(tmp_path):
+    write_rlds(tmp_path / "toy", LENGTHS)
+    write_ends(tmp_path / "ends", "zeros")
+    kept = open_rlds(tmp_path / "ends", last_action="keep", cameras=["image"])
+    export(kept, tmp_path / "again", format="rlds")
+    assert [each.length for each in open_dataset(tmp_path / "again").episodes] == [*LENGTHS]

@@ -93,6 +93,30 @@ def test_training_windows_of_the_real_sample():
     assert pairs.frames.shape == (20, 1, 64, 64, 3)
 
 
+def test_features_of_the_toy(toy):
+    assert {key: toy.features[key] for key in toy.features if key not in INDEX_FEATURES} == {
+        "action": Feature("float32", (3,), None),
+        "is_first": Feature("bool", (1,), None),
+        "is_last": Feature("bool", (1,), None),
+        "language_instruction": Feature("string", (1,), None),
+        "next.reward": Feature("float32", (1,), None),
+        "observation.images.image": Feature("image", (24, 32, 3), None),
+        "observation.images.wrist": Feature("image", (8, 10, 3), None),
+        "observation.joints.left": Feature("int32", (2, 2), None),
+        "observation.state": Feature("float64", (2,), None),
+    }
+    assert toy.left_out == {
+        "steps/tags": "a sequence of its own in every step (ragged)",
+        "steps/observation/depth": "an image of uint16 [24, 32, 1], not RGB",
+        "steps/observation/packed": "its encoding is zlib",
+        "episode_metadata/file_path": "one value for the whole episode",
+        "episode_metadata/episode_id": "one value for the whole episode",
+    }
+    assert toy.episodes == ((0, 4, ("lift the cup",)), (1, 6, ("öffne die Tür",)), (2, 5, ("lift the cup",)))
+    assert toy.tasks == ("lift the cup", "öffne die Tür")
+    assert repr(toy) == "RLDS('toy_arm', 3 episodes, 15 frames, 5 fps)"
+
+
 def test_values_of_the_toy(toy):
     for index, length in enumerate(LENGTHS):
         expected = episode(index, length)
@@ -110,6 +134,21 @@ def test_values_of_the_toy(toy):
         np.testing.assert_array_equal(toy.frames(index, ["wrist"], chosen)[:, 0], np.stack(wrist)[chosen])
         small = toy.frames(index, transform=lambda block: block[:, :8, :10])
         np.testing.assert_array_equal(small[:, 1], wrist)
+
+
+def test_columns_that_say_where_a_row_is(toy):
+    got = toy.columns(1, list(INDEX_FEATURES))
+    assert {key: str(values.dtype) for key, values in got.items()} == {k: f.dtype for k, f in INDEX_FEATURES.items()}
+    np.testing.assert_allclose(got["timestamp"], np.arange(6) / 5)
+    assert got["frame_index"].tolist() == list(range(6))
+    assert set(got["episode_index"].tolist()) == set(got["task_index"].tolist()) == {1}
+
+
+def test_encoded_images_keep_to_their_cameras(toy):
+    stored = {name: episode(1, 6)[f"steps/observation/{name}"] for name in ("image", "wrist")}
+    assert toy.encoded_images(1, "observation.images.wrist") == stored["wrist"]
+    swapped = open_rlds(toy.root, cameras={"wrist": "image", "image": "wrist"})
+    assert swapped.encoded_images(1, "observation.images.wrist") == stored["image"]
 
 
 def test_wrong_arguments(toy):
@@ -138,6 +177,28 @@ def test_control_rates(tmp_path):
         open_rlds(root, fps=0)
 
 
+def test_episodes_are_numbered_over_all_files(tmp_path):
+    root = write_rlds(tmp_path / "toy", (3, 4, 5, 6, 7, 8), shards=(2, 1, 3))
+    dataset = open_rlds(root)
+    assert [e.length for e in dataset.episodes] == [3, 4, 5, 6, 7, 8]
+    assert [dataset.files_of(i)[0].name[-14:-9] for i in range(6)] == ["00000", "00000", "00001", *["00002"] * 3]
+    for i, e in enumerate(dataset.episodes):
+        np.testing.assert_array_equal(dataset.columns(i, ["action"])["action"], episode(i, e.length)["steps/action"])
+
+
+def test_a_broken_header_keeps_the_numbers_of_later_files(tmp_path):
+    root = write_rlds(tmp_path / "toy", (3, 4, 5, 6), shards=(3, 1))
+    path = shard_path(root, 0, 2)
+    flip(path, len(record(example(episode(0, 3)))))  # the length of the second record
+    dataset = open_rlds(root)
+    assert [e.index for e in dataset.episodes] == [0, 3]
+    assert [d.episode_index for d in dataset.damaged] == [1, 2]
+    assert dataset.damaged[0].reason == f"{path}: record 1: the checksum of its length is wrong. Copy the file again."
+    np.testing.assert_array_equal(dataset.columns(3, ["next.reward"])["next.reward"], episode(3, 6)["steps/reward"])
+    with pytest.raises(LattokError, match=r"episode 2: .*record 1: the checksum of its length is wrong"):
+        dataset.columns(2, ["action"])
+
+
 def test_a_broken_payload_is_found_when_it_is_read(tmp_path):
     root = write_rlds(tmp_path / "toy", LENGTHS)
     path = shard_path(root, 0, 1)
@@ -155,6 +216,17 @@ def test_a_broken_payload_is_found_when_it_is_read(tmp_path):
     assert read_vectors(fresh, "key", "action", fresh.episodes, checked=False).shape == (15, 3)
     with pytest.raises(LattokError, match=says):
         read_vectors(fresh, "key", "action", fresh.episodes)
+
+
+@pytest.mark.parametrize(("cut", "says"), [(10, "the file ends early"), (None, "the file ends after 2 records")])
+def test_a_truncated_file(tmp_path, cut, says):
+    root = write_rlds(tmp_path / "toy", LENGTHS)
+    path = shard_path(root, 0, 1)
+    path.write_bytes(path.read_bytes()[: -(cut or len(record(example(episode(2, 5)))))])
+    dataset = open_rlds(root)
+    assert len(dataset.episodes) == 2
+    assert [d.episode_index for d in dataset.damaged] == [2]
+    assert f"record 2: {says}" in dataset.damaged[0].reason
 
 
 def test_more_records_than_said_and_missing_files(tmp_path):
@@ -254,6 +326,31 @@ def test_action_dictionaries_and_names(tmp_path):
     assert got["bits"].tolist() == [1, 2**64 - 1]
 
 
+def test_instructions_of_the_whole_episode(tmp_path):
+    steps = {"action": tensor("float32", 1), "language_instruction_2": text(), "note": text()}
+    values = {"steps/action": np.zeros(2, "f4"), "steps/language_instruction_2": [b"b"] * 2, "steps/note": [b"c"] * 2}
+    assert one_record(tmp_path / "d", steps, values).tasks == ("b",)
+    path = tmp_path / "d" / "features.json"
+    top = features_dict(
+        {"steps": sequence(features_dict(steps)), "about": features_dict({"language_instruction": text()})}
+    )
+    path.write_text(json.dumps(top))
+    shard_path(tmp_path / "d", 0, 1).write_bytes(record(example(values | {"about/language_instruction": [b"a"]})))
+    dataset = open_rlds(tmp_path / "d")
+    assert dataset.tasks == ("a",)
+    assert dataset.columns(0, ["task_index"])["task_index"].tolist() == [0, 0]
+    assert one_record(tmp_path / "e", {"action": steps["action"]}, values).episodes == ((0, 2, ("",)),)
+
+
+def test_nothing_but_images(tmp_path):
+    pixels = np.arange(3 * 8 * 8 * 3, dtype="u1").reshape(3, 8, 8, 3)
+    steps = {"observation": features_dict({name: image(8, 8, 3, encoding="") for name in "ab"})}
+    values = {f"steps/observation/{name}": [encode_image(frame, "PNG") for frame in pixels] for name in "ab"}
+    dataset = one_record(tmp_path / "d", steps, values)
+    assert dataset.episodes == ((0, 3, ("",)),)
+    np.testing.assert_array_equal(dataset.frames(0), np.stack([pixels, pixels], axis=1))
+
+
 def test_images_that_cannot_be_used(tmp_path):
     grey, other = np.zeros((8, 8), "u1"), np.zeros((8, 9, 3), "u1")
     bad = {
@@ -298,6 +395,18 @@ def test_broken_dataset_info(tmp_path, changes, says):
         open_rlds(root)
 
 
+def test_other_file_names_and_default_ones(tmp_path):
+    root = write_rlds(tmp_path / "toy", LENGTHS)
+    describe(root, [3], splits=[{"name": "train", "shardLengths": ["3"]}, {"name": "val", "shardLengths": ["1"]}])
+    assert len(open_rlds(root).episodes) == 3
+    with pytest.raises(LattokError, match=r"1 of 1 file of split `val` is missing: .* Other splits: train\."):
+        open_rlds(root, split="val")
+    shard_path(root, 0, 1).rename(root / "x-00000-00001.rec")
+    split = {"name": "train", "shardLengths": ["3"], "filepathTemplate": "x-{SHARD_INDEX}-{NUM_SHARDS}.rec"}
+    describe(root, [3], splits=[split])
+    assert len(open_rlds(root).episodes) == 3
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -317,6 +426,18 @@ def test_broken_features_json(tmp_path, content, says):
     (root / "features.json").write_text(json.dumps(content))
     with pytest.raises(LattokError, match=rf"features\.json: .*{says}"):
         open_rlds(root)
+
+
+def test_snake_case_features_json(tmp_path):
+    root = write_rlds(tmp_path / "toy", LENGTHS)
+    expected = open_rlds(root)
+    path = root / "features.json"
+    path.write_text(
+        re.sub(r'"[a-zA-Z]+":', lambda m: re.sub("[A-Z]", lambda c: "_" + c[0].lower(), m[0]), path.read_text())
+    )
+    assert '"python_class_name"' in path.read_text()
+    again = open_rlds(root)
+    assert (again.features, again.left_out) == (expected.features, expected.left_out)
 
 
 def test_a_flipped_bit_gives_an_error_or_the_right_values(tmp_path, rng):

@@ -1,5 +1,6 @@
 """TFRecord files: values equal those of protobuf, only what is asked for is read, and damage is always told."""
 
+import io
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,47 @@ def test_any_example_equals_protobuf(tmp_path_factory, values):
     assert {name: list(items) for name, items in got.items()} == values
     ours = protobuf.Example.FromString(example(typed)).features.feature  # the writer of these tests is right, too
     assert {name: list(kind.int64_list.value or kind.bytes_list.value) for name, kind in ours.items()} == values
+
+
+class CountingFile(io.FileIO):
+    """Counts the bytes that are read."""
+
+    read_bytes = 0
+
+    def readinto(self, buffer) -> int:
+        count = super().readinto(buffer)
+        CountingFile.read_bytes += count
+        return count
+
+    def readall(self) -> bytes:
+        raise AssertionError("a whole file is read")
+
+
+def test_images_are_not_read_for_numbers(tmp_path, monkeypatch):
+    image = b"x" * 80_000
+    values = {f"image_{i}": [image] * 10 for i in range(3)} | {"action": np.zeros(70, dtype="f4")}
+    path = tmp_path / "file"
+    path.write_bytes(record(example(values)))
+
+    def counting_open(path: Path, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(CountingFile(path, mode))
+
+    monkeypatch.setattr(tfrecord, "open", counting_open, raising=False)
+    CountingFile.read_bytes = 0
+    file = RecordFile(path)
+    with file.example(0, check=False) as found:
+        assert found.count("action") == 70
+    assert CountingFile.read_bytes < 100_000  # of 2.4 MB
+    reads_all = file.sizes[0]
+    for least, most in ((reads_all, reads_all + 100_000), (0, 50_000)):  # the checksum takes it all, once
+        CountingFile.read_bytes = 0
+        with file.example(0) as found:
+            found.floats("action")
+        assert least <= CountingFile.read_bytes <= most
+    CountingFile.read_bytes = 0
+    with file.example(0) as found:
+        found.blobs("image_1", [4])
+    assert len(image) <= CountingFile.read_bytes < len(image) + 300_000
 
 
 def test_damage_is_told(tmp_path):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
-from lattok.data.formats import video_times
+from lattok.data.formats import video_folder, video_times
 from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, captions_of, schedule
 from lattok.data.formats.video_times import read_times
 from lattok.data.video import VideoWriter
@@ -112,6 +112,22 @@ def test_every_format_gives_the_frames_of_a_full_decode(tmp_path: Path):
         np.testing.assert_array_equal(dataset.frames(episode.index, indices=[9, 2, 9])[:, 0], images[[9, 2, 9]])
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "muxer"),
+    [
+        ("fragments.mp4", "libx264", B_FRAMES, {"movflags": "frag_keyframe+empty_moov"}),
+        ("recorded.webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "12"}, {"live": "1"}),
+        ("open_groups.mp4", "libx265", {"x265-params": "log-level=none:keyint=12:open-gop=1:bframes=3"}, {}),
+    ],
+)
+def test_files_that_are_hard_to_seek_in(tmp_path: Path, name: str, codec: str, options: dict, muxer: dict):
+    path = write_video(tmp_path / name, 50, codec=codec, options=options, muxer=muxer)
+    dataset, (_, images) = VideoFolder(tmp_path), decoded(path)
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], images)
+    for t in range(50):
+        np.testing.assert_array_equal(dataset.frames(0, indices=[t])[0, 0], images[t], err_msg=f"frame {t}")
+
+
 def test_columns_say_where_a_row_is(tmp_path: Path):
     for name in ("lift/b.mp4", "lift/a.mp4", "push/c.mp4"):
         write_video(tmp_path / name, length=5)
@@ -150,6 +166,26 @@ def test_variable_rates_and_late_starts_are_resampled_to_the_nearest_frames(tmp_
     assert [what for _, what, _ in dataset.findings] == ["2 of 5 videos do not keep to 10 fps (first: episode 0)."]
 
 
+@pytest.mark.parametrize(("fps", "length"), [(5, 10), (15, 30), (10, 20), (24, 48), (0.5, 1), (0.01, 1)])
+def test_another_rate_is_resampled(tmp_path: Path, fps: float, length: int):
+    path = write_video(tmp_path / "a.webm", codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"})
+    dataset = VideoFolder(tmp_path, fps=fps)
+    assert (dataset.fps, dataset.episodes[0].length) == (fps, length)
+    times, images = decoded(path)
+    got = dataset.frames(0)[:, 0]
+    for i, image in enumerate(got):  # where two are equally near, either is right here
+        distance = np.abs(times - i / fps)
+        near = np.flatnonzero(distance <= distance.min() + 2e-3)
+        assert any(np.array_equal(image, images[k]) for k in near)
+
+
+def test_a_coarse_clock_makes_no_frames():
+    """A tick of the file's clock may be longer than a frame of the wanted rate."""
+    for rate, fps, length in ((30, 60, 180), (30, 300, 900), (30, 29.97, 90), (10, 25, 225)):
+        video = VideoTimes.of(np.arange(90), 90 / rate, 1 / rate, rate, (32, 32))
+        assert schedule(video, fps).length == length
+
+
 def test_a_rate_that_would_repeat_each_frame_for_ever_takes_no_memory(tmp_path: Path):
     """A description file, or the header of one video, may say any rate; the other videos stay."""
     video = VideoTimes.of(np.arange(100), 10, 0.1, 10, (32, 32))
@@ -158,6 +194,27 @@ def test_a_rate_that_would_repeat_each_frame_for_ever_takes_no_memory(tmp_path: 
     write_video(tmp_path / "a.mp4", 4)
     with pytest.raises(LattokError, match="a.mp4: `fps`: expected a rate at which 4 frames are not"):
         VideoFolder(tmp_path, fps=9e5)
+
+
+def test_the_most_common_rate_is_the_datasets(tmp_path: Path):
+    for i, fps in enumerate((25, 30000 / 1001, 30000 / 1001)):
+        write_video(tmp_path / f"{i}.mkv", fps=fps, length=40)
+    dataset = VideoFolder(tmp_path)
+    assert dataset.fps == pytest.approx(30000 / 1001)
+    assert [episode.length for episode in dataset.episodes] == [47, 40, 40]
+    np.testing.assert_array_equal(dataset.frames(1)[:, 0], decoded(tmp_path / "1.mkv")[1])
+
+
+def test_a_start_other_than_zero_changes_nothing(tmp_path: Path):
+    for name in ("a.mp4", "a.mkv"):
+        write_video(tmp_path / name, times_ms=[7000 + 100 * t for t in range(20)])
+    dataset = VideoFolder(tmp_path)
+    assert (dataset.fps, dataset.findings) == (10, ())
+    for index in (0, 1):
+        path = dataset.files_of(index)[0]
+        assert decoded(path)[0][0] == 7
+        np.testing.assert_array_equal(dataset.frames(index)[:, 0], decoded(path)[1])
+        np.testing.assert_array_equal(dataset.frames(index, indices=[13])[0, 0], decoded(path)[1][13])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -177,6 +234,11 @@ def test_sound_changes_nothing(tmp_path: Path, name: str, seconds: float):
     dataset = VideoFolder(tmp_path / "loud")
     assert dataset.damaged == ()
     np.testing.assert_array_equal(dataset.frames(0), VideoFolder(tmp_path / "silent").frames(0))
+
+
+def test_nested_folders_are_recognised(tmp_path: Path):
+    write_video(tmp_path / "train" / "push" / "1.mp4", length=2)
+    assert open_dataset(tmp_path).tasks == ("push",)
 
 
 def test_cameras_of_a_dataset_in_the_folder_are_no_episodes(tmp_path: Path, make_dataset):
@@ -219,6 +281,16 @@ def test_frames_that_are_not_shown_do_not_count(tmp_path: Path):
     np.testing.assert_array_equal(dataset.frames(0)[[6, 8], 0], images[[6, 7]])
 
 
+def test_a_video_that_begins_in_the_middle_begins_at_its_first_key_frame(tmp_path: Path):
+    options = {"deadline": "realtime", "cpu-used": "8", "g": "12"}
+    source = write_video(tmp_path / "source" / "a.webm", 30, codec="libvpx-vp9", options=options)
+    (tmp_path / "cut").mkdir()
+    remux(source, tmp_path / "cut" / "a.webm", lambda number, packet: packet if number >= 5 else None)
+    dataset = VideoFolder(tmp_path / "cut")
+    assert dataset.episodes[0].length == 18  # the second group of twelve begins with frame 12
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], decoded(source)[1][12:])
+
+
 def test_rotated_videos_come_upright(tmp_path: Path):
     if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
         pytest.skip("this PyAV does not write rotations")
@@ -241,6 +313,16 @@ def test_sizes_may_differ(tmp_path: Path):
     assert dataset.features[CAMERA].shape == (32, 32, 3)
     assert dataset.frames(0).shape == (4, 1, 48, 48, 3)
     assert dataset.frames(0, transform=lambda block: block[:, ::2, ::2]).shape == (4, 1, 24, 24, 3)
+
+
+def test_hidden_files_other_files_and_loops_are_passed_by(tmp_path: Path):
+    write_video(tmp_path / "deep" / "er" / "A.MP4", length=3)
+    shutil.copy(tmp_path / "deep" / "er" / "A.MP4", tmp_path / "._a.mp4")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    dataset = VideoFolder(tmp_path)
+    assert [dataset.files_of(e.index) for e in dataset.episodes] == [(tmp_path / "deep" / "er" / "A.MP4",)]
+    assert dataset.tasks == ("er",)
 
 
 def damage(folder: Path) -> dict[str, str]:
@@ -379,6 +461,17 @@ def test_captions_are_found_and_joined(clips: Path, name: str, text: str):
     assert dataset.findings == ()
 
 
+def test_videos_without_caption_take_their_folders_name(clips: Path):
+    captions = clips / "elsewhere.jsonl"
+    captions.write_text('{"file": "22", "caption": "lifts\\u2028it"}\n', encoding="utf-8")
+    dataset = VideoFolder(clips, captions=captions)
+    assert [episode.tasks for episode in dataset.episodes] == [("lift",), ("lifts\u2028it",), ("push",)]
+    assert [what for _, what, _ in dataset.findings] == [f"2 of 3 videos have no caption in {captions}."]
+    said = inspect_dataset(dataset).render()
+    assert "note    2 of 3 videos have no caption" in said
+    assert "no language instruction" not in said  # and to write such a file is no advice any more
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -430,6 +523,18 @@ def test_captions_in_another_encoding_or_twice(clips: Path):
     (clips / "captions.jsonl").write_text("{}")
     with pytest.raises(LattokError, match="`captions`: expected one captions file in .*, got captions.jsonl and"):
         VideoFolder(clips)
+
+
+def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_video(tmp_path / "a.mp4")
+
+    def no(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(video_folder, "decode_at", no)
+    monkeypatch.setattr("lattok.data.video.decode_at", no)
+    monkeypatch.setattr("lattok.data.video._decoded", no)
+    assert VideoFolder(tmp_path).columns(0, ["frame_index"])["frame_index"][-1] == 19
 
 
 @needs_real
