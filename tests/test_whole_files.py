@@ -123,14 +123,3 @@ def test_names_of_others_are_left_alone_and_leftovers_of_ours_go(work, tmp_path)
     assert all((tmp_path / name).read_text() == "thesis" for name in THEIRS)
     assert {p.name for p in tmp_path.glob("*.lattok-tmp")} & {LEFT} == set()
     assert len(list(tmp_path.iterdir())) == len(THEIRS) + 2 + (work == "write_text")
-
-
-def test_what_somebody_is_writing_is_not_swept(tmp_path):
-    with files.whole_file(tmp_path / "a") as temporary:
-        temporary.write_bytes(b"half")
-        child = FORK.Process(target=files.check_writable, args=(tmp_path,))
-        child.start()
-        child.join()
-        files.check_writable(tmp_path)
-        assert temporary.read_bytes() == b"half"
-    assert (tmp_path / "a").read_bytes() == b"half"

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from lattok.data import Feature, LeRobotWriter, open_dataset
-from lattok.data.image_writer import Clip, ImageStats, encode_clip
-from lattok.data.summaries import column_stats, merge_stats
+from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.video import decode_at
 from lattok.utils.checks import LattokError
 from tests.data.memory import encode_image
@@ -101,16 +100,6 @@ def test_columns_come_back(tmp_path, rng):
         start += length
 
 
-def test_several_files_and_chunks(tmp_path, rng):
-    with create(tmp_path / "d", data_file_mb=0.0005, video_file_mb=0.001, chunk_files=2) as writer:
-        for _ in range(6):
-            writer.add_episode(*episode(rng), "push")
-    names = sorted(path.relative_to(tmp_path / "d" / "data").as_posix() for path in (tmp_path / "d/data").rglob("*.p*"))
-    assert names[:3] == ["chunk-000/file-000.parquet", "chunk-000/file-001.parquet", "chunk-001/file-000.parquet"]
-    dataset = open_dataset(tmp_path / "d")
-    assert [dataset.columns(i, ["index"])["index"][0] for i in range(6)] == [0, 6, 12, 18, 24, 30]
-
-
 def test_many_episodes_are_written_in_portions(tmp_path):
     features = {"action": Feature("float32", (1,), None)}
     with LeRobotWriter.create(tmp_path / "d", 10, features) as writer:
@@ -137,32 +126,6 @@ def test_statistics_are_those_of_all_frames(tmp_path, rng):
     assert 0.4 < stats["camera"]["mean"][0][0][0] < 0.6
     row = pq.read_table(tmp_path / "d" / "meta" / "episodes").to_pylist()[0]
     np.testing.assert_allclose(row["stats/action/mean"], written[0]["action"].mean(0), rtol=1e-5)
-
-
-def test_merged_statistics_against_numpy(rng):
-    parts = [rng.standard_normal((n, 3)) * n for n in (1, 4, 30)]
-    merged, whole = merge_stats([column_stats(part) for part in parts]), np.concatenate(parts)
-    for name in ("min", "max", "mean", "std"):
-        np.testing.assert_allclose(merged[name], getattr(whole, name)(0))
-    assert merged["count"].tolist() == [35]
-
-
-def test_statistics_of_frames_against_numpy(rng):
-    frames = rng.integers(0, 256, (90, 4, 5, 3), dtype=np.uint8)
-    sample = ImageStats(90)
-    for block in np.split(frames, [1, 40, 41]):
-        sample.add(block)
-    stats, pixels = sample.result(), frames.reshape(-1, 3) / 255
-    for name in ("min", "max", "mean", "std"):
-        np.testing.assert_allclose(stats[name], getattr(pixels, name)(0).reshape(3, 1, 1))
-    for name, q in (("q01", 0.01), ("q10", 0.1), ("q50", 0.5), ("q99", 0.99)):
-        np.testing.assert_allclose(stats[name], np.quantile(pixels, q, axis=0).reshape(3, 1, 1))
-    assert stats["count"].tolist() == [90]
-    long = ImageStats(2000)
-    for value in range(2000):
-        long.add(np.full((1, 300, 2, 3), value % 256, dtype=np.uint8))
-    assert long.result()["count"].tolist() == [299]
-    np.testing.assert_allclose(long.result()["mean"], 0.5, atol=0.02)
 
 
 def test_a_failure_leaves_nothing(tmp_path, rng):
@@ -202,14 +165,6 @@ def test_two_writers_of_one_folder(tmp_path, rng):
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_the_folder_appears_at_the_end(tmp_path, rng):
-    writer = create(tmp_path / "d")
-    writer.add_episode(*episode(rng), "push")
-    assert not (tmp_path / "d").exists()
-    assert writer.finalize() == tmp_path / "d"
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-
-
 def test_what_a_killed_run_left_is_replaced(tmp_path, rng):
     left = create(tmp_path / "d")
     left.add_episode(*episode(rng), "push")
@@ -230,23 +185,6 @@ def test_a_folder_of_somebody_else_with_that_name_is_not_touched(tmp_path, name)
         create(tmp_path / "d")
     assert theirs.read_text() == "four years of work"
     assert [path.name for path in tmp_path.iterdir()] == [".d.writing"]
-
-
-@pytest.mark.parametrize("left", [[], ["lock"]])
-def test_a_kill_before_the_mark_is_written_is_no_dead_end(tmp_path, left):
-    (tmp_path / ".d.writing").mkdir()
-    for name in left:
-        (tmp_path / ".d.writing" / name).touch()
-    create(tmp_path / "d").__exit__(ValueError)
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_somebody_put_beside_the_unfinished_dataset_stays(tmp_path, rng):
-    with create(tmp_path / "d") as writer:
-        writer.add_episode(*episode(rng), "push")
-        (tmp_path / ".d.writing" / "notes").write_text("mine")
-    assert (tmp_path / ".d.writing" / "notes").read_text() == "mine"
-    assert sorted(path.name for path in (tmp_path / ".d.writing").iterdir()) == ["lock", "notes"]
 
 
 def test_a_link_is_no_working_folder(tmp_path):
@@ -301,37 +239,6 @@ def test_numbers_that_a_column_cannot_hold_are_refused_before_anything_is_writte
         writer.add_episode({"a": np.array(given)}, {}, "push")
     writer.add_episode({"a": np.array(["x", None], dtype=object) if dtype == "string" else np.ones(2)}, {}, "push")
     assert len(open_dataset(writer.finalize()).episodes) == 1
-
-
-def test_texts_that_are_missing_in_the_first_episode(tmp_path):
-    with LeRobotWriter.create(tmp_path / "d", 10, {"note": Feature("string", (1,), None)}) as writer:
-        for texts in ([None, None], ["a", None]):
-            writer.add_episode({"note": np.array(texts, dtype=object)}, {}, "push")
-    dataset = open_dataset(tmp_path / "d")
-    assert [dataset.columns(i, ["note"])["note"].tolist() for i in (0, 1)] == [[None, None], ["a", None]]
-
-
-def test_a_folder_whose_name_looks_like_a_protocol_of_ffmpeg(tmp_path, rng, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with create("run-12:30") as writer:
-        writer.add_episode(*episode(rng), "push")
-    assert open_dataset("run-12:30").frames(0).shape == (6, 1, 16, 24, 3)
-
-
-def test_a_place_in_the_home_folder(tmp_path, rng, monkeypatch):
-    """A shell leaves `--out=~/x` as it is; the folder was called `~`, or was not found again."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    with create("~/d") as writer:
-        writer.add_episode(*episode(rng), "push")
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-
-
-@pytest.mark.parametrize("fps", [1 / 3600, 0.3, 29.97])
-def test_frames_are_found_again_at_any_rate(tmp_path, rng, fps):
-    with LeRobotWriter.create(tmp_path / "d", fps, {"camera": FEATURES["camera"]}, video_codec="h264") as writer:
-        writer.add_episode({}, {"camera": rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)}, "push")
-    assert open_dataset(tmp_path / "d").frames(0).shape == (3, 1, 16, 24, 3)
 
 
 @pytest.mark.parametrize(
@@ -391,49 +298,6 @@ def test_images_without_loss(tmp_path, rng):
     stats = json.loads((tmp_path / "d" / "meta" / "stats.json").read_text())
     pixels = np.concatenate([episode["given"] for episode in seen]).reshape(-1, 3) / 255
     np.testing.assert_allclose(np.ravel(stats["given"]["mean"]), pixels.mean(0))
-
-
-def test_frames_in_blocks_and_the_same_bytes_again(tmp_path, rng):
-    frames = {key: rng.integers(0, 256, (150, 8, 12, 3), dtype=np.uint8) for key in ("image", "video")}
-    features = {key: Feature(key, (8, 12, 3), None) for key in frames}
-
-    for name in ("whole", "blocks", "again"):
-        given = frames if name == "whole" else {key: iter(np.split(video, [64, 128])) for key, video in frames.items()}
-        with LeRobotWriter.create(tmp_path / name, 5, features, video_codec="h264", encoder_threads=1) as writer:
-            writer.add_episode({}, given, ["push"] * 100 + ["lift"] * 50, length=150)
-    assert contents(tmp_path / "whole") == contents(tmp_path / "blocks") == contents(tmp_path / "again")
-    dataset = open_dataset(tmp_path / "again")
-    assert dataset.episodes[0].tasks == ("push", "lift")
-    assert dataset.columns(0, ["task_index"])["task_index"].tolist() == [0] * 100 + [1] * 50
-
-
-def test_a_frame_rate_that_is_no_whole_number(tmp_path):
-    for fps in (29.97, 30.0):
-        with LeRobotWriter.create(tmp_path / str(fps), fps, {"a": Feature("float32", (1,), None)}) as writer:
-            writer.add_episode({"a": np.zeros(3)}, {}, "push")
-    assert json.loads((tmp_path / "29.97/meta/info.json").read_text())["fps"] == 29.97
-    assert '"fps": 30,' in (tmp_path / "30.0/meta/info.json").read_text()
-
-
-def test_columns_of_all_shapes_and_types(tmp_path, rng):
-    features = {
-        "matrix": Feature("float64", (2, 3), None),
-        "row": Feature("uint8", (1, 2), None),
-        "small": Feature("int16", (1,), None),
-        "flags": Feature("bool", (3,), None),
-    }
-    columns = {
-        "matrix": rng.standard_normal((4, 2, 3)),
-        "row": rng.integers(0, 256, (4, 1, 2), dtype=np.uint8),
-        "small": np.arange(-2, 2, dtype=np.int16),
-        "flags": rng.integers(0, 2, (4, 3)).astype(bool),
-    }
-    with LeRobotWriter.create(tmp_path / "d", 5, features) as writer:
-        writer.add_episode(columns, {}, "push")
-    got = open_dataset(tmp_path / "d").columns(0, list(columns))
-    for key, values in columns.items():
-        np.testing.assert_array_equal(got[key], values)
-        assert got[key].dtype == values.dtype
 
 
 @pytest.mark.parametrize(

@@ -439,28 +439,3 @@ def test_a_claim_of_more_rows_than_a_file_on_the_hub_holds(hub: LocalHub, monkey
     with pytest.raises(LattokError, match="expected at most 0 rows in .* bytes, got 6"):
         open_dataset(REPO)
     assert hub.fetched() == {}
-
-
-def test_files_that_were_there_before_are_used_and_stay(hub: LocalHub, source: Path, tmp_path: Path):
-    whole = huggingface_hub.snapshot_download(REPO, repo_type="dataset")
-    before = {path: path.stat().st_mtime_ns for path in Path(whole).rglob("*") if path.is_file()}
-    hub.fetched()
-    dataset = open_dataset(REPO, cache_gb=1e-9)  # a byte
-    for index in range(4):
-        dataset.frames(index)
-    assert hub.fetched() == {}
-    assert kept(tmp_path / "cache") == []
-    assert {path: path.stat().st_mtime_ns for path in Path(whole).rglob("*") if path.is_file()} == before
-
-
-def test_a_file_in_use_is_never_removed(hub: LocalHub, source: Path):
-    local = open_dataset(source)
-    videos = [max(size_of(source, name) for name in files_of(local, i)) for i in range(4)]
-    dataset = open_dataset(REPO, cache_gb=(max(videos) + 1) / 1e9)
-    path = dataset.files_of(0)[1]
-    with dataset.files.at_hand(path) as place:
-        for index in (1, 2, 3):
-            dataset.frames(index)
-        assert place.read_bytes() == (source / path.relative_to(dataset.root)).read_bytes()
-    dataset.frames(1)
-    assert not place.exists()

@@ -294,11 +294,3 @@ def test_what_no_model_was_trained_with_is_refused_when_it_is_read(model, change
     with pytest.raises(LattokError, match=text) as error:
         lattok.load(edited(tmp_path / "m", model, **changes))
     assert "\n" not in str(error.value)
-
-
-def test_a_folder_that_looks_like_a_hub_id_is_one_of_this_machine(tmp_path, monkeypatch):
-    """transformers would prefer it to the Hub."""
-    (tmp_path / "here/org/name").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(LattokError, match="`features` in"):
-        check_named(SimpleNamespace(features="hf:org/name"), tmp_path / "model")

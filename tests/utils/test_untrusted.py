@@ -255,21 +255,3 @@ def test_what_has_another_type_is_one_line_with_its_place(value, kind, says):
     with pytest.raises(LattokError) as error:
         typed(value, kind, "", "f.json", "Again.")
     assert str(error.value).startswith(says)
-
-
-def test_blobs_that_are_a_link_are_no_blobs_of_the_hub(tmp_path: Path):
-    (tmp_path / "private").mkdir()
-    (tmp_path / "private" / "key").write_text("theirs")
-    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
-    root.mkdir(parents=True)
-    (tmp_path / "datasets--a--b" / "blobs").symlink_to("../private")
-    (root / "file").symlink_to("../../blobs/key")
-    with pytest.raises(LattokError, match="leads to"):
-        inside(root, "file", "x")
-
-
-def test_a_folder_whose_name_only_begins_like_the_root_is_outside(root: Path, tmp_path: Path):
-    (tmp_path / "dataset-2").mkdir()
-    (root / "link").symlink_to("../dataset-2")
-    with pytest.raises(LattokError, match="leads to"):
-        inside(root, "link", "x")
