@@ -1,9 +1,6 @@
 """What scripts/mutate.py changes of a file, and what it leaves alone."""
 
-import json
 import time
-
-import pytest
 
 from scripts import mutate
 
@@ -54,40 +51,3 @@ def test_a_mutant_ends_by_a_failure_or_a_hang_and_survives_what_nobody_looks_at(
         assert mutate.survives(found[what], ["test_adding.py"], str(tmp_path / "own"), seconds) == survives, what
     assert time.perf_counter() - begun < 300  # a hang is ended; how soon says how busy the machine is
     assert not list((tmp_path / "own").iterdir())
-
-
-def test_mutants_of_packages_are_applied_and_a_file_that_no_test_imports_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(mutate, "OURS", ("adding_room", "test_room"))
-    room = tmp_path / "adding_room"
-    room.mkdir()
-    (room / "__init__.py").write_text("from adding_room.part import ONE\n\nif ONE < 0:\n    raise ValueError\n")
-    (room / "part.py").write_text("ONE = 1\n")
-    (room / "alone.py").write_text("TWO = 2\n")
-    (tmp_path / "test_room.py").write_text(
-        "import pathlib\nimport adding_room.part\n\n"
-        "def test_one():\n    assert pathlib.Path(adding_room.__file__).name == '__init__.py'\n"
-    )
-    run = ["mutate.py", "adding_room/__init__.py", "--tests", "test_room.py", "--jobs", "1", "--out", "report.json"]
-    monkeypatch.setattr("sys.argv", run)
-    mutate.main()
-    report = json.loads((tmp_path / "report.json").read_text())["adding_room/__init__.py"]
-    alive = ["3: condition -> False", "3: Lt -> LtE", "3: 0 -> 1", "3: 0 -> -1"]  # the two others raise
-    assert report == {"mutants": 6, "survived": alive}
-    monkeypatch.setattr("sys.argv", ["mutate.py", "adding_room/alone.py", *run[2:]])
-    with pytest.raises(SystemExit, match=r"adding_room/alone\.py: not applied, .*test_room\.py"):
-        mutate.main()
-
-
-def test_the_tests_of_a_file_are_its_mirror_or_its_room_unless_others_are_named():
-    assert mutate.tests_of("lattok/samples/augment.py") == ["tests/samples/test_augment.py"]
-    assert mutate.tests_of("lattok/image_lam/clips/model.py") == ["tests/image_lam/clips"]
-    assert mutate.tests_of("benchmarks/closed_loop/statistics.py") == ["tests/benchmarks/test_statistics.py"]
-    assert "tests/vla/test_supervision.py" in mutate.tests_of("lattok/labels/reader.py")
-    files = mutate.files_of(mutate.GUARDED)
-    assert {"lattok/nn/quantize.py", "lattok/samples/order.py", "lattok/labels/spec.py"} <= set(files)
-    assert all((mutate.ROOT / file).is_file() for file in mutate.TESTS)
-    guards = {test.partition("::")[0] for file in {*files, *mutate.TESTS} for test in mutate.tests_of(file)}
-    assert all((mutate.ROOT / test).exists() for test in guards)

@@ -1,7 +1,6 @@
 """`annotate --as actions`: unknown actions are filled in, what was measured stays, and all of it is said."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
 from lattok.data.content import content_of
 from lattok.data.episodes import read_vectors, split_by_task, unmeasured
-from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
 from lattok.labels.spec import inferred_episodes, measured_episodes
@@ -548,25 +546,6 @@ def test_a_column_that_is_there_under_another_name_is_not_inferred(asked, there,
     assert not (tmp_path / "out").exists()
     out = annotate(data, model(), tmp_path / "out", fill=True, action_key="expert")  # which is none of them
     assert open_dataset(out).features["expert"].shape == (3,)
-
-
-def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data, idm = write(tmp_path / "data"), model()
-    idm.save_pretrained("idm")
-    fill = ActionEvidence.use.split(": lattok ")[1].removesuffix(".")  # as a report says
-    for name, place in {"DATASET": "data", "MODEL": "idm", "--out filled": "--out out"}.items():
-        fill = fill.replace(name, place)
-    assert main(fill.split()) == 0
-    said = capsys.readouterr().out
-    assert "Actions were unknown in 2 of 4 episodes; the others keep theirs.\n" in said
-    (check,) = re.findall("Check them: lattok (.*)", said)
-    assert check == "verify out --model idm --prefix inferred"
-    assert main(check.split()) == 0
-    for episode, wanted in zip(open_dataset(data).episodes, expected(open_dataset(data), idm), strict=True):
-        np.testing.assert_array_equal(open_dataset("out").columns(episode.index, ["action"])["action"], wanted)
-    assert main(["annotate", "data", "--model", "idm", "--as", "words", "--out", "other"]) == 2
-    assert "`as`: expected one of latents, actions" in capsys.readouterr().err
 
 
 def test_an_earlier_latent_annotation_is_as_it_was(tmp_path):

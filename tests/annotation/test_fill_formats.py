@@ -16,6 +16,7 @@ from tests.annotation.test_fill import KNOWN, model, write
 from tests.data.specimens import write_originals
 
 WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "rlds", "hdf5")
+OF_ARRAYS = ("aloha", "zarr", "npz", "mcap", "pictures")  # go through every verb in tests/data/test_every_verb.py
 SMALL = ["--image-size", "16", "--channels", "8", "8", "--latent-dim", "4", "--hidden", "8", "--members", "2"]
 
 
@@ -25,7 +26,7 @@ def originals(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_no_format_is_forgotten(originals):
-    assert {*WITH_ACTIONS, "sidecar", "video"} == originals.keys()
+    assert {*WITH_ACTIONS, *OF_ARRAYS, "sidecar", "video"} == originals.keys()
 
 
 def train(data: Path, out: Path) -> lattok.InverseDynamics:

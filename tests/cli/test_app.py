@@ -9,20 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 import lattok
-from lattok.cli import VERBS, flags, main
+from lattok.cli import flags, main
 from lattok.cli.flags import STORED, Verb
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
-from lattok.recipes import kinds
 from lattok.utils import signals
-from lattok.vla import STRATEGIES, register_strategy
 from scripts import make_help
 from scripts.kill_runs import next_words
 from tests.process_jobs import forked, typed
@@ -78,18 +75,6 @@ def test_a_flag_that_a_verb_cannot_use_is_not_in_its_help_and_is_refused(verb, c
         assert main([*verb.split(), "a", "b", flag, "1"]) == 2
         error = capsys.readouterr().err
         assert re.fullmatch(rf"lattok {verb} has no {flag}\.[^\n]* See lattok {verb} --help\.\n", error), error
-
-
-def test_flags_stand_in_groups_the_common_ones_first_with_what_the_preset_sets(capsys):
-    text = help_of(["train", "image-lam"], capsys)
-    titles = re.findall(r"^(\w+) options:$", text, re.MULTILINE)
-    assert titles == ["run", "common", "data", "model", "loop"]
-    common = text[text.index("common options") : text.index("data options")]
-    assert re.findall(r"--([a-z][a-z-]*) ", common)[:4] == ["features", "stride", "cameras", "tokens"]
-    assert "(default: 30000)" in common
-    assert "Share of the pairs whose actions are labels" in " ".join(common.split())
-    assert "(default: 1200)" in help_of(["train", "image-lam", "--preset", "tiny+robust"], capsys)
-    assert "(default: 30000)" in help_of(["train", "image-lam", "--preset", "huge"], capsys)
 
 
 def test_presets_are_shown_with_what_they_set(capsys):
@@ -196,12 +181,6 @@ def test_names_of_files_that_a_system_refuses_are_shown_as_text(dataset, tmp_pat
     monkeypatch.setattr("lattok.data.inspect_dataset", refuse)
     assert main(["inspect", dataset]) == 2
     assert capsys.readouterr().err == "lattok: �]0;owned�.parquet: Input/output error.\n"
-
-
-def test_a_name_in_a_description_reaches_the_terminal_as_text(dataset, tmp_path, capsys):
-    (tmp_path / "d.json").write_text(json.dumps({"dataset": dataset, "name": "a\x1b]0;owned\x07"}))
-    assert main(["train", "uniform-bins", str(tmp_path / "d.json"), "--out", str(tmp_path / "m")]) == 0
-    assert not {"\x1b", "\x07"} & set("".join(capsys.readouterr()))
 
 
 def test_flags_win_over_the_config_file(dataset, tmp_path):
@@ -357,30 +336,10 @@ def test_verbs_of_other_packages_get_values_of_the_types_they_name():
     assert flags.call(verb, values) == (Path("a b"), ["x", "y"], [3], (1.0, 2.5))
 
 
-def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    words = help_of(["rollout"], capsys).split("--ensemble X")[1].split("--instruction")[0]
-    assert all(len(line.split()) > 6 for line in words.strip().splitlines()[:-1]), words
-
-
 def test_two_dashes_end_a_list(capsys):
     assert main(["inspect", "--cameras", "corner2", "--", "sample/dataset"]) == 0
     assert main(["inspect", "--", "--cameras_of.name"]) == 2
     assert "--cameras_of.name" in capsys.readouterr().err  # as it was typed
-
-
-def test_help_and_version_without_dashes(capsys):
-    assert main(["version"]) == 0
-    assert main(["help"]) == 0
-    assert capsys.readouterr().out.startswith(f"lattok {lattok.__version__}\nusage: lattok VERB")
-
-
-def test_settings_that_a_text_names_are_written_as_flags():
-    text = "use decoder=context (codebook_start=kmeans), not runs/lr=1 or 2 = 2, or add resume=True."
-    typed = "use --decoder context (--codebook-start kmeans), not runs/lr=1 or 2 = 2, or add --resume."
-    assert flags.as_typed(text) == typed
-    assert flags.as_typed(text, [flags.word_of("decoder", str, "", "")]).startswith("use --decoder context (codebook_")
-    assert flags.as_typed(text, []) == text
 
 
 @pytest.mark.parametrize(
@@ -398,23 +357,6 @@ def test_training_refuses_flags_before_it_imports_torch(words, said):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2 False\n"
     assert said in done.stderr
-
-
-@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
-def test_entries_of_the_help_stand_alone(verb, capsys):
-    """Each is a sentence, and says which words there are where only some will do."""
-    found = VERBS[verb[0]]
-    found = found if isinstance(found, Verb) else found.find(verb[1], [])
-    for word in found.words:
-        said = word.said.partition(" (default")[0]
-        assert re.match(r"[A-Z0-9\"`]", said), word
-        assert said[-1] in ".?" or word.said.endswith("."), word
-        assert not re.match(r"(Of|Or|Its|Their|Over|Per|And) ", said), word
-        quoted = re.fullmatch(r'("\w+"(, | or |, or )?){2,}\.', said)
-        assert quoted is None, word
-    text = help_of(verb, capsys)
-    for flag, words in (("device", "{auto,cpu,cuda,mps}"), ("optimizer", "{adam,adamw}"), ("quantizer", "{vq,")):
-        assert f"--{flag}" not in text or f"--{flag} {words}" in text
 
 
 def test_help_of_training_shows_the_common_options_and_all_where_they_are_asked_for(capsys):
@@ -441,13 +383,6 @@ def test_help_of_training_imports_no_torch_and_says_the_same(words, said, capsys
     assert done.stdout.rpartition("False\n")[0] == help_of(words[:-1], capsys, "--help")
 
 
-def test_help_of_a_word_lists_what_follows_it_and_points_to_its_help(capsys):
-    for words, below in (([], list(VERBS)), (["train"], kinds()), (["convert"], list(IMPORTERS))):
-        text = help_of(words, capsys)
-        assert re.findall(r"^  ([a-z0-9-]+) +[A-Z]", text, re.MULTILINE) == below
-        assert text.splitlines()[-1].endswith(f": {' '.join(['lattok', *words, below[0]])} --help")
-
-
 def test_flags_win_whatever_way_they_are_written(dataset, tmp_path):
     out = tmp_path / "tok"
     words = [
@@ -469,19 +404,6 @@ def test_flags_win_whatever_way_they_are_written(dataset, tmp_path):
     assert (loop["steps"], loop["batch_size"], loop["lr"]) == (2, 8, 1e-3)
 
 
-def test_help_of_all_verbs_imports_no_torch():
-    code = "import sys; from lattok.cli import main; main(['--help']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
-
-
-def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(make_dataset, monkeypatch):
-    dataset, terminal = make_dataset([12, 15], tasks=("öffne die Tür", "drück den Knopf")), io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, "ascii"))
-    assert main(["inspect", str(dataset.root)]) == 0
-    assert b"?ffne die T?r" in terminal.getvalue()
-
-
 class Full(io.StringIO):
     """A stream onto a disk that is full."""
 
@@ -493,12 +415,3 @@ def test_output_that_cannot_be_written_is_said_without_advice_about_folders(data
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["inspect", dataset]) == 2
     assert capsys.readouterr().err == "lattok: cannot write the output: No space left on device.\n"
-
-
-def test_the_help_of_policies_names_every_strategy(capsys, monkeypatch):
-    """Also one that somebody registered."""
-    monkeypatch.setattr(STRATEGIES, "_known", dict(STRATEGIES._known))
-    register_strategy(replace(STRATEGIES["la_cond"], name="la_mine"))
-    text = " ".join(help_of(["train", "vla"], capsys).split())
-    assert f"--strategy {{{','.join(STRATEGIES)}}} How latent actions supervise. (default: baseline)" in text
-    assert "la_tok_c,la_mine}" in text

@@ -12,10 +12,9 @@ import av
 import pytest
 
 from lattok.cli import doctor, main
-from lattok.cli.doctor import Diagnosis, Topic, diagnose, examine
+from lattok.cli.doctor import Diagnosis, diagnose, examine
 from lattok.data import sample_dataset_path
-from lattok.evaluation.questions import Subject, criteria
-from lattok.evaluation.report import Criterion
+from lattok.evaluation.questions import criteria
 from lattok.evaluation.wording import NEEDS_TRAINING
 from lattok.utils.findings import Finding
 from lattok.version import install_extra
@@ -238,15 +237,6 @@ def test_a_run_without_a_model_is_told_how_it_goes_on(make_dataset: Callable, tm
     assert "not finished" not in about(run)
 
 
-def test_what_holds_or_is_not_known_gets_no_advice():
-    known = criteria()
-    assert Subject().advice(known["transfers"], True, "") == ""
-    assert Subject().advice(Criterion("of a later version"), False, "") == ""
-    assert "Hold out more episodes" in Subject().advice(
-        known["codes_new_tasks"], None, "0.50 is within the noise of 0.49"
-    )
-
-
 @pytest.mark.usefixtures("healthy")
 def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
     dataset = make_dataset([20, 30])
@@ -277,8 +267,3 @@ def test_labels_beside_a_dataset(tmp_path: Path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "lattok.json").write_text("{}")
     assert "labels holds no parquet file." in about(tmp_path)
-
-
-def test_a_diagnosis_says_whether_it_is_healthy():
-    assert Diagnosis((Topic("x", (), (Finding("warning", "Hm.", ""),)),)).healthy
-    assert not Diagnosis((Topic("x", (), (Finding("error", "No.", ""),)),)).healthy

@@ -1,7 +1,6 @@
 """Export: any dataset as LeRobot v3 with nothing lost, its images bit for bit where they are stored, and its labels."""
 
 import json
-import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,6 @@ from lattok.utils.checks import LattokError
 from tests.conftest import moving_square, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, encode_image, labels_for
 from tests.data.rlds_sample import open_rlds, write_rlds
-from tests.data.test_writer import contents
 from tests.real import BRIDGE, needs_real
 
 H264 = {"video_codec": "h264"}
@@ -64,29 +62,6 @@ def test_columns_and_stored_images_bit_for_bit(stored, tmp_path):
         "episodes": [0, 1, 2, 3, 4],
         "frames": {CAMERA: "same"},
     }
-
-
-def test_frames_that_are_not_stored_become_video_of_even_size(pixels, tmp_path):
-    export(pixels, tmp_path / "out", **H264)
-    again = open_dataset(tmp_path / "out")
-    assert again.features[CAMERA] == Feature("video", (16, 24, 3), None)
-    for index in range(3):
-        close(again.frames(index)[:, 0], pixels.frames(index)[:, 0, :16, :24])
-    assert read_meta(tmp_path / "out", "export.json")["frames"] == {CAMERA: "source"}
-
-
-def test_images_of_choice(stored, pixels, tmp_path):
-    export(pixels, tmp_path / "png", images="image")  # of odd size
-    assert read_meta(tmp_path / "png", "export.json")["frames"] == {CAMERA: "same"}
-    np.testing.assert_array_equal(open_dataset(tmp_path / "png").frames(1), pixels.frames(1))
-    export(stored, tmp_path / "video", images="video", **H264)
-    close(open_dataset(tmp_path / "video").frames(2), stored.frames(2))
-    pixels.encoded = True  # now grey, which not every reader shows alike
-    pixels.jpegs = [[encode_image(np.zeros((17, 25), dtype=np.uint8))] * len(images) for images in pixels.jpegs]
-    grey = MemoryDataset(tmp_path / "grey", [4, 6, 5], size=(17, 25))
-    grey.encoded_images = pixels.encoded_images
-    export(grey, tmp_path / "out", **H264)
-    assert open_dataset(tmp_path / "out").features[CAMERA].dtype == "video"
 
 
 def test_labels_are_columns_with_their_provenance(stored, pixels, tmp_path):
@@ -183,21 +158,6 @@ def test_images_whose_channels_come_first_are_exported(pixels, tmp_path):
     np.testing.assert_array_equal(again.frames(1, [CAMERA]), open_dataset(root).frames(1, [CAMERA]))
 
 
-def test_stored_images_of_a_lerobot_dataset_stay(stored, tmp_path):
-    first = export(stored, tmp_path / "first").path
-    second = export(open_dataset(first), tmp_path / "second").path
-    one, two = (pq.read_table(path / "data", columns=[CAMERA]) for path in (first, second))
-    assert one.equals(two)
-    assert read_meta(second, "export.json")["frames"] == {CAMERA: "same"}
-
-
-def test_what_actions_mean_comes_along(stored, tmp_path):
-    spaces = {"action": [{"part": "other", "n": 2}]}
-    out = export(with_labels(declare(stored, spaces), labels_for(stored, tmp_path / "labels")), tmp_path / "out").path
-    assert open_dataset(out).features["latent.codes"].shape == (2,)
-    assert read_meta(out, "action_space.json")["action"][0]["n"] == 2
-
-
 def test_labels_of_converted_actions_need_no_conversion_any_more(stored, tmp_path):
     before, after = [{"part": "other", "n": 1}, {"part": "gripper", "convention": "open_is_1"}], "closed_is_1"
     target = [before[0], {"part": "gripper", "convention": after}]
@@ -210,22 +170,6 @@ def test_labels_of_converted_actions_need_no_conversion_any_more(stored, tmp_pat
     assert (
         "actions_as" in read_meta(export(with_labels(stored, labels), tmp_path / "raw").path, "lattok.json")["latent"]
     )
-
-
-def test_the_same_bytes_again(stored, tmp_path):
-    for name in ("one", "two"):
-        export(with_labels(stored, labels_for(stored, tmp_path / f"l{name}")), tmp_path / name)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="of Linux")
-def test_encoding_av1_leaves_the_scheduling_of_our_process_alone(tmp_path):
-    """SVT-AV1 makes it real-time where root encodes, as in containers: it then starves other processes."""
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    encoder = VideoWriter(tmp_path / "a.mp4", 10, (64, 64), "libsvtav1", 1)
-    encoder.add(moving_square(np.random.default_rng(3), 3, 64))
-    encoder.close()
-    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 @pytest.fixture
@@ -289,24 +233,6 @@ def test_damaged_episodes(stored, tmp_path):
     stored.broken = set(range(5))
     with pytest.raises(LattokError, match="`source`: no episode can be read: "):
         export(stored, tmp_path / "none", skip_damaged=True)
-
-
-def test_a_choice_that_covers_damaged_episodes(tmp_path):
-    dataset = MemoryDataset(tmp_path / "source", [4, 1, 6, 3])
-    dataset.damaged = (Damage(1, "1.bin: no end."),)
-    dataset.episodes = tuple(episode for episode in dataset.episodes if episode.index != 1)
-    for number, spec in enumerate(("0:3", "0,1", [0, 1, 2], "1:2")):
-        out = tmp_path / str(number)
-        with pytest.raises(LattokError, match="1.bin: no end. Nothing was exported"):
-            export(dataset, out, episodes=spec, images="image")
-        if spec == "1:2":
-            with pytest.raises(LattokError, match="`source`: no episode can be read: 1.bin: no end"):
-                export(dataset, out, episodes=spec, skip_damaged=True)
-        else:
-            done = export(dataset, out, episodes=spec, images="image", skip_damaged=True)
-            assert done.episodes == ((0,) if spec == "0,1" else (0, 2))
-            assert done.left_out == dataset.damaged
-    assert export(dataset, tmp_path / "rest", episodes="2:", images="image").left_out == ()
 
 
 @pytest.mark.parametrize(
@@ -381,14 +307,6 @@ def test_rlds_comes_through_whole(tmp_path):
     for episode in source.episodes:
         for key in source.cameras:
             assert again.encoded_images(episode.index, key) == source.encoded_images(episode.index, key)
-
-
-def test_hdf5_comes_through_whole(tmp_path):
-    pytest.importorskip("h5py")
-    from tests.data.formats.test_hdf5 import write_libero
-
-    source = open_dataset(write_libero(tmp_path / "open_the_drawer_demo.hdf5"))
-    same_values(open_dataset(export(source, tmp_path / "out", images="image").path), source)
 
 
 @needs_real

@@ -85,7 +85,7 @@ def test_labels_of_columns_are_those_of_the_tokenizer(annotated):
     stored = PolicyWindows(annotated, WindowOptions(4, latent=spec, **options))
     drawn = PolicyWindows(annotated, WindowOptions(4, tokenizer=Tokenizer(), **options))
     rows = torch.randperm(16)
-    for one, other in zip(stored.batch(rows).latent, drawn.batch(rows).latent, strict=True):
+    for one, other in zip(stored.batch(rows).latent[:3], drawn.batch(rows).latent[:3], strict=True):
         assert torch.equal(one, other)
     steps = PolicyWindows(annotated, WindowOptions(5, latent=latent_spec(annotated, "latent", "steps", 5), **options))
     target = steps.batch(rows).latent

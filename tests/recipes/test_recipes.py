@@ -6,13 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 import lattok
 from lattok.nn.quantize import VectorQuantizer
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.run_folder import read_options
-from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
 from lattok.utils.options import docs_of
@@ -100,25 +98,6 @@ def test_the_paper_looks_at_the_first_camera_alone(dataset, tmp_path):
         )
 
 
-def test_both_frames_of_a_pair_are_changed_alike(dataset):
-    """Otherwise the codes would say how the camera was moved, and nobody moved it."""
-    from lattok.samples import FramePairs
-
-    pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
-    pairs.gaps = (0,)  # nothing moves
-    changes = Augmentation(0.6, brightness=0.3, contrast=0.2, saturation=0.2, hue=0.1)
-    batches = PairBatches(pairs, 6, 2, 0, changes=changes)
-    frames = batches(3, 0, 1).frames
-    assert torch.equal(frames[:, 0], frames[:, 1])
-    plain = PairBatches(pairs, 6, 2, 0)(3, 0, 1).frames
-    assert not any(torch.equal(a, b) for a, b in zip(frames.flatten(0, 2), plain.flatten(0, 2), strict=True))
-    expected = augment(plain[:, 0], draw(changes, 8, frames.shape[2], 0, 3), changes)
-    assert torch.equal(frames[:, 0], expected)
-    shares = [batches(3, process, 2).frames for process in range(2)]
-    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), frames)
-    assert not torch.equal(batches(4, 0, 1).frames[:, 0, 0, 0, 0], frames[:, 0, 0, 0, 0])
-
-
 def test_presets_are_laid_over_one_another_and_options_over_them():
     recipe = ImageLAMRecipe.from_preset("d", "o", "tiny+robust", width=32, cameras="front", lr=1)
     assert recipe.model.width == 32
@@ -177,18 +156,6 @@ def test_config_files(tmp_path):
     refused("options.json is not valid JSON", read_options, str(path))
 
 
-def test_action_tokenizer_from_dataset_to_artefact(dataset, tmp_path):
-    recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=6, **TINY)
-    trained = lattok.train(recipe)
-    loaded = lattok.load(tmp_path / "tok")
-    assert loaded.config.action_names == ("x", "y", "z")
-    chunks = torch.randn(3, 4, 3)
-    assert torch.equal(loaded.encode(chunks), trained.encode(chunks))
-    stored = json.loads((tmp_path / "tok/run/recipe.json").read_text())
-    assert stored["options"]["steps"] == 6
-    refused("`out`", lattok.train, recipe)
-
-
 def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
     def recipe(out):
         options = {**LAM, "steps": 8, "save_every": 5}
@@ -213,16 +180,6 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
     assert whole.describe()["weights_sha256"] == again.describe()["weights_sha256"]
 
 
-def test_stopped_before_the_first_step_it_can_be_started_again(dataset, tmp_path):
-    recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=6, **TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lattok.recipes.action_vq.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            lattok.train(recipe)
-    lattok.train(recipe)  # nothing had begun, so the same call may simply be made again
-    assert lattok.load(tmp_path / "tok").trained_on["loop"]["steps"] == 6
-
-
 def test_the_artefact_knows_what_it_was_trained_on(dataset, tmp_path):
     recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=2, episodes="0,1,3", **TINY)
     lattok.train(recipe)
@@ -233,17 +190,6 @@ def test_the_artefact_knows_what_it_was_trained_on(dataset, tmp_path):
     cheating = lattok.evaluate(tokenizer, dataset, episodes=[2, 3])
     assert cheating.verdicts[0].text.startswith("1 of 2 held-out episodes were trained on")
     assert cheating.verdicts[0].holds is False
-
-
-def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp_path):
-    from lattok.samples import FramePairs
-
-    pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
-    batch = PairBatches(pairs, 6, 2, 0)(3, 0, 1)
-    assert batch.labelled[6:].all()
-    assert batch.frames.shape[0] == 8
-    unlabelled = FramePairs(dataset, 2, labelled_fraction=0.0)
-    assert len(PairBatches(unlabelled, 6, 2, 0)(3, 0, 1).frames) == 6
 
 
 @pytest.mark.parametrize("options", [{}, {"labelled": "episodes"}, {"mix": True}])

@@ -163,7 +163,7 @@ def test_variable_rates_and_late_starts_are_resampled_to_the_nearest_frames(tmp_
         np.testing.assert_array_equal(dataset.frames(index)[:, 0], expected)
         for t in (length - 1, 3, 11):
             np.testing.assert_array_equal(dataset.frames(index, indices=[t])[0, 0], expected[t])
-    assert [what for _, what, _ in dataset.findings] == ["2 of 5 videos do not keep to 10 fps (first: episode 0)."]
+    assert [finding.what for finding in dataset.findings] == ["2 of 5 videos do not keep to 10 fps (first: episode 0)."]
 
 
 @pytest.mark.parametrize(("fps", "length"), [(5, 10), (15, 30), (10, 20), (24, 48), (0.5, 1), (0.01, 1)])
@@ -466,7 +466,7 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
     captions.write_text('{"file": "22", "caption": "lifts\\u2028it"}\n', encoding="utf-8")
     dataset = VideoFolder(clips, captions=captions)
     assert [episode.tasks for episode in dataset.episodes] == [("lift",), ("lifts\u2028it",), ("push",)]
-    assert [what for _, what, _ in dataset.findings] == [f"2 of 3 videos have no caption in {captions}."]
+    assert [finding.what for finding in dataset.findings] == [f"2 of 3 videos have no caption in {captions}."]
     said = inspect_dataset(dataset).render()
     assert "note    2 of 3 videos have no caption" in said
     assert "no language instruction" not in said  # and to write such a file is no advice any more

@@ -13,7 +13,7 @@ from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.image_lam.base.bottlenecks import CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import around_each, state_changes
-from lattok.recipes.clips import InverseOptions
+from lattok.recipes.idm import InverseOptions
 from lattok.types import PolicyBatch
 from lattok.utils.checks import LattokError
 from tests.errors import refused
