@@ -296,8 +296,8 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
     use_it(said(["train", "vla", shown, "--out", "my policy", *TINY]), open_dataset(shown))
     assert "Report: " in said(["evaluate", "my policy", shown])
     report = json.loads(Path("my policy/report/report.json").read_text())
-    said = (str(PolicyEvidence.use), report["answer"]["text"])
-    acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in said}
+    texts = (str(PolicyEvidence.use), report["answer"]["text"])
+    acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in texts}
     commands = {found for text in acts for found in re.findall(r"Let it act[^:]*: (lattok [^.]*)", text)}
     assert commands, report["answer"]
     for each in commands:

@@ -81,8 +81,8 @@ def test_memory_that_is_no_amount_is_refused(memory):
 
 
 def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
-    refused = {"shuffle_window": (20, "64 frames for 8 lanes"), "memory_gb": (5e-5, "0.0002 for images")}
-    for name, (value, least) in refused.items():
+    too_small = {"shuffle_window": (20, "64 frames for 8 lanes"), "memory_gb": (5e-5, "0.0002 for images")}
+    for name, (value, least) in too_small.items():
         with pytest.raises(LattokError, match=f"`{name}`: expected at least {least}"):
             lattok.train(lam(dataset, tmp_path / name, **{name: value}))
     refused("`shuffle_window`", lam, dataset, tmp_path / "x", shuffle_window=-1)
