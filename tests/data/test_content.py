@@ -148,3 +148,15 @@ def test_records_of_another_kind_are_one_line(record):
         return
     with pytest.raises(LattokError, match=r"`content` in `training.json`: expected digests of the episodes"):
         read_record(record)
+
+
+def test_pictures_count_for_those_who_look(tmp_path):
+    first, other = (MemoryDataset(tmp_path, [4, 1, 6]) for _ in range(2))
+    _picture(other)
+    assert content_of(first, first.episodes).digest == content_of(other, other.episodes).digest
+
+
+def test_damage_is_for_others_to_report(tmp_path):
+    dataset = MemoryDataset(tmp_path, [8, 8])
+    dataset.broken.add(1)
+    assert list(_of(dataset).actions) == [0]

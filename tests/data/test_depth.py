@@ -165,3 +165,29 @@ def test_cells_that_nothing_marks_are_not_called_damaged(tmp_path: Path):
     edit_info(root, features=features)
     with pytest.raises(LattokError, match=r"expected a JPEG or PNG image, got TIFF. If it is a depth camera, say"):
         open_dataset(root).frames(0, [KEY])
+
+
+def test_all_that_is_said_of_features_comes_along(tmp_path: Path):
+    """Names as they were written, facts of one's own, rates; of a video that is encoded again only what still holds."""
+    root = write_dataset(tmp_path / "d", [5, 6], fps=RATE)
+    features = read_info(root)["features"]
+    for key, entry in features.items():
+        entry |= {"fps": 10, "own": {"key": key}}
+    features["action"]["names"] = {"motors": ["a", "b", "c"]}
+    features["action"]["info"] = {"unit": "rad"}
+    camera = features[CAMERAS[0]]
+    camera["info"] |= {"video.codec": "vp9", "video.crf": 30, "is_depth_map": False, "lens": "wide"}
+    edit_info(root, features=features, tools=[{"name": "say"}], licence="mit", total_videos=7)
+    out = read_info(export(root, tmp_path / "out", video_codec="h264").path)
+    for key, entry in out["features"].items():
+        if key not in CAMERAS:
+            assert entry == features[key]
+        assert (entry["fps"], entry["own"]) == (10, {"key": key})
+    told = out["features"][CAMERAS[0]]["info"]
+    assert (told["lens"], told["is_depth_map"], told["video.codec"]) == ("wide", False, "h264")
+    assert "video.crf" not in told
+    assert (out["tools"], out["licence"], "total_videos" in out) == ([{"name": "say"}], "mit", False)
+    renamed = open_dataset(root, dimensions={"action": ["x", "y", "z"]})
+    entry = read_info(export(renamed, tmp_path / "renamed", video_codec="h264").path)["features"]["action"]
+    assert entry["names"] == ["x", "y", "z"]
+    assert entry["info"] == {"unit": "rad"}

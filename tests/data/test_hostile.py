@@ -423,3 +423,71 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
             use(root, tmp_path / path.stem)
         path.write_bytes(whole)
     use(root, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shape", [[2**20, 2**20], [2] * 9, [2**31]])
+def test_features_of_absurd_shapes(tmp_path, shape):
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    add_feature(root, "action", "float32", shape)
+    with pytest.raises(LattokError, match="`features.action` in .*info.json`: expected dtype and shape"):
+        open_dataset(root)
+
+
+def test_names_of_files_that_are_no_text(tmp_path):
+    """A Latin-1 name in an archive; it is part of hashes and of messages."""
+    import os
+
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    Path(os.fsdecode(os.path.join(os.fsencode(root), b"caf\xe9.txt"))).write_text("x")
+    out = annotate(open_dataset(root), MODELS, tmp_path / "out")
+    assert os.path.exists(os.path.join(os.fsencode(out), b"caf\xe9.txt"))
+
+
+def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    (path,) = (root / "data").rglob("*.parquet")
+    set_column(path, "note", pa.array([2**63] * 12, pa.uint64()))
+    add_feature(root, "note", "string", [1])
+    with pytest.raises(LattokError, match=r"`note`: expected string of shape \[1\] as info.json says, got uint64"):
+        export(open_dataset(root), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shape"),
+    [
+        (pa.array([1.0, 2.0]).dictionary_encode(), "float32", [1]),
+        (pa.array(["a", "b"]).dictionary_encode(), "string", [1]),
+        (pa.array(["a", "b"], pa.large_string()), "string", [1]),
+        (pa.array([1, 2]), "float32", [1]),
+        (pa.array([True, False]), "float32", [1]),
+        (pa.array([[1.0], [2.0]]), "float32", [1]),
+        (pa.array([[1.0, 2.0]] * 2, pa.large_list(pa.float32())), "float32", [2, 1]),
+        (pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32(), 2)), "float32", [1, 2]),
+        (pa.array([[[1.0], [2.0]]] * 2), "float32", [2, 1]),
+    ],
+)
+def test_columns_that_hold_what_is_declared_are_read(tmp_path, values, dtype, shape):
+    read = noted(tmp_path / "theirs", values, dtype, shape).columns(0, ["note"])["note"]
+    expected = np.array(values.to_pylist())
+    assert (read == (expected.reshape(2) if shape == [1] else expected.reshape(2, *shape))).all()
+
+
+def test_long_names_and_many_are_cut_in_messages(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
+    for i in range(9):
+        add_feature(root, f"{i}{'a' * 500}", "float32", [1])
+    dataset = open_dataset(root)
+    for keys in (["b" * 5000], ["0" + "a" * 500]):
+        with pytest.raises(LattokError) as caught:
+            dataset.columns(0, keys)
+        assert len(str(caught.value)) < 2000
+    with pytest.raises(LattokError, match="…") as caught:
+        inspect_dataset(dataset, columns=["c" * 5000])
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_vector_too_long_to_name_its_numbers_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
+    add_feature(root, "action", "float32", [2**31 - 1])
+    with pytest.raises(LattokError, match=r"`features.action` in .*a vector has up to 2.20 numbers.*got .*2147483647"):
+        open_dataset(root)

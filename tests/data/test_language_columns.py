@@ -166,3 +166,22 @@ def test_sub_tasks_of_messages(spoken):
     dataset = open_dataset(spoken)
     assert dataset.subtasks(0) == [""] * 5
     assert dataset.subtasks(1) == [""] * 5 + ["lift 1"]
+
+
+def test_labels_and_language_are_exported_together(spoken, tmp_path):
+    annotated = annotate(open_dataset(spoken), MODELS, tmp_path / "annotated")
+    out = export(open_dataset(annotated), tmp_path / "out").path
+    assert cells(out) == cells(spoken)
+    assert open_dataset(out).columns(2, ["tok.codes"])["tok.codes"].shape == (4, 2)
+
+
+def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
+    root = write_dataset(tmp_path / "odd", [5], cameras=False)
+    (path,) = (root / "data").rglob("*.parquet")
+    times = pa.array([0, 1, 2, 3, 2**60], pa.timestamp("ns"))
+    set_column(path, "when", times)
+    add_feature(root, "when", "timestamp[ns]", [1])
+    out = export(open_dataset(root), tmp_path / "out").path
+    (path,) = (out / "data").rglob("*.parquet")
+    assert pq.read_table(path)["when"].combine_chunks().equals(times)
+    assert read_info(out)["features"]["when"]["dtype"] == "timestamp[ns]"

@@ -341,3 +341,89 @@ def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypat
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(dataset.frames, [0, 1, 2, 0]))
     assert set(most) == {1}
+
+
+def test_facts_of_the_sample(sample):
+    assert sample.fps == 80
+    assert len(sample.episodes) == 50
+    assert sum(e.length for e in sample.episodes) == 4059
+    assert sample.features["action"] == Feature("float32", (4,), ("x", "y", "z", "gripper"))
+    assert sample.cameras == ("observation.images.corner2", "observation.images.gripperPOV")
+    assert len(sample.tasks) == 10
+    assert sample.episodes[0].tasks == ("reach the red target",)
+    assert sample.name == "metaworld_sample"
+
+
+def test_columns_from_one_row_group_of_many_episodes(make_dataset):
+    dataset = make_dataset([4, 6, 5], cameras=False)
+    expected = [dataset.columns(i, ["action", "reward"]) for i in range(3)]
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path), path)  # as converted datasets are: one row group, lists of any length
+    merged = open_dataset(dataset.root)
+    for i in range(3):
+        got = merged.columns(i, ["action", "reward"])
+        for key in got:
+            np.testing.assert_array_equal(got[key], expected[i][key])
+
+
+def test_instructions_may_be_called_task(make_dataset):
+    dataset = make_dataset([4, 5], cameras=False)
+    path = dataset.root / "meta" / "tasks.parquet"
+    table = pq.read_table(path).rename_columns(["task_index", "task"])
+    pq.write_table(table, path)
+    assert open_dataset(dataset.root).tasks == ("lift", "push")
+
+
+def test_paths_go_up_only_where_a_link_needs_it(make_dataset, tmp_path):
+    root = make_dataset([5, 5]).root
+    (tmp_path / "beside").mkdir()
+    assert open_dataset(tmp_path / "beside" / ".." / root.relative_to(tmp_path)).root == root
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")
+    (tmp_path / "deep/data").symlink_to(root)
+    assert open_dataset(tmp_path / "link/../data").root == tmp_path / "link/../data"
+
+
+def test_hub_failure_is_one_line(monkeypatch):
+    def download(*args, **kwargs):
+        raise RuntimeError("404 Client Error.\nlong story")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(
+        LattokError, match=r"`dataset`: 'org/name' could not be fetched: RuntimeError: 404 Client Error\."
+    ) as error:
+        open_dataset("org/name")
+    assert "\n" not in str(error.value)
+
+
+def test_revision_of_a_folder_is_refused():
+    with pytest.raises(LattokError, match="`revision` .* is for datasets of the Hub"):
+        open_dataset(sample_dataset_path(), revision="main")
+
+
+def test_damaged_column_chunk(make_dataset):
+    dataset = make_dataset([40], cameras=False)
+    path = dataset.data_file(0)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396  # pages of the first columns; the footer stays whole
+    path.write_bytes(content)
+    with pytest.raises(LattokError, match=r"file-000\.parquet"):
+        open_dataset(dataset.root).columns(0, ["action", "observation.state", "reward"])
+
+
+def test_rows_that_do_not_fit_the_episode_table(make_dataset):
+    dataset = make_dataset([4, 5], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path).slice(0, 7), path)
+    with pytest.raises(LattokError, match="expected 5 rows of episode 1, got 3"):
+        open_dataset(dataset.root).columns(1, ["action"])
+
+
+def test_records_without_descriptions(tmp_path):
+    root = write_rlds(tmp_path / "toy", [3])
+    (root / "features.json").unlink()
+    with pytest.raises(LattokError, match=r"cannot read .*features\.json: No such file"):
+        open_dataset(root, fps=5)
+    (root / "dataset_info.json").unlink()
+    with pytest.raises(LattokError, match=r"cannot read .*dataset_info\.json: No such file"):
+        open_dataset(root, fps=5)

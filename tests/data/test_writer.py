@@ -337,3 +337,98 @@ def test_frames_that_an_old_encoder_dies_of_are_refused_before_anything_is_writt
         LeRobotWriter.create(tmp_path / "d", 10, camera)
     assert not list(tmp_path.iterdir())
     LeRobotWriter.create(tmp_path / "d", 10, camera, video_codec="h264")
+
+
+def test_several_files_and_chunks(tmp_path, rng):
+    with create(tmp_path / "d", data_file_mb=0.0005, video_file_mb=0.001, chunk_files=2) as writer:
+        for _ in range(6):
+            writer.add_episode(*episode(rng), "push")
+    names = sorted(path.relative_to(tmp_path / "d" / "data").as_posix() for path in (tmp_path / "d/data").rglob("*.p*"))
+    assert names[:3] == ["chunk-000/file-000.parquet", "chunk-000/file-001.parquet", "chunk-001/file-000.parquet"]
+    dataset = open_dataset(tmp_path / "d")
+    assert [dataset.columns(i, ["index"])["index"][0] for i in range(6)] == [0, 6, 12, 18, 24, 30]
+
+
+def test_the_folder_appears_at_the_end(tmp_path, rng):
+    writer = create(tmp_path / "d")
+    writer.add_episode(*episode(rng), "push")
+    assert not (tmp_path / "d").exists()
+    assert writer.finalize() == tmp_path / "d"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("left", [[], ["lock"]])
+def test_a_kill_before_the_mark_is_written_is_no_dead_end(tmp_path, left):
+    (tmp_path / ".d.writing").mkdir()
+    for name in left:
+        (tmp_path / ".d.writing" / name).touch()
+    create(tmp_path / "d").__exit__(ValueError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_somebody_put_beside_the_unfinished_dataset_stays(tmp_path, rng):
+    with create(tmp_path / "d") as writer:
+        writer.add_episode(*episode(rng), "push")
+        (tmp_path / ".d.writing" / "notes").write_text("mine")
+    assert (tmp_path / ".d.writing" / "notes").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / ".d.writing").iterdir()) == ["lock", "notes"]
+
+
+def test_texts_that_are_missing_in_the_first_episode(tmp_path):
+    with LeRobotWriter.create(tmp_path / "d", 10, {"note": Feature("string", (1,), None)}) as writer:
+        for texts in ([None, None], ["a", None]):
+            writer.add_episode({"note": np.array(texts, dtype=object)}, {}, "push")
+    dataset = open_dataset(tmp_path / "d")
+    assert [dataset.columns(i, ["note"])["note"].tolist() for i in (0, 1)] == [[None, None], ["a", None]]
+
+
+def test_a_folder_whose_name_looks_like_a_protocol_of_ffmpeg(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with create("run-12:30") as writer:
+        writer.add_episode(*episode(rng), "push")
+    assert open_dataset("run-12:30").frames(0).shape == (6, 1, 16, 24, 3)
+
+
+def test_a_place_in_the_home_folder(tmp_path, rng, monkeypatch):
+    """A shell leaves `--out=~/x` as it is; the folder was called `~`, or was not found again."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with create("~/d") as writer:
+        writer.add_episode(*episode(rng), "push")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("fps", [1 / 3600, 0.3, 29.97])
+def test_frames_are_found_again_at_any_rate(tmp_path, rng, fps):
+    with LeRobotWriter.create(tmp_path / "d", fps, {"camera": FEATURES["camera"]}, video_codec="h264") as writer:
+        writer.add_episode({}, {"camera": rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)}, "push")
+    assert open_dataset(tmp_path / "d").frames(0).shape == (3, 1, 16, 24, 3)
+
+
+def test_a_frame_rate_that_is_no_whole_number(tmp_path):
+    for fps in (29.97, 30.0):
+        with LeRobotWriter.create(tmp_path / str(fps), fps, {"a": Feature("float32", (1,), None)}) as writer:
+            writer.add_episode({"a": np.zeros(3)}, {}, "push")
+    assert json.loads((tmp_path / "29.97/meta/info.json").read_text())["fps"] == 29.97
+    assert '"fps": 30,' in (tmp_path / "30.0/meta/info.json").read_text()
+
+
+def test_columns_of_all_shapes_and_types(tmp_path, rng):
+    features = {
+        "matrix": Feature("float64", (2, 3), None),
+        "row": Feature("uint8", (1, 2), None),
+        "small": Feature("int16", (1,), None),
+        "flags": Feature("bool", (3,), None),
+    }
+    columns = {
+        "matrix": rng.standard_normal((4, 2, 3)),
+        "row": rng.integers(0, 256, (4, 1, 2), dtype=np.uint8),
+        "small": np.arange(-2, 2, dtype=np.int16),
+        "flags": rng.integers(0, 2, (4, 3)).astype(bool),
+    }
+    with LeRobotWriter.create(tmp_path / "d", 5, features) as writer:
+        writer.add_episode(columns, {}, "push")
+    got = open_dataset(tmp_path / "d").columns(0, list(columns))
+    for key, values in columns.items():
+        np.testing.assert_array_equal(got[key], values)
+        assert got[key].dtype == values.dtype

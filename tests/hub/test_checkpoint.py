@@ -353,3 +353,19 @@ def test_damaged_files_load_or_are_refused(files, data):
         values, text = [], str(error)
     assert "\n" not in text
     assert all(isinstance(tensor, torch.Tensor) for tensor in values)
+
+
+def test_known_tensors_that_nobody_needs_are_named():
+    foreign = theirs(**{"theirs.unused": torch.zeros(1)})
+    assert translate(foreign, MAP, OURS, "file", kept=["steps"], unused=["theirs.unused"]).keys() == OURS.keys()
+    with pytest.raises(LattokError, match=re.escape("unexpected theirs.unused")):
+        translate(foreign, MAP, OURS, "file", kept=["steps"])
+
+
+def test_nested_dictionaries_and_lists_are_joined_with_dots(tmp_path):
+    first, second = torch.ones(2), torch.nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    torch.save({"enc": {"w": first, "more": {}}, "all": [second, (first,)]}, tmp_path / "x.pt")
+    got = read_checkpoint(tmp_path / "x.pt")
+    assert list(got) == ["enc.w", "all.0", "all.1.0"]
+    assert torch.equal(got["enc.w"], first)
+    assert not got["all.0"].requires_grad

@@ -230,3 +230,29 @@ def test_links_out_of_a_folder_or_to_a_hidden_file_do_not_go_up(
     with pytest.raises(LattokError, match=says):
         lattok.push_dataset(folder, REPO, token=WRITER)
     assert not hub.exists
+
+
+def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub: LocalHub, source: Path, tmp_path: Path):
+    folder = annotated(source, tmp_path / "annotated")
+    before = hub.head
+    assert lattok.push_dataset(folder, REPO, create_pr=True) == f"{hub.url}/datasets/{REPO}/discussions/1"
+    assert (hub.head, "v3.0" in hub.branches) == (before, False)
+    lattok.push_dataset(folder, REPO, revision="try")
+    assert (hub.head, hub.branches["v3.0"]) == (before, hub.branches["try"])
+
+
+def test_hostile_names_are_shown_as_text(hub: LocalHub, source: Path, tmp_path: Path):
+    folder = annotated(source, tmp_path / "annotated")
+    path = folder / "meta" / "lattok.json"
+    path.write_text(path.read_text().replace("org/tok", "<script>alert(1)</script> `x` [l](http://e)"))
+    lattok.push_dataset(folder, REPO)
+    text = card_of(hub).text
+    assert "<script" not in text
+    assert "[l](" not in text
+
+
+def test_families_are_listed():
+    found = lattok.list_families()
+    assert {"action-vq", "fast", "fsq", "residual-vq", "uniform-bins", "image-lam", "latent-vla"} <= found.keys()
+    assert all(text and "\n" not in text for text in found.values())
+    assert found["residual-vq"].startswith("Chunks [B, H, m] to `tokens` codes each")

@@ -330,3 +330,35 @@ class Holed(View):
         read = self.dataset.columns(episode_index, keys)
         read["action"][3, 1] = np.nan
         return read
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(SIZES, SIZES)))
+def test_rotations_keep_their_meaning_in_every_form(before, after):
+    rotation = Scipy.random(20, random_state=2)
+    out = convert_actions(scipy_numbers(rotation, before).astype(np.float32), [Rotation(before)], [Rotation(after)])
+    assert out.dtype == np.float32
+    angles = (Scipy.from_matrix(to_matrix(out.astype(np.float64), after)) * rotation.inv()).magnitude()
+    assert angles.max() < 1e-5
+
+
+def test_increments_begin_at_the_angles_that_the_state_has(rng):
+    """A pitch beyond 90 degrees has a second name; a turn by nothing was one by pi, twice."""
+    angles = np.array([[0.0, 2.0, 0.0], [0.1, -2.5, 3.0], [0.0, 1.0, 0.0]])
+    small = rng.uniform(-0.1, 0.1, (3, 3))
+    given = {"state": angles, "state_space": [Rotation("euler_xyz", "absolute")]}
+    increments = [Rotation("euler_xyz", "increment")]
+    still = convert_actions(np.zeros((3, 3)), [Rotation("axis_angle")], increments, **given)
+    np.testing.assert_allclose(still, 0, atol=1e-6)
+    for source, values in (("euler_xyz", angles + small), ("matrix", None)):
+        if values is None:
+            values = Scipy.from_euler("xyz", angles + small).as_matrix().reshape(3, 9)
+        found = convert_actions(values, [Rotation(source, "absolute")], increments, **given)
+        np.testing.assert_allclose(found, small, atol=1e-6)
+
+
+def test_parts_that_agree_keep_their_bits(rng):
+    actions = rng.standard_normal((50, 7)).astype(np.float32)
+    assert (convert_actions(actions, "bridge", "open_x") == actions).all()
+    out = convert_actions(actions.reshape(5, 10, 7), "bridge", [Position(), Gripper("closed_is_1")], drop=["rotation"])
+    assert out.shape == (5, 10, 4)
+    assert (out[..., :3].reshape(50, 3) == actions[:, :3]).all()

@@ -153,6 +153,32 @@ def test_robomimic_file_against_h5py(tmp_path: Path):
     assert vectors.shape == (sum(range(4, 16)), 9)
 
 
+def test_a_dataset_named_state_is_the_state(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(3,))
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/obs/state"] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    dataset = HDF5Dataset(path)
+    assert dataset.features["observation.state"] == Feature("float32", (4,), None)
+    assert dataset.columns(0, ["observation.state"])["observation.state"][2].tolist() == [8, 9, 10, 11]
+
+
+def test_only_the_wanted_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = HDF5Dataset(write_libero(tmp_path / "a.hdf5", lengths=(60,)))
+    read = []
+    original = h5py.Dataset.__getitem__
+
+    def spy(self, key, *more):
+        values = original(self, key, *more)
+        read.append((self.name.rsplit("/", 1)[-1], len(values)))
+        return values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    dataset.columns(0, ["action", "frame_index"])
+    dataset.frames(0, ["agentview_rgb"], indices=[3, 59])
+    dataset.frames(0, ["agentview_rgb"], indices=range(10, 20))
+    assert read == [("actions", 60), ("agentview_rgb", 2), ("agentview_rgb", 10)]
+
+
 @pytest.mark.parametrize(
     ("change", "instruction"),
     [
@@ -164,6 +190,15 @@ def test_robomimic_file_against_h5py(tmp_path: Path):
 )
 def test_instructions(tmp_path: Path, change: dict, instruction: str):
     assert HDF5Dataset(write_robomimic(tmp_path / "a.hdf5", demos=1, **change)).tasks == (instruction,)
+
+
+def test_an_episode_may_have_an_instruction_of_its_own(tmp_path: Path):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=3)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["ep_meta"] = json.dumps({"lang": "lift the mug"})
+    dataset = HDF5Dataset(path)
+    assert [episode.tasks for episode in dataset.episodes] == [("Lift",), ("lift the mug",), ("Lift",)]
+    assert dataset.columns(1, ["task_index"])["task_index"][0] == 1
 
 
 def test_frame_rate(tmp_path: Path):
@@ -206,13 +241,39 @@ def test_files_must_be_alike(libero: Path):
     with h5py.File(libero / "push_demo.hdf5", "a") as file:
         for demo in file["data"].values():
             del demo["obs/joint_states"]
-    with pytest.raises(LattokError, match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`"):
+    with pytest.raises(
+        LattokError,
+        match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`: expected float64 .*, got nothing",
+    ):
         HDF5Dataset(libero)
     with h5py.File(libero / "push_demo.hdf5", "a") as file:
         for demo in file["data"].values():
             demo["obs/joint_states"] = np.zeros((len(demo["actions"]), 6))
     with pytest.raises(LattokError, match=r"expected float64 \[T, 7\], got float64 \[T, 6\]. Open them apart"):
         HDF5Dataset(libero)
+
+
+def test_members_in_another_order_are_the_same(tmp_path: Path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w", track_order=True) as file:
+        data = file.create_group("data", track_order=True)
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+        for number, names in enumerate((("b", "a"), ("a", "b"), ("b", "a"))):
+            demo = data.create_group(f"demo_{number}", track_order=True)
+            obs = demo.create_group("obs", track_order=True)
+            for name in names:
+                obs[name] = np.full((4, 2), ord(name))
+            demo["actions"] = np.zeros((4, 7))
+    dataset = HDF5Dataset(path)
+    assert (len(dataset.episodes), dataset.damaged) == (3, ())
+    for index in range(3):
+        assert set(dataset.columns(index, ["observation.b"])["observation.b"].flat) == {ord("b")}
+    other = tmp_path / "b.hdf5"
+    with h5py.File(path) as old, h5py.File(other, "w") as new:
+        old.copy("data", new)
+        for number in (0, 2):
+            del new[f"data/demo_{number}"]
+    assert len(HDF5Dataset(tmp_path).episodes) == 4
 
 
 def test_a_file_that_cannot_be_read_takes_one_number(libero: Path):
@@ -248,6 +309,12 @@ def test_what_is_no_number_is_left_out(tmp_path: Path):
         file["data/demo_0/actions"] = [b"left", b"right", b"up"]
     with pytest.raises(LattokError, match=r"demo_0: expected numbers as `actions`, got object \[3\]. Write them as"):
         HDF5Dataset(tmp_path / "words.hdf5")
+
+
+@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
+def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
+    assert any("upside down" in finding.what for finding in HDF5Dataset(path).findings) == noted
 
 
 def test_demonstrations_that_cannot_be_listed_keep_their_numbers(tmp_path: Path):
@@ -302,6 +369,19 @@ def test_a_damaged_chunk_is_an_error_with_file_and_demonstration(tmp_path: Path)
     assert dataset.frames(2).shape == (6, 1, 12, 12, 3)
 
 
+def test_a_missing_filter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = HDF5Dataset(write_robomimic(tmp_path / "a.hdf5", demos=1))
+
+    def no(*_):
+        raise OSError("Can't synchronously read data (required filter 'lz4' is not registered)")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", no)
+    with pytest.raises(
+        LattokError, match="required filter 'lz4' is not registered.* without that filter \\(h5repack\\)"
+    ):
+        dataset.columns(0, ["action"])
+
+
 def test_files_that_are_no_robomimic_files(tmp_path: Path):
     path = write_robomimic(tmp_path / "whole.hdf5", demos=2)
     whole = path.read_bytes()
@@ -317,11 +397,15 @@ def test_files_that_are_no_robomimic_files(tmp_path: Path):
         assert "\n" not in str(error.value)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["observations"] = np.zeros(3)
-    with pytest.raises(LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64"):
+    with pytest.raises(
+        LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64 \[3\]. Say"
+    ):
         HDF5Dataset(tmp_path / "other.h5")
     with h5py.File(tmp_path / "hollow.h5", "w") as file:
         file["data/demo_0/actions"] = np.zeros(())
-    with pytest.raises(LattokError, match="no demonstration can be read, first .*demo_0: expected a group with"):
+    with pytest.raises(
+        LattokError, match="no demonstration can be read, first .*demo_0: expected a group with `actions`"
+    ):
         HDF5Dataset(tmp_path / "hollow.h5")
     with pytest.raises(LattokError, match="`path`: expected a .hdf5 or .h5 file or a folder of them, got .*nowhere"):
         HDF5Dataset(tmp_path / "nowhere")
@@ -330,11 +414,36 @@ def test_files_that_are_no_robomimic_files(tmp_path: Path):
         HDF5Dataset(tmp_path / "bare")
 
 
+def test_bit_flips_give_an_error_or_numbers(tmp_path: Path):
+    whole = write_robomimic(tmp_path / "a.hdf5", demos=2).read_bytes()
+    rng, messages = np.random.default_rng(0), []
+    for _ in range(60):
+        content = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), 8192), 3):  # most of HDF5's own structure is at the start
+            content[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "b.hdf5").write_bytes(content)
+        try:
+            dataset = HDF5Dataset(tmp_path / "b.hdf5")
+            for episode in dataset.episodes:
+                columns = dataset.columns(
+                    episode.index, [key for key in dataset.features if key not in dataset.cameras]
+                )
+                assert {len(column) for column in columns.values()} == {episode.length}
+                if dataset.cameras:
+                    dataset.frames(episode.index)
+        except LattokError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
+
+
 def test_a_file_that_changes_is_noticed(tmp_path: Path):
     path = write_libero(tmp_path / "a.hdf5", lengths=(5,))
     dataset = HDF5Dataset(path)
     write_libero(path, lengths=(6,))
-    with pytest.raises(LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was"):
+    with pytest.raises(
+        LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was opened"
+    ):
         dataset.columns(0, ["action"])
     path.unlink()
     with pytest.raises(LattokError, match=r"missing data file .*a.hdf5|is not as it was"):
@@ -342,8 +451,22 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path):
 
 
 def test_unknown_columns(libero: Path):
-    with pytest.raises(LattokError, match="`keys`: expected columns among action, next.reward, .*, got"):
+    with pytest.raises(
+        LattokError, match="`keys`: expected columns among action, next.reward, .*, got 'observation.imag"
+    ):
         HDF5Dataset(libero).columns(0, ["observation.images.agentview_rgb"])
+
+
+def test_no_file_stays_open(libero: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither forks nor pickles then carry handles, and thousands of files exhaust no limit."""
+    opened: list[h5py.File] = []
+    real = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *given: opened.append(real(*given)) or opened[-1])
+    dataset = HDF5Dataset(libero)
+    dataset.columns(0, ["action", "observation.state"])
+    next(dataset.blocks(0, dataset.cameras[0], np.arange(2)))
+    assert len(opened) > 2
+    assert not any(opened)
 
 
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -373,7 +496,10 @@ def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
     assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []
 
 
-@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
-def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
-    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
-    assert any("upside down" in each.what for each in open_dataset(path).findings) == noted
+def test_numbers_whose_name_a_camera_has_are_said_to_be_left_out(tmp_path: Path):
+    with h5py.File(write_robomimic(tmp_path / "a.hdf5", demos=2), "a") as file:
+        for demo in file["data"].values():
+            demo["obs/images.agentview_image"] = np.zeros((demo.attrs["num_samples"], 2))
+    dataset = open_dataset(tmp_path / "a.hdf5")
+    assert dataset.features["observation.images.agentview_image"].dtype == "image"
+    assert dataset.left_out["obs/images.agentview_image"] == "a camera has its name"

@@ -242,3 +242,16 @@ def test_a_span_that_the_next_episode_cuts_short_is_refused(make_dataset):
     edit_episodes(dataset, overlap)
     with pytest.raises(LattokError, match="Episode 0 has rows up to"):
         open_dataset(dataset.root).frames(0)
+
+
+def test_episodes_of_several_instructions_in_any_order(make_dataset):
+    dataset = make_dataset([12, 15, 11])
+
+    def change(rows):
+        rows[1]["tasks"] = ["push", "and pull"]
+        return rows[::-1]
+
+    edit_episodes(dataset, change)
+    again = open_dataset(dataset.root)
+    assert [e.tasks for e in again.episodes] == [("lift",), ("push", "and pull"), ("push",)]
+    np.testing.assert_array_equal(again.columns(2, ["action"])["action"], dataset.columns(2, ["action"])["action"])
