@@ -204,7 +204,7 @@ class DataFile:
 
     def _disordered(self) -> frozenset[int]:
         """Find them, where the column can be read: what is damaged says so where it is asked for."""
-        with suppress(LattokError, ValueError):
+        with suppress(LattokError, ValueError, KeyError):
             if pa.types.is_integer(self.schema.field("frame_index").type):
                 steps = np.diff(self.whole(["frame_index"]).column(0).to_numpy())
                 return frozenset(index for index, (a, b) in self.rows.items() if (steps[a : b - 1] <= 0).any())

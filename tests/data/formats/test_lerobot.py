@@ -255,3 +255,19 @@ def test_episodes_of_several_instructions_in_any_order(make_dataset):
     again = open_dataset(dataset.root)
     assert [e.tasks for e in again.episodes] == [("lift",), ("push", "and pull"), ("push",)]
     np.testing.assert_array_equal(again.columns(2, ["action"])["action"], dataset.columns(2, ["action"])["action"])
+
+
+def test_a_data_file_that_was_replaced_by_another_table_is_an_error(make_dataset):
+    dataset = make_dataset([6], cameras=False)
+    dataset.data_file(0).write_bytes((dataset.root / "meta" / "tasks.parquet").read_bytes())
+    again = open_dataset(dataset.root)
+    with pytest.raises(LattokError, match="missing column episode_index"):
+        again.columns(0, ["action"])
+    assert [finding for finding in inspect_dataset(again).findings if finding.severity == "error"]
+
+
+def test_a_data_file_without_frame_numbers_says_nothing_of_their_order(make_dataset):
+    dataset = make_dataset([6], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path).drop_columns(["frame_index"]), path)
+    assert not open_dataset(dataset.root)._reader.disordered(path)
