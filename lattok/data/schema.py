@@ -372,6 +372,13 @@ def how_to_join(dataset: RobotDataset) -> str:
     return "To join them, " + described_by(dataset, f'"columns": {columns}')
 
 
+def in_a_description(root: Path, entry: str, name: str = "") -> str:
+    """Say how a dataset that cannot be opened without this entry, written as JSON, is described, in a file called
+    `name`, by default as the dataset is."""
+    beside = root.absolute().with_suffix(".json") if not name else root.absolute().parent / f"{name}.json"
+    return f'Write {{"dataset": "{root.name}", {entry}}} into a file such as {beside} and open that.'
+
+
 def described_by(dataset: RobotDataset, entry: str) -> str:
     """Say how a description file with this entry, written as JSON, is given in place of the dataset."""
     if dataset.address.endswith(".json"):

@@ -56,7 +56,7 @@ class Layout(NamedTuple):
 
     def column(self, path: str) -> str | None:
         """Return the column that the array at `path` is, None if it is left out."""
-        pattern = self._pattern(path)
+        pattern = self.pattern(path)
         if pattern not in self.columns:
             return None
         start, _, end = pattern.partition("*")
@@ -65,9 +65,10 @@ class Layout(NamedTuple):
 
     def reason(self, path: str) -> str:
         """Say why the array at `path` is left out."""
-        return self.left_out.get(self._pattern(path), self.unnamed)
+        return self.left_out.get(self.pattern(path), self.unnamed)
 
-    def _pattern(self, path: str) -> str:
+    def pattern(self, path: str) -> str:
+        """Return the pattern that counts for a path, "" where none matches."""
         matches = [each for each in (*self.left_out, *self.columns) if fnmatchcase(path, each)]
         return max(matches, key=len, default="")
 

@@ -3,32 +3,31 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import mode
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import Storage, storage
-from lattok.data.schema import DEPTH, readable
+from lattok.data.schema import DEPTH, in_a_description, readable
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
+from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import read_json
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import parse_json, safe_path
+from lattok.utils.untrusted import copy_again, parse_json, safe_path
 
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 SHOWN = 12  # arrays in a message
-ADVICE = (
-    'Say where things are: write {{"dataset": "{name}", "fps": 30, "layout": {{"episodes": "", "columns": '
-    '{{"PATH": "action", "PATH": "observation.state", "PATH": "observation.images.NAME"}}}}}} into {beside} and '
-    "open that."
+DRAFT = (  # of what describes another layout
+    '"fps": 30, "layout": {"episodes": "", "columns": {"PATH": "action", "PATH": "observation.state", "PATH": '
+    '"observation.images.NAME"}}'
 )
 
 
@@ -36,6 +35,32 @@ class Store(ABC):
     """A file, or a folder, that holds arrays by path, open for reading. Paths have "/" between names; "" is the top."""
 
     path: Path
+    errors: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # that the library raises over damage
+
+    @classmethod
+    def way_out(cls, path: Path, text: str) -> str:
+        """Return what to do about a damaged file, of which the library says `text`."""
+        return copy_again(path)
+
+    @classmethod
+    @contextmanager
+    def guarded(cls, path: Path, where: str = "") -> Iterator[None]:
+        """Whatever a damaged file makes the library raise becomes one line that names the file and `where`."""
+        try:
+            yield
+        except LattokError:
+            raise
+        except cls.errors as error:
+            text = first_line(error)
+            raise LattokError(f"cannot read {path}{where} ({text}). {cls.way_out(path, text)}") from None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse a file that leads elsewhere; asked once, when it is listed."""
+
+    def reading(self, where: str) -> AbstractContextManager[None]:
+        """Guard the reading of a part of the file."""
+        return self.guarded(self.path, where)
 
     @property
     def name(self) -> str:
@@ -66,9 +91,28 @@ class Store(ABC):
     def stored_bytes(self, array: Any, where: str) -> int:
         """Count the bytes that an array takes in the file; an error if they are in other files."""
 
+
+class FlatStore(Store):
+    """A store whose nodes are known by their paths: arrays, and groups where these have entries of their own."""
+
     @abstractmethod
-    def reading(self, where: str) -> AbstractContextManager[None]:
-        """Whatever a damaged file makes the library raise becomes one line that names the file and `where`."""
+    def nodes(self) -> Mapping[str, bool]:
+        """Return all nodes by path; whether each is an array."""
+
+    def members(self, group: str) -> list[str]:
+        return list(dict.fromkeys(path.split("/")[0] for path in self._below(group)))
+
+    def is_group(self, path: str) -> bool:
+        nodes = self.nodes()
+        return not nodes[path] if path in nodes else not path or any(each.startswith(f"{path}/") for each in nodes)
+
+    def arrays(self, group: str) -> dict[str, Any]:
+        start = f"{group}/" if group else ""
+        return {path: self.array(start + path) for path in self._below(group) if self.nodes()[start + path]}
+
+    def _below(self, group: str) -> list[str]:
+        start = f"{group}/" if group else ""
+        return [path.removeprefix(start) for path in self.nodes() if path.startswith(start) and path != group]
 
 
 class StoredArray(NamedTuple):  # an array of every demonstration: where it is, and what one step of it is
@@ -112,6 +156,7 @@ class Contents(NamedTuple):
 
 def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
     """List a file of one of the layouts. Numbers and pixels are not read, but for those that say where episodes end."""
+    store.check()
     layout = layouts[0] if len(layouts) == 1 else recognised(store, layouts)
     groups = episode_groups(store, layout)
     if not groups:
@@ -165,9 +210,10 @@ def _unknown(store: Store, layouts: Sequence[Layout]) -> NoReturn:
     shown = [f"{path} {array.dtype} {list(array.shape)}" for path, array in list(arrays.items())[:SHOWN]]
     more = f" and {len(arrays) - SHOWN} more" if len(arrays) > SHOWN else ""
     known = checks.listed(layout.name for layout in layouts)
-    beside = store.path.absolute().with_suffix(".json")
     got = f"{', '.join(shown) or 'no arrays'}{more}"
-    checks.refuse(store.path, f"a layout of {known}", got, ADVICE.format(name=store.path.name, beside=beside))
+    checks.refuse(
+        store.path, f"a layout of {known}", got, f"Say where things are. {in_a_description(store.path, DRAFT)}"
+    )
 
 
 def _is_numbered(name: str) -> bool:
@@ -239,9 +285,8 @@ def _offered(
     offered: list[StoredArray] = []
     left_out: dict[str, str] = {}
     rows = length + bool(layout.ahead)
-    patterns = list(layout.columns)
-    places = {path: next((i for i, each in enumerate(patterns) if fnmatchcase(path, each)), -1) for path in found}
-    for path in sorted(found, key=lambda path: (places[path], path)):
+    places = {pattern: place for place, pattern in enumerate(layout.columns)}
+    for path in sorted(found, key=lambda path: (places.get(layout.pattern(path), -1), path)):
         array, column = found[path], layout.column(path)
         ahead = next((column for pattern, column in layout.ahead.items() if fnmatchcase(path, pattern)), None)
         if column is None and ahead is None:

@@ -23,7 +23,7 @@ from lattok.data.formats.array_listing import (
     list_contents,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
@@ -260,8 +260,7 @@ def _of_split(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], spli
 
 def _frames_per_second(root: Path, kind: str, contents: Mapping[Path, Contents]) -> float:
     file, first = next(iter(contents.items()))
-    beside = root.absolute().with_suffix(".json")
-    hint = f'Write {{"dataset": "{root.name}", "fps": 20}} into a file such as {beside} and open that.'
+    hint = in_a_description(root, '"fps": 20')
     if first.fps is None:
         of = (
             "control_freq of env_args"

@@ -8,7 +8,7 @@ from typing import Any
 
 from lattok.data.formats.array_listing import Store
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.utils.checks import LattokError, first_line
+from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import copy_again
 from lattok.version import install_extra
 
@@ -26,29 +26,24 @@ def _h5py() -> Any:
         raise LattokError(f"reading hdf5 datasets needs h5py. Install it: {install_extra('hdf5')}") from None
 
 
-@contextmanager
-def _reading(path: Path, where: str = "") -> Iterator[None]:
-    """Whatever HDF5 raises over a damaged file becomes one line that names it, and the demonstration."""
-    try:
-        yield
-    except LattokError:
-        raise
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
-        text = first_line(error)
-        way_out = next((hint for word, hint in WAYS_OUT.items() if word in text), copy_again(path))
-        raise LattokError(f"cannot read {path}{where} ({text}). {way_out}") from None
-
-
 class HDF5Store(Store):
     """An open `h5py.File`."""
 
+    errors = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
+
     def __init__(self, path: Path, file: Any):
         self.path, self._file = path, file
+
+    @classmethod
+    def way_out(cls, path: Path, text: str) -> str:
+        return next((hint for word, hint in WAYS_OUT.items() if word in text), copy_again(path))
+
+    def check(self) -> None:
         external = _h5py().h5l.TYPE_EXTERNAL  # links by the mere look at which another file would be opened
-        found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
+        found = self._file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
         if found is not None:
             name = found.decode(errors="replace")[:60]
-            raise LattokError(f"{path}: `{name}` is a link into another file. {ONE_FILE}")
+            raise LattokError(f"{self.path}: `{name}` is a link into another file. {ONE_FILE}")
 
     def members(self, group: str) -> list[str]:
         return list(self._item(group))
@@ -71,11 +66,6 @@ class HDF5Store(Store):
         if array.is_virtual or array.external:
             raise LattokError(f"{where}: its numbers are in other files. {ONE_FILE}")
         return array.id.get_storage_size()
-
-    @contextmanager
-    def reading(self, where: str) -> Iterator[None]:
-        with _reading(self.path, where):
-            yield
 
     def _item(self, path: str) -> Any:
         return self._file.get(path) if path else self._file
@@ -105,5 +95,5 @@ class HDF5Dataset(ArrayDataset):
     def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
         if not path.is_file():
             raise LattokError(f"missing data file {path}. Download or copy it again.")
-        with _reading(path, where), _h5py().File(path, "r") as file:
+        with HDF5Store.guarded(path, where), _h5py().File(path, "r") as file:
             yield HDF5Store(path, file)

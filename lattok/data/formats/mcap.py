@@ -17,7 +17,7 @@ import numpy as np
 
 from lattok.data.formats.array_listing import natural
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column, readable
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -139,6 +139,7 @@ class MCAPRecordings(RobotDataset):
         if not self._recordings:
             raise LattokError(self.damaged[0].reason)
         instructions = {i: readable(Path(each.name).parent.name) for i, each in self._recordings.items()}
+        self._instructions = instructions
         self.tasks = tuple(dict.fromkeys(instructions.values()))
         self.episodes = tuple(
             Episode(i, each.counts[base.name], (instructions[i],)) for i, each in self._recordings.items()
@@ -175,7 +176,7 @@ class MCAPRecordings(RobotDataset):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         length, columns = self.length(episode_index), {}
         self.check_columns(keys)
-        task = self.tasks.index(self.episodes[list(self._recordings).index(episode_index)].tasks[0])
+        task = self.tasks.index(self._instructions[episode_index])
         for key in keys:
             if key in INDEX_FEATURES:
                 columns[key] = index_column(key, length, episode_index, task, self.fps)
@@ -220,9 +221,8 @@ class MCAPRecordings(RobotDataset):
         if topics is None:
             shown = [f"{name} ({kind})" for name, kind in sorted(types.items())][:SHOWN]
             draft = ", ".join(f'"{key}": "{name}"' for key, name in _draft(types).items())
-            beside = self.root.absolute().with_suffix(".json")
-            entry = f'{{"dataset": "{self.root.name}", "topics": {{{draft}}}}}'
-            way_out = f"Write {entry} into {beside}, corrected, and open that."
+            described = in_a_description(self.root, '"topics": {' + draft + "}")
+            way_out = f"Correct this draft: {described}"
             got = f"none for {', '.join(shown)}"
             checks.fail("topics", "which topic of this MCAP recording is which column", got, way_out)
         if not isinstance(topics, Mapping) or not topics or not all(isinstance(each, str) for each in topics.values()):

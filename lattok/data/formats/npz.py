@@ -9,21 +9,9 @@ from typing import Any
 import numpy as np
 
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
-from lattok.data.formats.array_listing import Store
+from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.utils.checks import LattokError, first_line
-from lattok.utils.untrusted import copy_again
-
-
-@contextmanager
-def _reading(path: Path, where: str = "") -> Iterator[None]:
-    """Whatever numpy raises over a damaged file becomes one line that names it."""
-    try:
-        yield
-    except LattokError:
-        raise
-    except Exception as error:  # numpy reads headers as Python's own text: damage is many things
-        raise LattokError(f"cannot read {path}{where} ({first_line(error)}). {copy_again(path)}") from None
+from lattok.utils.checks import LattokError
 
 
 class NpzArray:
@@ -42,24 +30,19 @@ class NpzArray:
             return np.lib.format.read_array(file, allow_pickle=False)[rows]  # pickles may run what is in them
 
 
-class NpzStore(Store):
-    """An open .npz file."""
+class NpzStore(FlatStore):
+    """An open .npz file, whose headers numpy reads as Python's own text: damage raises errors of many kinds."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self.path, self._archive = path, archive
         names = (each.filename for each in archive.infolist() if each.filename.endswith(".npy"))
         self._members = {name.removesuffix(".npy"): name for name in names}
 
-    def members(self, group: str) -> list[str]:
-        return list(dict.fromkeys(path.split("/")[0] for path in self.arrays(group)))
+    def check(self) -> None:
+        """A member of an archive leads nowhere."""
 
-    def is_group(self, path: str) -> bool:
-        return not path or any(each.startswith(f"{path}/") for each in self._members)
-
-    def arrays(self, group: str) -> dict[str, Any]:
-        start = f"{group}/" if group else ""
-        paths = (path for path in self._members if path.startswith(start))
-        return {path.removeprefix(start): self.array(path) for path in paths}
+    def nodes(self) -> Mapping[str, bool]:
+        return dict.fromkeys(self._members, True)
 
     def array(self, path: str) -> Any:
         return NpzArray(self._archive, self._members[path])
@@ -69,11 +52,6 @@ class NpzStore(Store):
 
     def stored_bytes(self, array: Any, where: str) -> int:
         return array.stored
-
-    @contextmanager
-    def reading(self, where: str) -> Iterator[None]:
-        with _reading(self.path, where):
-            yield
 
 
 class NpzDataset(ArrayDataset):
@@ -96,5 +74,5 @@ class NpzDataset(ArrayDataset):
     def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
         if not path.is_file():
             raise LattokError(f"missing data file {path}. Download or copy it again.")
-        with _reading(path, where), zipfile.ZipFile(path) as archive:
+        with NpzStore.guarded(path, where), zipfile.ZipFile(path) as archive:
             yield NpzStore(path, archive)

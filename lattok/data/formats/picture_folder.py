@@ -1,7 +1,7 @@
 """Folders of numbered pictures: an episode in each folder, or in each folder of folders with a camera each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from lattok.data import problems
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.video_folder import captions_of, find_captions
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column, readable
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -51,34 +51,31 @@ class PictureFolder(RobotDataset):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
         if fps is None:
-            beside = self.root.absolute().with_suffix(".json")
-            hint = f'Write {{"dataset": "{self.root.name}", "fps": 10}} into {beside} and open that.'
+            hint = in_a_description(self.root, '"fps": 10')
             checks.fail("fps", "the frame rate, which pictures do not tell", "none", hint)
         self.fps = float(fps)
         folders = _folders(self.root)
         depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
         self.left_out = dict.fromkeys(depth, "pictures of depth, which models here do not read")
-        self._pictures = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
-        names = list(self._pictures)
+        found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
+        names, self._pictures = list(found), list(found.values())
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(names, source)
         instructions = [_instruction(self.root, name) or written.get(name) or _class(name) for name in names]
         self._tasks_of = instructions
-        usual = max((tuple(cameras) for cameras in self._pictures.values()), key=len)
+        usual = max(map(tuple, self._pictures), key=len)
         self.cameras = tuple(CAMERA + camera for camera in usual)
         reasons: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         for index, name in enumerate(names):
             try:
-                self._sizes[index] = self._looked_at(name, usual)
+                self._sizes[index] = self._looked_at(self.root / name, self._pictures[index], usual)
             except LattokError as error:
                 reasons[index] = str(error)
         if not self._sizes:
             raise LattokError(next(iter(reasons.values())))
         self.damaged = tuple(Damage(index, reason) for index, reason in reasons.items())
-        self.episodes = tuple(
-            Episode(i, len(next(iter(self._pictures[names[i]].values()))), (instructions[i],)) for i in self._sizes
-        )
+        self.episodes = tuple(Episode(i, len(self._pictures[i][usual[0]]), (instructions[i],)) for i in self._sizes)
         self.tasks = tuple(dict.fromkeys(instructions[i] for i in self._sizes))
         if len(usual) > 1:
             shown = checks.listed(usual)
@@ -125,12 +122,10 @@ class PictureFolder(RobotDataset):
 
     def _files(self, episode_index: int) -> dict[str, list[str]]:
         self.length(episode_index)  # an error where there is no such episode
-        return list(self._pictures.values())[episode_index]
+        return self._pictures[episode_index]
 
-    def _looked_at(self, name: str, usual: tuple[str, ...]) -> tuple[int, int]:
+    def _looked_at(self, place: Path, cameras: Mapping[str, list[str]], usual: tuple[str, ...]) -> tuple[int, int]:
         """Return the size of an episode's first picture; an error if it cannot be read or a camera is missing."""
-        cameras = self._pictures[name]
-        place = self.root / name
         if set(cameras) != set(usual):
             checks.refuse(
                 place, f"the folders {checks.listed(usual)}", checks.listed(cameras), "Leave it out, or add them."

@@ -17,7 +17,16 @@ from lattok.data.formats import last_step
 from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.tfrecord import Example, RecordFile
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, PROVENANCE, Damage, Feature, RobotDataset, index_column, readable
+from lattok.data.schema import (
+    INDEX_FEATURES,
+    PROVENANCE,
+    Damage,
+    Feature,
+    RobotDataset,
+    in_a_description,
+    index_column,
+    readable,
+)
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
@@ -306,8 +315,7 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
         checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)
     if (rate := meta.control_rate(dataset)) is None:
-        beside = root.absolute().parent / f"{dataset}.json"
-        hint = f'Write {{"dataset": "{root.name}", "fps": 5}} into a file such as {beside} and open that.'
+        hint = in_a_description(root, '"fps": 5', dataset)
         checks.fail("fps", f"the frames per second of {dataset}, which RLDS does not store", "none", hint)
     return rate
 
