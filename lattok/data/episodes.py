@@ -94,9 +94,9 @@ def split_text(dataset: RobotDataset) -> str:
     """Say which episodes judge and which train, unless others are asked for."""
     if not (test := split_by_task(dataset)[1]):
         return f"0 of {checks.counted(len(dataset.episodes), 'episode')} judge, all train; to judge, {MORE}"
-    names = ", ".join(map(str, test[:SHOWN])) + (f" and {len(test) - SHOWN} more" if len(test) > SHOWN else "")
     few = f"; too few for intervals: {RECORD}" if len(test) < FEW_HELD_OUT else ""
-    return f"{len(test)} of {checks.counted(len(dataset.episodes), 'episode')} judge ({names}), the others train{few}"
+    every = checks.counted(len(dataset.episodes), "episode")
+    return f"{len(test)} of {every} judge ({checks.few_of(test, SHOWN)}), the others train{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:

@@ -27,12 +27,6 @@ EPISODES_LOOKED_AT = 32  # per camera
 NAMED = 6  # episodes in a message
 
 
-def listed(episodes: Sequence[int]) -> str:
-    """Name episodes in a message."""
-    shown = ", ".join(map(str, list(episodes)[:NAMED]))
-    return shown + (f" and {len(episodes) - NAMED} more" if len(episodes) > NAMED else "")
-
-
 def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
     """Find times [T] that are not those of frames at `fps`, and say why: they go back, run at another rate, leave
     frames out, or stray."""
@@ -149,6 +143,8 @@ def check_pictures(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -
         elif max(np.abs(frames[0].astype(np.int16) - later).mean() for later in frames[1:]) <= SAME_LEVELS:
             frozen.append(episode.index)
     if blank and len(blank) < looked_at:  # otherwise it is said of the camera
-        yield problems.BLANK_EPISODES.finding(camera=key, count=len(blank), all=looked_at, episodes=listed(blank))
+        named = checks.few_of(blank, NAMED)
+        yield problems.BLANK_EPISODES.finding(camera=key, count=len(blank), all=looked_at, episodes=named)
     if frozen and len(frozen) < looked_at:
-        yield problems.FROZEN_EPISODES.finding(camera=key, count=len(frozen), all=looked_at, episodes=listed(frozen))
+        named = checks.few_of(frozen, NAMED)
+        yield problems.FROZEN_EPISODES.finding(camera=key, count=len(frozen), all=looked_at, episodes=named)

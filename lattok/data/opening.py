@@ -276,7 +276,7 @@ def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> st
         return f"{place} with several: {', '.join(kinds)}; name one (`format`), or give each a folder of its own"
     names = [path.name for _, path in found]
     names = names or [f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir()]
-    shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    shown = checks.few_of(sorted(names), _SHOWN)
     if found:
         return f"{place} with several versions ({shown}); give one of them"
     if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():

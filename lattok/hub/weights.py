@@ -243,8 +243,7 @@ def check_whole(argument: str, what: str, report: Any, needed: str = "", hint: s
     """Refuse a network without all of its `needed` weights: its library has filled them with random numbers."""
     missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if any(needed in key for key in missing):
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        checks.fail(argument, f"{what} lacks weights", ", ".join(missing[:3]) + more, hint)
+        checks.fail(argument, f"{what} lacks weights", checks.few_of(missing, 3), hint)
 
 
 def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:

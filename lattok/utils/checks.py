@@ -180,6 +180,12 @@ def listed(names: Iterable[Any]) -> str:
     return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]} …"
 
 
+def few_of(names: Sequence[Any], most: int) -> str:
+    """The first names in a message, and how many others there are: "2, 5 and 3 more"."""
+    shown = ", ".join(map(str, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """Return how many there are, with their noun: "1 episode", "2 episodes"; `many`: where that is not `one` and s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

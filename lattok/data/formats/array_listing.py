@@ -206,11 +206,9 @@ def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
 
 def _unknown(store: Store, layouts: Sequence[Layout]) -> NoReturn:
     """Show what is in a file of another layout, and how one is described."""
-    arrays = store.arrays("")
-    shown = [f"{path} {array.dtype} {list(array.shape)}" for path, array in list(arrays.items())[:SHOWN]]
-    more = f" and {len(arrays) - SHOWN} more" if len(arrays) > SHOWN else ""
+    arrays = [f"{path} {array.dtype} {list(array.shape)}" for path, array in store.arrays("").items()]
     known = checks.listed(layout.name for layout in layouts)
-    got = f"{', '.join(shown) or 'no arrays'}{more}"
+    got = checks.few_of(arrays, SHOWN) or "no arrays"
     checks.refuse(
         store.path, f"a layout of {known}", got, f"Say where things are. {in_a_description(store.path, DRAFT)}"
     )
