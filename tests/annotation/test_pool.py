@@ -1,5 +1,6 @@
 """What the engine asks of Ray, by a Ray that answers as it is told: in no process but this one."""
 
+import os
 from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -138,6 +139,70 @@ def test_ray_is_started_with_the_cores_that_workers_need(monkeypatch, workers, c
     ray = FakeRay(workers=8)
     labelled(monkeypatch, ray, 1, workers=workers, cpus=cpus)
     assert (ray.options["num_cpus"], ray.threads) == (cores, threads)
+
+
+def test_a_ray_that_this_process_has_started_is_used_as_it_is(monkeypatch):
+    for address in (None, "auto"):
+        ray = FakeRay()
+        ray.is_initialized = lambda: True
+        assert labelled(monkeypatch, ray, 2, address=address) == {0: GOOD, 1: GOOD}
+        assert not hasattr(ray, "options")
+    with pytest.raises(
+        LattokError, match="`address`: this process is connected to Ray already, not to 'ray://other:1'"
+    ):
+        labelled(monkeypatch, ray, 2, address="ray://other:1")
+
+
+@pytest.mark.parametrize(("address", "asks"), [(None, 1), ("auto", 0)])
+def test_only_a_ray_of_our_own_asks_for_a_token_and_none_logs(monkeypatch, address, asks):
+    ray, asked = FakeRay(), list[None]()
+    monkeypatch.setattr(engines, "_ray", lambda: ray)
+    monkeypatch.setattr(engines, "_asking_for_a_token", lambda: nullcontext(asked.append(None)))
+    list(RayEngine(address).label(SimpleNamespace(models={"tok": None}), [unit(0)]))
+    assert len(asked) == asks
+    assert ray.options["address"] == (address or "local")
+    assert (ray.options["log_to_driver"], ray.options["logging_level"]) == (False, "ERROR")
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "count"),
+    [
+        ({"CPU": 4.0, "GPU": 2.0}, {"gpus": 1}, 2),
+        ({"CPU": 4.0, "GPU": 2.0}, {"gpus": 0.5}, 4),
+        ({"CPU": 1.0}, {}, 1),
+        ({"CPU": 4.0}, {"gpus": 1}, None),  # no GPU at all
+        ({"CPU": 0.5}, {}, None),
+        ({"CPU": 2.0}, {"workers": 3}, None),
+        ({"CPU": 2.0}, {"workers": 2}, 2),
+    ],
+)
+def test_there_are_as_many_workers_as_there_is_room_for(monkeypatch, resources, options, count):
+    ray = FakeRay()
+    ray.cluster_resources = lambda: resources
+    monkeypatch.setattr(engines, "_ray", lambda: ray)
+    if count is not None:
+        assert RayEngine(**options).count(9) == count
+        return
+    with pytest.raises(LattokError, match="`workers`: expected room for"):
+        RayEngine(**options).count(9)
+
+
+def test_the_token_is_there_while_ray_starts_and_what_was_there_before_afterwards(monkeypatch):
+    read = list[tuple[str | None, ...]]()
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    raylet = SimpleNamespace(
+        Config=SimpleNamespace(initialize=lambda _: read.append(tuple(os.environ.get(name) for name in names))),
+        AuthenticationTokenLoader=SimpleNamespace(instance=lambda: SimpleNamespace(reset_cache=lambda: None)),
+    )
+    monkeypatch.setattr(engines, "import_module", lambda _: raylet)
+    monkeypatch.setenv("RAY_AUTH_MODE", "theirs")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with engines._asking_for_a_token():
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert (os.environ["RAY_AUTH_MODE"], "RAY_AUTH_TOKEN" in os.environ) == ("theirs", False)
+    assert [mode for mode, _ in read] == ["token", "theirs"]
+    assert read[1][1] is None
 
 
 def test_what_cannot_be_read_is_tried_once_more_by_another_worker(monkeypatch):
