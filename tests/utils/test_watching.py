@@ -27,11 +27,11 @@ def library(words):
         faulthandler.enable()
         libc = ctypes.CDLL(None)
         libc.signal(signal.SIGTERM, ctypes.cast(libc.abort, ctypes.c_void_p))
+        if words[-1] == "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
         os.write(1, b"inside")
         if words[-1] == "dies":
             signal.raise_signal(signal.SIGTERM)
-        if words[-1] == "deaf":
-            signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
         if words[-1] in ("waits", "deaf"):
             time.sleep(60)
     return 1
