@@ -351,13 +351,18 @@ def test_a_file_where_the_folder_should_be(source, tmp_path):
         annotate(source, MODELS, tmp_path / "file" / "out")
 
 
-def test_videos_are_copied_where_links_are_impossible(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(OSError(errno.EXDEV, "cross-device")))
+@pytest.mark.parametrize("links", [True, False])
+def test_videos_alone_are_shared_with_the_source_where_the_file_system_allows_it(source, tmp_path, monkeypatch, links):
+    """LeRobot rewrites its metadata in place: through a link that would change the source."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(OSError(errno.EXDEV, "cross-device")))
     out = annotate(source, MODELS, tmp_path / "out")
-    video = next((source.root / "videos").rglob("*.mp4"))
-    copy = out / video.relative_to(source.root)
-    assert not video.samefile(copy)
-    assert video.read_bytes() == copy.read_bytes()
+    files = [path.relative_to(source.root) for path in source.root.rglob("*") if path.is_file()]
+    shared = {path for path in files if (out / path).is_file() and (out / path).samefile(source.root / path)}
+    videos = {path for path in files if path.parts[0] == "videos"}
+    assert videos and len(videos) < len(files)
+    assert shared == (videos if links else set())
+    assert all((out / path).read_bytes() == (source.root / path).read_bytes() for path in videos)
 
 
 def test_a_data_file_without_episodes(source, tmp_path):
