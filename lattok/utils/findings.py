@@ -21,6 +21,8 @@ class Finding(NamedTuple):
     what: str
     advice: str
     commands: tuple[Command, ...] = ()  # that do it, one after the other
+    problem: "Problem | None" = None  # the kind that it is one of
+    facts: tuple[tuple[str, Any], ...] = ()  # of the case at hand, by field of the problem's texts
 
     @property
     def text(self) -> str:
@@ -49,7 +51,7 @@ class Problem(NamedTuple):
         what, advice = (_Counting().vformat(text, (), facts) for text in (self.what, self.advice))
         known = () if self.command is None else (self.command,)
         commands = (Command(each.verb, tuple(word.format(**facts) for word in each.words)) for each in known)
-        return Finding(self.severity, what, advice, tuple(commands))
+        return Finding(self.severity, what, advice, tuple(commands), self, tuple(facts.items()))
 
 
 error, warning, note = (partial(Problem, severity) for severity in ORDER)
