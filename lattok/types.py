@@ -272,13 +272,16 @@ class LatentTarget(NamedTuple):
         return LatentTarget(codes, embedding, change(self.valid), self.checked)
 
 
-class PairIndex(NamedTuple):
-    """Which later frames of a batch lie inside their episode: each is a pair with the first frame of its sample."""
+class Shares(NamedTuple):
+    """How many of a process's samples count on average, 0-d each, where processes share a batch: with these numbers
+    the mean over processes is that over the batch. None: not shared, or all samples count."""
 
-    places: Tensor  # [n, 2] int64: the sample, and which of its later frames
-    pairs: Tensor | None = None  # 0-d: n of an average share, where a batch is shared out
-    samples: Tensor | None = None  # 0-d: samples with at least one, of an average share
-    whole: Tensor | None = None  # 0-d: samples with all of them, of an average share
+    labelled: Tensor | None = None  # samples with labels
+    acted: Tensor | None = None  # samples with known actions
+    with_subtask: Tensor | None = None  # samples with the text of a sub-task
+    pairs: Tensor | None = None  # rows of `PolicyBatch.pairs`
+    paired: Tensor | None = None  # samples with at least one pair
+    whole: Tensor | None = None  # samples whose later frames are all in the episode
 
 
 class FlowDraws(NamedTuple):
@@ -297,17 +300,15 @@ class PolicyBatch(NamedTuple):
     actions: Tensor  # [B, H, m] float32; steps beyond the episode repeat its last action
     valid: Tensor  # [B, H] bool: steps inside the episode; none of a sample whose actions are not known
     latent: LatentTarget | None = None
-    labelled: Tensor | None = None  # 0-d: samples with labels in an average share, where a batch is shared out
-    acted: Tensor | None = None  # 0-d: samples with known actions in an average share; none: all have
     later: Tensor | None = None  # [B, F, V, h, w, 3] uint8: frames after those of `images`, at fixed gaps
     inputs: Mapping[str, Any] | None = None  # what the backbone made of images and prompts, where that was done ahead
     draws: FlowDraws | None = None  # none: a head that needs some draws them itself
-    pairs: PairIndex | None = None  # those of `later` that are there; beyond the episode its last frame stands in
+    pairs: Tensor | None = None  # [n, 2] int64: sample, and which of its `later` frames; those inside the episode
     subtasks: Sequence[str] | None = None  # B texts, "" where there is none; none: not asked for, or the data has none
     subtask_tokens: Sequence[Sequence[int]] | None = None  # of the backbone, where they were found ahead
-    with_subtask: Tensor | None = None  # 0-d: samples with a sub-task in an average share, where a batch is shared out
     known: Tensor | None = None  # [B, m] bool: action dimensions that the robot of each sample has; none: all
     tokens: Tensor | None = None  # [B, P] int64: codes of the chunks, for a head that predicts them; -1 after the end
+    shares: Shares = Shares()
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "PolicyBatch":

@@ -21,7 +21,7 @@ from lattok.backbones.model import with_base
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes import ImageLAMRecipe, VLARecipe
-from lattok.types import LatentTarget, PairBatch, PairIndex, PolicyBatch
+from lattok.types import LatentTarget, PairBatch, PolicyBatch
 from lattok.utils.options import built, options_of
 from lattok.vla import LatentVLA, VLAConfig, strategy_of
 from lattok.vla.lara import JointLARA, LiveLAM
@@ -63,7 +63,7 @@ def batch(labelled: bool = False) -> PolicyBatch:
     states, actions = (torch.randn(BATCH, *shape, generator=draw) for shape in ((STATES,), (HORIZON, ACTIONS)))
     valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)
     target = LatentTarget(None, torch.randn(BATCH, HORIZON, 1, 64, generator=draw), valid) if labelled else None
-    pairs = PairIndex(torch.stack([torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.long)], 1))
+    pairs = torch.stack([torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.long)], 1)
     texts = ["open the drawer", "close the drawer"] * (BATCH // 2)
     return PolicyBatch(frames[:, 0], texts, states, actions, valid, target, later=frames[:, 1:], pairs=pairs)
 

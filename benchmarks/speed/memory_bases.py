@@ -29,7 +29,7 @@ from lattok.image_lam import MotoLAM
 from lattok.image_lam.clips import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.recipes import recipe_of
-from lattok.types import PairIndex, PolicyBatch
+from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.lara import JointLARA, LiveLAM
 from lattok.vla.latbot import Distillation, taught_by
@@ -140,4 +140,4 @@ def clips(config: Any, count: int) -> PolicyBatch:
 def with_later(batch: PolicyBatch, frames: int) -> PolicyBatch:
     """A batch with so many later frames, all inside their episodes."""
     places: Tensor = torch.cartesian_prod(torch.arange(len(batch.images)), torch.arange(frames))
-    return batch._replace(later=torch.stack([batch.images] * frames, 1), pairs=PairIndex(places))
+    return batch._replace(later=torch.stack([batch.images] * frames, 1), pairs=places)

@@ -16,7 +16,7 @@ from lattok.samples.order import BatchSampler, order_of
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import FrameStream
 from lattok.training.feed import BatchSource
-from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
+from lattok.types import FlowDraws, PairBatch, PolicyBatch, Shares
 from lattok.utils.seeds import derive_seed
 
 
@@ -150,12 +150,13 @@ class PolicyBatches(FrameBatches):
         """Return samples of a step, and how many of an average share teach."""
         samples, rows = self.windows, self.stream.samples(step)
         own, frames = self.stream.take(step, share, shares)
-        counts = {name: which[rows].sum() / shares for name, which in self._counted.items()}
-        batch = samples.batch(own, frames)._replace(**counts)
+        batch = samples.batch(own, frames)
+        counts = {name: which[rows].sum() for name, which in self._counted.items()}
         if samples.reach.shape[1]:
             there = samples.reach[rows]
-            pairs = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
-            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *pairs))
+            counts.update(pairs=there.sum(), paired=there.any(1).sum(), whole=there.all(1).sum())
+            batch = batch._replace(pairs=samples.reach[own].nonzero())
+        batch = batch._replace(shares=Shares(**{name: count / shares for name, count in counts.items()}))
         if self.options.flows:  # for all samples, so that any number of processes learns from the same
             generator = torch.Generator().manual_seed(derive_seed(self.options.seed, step, 2))
             drawn = draw_flow((self.options.size, *batch.actions.shape[1:]), generator)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
-from lattok.types import Episode
+from lattok.types import Episode, Shares
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
@@ -186,7 +186,7 @@ class SampleSet(Dataset[dict[str, Any]], ABC):
 
 def _one_of(batch: Any, row: int) -> dict[str, Any]:
     """Return one sample of a batch, without what it has not, and without what is said of the whole batch."""
-    fields = {name: value for name, value in batch._asdict().items() if not isinstance(value, bool | None)}
+    fields = {name: value for name, value in batch._asdict().items() if not isinstance(value, bool | Shares | None)}
     return {name: _one_of(value, row) if isinstance(value, tuple) else value[row] for name, value in fields.items()}
 
 

@@ -21,7 +21,7 @@ from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.labels import LatentSpec
 from lattok.nn.losses import of_share
 from lattok.nn.quantize import Codebook
-from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
+from lattok.types import LossTerms, PairBatch, PolicyBatch
 from lattok.utils import checks
 from lattok.vla.frame_supervision import Frames, FrameSupervision, paired_frames, paired_mask
 from lattok.vla.model import LatentVLA
@@ -86,23 +86,26 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         self.lam.train(mode and not self.frozen)
         return self
 
-    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> LAMOutput:  # pyright: ignore
-        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`. Terms are
-        means over these pairs, so that shares of a batch add up."""
-        rows, gaps = index.places.unbind(1)
+    def forward(  # pyright: ignore
+        self, images: Tensor, later: Tensor, pairs: Tensor, average: Tensor | None = None
+    ) -> LAMOutput:
+        """Look at `pairs` [n, 2] (sample, later frame) of frames uint8 [B, V, h, w, 3] and later ones
+        [B, F, V, h, w, 3]. Terms are means over these pairs; where processes share a batch, `average` is how many
+        pairs one has, so that the mean over processes is that over the batch."""
+        rows, gaps = pairs.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
         if self.frozen:
             features = self.lam.frame_features(self._pairs(images, later, rows, gaps))
             terms, latents = {}, self.lam.encode_features(features).latents.flatten(1)
         else:
-            terms, latents = self._learn(images, later, index)
+            terms, latents = self._learn(images, later, pairs, average)
         with torch.autocast(images.device.type, enabled=False):
             summed = own.to(latents.dtype) @ latents
         return LAMOutput(terms, summed, own.any(1))
 
-    def _learn(self, images: Tensor, later: Tensor, index: PairIndex) -> tuple[LossTerms, Tensor]:
+    def _learn(self, images: Tensor, later: Tensor, pairs: Tensor, average: Tensor | None) -> tuple[LossTerms, Tensor]:
         """Return terms, and latents [n, d] of the pairs; a share without any makes one that nothing counts."""
-        rows, gaps = index.places.unbind(1)
+        rows, gaps = pairs.unbind(1)
         count, room = len(rows), later.shape[0] * later.shape[1] * self.lam.config.positions
         for book in (module for module in self.lam.modules() if isinstance(module, Codebook)):
             book.room = max(book.room, room)  # how many pairs there are differs from step to step
@@ -115,7 +118,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         nothing = frames.new_zeros(len(frames), 0, dtype=torch.float32)
         batch = PairBatch(frames, nothing, frames.new_zeros(len(frames), dtype=torch.bool), valid=valid)
         terms, encoded = self.learn(batch)
-        share = float(count > 0) if index.pairs is None else count / index.pairs.clamp(min=1e-6)
+        share = float(count > 0) if average is None else count / average.clamp(min=1e-6)
         return {f"lam_{name}": share * term for name, term in terms.items()}, encoded.latents[:count].flatten(1)
 
     def _pairs(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> Tensor:
@@ -150,10 +153,10 @@ class JointLARA(nn.Module):
         known actions count in the last two only."""
         if batch.later is None or batch.pairs is None:
             checks.fail("batch", "a batch with later frames and their mask", "one without")
-        lam = self.lam(batch.images, batch.later, batch.pairs)
+        lam = self.lam(batch.images, batch.later, batch.pairs, batch.shares.pairs)
         terms, states = self.policy.learn(batch, **self.at)
         lara = {"lara": self.align(states, lam.latents, lam.valid, self.policy.config.loss_reduction)}
-        return {**terms, **of_share(lara, lam.valid[:, None], batch.pairs.samples), **lam.terms}
+        return {**terms, **of_share(lara, lam.valid[:, None], batch.shares.paired), **lam.terms}
 
 
 def check_place(on: str, head: str) -> None:
@@ -193,8 +196,8 @@ class LARALoss(FrameSupervision):
         return Frames(frames, paired_mask(batch, frames))
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
-        frames, index = target.frames.to(states.device), PairIndex(target.valid.nonzero().to(states.device))
-        lam = self.live(frames[:, 0], frames[:, 1:], index)
+        frames, pairs = target.frames.to(states.device), target.valid.nonzero().to(states.device)
+        lam = self.live(frames[:, 0], frames[:, 1:], pairs)
         loss = self.align(states[:, -1], lam.latents, lam.valid, reduction)
         away = loss.detach().sum() / lam.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
         figures = {"latent_cosine": (1 - away) * lam.valid.any()}  # 0 where nothing is valid

@@ -56,16 +56,16 @@ class Distillation(nn.Module):
         clips = torch.stack([images[:, :, view] for view in self.views], 2).to(device)
         with torch.no_grad():
             vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
-        valid, average = torch.ones(len(vectors), dtype=torch.bool, device=device), None
+        valid, shares = torch.ones(len(vectors), dtype=torch.bool, device=device), batch.shares._replace(labelled=None)
         if self.whole_clips and batch.pairs is not None:
-            there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs.places[:, 0].to(device)
-            valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
+            there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs[:, 0].to(device)
+            valid, shares = there.sum(1) == batch.later.shape[1], shares._replace(labelled=shares.whole)
         target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]), checked=True)
-        terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
+        terms = self.student(batch._replace(latent=target, shares=shares, later=None, pairs=None))
         terms["action"] = terms["action"].detach()
         if batch.subtasks is not None:  # L_r (Eq. 5), the mean over the tokens of a text, of all texts
             errors, counted = text_errors(self.student, batch)
-            terms |= of_share({"text": reduce_valid(errors, counted)}, counted, batch.with_subtask)
+            terms |= of_share({"text": reduce_valid(errors, counted)}, counted, batch.shares.with_subtask)
         return terms
 
 

@@ -150,13 +150,14 @@ class LatentVLA(OfDatasets, BackboneModel):
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
         if self.decoder is None:
-            target, judged, valid, share = self.action_normalizer(batch.actions), batch.judged, batch.valid, batch.acted
+            target, judged, valid = self.action_normalizer(batch.actions), batch.judged, batch.valid
+            share = batch.shares.acted
             target = target if batch.tokens is None else batch.tokens
             valid = valid if batch.tokens is None else coded(valid)[:, None]  # which alone are judged
         else:
             latent = cast(LatentTarget, batch.latent)
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))
-            judged, valid, share = latent.valid, latent.valid, batch.labelled
+            judged, valid, share = latent.valid, latent.valid, batch.shares.labelled
         terms, after = self.head.learn(out.states, out.proprio, target, judged, batch)
         terms = {**of_share(terms, valid, share), **self._latent_terms(batch, out)}
         return terms, out.last if block is None else last_step(after[block - 1], batch.valid)
@@ -165,7 +166,7 @@ class LatentVLA(OfDatasets, BackboneModel):
         if batch.latent is None:
             return {}
         terms = self.supervision(out.supervised, batch.latent, self.config.loss_reduction)
-        return of_share(terms, batch.latent.valid, batch.labelled)
+        return of_share(terms, batch.latent.valid, batch.shares.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool, acting: bool = False) -> PolicyBatch:
         self.action_normalizer.check_chosen()

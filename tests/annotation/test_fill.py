@@ -578,12 +578,12 @@ def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_ofte
     for step in range(3):
         drawn = batches.stream.samples(step)
         assert int(chunks.measured[drawn].sum()) == 6
-        assert int(batches(step, 0, 1).acted) == int(chunks.teaching[drawn].sum())
+        assert int(batches(step, 0, 1).shares.acted) == int(chunks.teaching[drawn].sum())
     coded = PolicyBatches(chunks, BatchOptions(8, 0, codes=True))
     drawn = coded.stream.samples(0)
     whole = chunks.batch(drawn).valid
     want = int((whole[:, 0] & (whole[:, 1:] <= whole[:, :-1]).all(1)).sum())
-    assert want == int(chunks.coding[drawn].sum()) == int(coded(0, 0, 1).acted)
+    assert want == int(chunks.coding[drawn].sum()) == int(coded(0, 0, 1).shares.acted)
     with pytest.raises(LattokError, match="`acted_share`: expected 0 where no action was measured"):
         PolicyWindows(filled, WindowOptions(1, **{**given, "episodes": "1:3"})).check_share(0.5)
     everything = PolicyWindows(filled, WindowOptions(1, **given))

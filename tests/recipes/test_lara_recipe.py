@@ -155,7 +155,7 @@ def test_episodes_without_actions_are_in_the_batch(folder: Path, tmp_path: Path)
     batches = _batches(folder, tmp_path, **options)
     batch = batches(0, 0, 1)
     assert int(batch.valid.any(1).sum()) == 2
-    assert 8 < len(batch.pairs.places) < 16
+    assert 8 < len(batch.pairs) < 16
     policy = lattok.train(recipe(folder, tmp_path / "p", **options))
     alone = lattok.train(recipe(folder, tmp_path / "q", **options, align_weight=0.0))
     assert changed(policy, saved(alone))
@@ -193,12 +193,12 @@ def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Pat
     places = zip(windows.episode_of, windows.frame_of, strict=True)
     inside = [[frame + gap < lengths[episode] for gap in (3, 5)] for episode, frame in places]
     assert windows.reach.tolist() == inside
-    whole, halves = batches(2, 0, 1).pairs, [batches(2, share, 2).pairs for share in range(2)]
-    assert sum(len(half.places) for half in halves) == len(whole.places) == int(whole.pairs) < 32
-    assert all(float(half.pairs) == float(whole.pairs) / 2 for half in halves)
-    assert float(whole.samples) == len(set(whole.places[:, 0].tolist()))
+    whole, halves = batches(2, 0, 1), [batches(2, share, 2) for share in range(2)]
+    assert sum(len(half.pairs) for half in halves) == len(whole.pairs) == int(whole.shares.pairs) < 32
+    assert all(float(half.shares.pairs) == float(whole.shares.pairs) / 2 for half in halves)
+    assert float(whole.shares.paired) == len(set(whole.pairs[:, 0].tolist()))
     for share, half in enumerate(halves):
-        assert {(2 * i + share, f) for i, f in half.places.tolist()} <= {tuple(p) for p in whole.places.tolist()}
+        assert {(2 * i + share, f) for i, f in half.pairs.tolist()} <= {tuple(p) for p in whole.pairs.tolist()}
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,9 @@ def test_samples_come_by_weight_and_with_labels_of_their_own_however_many_proces
         torch.testing.assert_close(batch.actions[i], own.actions[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(batch.proprio[i], own.proprio[0], rtol=1e-4, atol=1e-4)
         assert torch.equal(batch.latent.codes[i], own.latent.codes[0])
-    assert 0 < int(batch.acted) == int(batch.valid.any(1).sum()) < 6
+    assert 0 < int(batch.shares.acted) == int(batch.valid.any(1).sum()) < 6
     shares = [call(batches, 0, process, 2) for process in range(2)]
-    assert sum(float(share.labelled) for share in shares) == float(batch.labelled)
+    assert sum(float(share.shares.labelled) for share in shares) == float(batch.shares.labelled)
     for process, share in enumerate(shares):
         for name in ("images", "proprio", "actions", "valid"):
             assert torch.equal(getattr(share, name), getattr(batch, name)[process::2]), name

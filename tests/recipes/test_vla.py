@@ -321,7 +321,7 @@ def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Pa
     whole, shares = batches(3, 0, 1), [batches(3, i, 2) for i in range(2)]
     counts = [int(share.valid.any(1).sum()) for share in shares]
     assert counts[0] != counts[1]
-    assert 0 < int(whole.acted) == sum(counts) < 8
+    assert 0 < int(whole.shares.acted) == sum(counts) < 8
     expected, parts = policy(whole), [policy(share) for share in shares]
     for name in ("action", "latent"):
         torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, expected[name])
@@ -333,7 +333,7 @@ def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: 
     batches = drawn(given)
     for step in (0, 1, 7):
         whole, half = batches(step, 0, 1), batches(step, 0, 2)
-        assert int(whole.acted) == int(whole.valid.any(1).sum()) == 6
+        assert int(whole.shares.acted) == int(whole.valid.any(1).sum()) == 6
         assert int(half.valid.any(1).sum()) == 3
     for wrong in ({"acted_share": 1.0}, {"acted_share": -0.1}):
         refused("`acted_share`", recipe, dataset, tmp_path / "p", "la_direct", **{**options, **wrong})

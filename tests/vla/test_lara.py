@@ -13,7 +13,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, T
 from lattok.labels import LatentSpec
 from lattok.nn.losses import draw_flow
 from lattok.nn.quantize import Codebook
-from lattok.types import PairBatch, PairIndex, PolicyBatch
+from lattok.types import PairBatch, PolicyBatch, Shares
 from lattok.vla import Supervised
 from lattok.vla.frame_supervision import FRAMES, VALID, keep_pairs
 from lattok.vla.head import HeadBlock
@@ -37,8 +37,8 @@ def lam_of(cameras: tuple[str, ...] = CAMERAS[:1], **changes) -> TrainedPairMode
     return ImageLAM(ImageLAMConfig.of(cameras=cameras, **options))
 
 
-def pairs_of(inside: torch.Tensor, shares: int = 1) -> PairIndex:
-    return PairIndex(inside.nonzero(), inside.sum() / shares, inside.any(1).sum() / shares)
+def shares_of(inside: torch.Tensor, shares: int = 1) -> Shares:
+    return Shares(pairs=inside.sum() / shares, paired=inside.any(1).sum() / shares)
 
 
 def joint_batch(model: JointLARA, inside: list[list[int]] = INSIDE, free: bool = True) -> PolicyBatch:
@@ -49,7 +49,7 @@ def joint_batch(model: JointLARA, inside: list[list[int]] = INSIDE, free: bool =
     valid = data.valid.clone()
     valid[: 2 * free] = False
     draws = draw_flow(data.actions.shape, torch.Generator().manual_seed(8))
-    return data._replace(valid=valid, later=later, pairs=pairs_of(there), draws=draws)
+    return data._replace(valid=valid, later=later, pairs=there.nonzero(), draws=draws, shares=shares_of(there))
 
 
 def joint(
@@ -117,7 +117,7 @@ def test_the_loss_is_the_papers_by_hand(on: str):
                 e, projected = np.mean(latents, 0), w @ h[i] + b
                 cosines.append(projected @ e / np.linalg.norm(projected) / np.linalg.norm(e))
         assert float(terms["lara"]) == pytest.approx(1 - np.mean(cosines), rel=1e-5)
-        rows, gaps = data.pairs.places.T
+        rows, gaps = data.pairs.T
         frames = torch.stack([data.images[rows, :1], data.later[rows, gaps, :1]], 1)
         own = model.lam.lam(PairBatch(frames, torch.zeros(len(rows), 0), torch.zeros(len(rows)).bool()))
         for name, term in own.items():
@@ -312,8 +312,8 @@ def test_shares_of_a_batch_add_up():
         means: dict[str, torch.Tensor] = {}
         for share in range(shares):
             own = range(share, 4, shares)
-            pairs = PairIndex(there[list(own)].nonzero(), there.sum() / shares, there.any(1).sum() / shares)
-            terms = model(rows(whole, own, acted=torch.tensor(2.0 / shares), pairs=pairs))
+            average = shares_of(there, shares)._replace(acted=torch.tensor(2.0 / shares))
+            terms = model(rows(whole, own, pairs=there[list(own)].nonzero(), shares=average))
             (sum(w * terms[n] for n, w in model.loss_weights(0.3, 0.2).items() if n in terms) / shares).backward()
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach() / shares
@@ -391,7 +391,7 @@ def test_statistics_of_a_batch_are_those_of_its_pairs(inside):
     model = joint(lam={"latent_norm": "batch"})
     data = joint_batch(model, inside)
     terms = model(data)
-    rows, gaps = data.pairs.places.T
+    rows, gaps = data.pairs.T
     frames = torch.stack([data.images[rows, :1], data.later[rows, gaps, :1]], 1)
     frames = frames if len(rows) > 1 else frames.repeat(2, 1, 1, 1, 1, 1)
     own = model.lam.lam(PairBatch(frames, torch.zeros(2, 0), torch.zeros(2).bool()))
@@ -404,10 +404,10 @@ def test_the_model_sees_its_own_cameras_in_their_order():
     images, later = (
         torch.randint(0, 256, shape).to(torch.uint8) for shape in ((2, 3, 16, 16, 3), (2, 2, 3, 16, 16, 3))
     )
-    index = pairs_of(torch.tensor([[True, True], [False, True]]))
+    places = torch.tensor([[True, True], [False, True]]).nonzero()
     with torch.no_grad():
         for views in (None, [2, 0]):
-            seen = LiveLAM(lam, views, frozen=True)(images, later, index)
+            seen = LiveLAM(lam, views, frozen=True)(images, later, places)
             own = views or [0, 1]
             pairs = [torch.stack([images[i, own], later[i, f, own]]) for i, f in ((0, 0), (0, 1), (1, 1))]
             latents = lam.encode(torch.stack(pairs)).latents.flatten(1)
@@ -427,7 +427,7 @@ def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(mon
     lam.decoder.register_forward_hook(lambda module, inputs, predicted: shown.append((inputs[0], predicted)))
     terms = model(data)
     assert model.loss_weights()["lam_perceptual"] == 0.005
-    rows, gaps = data.pairs.places.T
+    rows, gaps = data.pairs.T
     (_, predicted), images = shown[0], data.later[rows, gaps, 0].movedim(-1, 1) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (lam.config.mean, lam.config.std))
     patches = predicted.detach().unflatten(1, (2, 2)).unflatten(3, (8, 8, 3))  # n y x, then those of a patch

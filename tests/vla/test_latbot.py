@@ -6,7 +6,7 @@ import torch
 
 from lattok import LattokError
 from lattok.backbones.model import with_backbone
-from lattok.types import LatentTarget, PairIndex
+from lattok.types import LatentTarget, Shares
 from lattok.vla import LatentVLA, Supervised, Tap
 from lattok.vla.frame_supervision import FRAMES, VALID
 from lattok.vla.latbot import Distillation, LatBotLoss, follow, taught_by
@@ -109,13 +109,13 @@ def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
         found = 0.0
         for share in range(shares):
             own = range(share, 4, shares)
-            pairs = PairIndex(inside[list(own)].nonzero(), whole=torch.tensor(2.0 / shares))
-            part = rows(given._replace(later=spoiled), own, pairs=pairs)
+            average = Shares(whole=torch.tensor(2.0 / shares))
+            part = rows(given._replace(later=spoiled), own, pairs=inside[list(own)].nonzero(), shares=average)
             found += float(module(part)["latent"].detach())
         assert found / shares == pytest.approx(wanted, rel=1e-5)
     module.whole_clips = False
-    pairs = PairIndex(inside.nonzero(), whole=torch.tensor(2.0))
-    assert float(module(given._replace(pairs=pairs))["latent"].detach()) == float(module(given)["latent"].detach())
+    known = given._replace(pairs=inside.nonzero(), shares=Shares(whole=torch.tensor(2.0)))
+    assert float(module(known)["latent"].detach()) == float(module(given)["latent"].detach())
 
 
 def test_one_batch_is_learned_by_heart():

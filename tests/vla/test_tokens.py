@@ -14,6 +14,7 @@ import lattok
 from lattok.action_vq import FAST, ResidualVQ, UniformBins
 from lattok.backbones.model import open_backbone
 from lattok.nn import losses
+from lattok.types import Shares
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import HeadConfig, TokenSpec
@@ -332,10 +333,10 @@ def test_shares_of_a_batch_with_gaps_weigh_as_the_whole_does():
     valid[0, 1] = False  # a gap: nothing to code
     data = data._replace(valid=valid)
     codes = losses.coded(valid)
-    whole = model(data._replace(acted=codes.sum().float()))["action"]
-    parts = [rows(data, [i], acted=codes.sum() / B) for i in range(B)]
+    whole = model(data._replace(shares=Shares(acted=codes.sum().float())))["action"]
+    parts = [rows(data, [i], shares=Shares(acted=codes.sum() / B)) for i in range(B)]
     torch.testing.assert_close(torch.stack([model(part)["action"] for part in parts]).mean(), whole)
-    torch.testing.assert_close(model(data._replace(acted=None))["action"], whole)
+    torch.testing.assert_close(model(data._replace(shares=Shares()))["action"], whole)
 
 
 def test_batches_with_lerobots_keys_teach_the_same():

@@ -135,7 +135,7 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
                 got = f"{len(scene)}, a process's part of a batch"
                 checks.fail("batch_size", f"at least {MIN_SAMPLES} samples at once with separation_weight", got)
             terms["separation"] = separation(scene, motion.detach())
-        return terms | of_share(errors, valid, batch.acted)
+        return terms | of_share(errors, valid, batch.shares.acted)
 
     def latents(self, clips: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Turn clips uint8 [B, k, V, H, W, 3] and B instructions into latents of scene and motion, [B, p, d] each."""

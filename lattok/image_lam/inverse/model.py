@@ -362,7 +362,7 @@ class InverseDynamics(FrozenFeaturesModel):
             other = self.action_normalizer(self._opposite(self.action_normalizer.inverse(read)))
             reversal = {"reversal": (other - back).index_select(1, self._reversed()).abs().mean()}
         means = {name: torch.stack([each[name] for each in others]).mean() for name in others[0]}
-        return of_share({"action": errors}, batch.valid, batch.acted) | reversal | means
+        return of_share({"action": errors}, batch.valid, batch.shares.acted) | reversal | means
 
     def _opposite(self, actions: Tensor) -> Tensor:
         """Return the actions [..., m] of clips that are shown backwards, from those of the clips."""

@@ -17,6 +17,7 @@ from lattok.evaluation import evaluate
 from lattok.image_lam.clips import ClipLAM
 from lattok.nn.losses import draw_flow
 from lattok.nn.normalize import for_dataset
+from lattok.types import Shares
 from tests.errors import refused
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels
 
@@ -71,7 +72,8 @@ def test_shares_of_a_batch_add_up_to_its_loss_of_actions():
     assert given.later is not None
     for rows in (slice(0, 2), slice(2, 4)):
         parts = {name: getattr(given, name)[rows] for name in ("images", "texts", "actions", "valid", "later")}
-        share = given._replace(**parts, draws=type(draws)(*(part[rows] for part in draws)), acted=torch.tensor(1.5))
+        drawn = type(draws)(*(part[rows] for part in draws))
+        share = given._replace(**parts, draws=drawn, shares=Shares(acted=torch.tensor(1.5)))
         found += float(lam(share)["action"].detach()) / 2
     assert found == pytest.approx(wanted, rel=1e-5)
 

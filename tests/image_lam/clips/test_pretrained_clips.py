@@ -13,6 +13,7 @@ import lattok
 from lattok import LattokError
 from lattok.backbones.model import with_base
 from lattok.image_lam.clips import ClipLAM
+from lattok.types import Shares
 from lattok.vla import LatentVLA
 from lattok.vla.latbot import Distillation, taught_by, text_errors
 from tests.backbones.conftest import need_transformers
@@ -78,7 +79,7 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
             patch.setattr(student.backbone, "_tokenizer", SimpleNamespace(eos_token_id=end))
             torch.testing.assert_close(text_errors(student, ahead)[0], errors)
     assert float(told["text"].detach()) == pytest.approx(float(errors[0][valid[0]].mean()), rel=1e-4)
-    half = module(small._replace(subtasks=["grasp it", ""], with_subtask=torch.tensor(2.0)))["text"]
+    half = module(small._replace(subtasks=["grasp it", ""], shares=Shares(with_subtask=torch.tensor(2.0))))["text"]
     assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)
     assert float(module(small._replace(subtasks=["", ""]))["text"].detach()) == 0
 
