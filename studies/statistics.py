@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from scipy import optimize, stats
 
+from lattok.evaluation.rollout_tests import holm as holm
+
 LEVEL = 0.05
 POWER = 0.8
 LEAST = 3  # seeds of an interval: two may agree by chance
@@ -61,15 +63,6 @@ def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
 def paired(runs: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
     """Return the differences of runs with the same seed, in the order of the seeds."""
     return [runs[seed] - others[seed] for seed in sorted(runs.keys() & others.keys())]
-
-
-def holm(values: Mapping[Key, float]) -> dict[Key, float]:
-    """Correct p values for their number: the smallest counts as many times as there are, the next one time less."""
-    corrected, least = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, p * (len(values) - rank)))
-        corrected[name] = least
-    return corrected
 
 
 class Corrected(NamedTuple):

@@ -163,7 +163,7 @@ def oat(
     """
     settings = checkpoint.published_settings(config)
     foreign = checkpoint.read_system(path, "oat", entry, prefixes=(prefix,))
-    dim = checkpoint.axis_of(foreign, "encoder.registers", 1, 256)
+    dim = checkpoint.axis_of(foreign, "encoder.registers", 1, OATConfig.dim)
     head_dim = checkpoint.setting(settings, "encoder.head_dim", int)
     if checkpoint.setting(settings, "decoder.head_dim", int) != head_dim:
         checks.fail("decoder.head_dim", f"that of the encoder, {head_dim}", settings["decoder"]["head_dim"])
@@ -172,16 +172,16 @@ def oat(
         checks.fail(str(path), f"{STEPS}, which tells how many steps a chunk has", "none")
     made = OATConfig(
         action_dim=checkpoint.axis_of(foreign, "encoder.sample_emb.patch_proj.weight", 1, 7),
-        horizon=checkpoint.axis_of(foreign, STEPS, 2, 32),
+        horizon=checkpoint.axis_of(foreign, STEPS, 2, OATConfig.horizon),
         action_names=tuple(action_names),
         action_kind=action_kind,
         levels=checkpoint.setting(settings, "quantizer.levels", tuple[int, ...]),
         dim=dim,
         heads=dim // head_dim,
-        encoder_depth=checkpoint.numbered(foreign, r"encoder\.transformer\.blocks\.(\d+)\.") or 2,
-        decoder_depth=checkpoint.numbered(foreign, r"decoder\.decoder\.layers\.(\d+)\.") or 4,
+        encoder_depth=checkpoint.numbered(foreign, r"encoder\.transformer\.blocks\.(\d+)\.") or OATConfig.encoder_depth,
+        decoder_depth=checkpoint.numbered(foreign, r"decoder\.decoder\.layers\.(\d+)\.") or OATConfig.decoder_depth,
         causal_decoder=checkpoint.setting(settings, "decoder.use_causal_decoder", bool),
-        tokens=checkpoint.axis_of(foreign, "encoder.registers", 0, 8),
+        tokens=checkpoint.axis_of(foreign, "encoder.registers", 0, OATConfig.tokens),
         nested_dropout=checkpoint.setting(settings, "decoder.token_dropout_mode", str, OATConfig.nested_dropout),
         dropout=checkpoint.setting(settings, "decoder.pdropout", float, OATConfig.dropout),
     )

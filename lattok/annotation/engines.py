@@ -99,7 +99,7 @@ class RayEngine:
         room = int(resources.get("CPU", 0) // self.cpus)
         if self.gpus:
             room = min(room, int(resources.get("GPU", 0) // self.gpus))
-        if room < 1 or room < (self.workers or 1):
+        if room < (self.workers or 1):
             has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
             wanted = f"{self.workers or 1} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs"
             checks.fail("workers", f"room for {wanted}", f"a cluster of {has}", "Ask for less of them.")

@@ -57,9 +57,9 @@ def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
     layout = _sidecar_layout(dataset) if source is None else source.label_layout()
     units: list[Unit] = []
     for file, rows in layout:
-        groups: list[list[tuple[int, int, int]]] = [[]]  # of episode, first row, last row
+        groups: list[list[tuple[int, int, int]]] = []  # of episode, first row, last row
         for index, first, last in rows:
-            if groups[-1] and last - groups[-1][0][1] > frames:
+            if not groups or last - groups[-1][0][1] > frames:
                 groups.append([])
             groups[-1].append((index, first, last))
         for group in groups:

@@ -200,7 +200,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     key, parts = fills.get("column"), fills.get("parts", ())
     parts = [key] if not parts or key in work.dataset.joined else [*parts]  # joined, or as they are stored
     infers = not lacks(work.models[prefix], InfersActions)  # who edits the record need not ask for it
-    columns += (parts := parts if infers and {*parts} <= work.dataset.features.keys() else [])
+    columns += (parts := parts if infers and {*parts}.issubset(work.dataset.features) else [])
     tally, frames, done, again = {name: _Tally() for name in columns}, 0, 0, Labels()
     for episode in chosen:
         try:
@@ -231,7 +231,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
 def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterator[str]:
     """Check that what a model gives is declared, with these sizes; stride and horizon were compared before."""
     (prefix,) = work.models
-    shapes: Shapes = {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in again.items()}
+    shapes: Shapes = {name: (str(values.dtype), values.shape[1:]) for name, values in again.items()}
     now = provenance(work, {prefix: {}}, shapes)[prefix]
     for name in now["columns"]:
         if name not in entry["columns"] and name not in work.dataset.features:

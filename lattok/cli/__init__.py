@@ -41,6 +41,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "presets": Verb(models.presets),
     "evaluate": Verb(judging.evaluate),
     "compare": Verb(judging.compare),
+    "compare-rollouts": Verb(judging.compare_rollouts, "lattok.evaluation"),
     "rollout": Verb(judging.rollout, "lattok.loading"),
     "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(datasets.annotate, "lattok.annotation"),

@@ -25,6 +25,8 @@ from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
 
+RESULTS = "CSV files with columns method, task and score, or folders of `lattok rollout`, also as NAME=FOLDER."
+
 
 @dataclass(frozen=True)
 class EvalFlags:
@@ -133,6 +135,43 @@ def compare(
         speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
         print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
     print(f"Report: {Path(out) / 'report.html'}")
+
+
+def compare_rollouts(
+    results: Annotated[tuple[str, ...], Arg("FILE ...", RESULTS, positional=True)],
+    baseline: str | None = None,
+    by: str | None = None,
+    paired: bool = False,
+    difference: float = 0.1,
+    columns: Annotated[tuple[str, ...], Arg("KIND=NAME ...")] = (),
+    out: MaybeFolder = None,
+) -> None:
+    """Compare methods by rollouts of a real or simulated robot: differences with intervals, and whether to run more.
+
+    Example: lattok compare-rollouts results.csv --baseline Baseline --by scene
+
+    Args:
+        baseline: Method that the others are compared with (default: each with every other).
+        by: Column of what is judged apart, such as seen and new scenes.
+        paired: Episode N of a task begins alike for all methods, as it does in folders of `lattok rollout`.
+        difference: True difference of scores for which further rollouts are counted.
+        columns: What columns are called, where not method, task, score, episode, seed (of the training).
+        out: Folder for report.json and report.html.
+    """
+    from lattok.evaluation.comparison_of_rollouts import compare_rollouts as compared
+    from lattok.evaluation.comparison_of_rollouts import to_text
+
+    named = dict[str, str]()
+    for word in columns:
+        kind, mark, name = word.partition("=")
+        if not mark:
+            checks.fail("columns", "KIND=NAME, such as score=success", word)
+        named[kind] = name
+    options: dict[str, Any] = {"baseline": baseline, "by": by, "paired": paired, "difference": difference}
+    report = compared(results, columns=named, out=out, **options)
+    print(checks.printable(to_text(report)))
+    if out is not None:
+        print(f"Report: {Path(out) / 'report.html'}")
 
 
 def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str, **options: Any) -> Any:

@@ -5,6 +5,7 @@ A question measures and presents in one module of `questions`, or of another pac
 """
 
 from lattok.evaluation.comparison import compare as compare
+from lattok.evaluation.comparison_of_rollouts import compare_rollouts as compare_rollouts
 from lattok.evaluation.evaluate import evaluate as evaluate
 from lattok.evaluation.evidence import EvalOptions as EvalOptions
 from lattok.evaluation.evidence import Evidence as Evidence

@@ -162,6 +162,8 @@ def test_positions_tell_the_steps_and_are_the_published_ones(first, tmp_path):
     short = {name: tensor for name, tensor in tensors.items() if name != "encoder.pos_emb.posembs"}
     with pytest.raises(LattokError, match="encoder.pos_emb.posembs, which tells how many steps a chunk has, got none"):
         oat(write(tmp_path, short), settings)
+    double = {name: tensor.double() if name.endswith("posembs") else tensor for name, tensor in tensors.items()}
+    assert oat(write(tmp_path, double), settings).config.horizon == first.values["actions"].shape[1]
     tensors["decoder.latent_pos_emb.posembs"] += 0.1
     with pytest.raises(LattokError, match="sines and cosines of 8 places as decoder.latent_pos_emb.posembs, got anot"):
         oat(write(tmp_path, tensors), settings)

@@ -126,6 +126,9 @@ def test_units_are_runs_of_whole_episodes(source):
         assert (unit.first, unit.last) == (rows[unit.episodes[0]][0], rows[unit.episodes[-1]][1])
         assert unit.last - unit.first <= 20 or len(unit.episodes) == 1
     assert any(unit.episodes == (3,) for unit in planned)  # 25 frames: longer than a unit may be
+    of_ten = [SimpleNamespace(index=index, length=10) for index in range(5)]
+    filled = plan_units(SimpleNamespace(kind="videos", episodes=of_ten), 20)
+    assert [unit.episodes for unit in filled] == [(0, 1), (2, 3), (4,)]
 
 
 def test_a_file_of_labels_ends_with_the_episode_that_fills_it(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 
 import lattok
 from lattok.annotation import annotate, verify
+from lattok.annotation.labels import Options, Work, _unknown
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
 from lattok.data.content import content_of
@@ -334,6 +335,15 @@ def test_null_in_some_rows_is_damage_as_nan_is(tmp_path):
         annotate(data, model(), tmp_path / "out", fill=True)
     with pytest.raises(LattokError, match="`action`: expected finite numbers, got nan in episode 1, frame 0"):
         read_vectors(open_dataset(data), "action_key", "action", open_dataset(data).episodes, missing=True)
+    known = write(tmp_path / "known", known={0, 1, 2, 3})
+    for path in (known / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table["action"].to_pylist()
+        rows[LENGTHS[0] + 3] = [1.0, None, 1.0]
+        column = pa.array(rows, pa.list_(pa.float32()))
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
+    with pytest.raises(LattokError, match="in all frames of an episode or in none, got NaN in frame 3 of episode 1"):
+        _unknown(Work(open_dataset(known), {"inferred": model()}, Options()), "inferred", 1)
 
 
 @pytest.mark.parametrize("kind", ["lam", "idm", "vla"])

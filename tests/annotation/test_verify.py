@@ -40,6 +40,7 @@ def test_labels_as_they_were_made(labelled):
     assert "+ latent.codes: 53 rows equal" in text
     assert "+ tok.embedding: 53 rows equal" in text
     assert "+ stride: 3 frames at 10 fps" in text
+    assert "+ columns: latent.codes, latent.embedding, latent.quantized, " in text
     assert "+ horizon: 4 steps" in text
     assert text.endswith("\n  53 frames of 4 of 4 episodes were labelled again")
 

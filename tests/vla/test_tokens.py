@@ -301,6 +301,8 @@ def test_rows_of_varying_length_are_learned_up_to_the_end_of_the_longest():
     assert coded.tokens.shape[1] == int(lengths.max()) + 1 < model.config.predicted
     wide = torch.nn.functional.pad(coded.tokens, (0, model.config.predicted - coded.tokens.shape[1]), value=-1)
     torch.testing.assert_close(model(coded)["action"], model(coded._replace(tokens=wide))["action"])
+    unknown = data._replace(valid=torch.zeros_like(data.valid))
+    assert model.prepared(unknown).tokens.tolist() == [[0]] * len(data.valid)
     parallel = policy("fast", "parallel").prepared(data)
     assert (
         parallel.tokens.shape[1] == model.config.predicted

@@ -40,6 +40,7 @@ KINDS = {
     "idm": "Inverse dynamics model",
     "latent-vla": "Policy",
     "comparison": "Models side by side",
+    "rollouts": "Methods by rollouts",
 }
 GROUPS = {  # of verdicts, in their order: title, mark, class
     False: ("Falls short", "✗", "no"),

@@ -45,6 +45,28 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str)
     return _svg(parts, height, f"{title}: {', '.join(said)}")
 
 
+def intervals(title: str, rows: Sequence[tuple[str, float, Interval | None]]) -> str:
+    """Draw differences as points with their intervals, one per (name, value, interval), and the line of zero."""
+    bounds = [end for _, value, span in rows for end in (value, *(span or ())) if math.isfinite(end)]
+    frame = _Frame(min(0.0, *bounds), max(0.0, *bounds), 0, 1, TOP)
+    height = TOP + len(rows) * 2 * BAR + BAR
+    parts, said = [_text(0, 14, title, "t")], []
+    for tick in ticks(frame.low_x, frame.high_x):
+        if frame.low_x <= tick <= frame.high_x:
+            kind = "grid" if tick else "axis"
+            parts.append(f'<path class="{kind}" d="M{frame.x(tick):.1f} {TOP}V{height - BAR}"/>')
+            parts.append(_text(frame.x(tick), height - 4, f"{tick:.3g}", "m", "middle"))
+    for i, (name, value, span) in enumerate(rows):
+        y = TOP + i * 2 * BAR + BAR * 1.4
+        parts.append(_text(frame.left, y - 9, name, "m"))
+        if span is not None:
+            low, high = (frame.x(min(max(end, frame.low_x), frame.high_x)) for end in span)
+            parts.append(f'<path class="model line" d="M{low:.1f} {y:.1f}H{high:.1f}"/>')
+        parts.append(f'<circle class="model" cx="{frame.x(value):.1f}" cy="{y:.1f}" r="4"/>')
+        said.append(f"{name} {value:.3g}")
+    return _svg(parts, height, f"{title}: {', '.join(said)}")
+
+
 def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = "", height: int = 150) -> str:
     """Draw curves over a common index, in the order given: (class, values)."""
     values = [value for _, curve in series for value in curve if math.isfinite(value)]
