@@ -85,7 +85,7 @@ def codes_of(model: Any) -> Any:
 
     if model.label_source == "actions":
         return torch.as_tensor(model.encode(chunks()))
-    video = ((golden.wave(40, 1, 16, 16, 3) + 1) * 127).to(torch.uint8)
+    video = ((golden.wave(40, 1, 20, 28, 3) + 1) * 127).to(torch.uint8)
     labels = model.label_video(video.numpy(), model.stride_frames(10))
     return torch.as_tensor(labels.codes if labels.codes.shape[1] else labels.latents)
 

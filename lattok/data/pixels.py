@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
+from lattok.data.resampling import resample
 from lattok.utils import checks
 
 MOST_PIXELS = 2048  # of a side, that a configuration may ask for
 MOST_SCALING = 1000  # of means and deviations of pixels between 0 and 1, or their inverse
 MOST_CAMERAS = 64
-ALIASED = "bicubic_aliased"
 Interpolation = Literal["bicubic", "bilinear", "bicubic_aliased"]
 INTERPOLATIONS = get_args(Interpolation)
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
@@ -23,22 +21,16 @@ def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: st
     """uint8 [..., H, W, 3] to uint8 [..., h, w, 3]; frames of that size are returned as they are.
 
     `size` is that of both sides, or (h, w); `interpolation` is "bicubic" or "bilinear", both antialiased, or
-    "bicubic_aliased": without, as OpenCV's INTER_CUBIC and torch's `interpolate` do it.
+    "bicubic_aliased": without, as OpenCV's INTER_CUBIC and torch's `interpolate` do it. Pixels are the same on every
+    machine and device.
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)
     height, width = (size, size) if isinstance(size, int) else size
     if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
-    flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
-    if interpolation == ALIASED:
-        small = F.interpolate(flat.float(), (height, width), mode="bicubic").round().clamp(0, 255).to(torch.uint8)
-    else:
-        from torchvision.transforms.v2 import InterpolationMode  # takes seconds to import
-        from torchvision.transforms.v2.functional import resize
-
-        small = resize(flat, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
-    return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], height, width, 3)
+    small = resample(frames.reshape(-1, *frames.shape[-3:]), height, width, interpolation)
+    return small.reshape(*frames.shape[:-3], height, width, 3)
 
 
 def middle(frames: Tensor, height: int, width: int) -> Tensor:

@@ -1,10 +1,17 @@
 """Frames that are resized: against kernels written out here, and what OpenCV gives."""
 
+import os
+import subprocess
+import sys
+import zlib
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lattok.data.pixels import middle, resize_pixels
+from lattok.data.pixels import INTERPOLATIONS, middle, resize_pixels
+from lattok.data.resampling import in_whole_numbers
 
 # cv2.resize(..., INTER_CUBIC) of opencv-python-headless 4.11 on `pattern`, to 4 x 5 and, of its first 2 x 3, to 3 x 4
 SHRUNK = [
@@ -64,6 +71,35 @@ def test_antialiasing_is_what_tells_the_two_apart():
     both = [resize_pixels(frames, 40, name).float().std() for name in ("bicubic_aliased", "bicubic")]
     assert both[0] > 2 * both[1]  # noise, of which antialiasing takes the mean
     assert resize_pixels(frames, (120, 160), "bicubic_aliased") is frames
+
+
+def checksums() -> list[int]:
+    frames = torch.from_numpy((np.arange(2 * 45 * 61 * 3, dtype=np.int64) ** 2 % 1009 % 256).astype(np.uint8))
+    sizes = ((16, 16), (90, 70), (45, 20))
+    both = [[resize_pixels(frames.reshape(2, 45, 61, 3), size, name) for size in sizes] for name in INTERPOLATIONS]
+    return [zlib.crc32(b"".join(each.numpy().tobytes() for each in same)) for same in both]
+
+
+def test_pixels_are_the_same_with_every_version_of_torch():
+    assert checksums() == [2436247664, 3497197749, 1983267888]
+
+
+@pytest.mark.ci
+def test_pixels_are_the_same_on_another_processor():
+    code = "from tests.data.test_pixels import checksums; print(*checksums())"
+    plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}  # torch without instructions for vectors
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert [int(word) for word in done.stdout.split()] == checksums()
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_what_a_gpu_gives_is_what_torch_gives_for_bytes(name):
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        *shape, height, width = (int(side) for side in draw.integers(1, 130, 4))
+        frames = torch.from_numpy(draw.integers(0, 256, (2, *shape, 3), dtype=np.uint8))
+        wanted = F.interpolate(frames.movedim(-1, 1), (height, width), mode=name, antialias=True).movedim(1, -1)
+        assert torch.equal(in_whole_numbers(frames, height, width, name), wanted)
 
 
 def test_the_middle_of_a_frame():

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.data.pixels import ALIASED, check_pixels, middle
+from lattok.data.pixels import check_pixels, middle
+from lattok.data.resampling import ALIASED
 from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names

@@ -11,7 +11,7 @@ Left out: the noise in the vectors that the benchmark saves, as long as the quan
 from dataclasses import dataclass
 from typing import Any
 
-from lattok.data.pixels import ALIASED
+from lattok.data.resampling import ALIASED
 from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Tensors, axis_of
 from lattok.image_lam.base.features import FrozenFeatures
