@@ -5,7 +5,7 @@ first one, where none came yet); of the action it has the first one at or after,
 one, where none came any more). Times are when messages were logged, or with `clock` "header" those in their headers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -45,6 +45,7 @@ READERS = ("mcap.reader", "mcap_ros2.decoder")
 CLOCKS = ("log", "header")
 NEAR = 0.02  # of a whole number of frames a second
 BLOCK = 32  # frames
+FAR = 32  # messages: what lies between two that are further apart is not read
 SHOWN = 20  # topics in a message
 
 
@@ -52,6 +53,12 @@ class ROSTopic(NamedTuple):
     name: str
     type: str  # without the package, such as JointState
     fields: tuple[str, ...]
+
+
+class LogTimes(NamedTuple):  # of the messages of a topic in a recording, in the order in which they are read
+    log: np.ndarray  # nanoseconds [n] uint64, ascending in each file: where the library finds a message
+    ends: tuple[int, ...]  # of the messages of each file
+    seconds: np.ndarray  # [n] float64 by the chosen clock, ascending
 
 
 class ROSRecording(NamedTuple):
@@ -144,7 +151,7 @@ class MCAPRecordings(RobotDataset):
         self.episodes = tuple(
             Episode(i, each.counts[base.name], (instructions[i],)) for i, each in self._recordings.items()
         )
-        self._times: dict[tuple[int, str], np.ndarray] = {}
+        self._times: dict[int, dict[str, LogTimes]] = {}
         self.fps = self._rate() if fps is None else float(fps)
         self.cameras = tuple(key for key, topic in self._topics.items() if topic.type in PICTURES)
 
@@ -159,10 +166,7 @@ class MCAPRecordings(RobotDataset):
         index = next(iter(self._recordings))
         found: dict[str, Feature] = {}
         for key, topic in self._topics.items():
-            message = next(self._messages(index, topic, np.arange(1)), None)
-            if message is None:
-                file = self._recordings[index].files[0]
-                checks.refuse(file, f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
+            message = _first(self._recordings[index].files, topic)
             if topic.type in PICTURES:
                 found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
             else:
@@ -262,30 +266,41 @@ class MCAPRecordings(RobotDataset):
 
     def _times_of(self, episode_index: int, topic: ROSTopic) -> np.ndarray:
         """Seconds of the messages of a topic, in order."""
-        known = self._times.get((episode_index, topic.name))
-        if known is None:
+        return self._log_times(episode_index, topic).seconds
+
+    def _log_times(self, episode_index: int, topic: ROSTopic) -> LogTimes:
+        """Times of a topic; those of all topics are read together, as every chunk of a file holds all of them."""
+        if episode_index not in self._times:
             recording = self._recording(episode_index)
-            known = np.array(list(_times(recording.files, topic, self._clock == "header")))
-            known = np.maximum.accumulate(known)  # a clock that was set back says nothing of the order
-            if len(known) != recording.counts[topic.name]:
-                what = f"{recording.counts[topic.name]} messages of {topic.name}, as its summary says"
-                checks.refuse(recording.files[0], what, len(known), "Copy it again.")
-            self._times[episode_index, topic.name] = known
-        return known
+            chosen = {each.name for each in self._topics.values()}
+            found = _times(recording.files, chosen, self._clock == "header")
+            for name, times in found.items():
+                if len(times.log) != recording.counts[name]:
+                    what = f"{recording.counts[name]} messages of {name}, as its summary says"
+                    checks.refuse(recording.files[0], what, len(times.log), "Copy it again.")
+            self._times[episode_index] = found
+        return self._times[episode_index][topic.name]
 
     def _messages(self, episode_index: int, topic: ROSTopic, rows: np.ndarray) -> Iterator[Any]:
-        """Decoded messages of a topic at ascending places in the order of time."""
-        recording = self._recording(episode_index)
-        wanted, place = set(rows.tolist()), 0
-        for file in recording.files:
+        """Decoded messages of a topic at ascending places; of a file only the chunks around them are read."""
+        times, start = self._log_times(episode_index, topic), 0
+        for file, end in zip(self._recording(episode_index).files, times.ends, strict=True):
+            own, log = rows[(rows >= start) & (rows < end)] - start, times.log[start:end]
+            start = end
+            if not len(own):
+                continue
             with _opened(file) as (reader, decode):
-                for schema, channel, message in reader.iter_messages(topics=[topic.name]):
-                    if place in wanted:
-                        yield decode(schema, channel, message)
-                        wanted.remove(place)
-                    place += 1
-                    if not wanted:
-                        return
+                for run in np.split(own, np.flatnonzero(np.diff(own) > FAR) + 1):
+                    first, last = int(log[run[0]]), int(log[run[-1]])
+                    wanted = set((run - np.searchsorted(log, log[run[0]])).tolist())
+                    found = reader.iter_messages(topics=[topic.name], starting_at=first, ending_before=last + 1)
+                    for place, (schema, channel, message) in enumerate(found):
+                        if place in wanted:
+                            wanted.remove(place)
+                            yield decode(schema, channel, message)
+                    if wanted:
+                        what = f"messages of {topic.name} as when the dataset was opened"
+                        checks.refuse(file, what, f"{len(wanted)} fewer", "Open it again.")
 
 
 @contextmanager
@@ -307,18 +322,40 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
         yield _mcap("mcap.reader").make_reader(stream), decode
 
 
-def _times(files: Sequence[Path], topic: ROSTopic, header: bool) -> Iterator[float]:
-    """Times in seconds of the messages of a topic, of the log or of their headers."""
+def _first(files: Sequence[Path], topic: ROSTopic) -> Any:
+    """Return the first message of a topic."""
     for file in files:
         with _opened(file) as (reader, decode):
-            for schema, channel, message in reader.iter_messages(topics=[topic.name]):
-                if not header:
-                    yield message.log_time / 1e9
-                    continue
-                decoded = decode(schema, channel, message)
-                if not hasattr(decoded, "header"):
-                    checks.fail("clock", f'"log": messages of {topic.name} have no header', '"header"')
-                yield decoded.header.stamp.sec + decoded.header.stamp.nanosec / 1e9
+            found = next(iter(reader.iter_messages(topics=[topic.name])), None)
+            if found is not None:
+                return decode(*found)
+    return checks.refuse(files[0], f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
+
+
+def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict[str, LogTimes]:
+    """Times of the messages of topics, of the log, and in seconds of the log or of their headers."""
+    log: dict[str, list[int]] = {name: [] for name in topics}
+    seconds: dict[str, list[float]] = {name: [] for name in topics}
+    ends: dict[str, list[int]] = {name: [] for name in topics}
+    for file in files:
+        with _opened(file) as (reader, decode):
+            for schema, channel, message in reader.iter_messages(topics=list(topics)):
+                log[channel.topic].append(message.log_time)
+                if header:
+                    decoded = decode(schema, channel, message)
+                    if not hasattr(decoded, "header"):
+                        checks.fail("clock", f'"log": messages of {channel.topic} have no header', '"header"')
+                    stamp = decoded.header.stamp
+                    seconds[channel.topic].append(stamp.sec + stamp.nanosec / 1e9)
+        for name in topics:
+            ends[name].append(len(log[name]))
+    found = {}
+    for name in topics:
+        stamps = np.array(log[name], dtype=np.uint64)
+        shown = np.array(seconds[name]) if header else stamps / 1e9
+        # a clock that was set back says nothing of the order
+        found[name] = LogTimes(stamps, tuple(ends[name]), np.maximum.accumulate(shown))
+    return found
 
 
 def _count(files: Sequence[Path], types: dict[str, str]) -> dict[str, int]:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from lattok.data import open_dataset
+from lattok.data.formats import mcap
 from lattok.utils.checks import LattokError
 
 writer = pytest.importorskip("mcap_ros2.writer")
+records = pytest.importorskip("mcap.records")
 
 LINE = "=" * 80
 HEADER = f"""std_msgs/Header header
@@ -112,6 +114,31 @@ def test_without_topics_the_draft_that_is_shown_works(tmp_path: Path):
     dataset = open_dataset(tmp_path / "runs.json")
     assert set(dataset.cameras) == {"observation.images.front", "observation.images.wrist"}
     assert {"action", "observation.state"} < set(dataset.features)
+
+
+@pytest.mark.parametrize("far", [1, 32])
+def test_only_chunks_around_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far: int):
+    """Pictures of equal times in chunks of their own, in two files: each is found, and others are not read."""
+    monkeypatch.setattr(mcap, "FAR", far)
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "metadata.yaml").write_text("")
+    for part, numbers in enumerate((range(6), range(6, 10))):
+        with (tmp_path / "bag" / f"bag_{part}.mcap").open("wb") as file:
+            out = writer.Writer(file, chunk_size=1)
+            schema = out.register_msgdef("sensor_msgs/msg/CompressedImage", TYPES["sensor_msgs/msg/CompressedImage"])
+            for i in numbers:
+                header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}
+                image = {"header": header, "format": "png", "data": png(FRAMES[i])}
+                time = i // 2 * 10**8 + 2**63  # the clock of a file may be anywhere
+                out.write_message("/front", schema, image, log_time=time, publish_time=time)
+            out.finish()
+    dataset = open_dataset(tmp_path / "bag", topics={"observation.images.front": "/front"}, fps=10)
+    for indices in ([3], [0, 9], [2, 3, 8], [5, 6], range(10)):
+        np.testing.assert_array_equal(dataset.frames(0, indices=list(indices))[:, 0], FRAMES[list(indices)])
+    seen, read = [], records.Chunk.read
+    monkeypatch.setattr(records.Chunk, "read", staticmethod(lambda *given: seen.append(1) or read(*given)))
+    dataset.frames(0, indices=[1, 4])
+    assert len(seen) == (4 if far == 1 else 6)
 
 
 @pytest.mark.parametrize(
