@@ -32,18 +32,20 @@ _SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed 
 def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[list[int], list[int]]:
     """Episode indices for training and testing: the last `held_out` episodes of every task are the test.
 
-    A task with no more than `held_out` episodes stays in training as a whole. By default the last one of every task is
-    held out. If these are fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them
-    (two of four or five), from the end of each task in turn, then from the end of the dataset. If `action` of one of
-    these was not measured (NaN, or a `.filled` column says that a model inferred it), as many measured episodes judge
-    instead, if there are four. Known actions are rare there, and most of them must teach. Episodes that equal each
-    other (`copies_of`) count as one, the first, and stay on its side.
+    A task with no more than `held_out` episodes stays in training as a whole. By default the episodes that the files
+    hold out themselves (`dataset.held_out`) are the test, else the last one of every task is held out. If these are
+    fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them (two of four or five),
+    from the end of each task in turn, then from the end of the dataset. If `action` of one of these was not measured
+    (NaN, or a `.filled` column says that a model inferred it), as many measured episodes judge instead, if there are
+    four. Known actions are rare there, and most of them must teach. Episodes that equal each other (`copies_of`) count
+    as one, the first, and stay on its side.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
     first = first_of_copies(dataset)
     episodes = [episode for episode in dataset.episodes if first.get(episode.index, episode.index) == episode.index]
-    test = _last_of_tasks(episodes, held_out)
+    own = {episode.index for episode in episodes}.intersection(dataset.held_out)
+    test = own if held_out is None and 0 < len(own) < len(episodes) else _last_of_tasks(episodes, held_out)
     marks = [name for name in dataset.features if name.endswith(".filled")]
     if unmeasured(dataset, "action", test, marks):
         unknown = unmeasured(dataset, "action", {episode.index for episode in dataset.episodes}, marks)
@@ -96,7 +98,8 @@ def split_text(dataset: RobotDataset) -> str:
         return f"0 of {checks.counted(len(dataset.episodes), 'episode')} judge, all train; to judge, {MORE}"
     few = f"; too few for intervals: {RECORD}" if len(test) < FEW_HELD_OUT else ""
     every = checks.counted(len(dataset.episodes), "episode")
-    return f"{len(test)} of {every} judge ({checks.few_of(test, SHOWN)}), the others train{few}"
+    whose = ", as the files say" if dataset.held_out and {*test} == {*dataset.held_out} else ""
+    return f"{len(test)} of {every} judge ({checks.few_of(test, SHOWN)}){whose}, the others train{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:

@@ -43,6 +43,19 @@ class Feature(NamedTuple):
     names: tuple[str, ...] | None  # one per dimension of a vector, where the dataset has them
 
 
+class ColumnPart(NamedTuple):
+    """Some of the numbers of a column, which are also a column of their own."""
+
+    column: str
+    start: int
+    end: int
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Return its rows [T] or [T, n] of those of the column, [T] or [T, m]."""
+        rows = np.ascontiguousarray(values.reshape(len(values), -1)[:, self.start : self.end])
+        return rows[:, 0] if self.end - self.start == 1 else rows
+
+
 class Damage(NamedTuple):  # an episode that cannot be read at all, and why
     episode_index: int
     reason: str
@@ -85,6 +98,7 @@ class RobotDataset(ABC):
     # what it may have
     robot: str | None = None  # kind of robot
     split: str | None = None  # which numbers its episodes by itself
+    held_out: tuple[int, ...] = ()  # episodes that judge, where the files say so themselves
     damaged: tuple[Damage, ...] = ()  # not among `episodes`, as their length cannot be told; their indices stay free
     left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
     findings: tuple[Finding, ...] = ()  # what inspection should say
@@ -96,6 +110,9 @@ class RobotDataset(ABC):
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
     robot_spaces: Mapping[str, Any] = NONE  # spaces of the robot's own numbers, of columns that are in a unified one
     joined: Mapping[str, tuple[str, ...]] = NONE  # columns that are several of the files', by name
+    parts: Mapping[str, ColumnPart] = NONE  # columns that are some of the numbers of one of the files', by name
+    camera_names: Mapping[str, str] = NONE  # further names of cameras, with their keys
+    instruction_key: str = "task_index"  # the column that numbers `tasks`
     absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
     # how `open_dataset` finds the format: it makes `cls(path, name, **options)`
@@ -299,7 +316,8 @@ def depth_cameras(dataset: RobotDataset) -> list[str]:
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Full keys of the cameras called `names`, in that order; all cameras by default.
 
-    A short name is the end of a key after a dot: "corner2" is "observation.images.corner2".
+    A short name is the end of a key after a dot: "corner2" is "observation.images.corner2". The dataset's own further
+    names (`camera_names`) count too.
     """
     if not dataset.cameras:
         few = f" but {', '.join(depth)}, {DEPTH}" if (depth := depth_cameras(dataset)) else ""
@@ -322,6 +340,8 @@ def short_name(key: str) -> str:
 
 
 def _camera_key(dataset: RobotDataset, name: str) -> str:
+    if name not in dataset.cameras:
+        name = dataset.camera_names.get(name.removeprefix("video."), name)
     found = [name] if name in dataset.cameras else [key for key in dataset.cameras if key.endswith("." + name)]
     if len(found) != 1:
         short = [*map(short_name, dataset.cameras)]
@@ -349,7 +369,7 @@ def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
     """Return the columns that become `action` and `observation.state`, where these are missing."""
     found = {}
     for key, kinds in (("action", PARTS), ("observation.state", NUMBERS)):  # of an action, an open gripper may be true
-        alone = [name for name in own_vectors(dataset, kinds) if name not in dataset.joined]
+        alone = [name for name in own_vectors(dataset, kinds) if name not in {*dataset.joined, *dataset.parts}]
         parts = [name for name in alone if name.startswith(key.partition(".")[0]) and not NO_PART.search(name)]
         parts.sort(key=_kind_of_part)
         if key not in dataset.features and len(parts) > 1:

@@ -15,7 +15,7 @@ from lattok.utils.checks import LattokError
 
 
 class Listed(SimpleNamespace):
-    cameras, columns_apart, files, outlines = (), True, SimpleNamespace(commit=None), dict
+    cameras, columns_apart, files, outlines, held_out = (), True, SimpleNamespace(commit=None), dict, ()
     __hash__ = object.__hash__
 
 

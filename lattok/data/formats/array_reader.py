@@ -30,6 +30,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import safe_path
 
+HELD_OUT = "valid"  # robomimic's mask of what judges
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -95,8 +96,11 @@ class ArrayDataset(RobotDataset):
         self.robot, self._swapped = first.robot, first.layout.swapped
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
         if split is None and first.splits:
+            self.held_out = tuple(_members(demos, contents, HELD_OUT))
+            judges = f", {HELD_OUT} judges" if self.held_out else ""
             shown = ", ".join(f"{name}: {checks.counted(len(each), 'episode')}" for name, each in first.splits.items())
-            self.findings += (problems.OWN_SPLITS.finding(splits=shown, name=next(iter(first.splits))),)
+            facts = {"splits": shown, "name": next(iter(first.splits)), "judges": judges}
+            self.findings += (problems.OWN_SPLITS.finding(**facts),)
         features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]
@@ -251,11 +255,14 @@ def _of_split(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], spli
     known = sorted({name for content in contents.values() for name in content.splits})
     if split not in known:
         checks.fail("split", f"one of {checks.listed(known)}" if known else "none: the files have no splits", split)
-    members = {file: content.splits.get(split, frozenset()) for file, content in contents.items()}
-    chosen = {index: demo for index, demo in demos.items() if demo.name.rpartition("/")[2] in members[demo.file]}
-    if not chosen:
+    if not (chosen := _members(demos, contents, split)):
         checks.fail("split", "a split with a demonstration that can be read", split)
     return chosen
+
+
+def _members(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], split: str) -> dict[int, Demo]:
+    members = {file: content.splits.get(split, frozenset()) for file, content in contents.items()}
+    return {index: demo for index, demo in demos.items() if demo.name.rpartition("/")[2] in members[demo.file]}
 
 
 def _frames_per_second(root: Path, kind: str, contents: Mapping[Path, Contents]) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lattok.data import open_dataset
+from lattok.cli import main
+from lattok.data import inspect_dataset, open_dataset, split_by_task
 from lattok.data.formats.array_layouts import ALOHA, LAYOUTS
 from lattok.data.schema import depth_cameras
 from lattok.utils.checks import LattokError
@@ -272,6 +273,30 @@ def test_a_split_of_the_file(tmp_path: Path):
     assert any("mask" in finding.what for finding in open_dataset(tmp_path, fps=10).findings)
     with pytest.raises(LattokError, match="`split`: expected one of train, valid, got test"):
         open_dataset(tmp_path, fps=10, split="test")
+
+
+@pytest.mark.parametrize(
+    ("valid", "test"),
+    [([1, 3], [1, 3]), ([], [4, 5]), ([0, 1, 2, 3, 4, 5], [4, 5]), ([9, 2], [2])],
+    ids=["some", "none", "all: then nothing would train", "one that is not there"],
+)
+def test_the_mask_valid_judges(tmp_path: Path, capsys: pytest.CaptureFixture, valid: list[int], test: list[int]):
+    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
+        for number in range(6):
+            file[f"data/demo_{number}/actions"] = wave(8, 3, number)
+        file["mask/train"] = np.array([f"demo_{i}".encode() for i in range(6) if i not in valid])
+        file["mask/valid"] = np.array([f"demo_{i}".encode() for i in valid], dtype="S8")
+    (tmp_path / "lift.json").write_text('{"dataset": "lift.hdf5", "fps": 20}')
+    dataset = open_dataset(tmp_path / "lift.json")
+    assert split_by_task(dataset) == ([i for i in range(6) if i not in test], test)
+    assert split_by_task(dataset, 1)[1] == [5]
+    said = (
+        f"({', '.join(map(str, test))}){', as the files say' * (sorted(test) == sorted(dataset.held_out))}, the others"
+    )
+    assert said in inspect_dataset(dataset).render().replace("\n" + " " * 11, " ")
+    argv = ["train", "uniform-bins", str(tmp_path / "lift.json"), "--out", str(tmp_path / "bins"), "--horizon", "2"]
+    assert main(argv) == 0
+    assert said in capsys.readouterr().err
 
 
 def test_a_layout_that_is_described(tmp_path: Path):
