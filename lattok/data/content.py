@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok.data.instructions import frame_instructions
+from lattok.data.instructions import TASK, frame_instructions
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import action_spaces, unwrap
 from lattok.hub.fetching import HubFiles
@@ -59,7 +59,8 @@ def content_of(
 ) -> Content:
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
     source, columns = unwrap(dataset), list(columns)
-    keys = _columns(source, [name for key in columns for name in dataset.joined.get(key, (key,))])
+    named = [name for key in columns for name in dataset.joined.get(key, (key,))]
+    keys = _columns(source, [dataset.parts[name].column if name in dataset.parts else name for name in named])
     facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
     facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
     facts["names"] = {key: dataset.features[key].names for key in {*keys, *columns} & dataset.features.keys()}
@@ -72,9 +73,10 @@ def content_of(
         actions |= _digest_of_actions(index, values)
     for episode in episodes:  # in their order, wherever they lie
         whole.update(rows[episode.index])
-    if several := [episode for episode in episodes if len(episode.tasks) > 1]:  # who trains reads which when
+    own = dataset.instruction_key != TASK
+    if several := [episode for episode in episodes if own or len(episode.tasks) > 1]:  # who trains reads which when
         with suppress(checks.LattokError):
-            texts, numbers = frame_instructions(source, several)
+            texts, numbers = frame_instructions(dataset if own else source, several)
             whole.update(repr(texts).encode() + numbers.tobytes())
     videos = Digests()
     for camera in sorted(dataset.original_camera(camera) for camera in cameras):

@@ -20,6 +20,7 @@ from lattok.data.formats.lerobot_writer import DTYPES
 from lattok.data.image_writer import EpisodeFrames, Frames
 from lattok.data.images import decode_image
 from lattok.data.instructions import instruction_of
+from lattok.data.modality import MODALITY, modality_of
 from lattok.data.opening import as_dataset
 from lattok.data.schema import FORMATS, IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.table_dataset import tables_of
@@ -115,9 +116,13 @@ def export(
         plan.depth.videos.clear()
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
     kept, records = _types(plan, chosen), [*_records(plan, chosen)]
+    modality = modality_of(dataset) if writer_class.carries else None
     try:
         about = {"robot_type": dataset.robot, "video_codec": video_codec, "kept": kept}
         with writer_class.create(out, dataset.fps, features, **about) as writer:
+            if modality is not None:
+                writer.write_meta(MODALITY.name, modality)
+                writer.number_tasks(dataset.tasks if "annotation" in modality else ())
             _write(writer, plan, chosen, progress)
             _write_records(writer, plan, chosen, records)
     except (OSError, pa.ArrowException) as error:
@@ -174,7 +179,7 @@ def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: S
     """Say what is written and how; the first episodes show whether images are stored encoded."""
     columns, kept, source = dict[str, Feature](), dict[str, Feature](), tables_of(dataset)
     for key, feature in dataset.features.items():
-        if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES:
+        if key not in (*INDEX_KEYS, *dataset.parts) and feature.dtype not in IMAGE_DTYPES:
             dtype = "float32" if feature.dtype == "float16" else feature.dtype  # LeRobot does not know float16
             place = kept if source is not None and dtype not in DTYPES else columns
             place[key] = feature._replace(dtype=dtype, shape=feature.shape or (1,))

@@ -1,4 +1,5 @@
-"""The instruction of every frame: what `task_index` of its row says, however many an episode has.
+"""The instruction of every frame: what `task_index` of its row, or the dataset's own `instruction_key`, says, however
+many an episode has.
 
 The list of an episode's instructions has no order: LeRobot writes it in that of a hash, another one in every process.
 """
@@ -11,23 +12,24 @@ from lattok.data.schema import RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
 
-TASK = "task_index"
+TASK = "task_index"  # LeRobot's own, which the list of an episode's instructions is made of
 
 
 def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
     """Different instructions in the order of the frames, and the index of each frame's, int64 [F].
 
-    Where columns lie among images, `task_index` is read of episodes with several instructions alone. Without that
+    Where columns lie among images, `task_index` is read of episodes with several instructions alone. Without such a
     column, all frames of an episode have its first one, or "". Numbers that stand for no instruction raise
     `LattokError`.
     """
-    several = TASK in dataset.features and len(dataset.tasks) > 1
-    asked = [e for e in episodes if several and (dataset.columns_apart or len(e.tasks) > 1)]
+    key = dataset.instruction_key
+    several, apart = key in dataset.features and len(dataset.tasks) > 1, dataset.columns_apart or key != TASK
+    asked = [e for e in episodes if several and (apart or len(e.tasks) > 1)]
     told: dict[int, np.ndarray] = {}
-    for index, columns in dataset.columns_of(asked, [TASK], False) if asked else ():
+    for index, columns in dataset.columns_of(asked, [key], False) if asked else ():
         if isinstance(columns, checks.LattokError):
             raise columns
-        told[index] = _checked(columns[TASK], index, len(dataset.tasks))
+        told[index] = _checked(key, columns[key], index, len(dataset.tasks))
     number: dict[str, int] = {}
     parts = [np.empty(0, dtype=np.int64)]
     for episode in episodes:
@@ -53,9 +55,9 @@ def task_group(episode: Episode) -> tuple[str, ...]:
     return tuple(sorted(set(episode.tasks)))
 
 
-def _checked(numbers: np.ndarray, index: int, count: int) -> np.ndarray:
+def _checked(key: str, numbers: np.ndarray, index: int, count: int) -> np.ndarray:
     numbers = numbers.reshape(-1)
     if numbers.dtype.kind not in "iu" or not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
         got = f"{numbers.min()} to {numbers.max()} in episode {index}"
-        checks.fail(TASK, f"numbers of the {checks.counted(count, 'instruction')}", got, "Copy the dataset again.")
+        checks.fail(key, f"numbers of the {checks.counted(count, 'instruction')}", got, "Copy the dataset again.")
     return numbers

@@ -10,10 +10,10 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
+from lattok.data.modality import with_modality
 from lattok.data.schema import (
     FORMATS,
     LONGEST_NAME,
@@ -24,7 +24,7 @@ from lattok.data.schema import (
     vector_key,
 )
 from lattok.data.video import SUFFIXES as VIDEOS
-from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions
+from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions, with_instruction
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
@@ -44,10 +44,9 @@ def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
 
 # options of every format, in the order in which they act
 _VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_dimensions}
-_VIEWS |= {"action_space": declare, "actions": _converted}
+_VIEWS |= {"instruction": with_instruction, "action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
-MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
 NAMED = "::"  # between the name of a format and a place
@@ -63,10 +62,11 @@ def open_dataset(
 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` and `last_action`
     (RLDS; "drop" or "keep"), `captions` (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns`
-    (see `with_columns`), `dimensions` (see `with_dimensions`), `action_space`, what columns mean, such as
-    {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
-    `with_actions` next to it. A description file `*.json` holds the same: `{"dataset": "path below the file's folder,
-    or Hub id", "format": "rlds", "fps": 5, ...}`.
+    (see `with_columns`), `dimensions` (see `with_dimensions`), `instruction`, the column that numbers instructions if
+    that is not `task_index`, `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and
+    `actions`, what to make of them: {"as": "libero"}, with further options of `with_actions` next to it. A description
+    file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "format": "rlds", "fps": 5,
+    ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
@@ -216,7 +216,7 @@ def _open(place: Path, options: dict[str, Any], named: str | None, files: LocalF
     if (fps := options.get("fps")) is not None:
         checks.frame_rate(fps=fps)
     where = () if files is None or not format_.opens_with else (files,)
-    dataset: RobotDataset = cast(Any, format_)(place, name, *where, **options)
+    dataset = with_modality(cast(Any, format_)(place, name, *where, **options))
     for option, view in _VIEWS.items():
         dataset = view(dataset, asked[option]) if option in asked else dataset
     return dataset
@@ -246,16 +246,8 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
     found = found or [(each, place) for each in known if named or each.guess(place)]
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
-        hint = hint or ("" if found else _below(place, known))
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
-
-
-def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
-    """Name the datasets in a folder of datasets, told by files that only their format has."""
-    inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
-    found = [path.name for path in inner if any(each.marked and each.recognise(path) for each in known)]
-    return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
 
 
 def holds_labels_alone(place: Path) -> bool:

@@ -109,6 +109,8 @@ class _Cameras(View):
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
         self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
         self.left_out = {key: reason for key, reason in dataset.left_out.items() if reason != DEPTH}
+        new = {key: name for name, key in self._key_of.items()}
+        self.camera_names = {name: new[key] for name, key in dataset.camera_names.items() if key in new}
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         return self.dataset.blocks(episode_index, self._key_of[camera], indices)
@@ -158,6 +160,19 @@ class _Dimensions(View):
                 checks.fail(where, "different names", checks.listed(names))
             named[key] = feature._replace(names=tuple(names))
         self.features = {**dataset.features, **named}
+
+
+def with_instruction(dataset: RobotDataset, instruction: str) -> RobotDataset:
+    """Return the dataset with the instructions that its column `instruction` numbers, as `task_index` numbers them."""
+    whole = [key for key, feature in dataset.features.items() if "int" in feature.dtype and feature.shape == (1,)]
+    numbering = [key for key in whole if key.startswith("annotation.") or key == "task_index"]
+    if instruction not in whole:
+        checks.fail(
+            "instruction", f"a column such as {checks.listed(numbering) or 'task_index'}", f"{instruction!r:.60}"
+        )
+    view = View(dataset)
+    view.instruction_key = instruction
+    return view
 
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:

@@ -115,6 +115,10 @@ class DatasetWriter(ABC):
         """Keep facts about the dataset, such as how its labels were made, under the file name `name`."""
         write_json(self.folder / "meta" / name, value, indent=4)
 
+    def number_tasks(self, texts: Sequence[str]) -> None:
+        """Number these instructions in this order, also those of no frame: columns of the export hold the numbers."""
+        return  # of those that do not carry such columns
+
     def write_subtasks(self, texts: Sequence[str]) -> None:
         """Keep the texts that the numbers of a column `subtask_index` stand for."""
         self.write_meta("subtasks.json", {"subtasks": list(texts)})

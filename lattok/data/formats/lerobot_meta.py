@@ -1,7 +1,8 @@
 """meta/ of a LeRobot v3 dataset, checked as it is read: info.json, the instructions, the table of episodes."""
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,12 +65,10 @@ def read_info(root: Path, versions: Sequence[str], place: Sequence[str]) -> dict
     if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
-    version = str(info.get("codebase_version") or "unknown")
+    version = str(info.get("codebase_version", "unknown"))
     if not version.startswith(tuple(versions)):
         way_out = "A newer lattok may read it."
-        if version == "unknown":
-            way_out = "Another program wrote it: give a folder with its videos or recordings alone."
-        elif version.startswith("v1."):
+        if version.startswith("v1."):
             way_out = "Convert it to v2.0 with LeRobot 0.1.0; lattok reads that."
         elif version.startswith("v2."):
             way_out = 'Leave out `format`, or give format="lerobot-v2".'
@@ -201,6 +200,12 @@ class EpisodeTable(Sequence[Episode]):
     def __iter__(self) -> Iterator[Episode]:
         rows = zip(self.indices.tolist(), self.lengths.tolist(), self._kind_of.tolist(), strict=True)
         return (Episode(index, length, self._kinds[kind]) for index, length, kind in rows)
+
+    def without(self, texts: Collection[str]) -> "EpisodeTable":
+        """Return the table without these instructions, where an episode has others."""
+        table = copy.copy(self)
+        table._kinds = [tuple(text for text in kind if text not in texts) or kind for kind in self._kinds]
+        return table
 
     def row(self, episode_index: int) -> int | None:
         row = int(np.searchsorted(self.indices, episode_index))

@@ -214,6 +214,9 @@ class LeRobotWriter(DatasetWriter):
         """Put a JSON file of your own next to info.json, e.g. `write_meta("source.json", {...})`."""
         write_json(self._folder / "meta" / name, value, indent=4)
 
+    def number_tasks(self, texts: Sequence[str]) -> None:
+        self._tasks = {text: number for number, text in enumerate(texts)}
+
     def write_subtasks(self, texts: Sequence[str]) -> None:
         """List the texts that the numbers of a column `subtask_index` stand for."""
         write_tasks(self._folder, texts, "subtask")
