@@ -6,8 +6,9 @@
 #     newest          the newest of everything, Python 3.13
 #     lerobot-0.4.4   LeRobot 0.4.4 and the plugin, Python 3.11
 #     all             the first three; the default
-#   FOLDER, default .venv-interop, has an environment for each column (about 8 GB). One that exists is used as it is;
-#   it is this clone that is tested. The table goes into FILE, default benchmarks/results/interop.json, and beside it.
+#   FOLDER, default .venv-interop, has an environment for each column (about 8 GB). One that exists is used as it is,
+#   with lattok and the plugin of this clone. The table goes into FILE, default benchmarks/results/interop.json, and
+#   beside it.
 #   STEP: suite, lerobot, demo, rollout, train, annotate, policy, plugin, examples; what does not apply is skipped.
 # Needs uv and the interpreters, which uv or pyenv may bring. A step that fails does not stop those after it.
 set -euo pipefail
@@ -21,7 +22,7 @@ while (($#)); do
         --only) shift; while (($#)) && [[ $1 != --* ]]; do only+=("$1"); shift; done ;;
         all) columns+=(oldest lerobot newest); shift ;;
         oldest | lerobot | newest | lerobot-0.4.4) columns+=("$1"); shift ;;
-        *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+        *) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
 done
 ((${#columns[@]})) || columns=(oldest lerobot newest)
@@ -30,7 +31,7 @@ folder=$(cd "$folder" && pwd)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 unset VIRTUAL_ENV PYTHONHOME CDPATH
-export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 MPLBACKEND=Agg PYTHONUNBUFFERED=1
+export HF_HUB_OFFLINE=1 MPLBACKEND=Agg PYTHONUNBUFFERED=1
 failed=()
 
 find_python() { # VERSION: print an interpreter of it, of the system, uv or pyenv
@@ -42,16 +43,16 @@ find_python() { # VERSION: print an interpreter of it, of the system, uv or pyen
     return 1
 }
 
-install() { # COLUMN: what its environment has, in an order in which later lines keep to what earlier ones chose
+install() { # COLUMN: what its environment has, linked to no clone
     local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14' 'protobuf>=5'
         'vector-quantize-pytorch>=1.22.16')
     local plugin=./integrations/lerobot_policy_lattok
     case $1 in
-        oldest) pip --resolution lowest-direct -e '.[hdf5]' "${tests[@]}" ;;
+        oldest) pip --resolution lowest-direct '.[hdf5]' "${tests[@]}" ;;
         lerobot) # as docs/howto/lerobot.md says, with what its other policies need
-            pip -e '.[hdf5]' -e "$plugin" 'lerobot[diffusion,smolvla]==0.6.1' "${tests[@]}" ;;
-        newest) pip --upgrade -e '.[dev]' ;;
-        lerobot-0.4.4) pip -e '.[dev]' -e "$plugin" lerobot==0.4.4 ;;
+            pip '.[hdf5]' "$plugin" 'lerobot[diffusion,smolvla]==0.6.1' "${tests[@]}" ;;
+        newest) pip --upgrade '.[dev]' ;;
+        lerobot-0.4.4) pip '.[dev]' "$plugin" lerobot==0.4.4 ;;
     esac
 }
 
@@ -135,7 +136,8 @@ for column in "${columns[@]}"; do
         printf 'environment\t0\t%s\t\n' $((SECONDS - started)) >>"$steps"
     fi
     path=$PATH
-    export PATH=$env/bin:$PATH
+    export PATH=$env/bin:$PATH PYTHONPATH=$PWD
+    if has lerobot; then PYTHONPATH+=:$PWD/integrations/lerobot_policy_lattok/src; fi
     step suite tests
     if has lerobot; then step lerobot tests -m lerobot tests/lerobot; fi
     step demo lattok demo --out "$work/demo" --fast
