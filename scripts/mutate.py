@@ -110,7 +110,7 @@ TESTS = {  # where not the mirror alone
         f"lattok/annotation/{file}.py": tuple(f"tests/annotation/test_{name}.py" for name in names)
         for file, names in {
             "__init__": ("annotate", "fill", "gaps", "exchange"),
-            "assembly": ("assembly", "fill", "sources", "gaps"),
+            "assembly": ("assembly", "annotate", "fill", "sources", "gaps"),
             "engines": ("pool", "annotate", "gaps"),
             "labels": ("annotate", "fill", "sources", "gaps"),
             "units": ("annotate", "gaps", "sources", "exchange"),
