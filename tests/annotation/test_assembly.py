@@ -4,10 +4,13 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from lattok.annotation import annotate, assembly, units
 from lattok.data.summaries import column_stats, merge_stats
 from tests.annotation.fakes import MODELS, tree
+from tests.annotation.test_gaps import corrupt_page
+from tests.errors import refused
 
 
 def test_the_same_bytes_by_any_number_of_threads(source, tmp_path, monkeypatch):
@@ -43,6 +46,21 @@ def test_statistics_of_many_units_are_those_of_all_rows_and_few_are_held_at_once
     assert found["x"]["count"] == [3500]
     assert max(merged) == 256
     assert len(merged) == 3
+
+
+@pytest.mark.parametrize(("column", "lost"), [("action", False), ("frame_index", True)])
+def test_a_damaged_page_is_a_gap_but_not_where_rows_would_have_no_place(source, tmp_path, column, lost):
+    path = source.data_file(0)
+    corrupt_page(path, column)
+
+    def append() -> list[assembly.UnreadableRows]:
+        return assembly.append_columns(path, tmp_path / "out.parquet", {}, lambda first, last: {}, None)
+
+    if lost:
+        refused(f"`{column}` of row group 0 is damaged", append)
+        assert not (tmp_path / "out.parquet").exists()
+    else:
+        assert {part.column for part in append()} == {column}
 
 
 def test_headers_of_arrays_are_parsed_by_one_thread_at_a_time(source, tmp_path, monkeypatch):

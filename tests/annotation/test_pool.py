@@ -51,6 +51,7 @@ class FakeRay:
         self.asked = Counter[int]()  # by unit
         self.most, self.alone = 0, list[int]()  # units that one worker held; by those beside a unit that failed
         self.spawned = 0
+        self.broken = False  # no worker comes up
 
     def is_initialized(self) -> bool:
         return False
@@ -92,6 +93,8 @@ class FakeRay:
 
     def get(self, ref: Answer) -> Any:
         if ref.number is None:
+            if self.broken:
+                raise RayError("no module named theirs")
             return None
         ref.actor.held.remove(ref.number)
         answers = self.told.get(ref.number, [GOOD])
@@ -129,6 +132,14 @@ def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch)
     with pytest.raises(LattokError, match=f"expected one that starts within {START_S} seconds, got none. Other jobs"):
         labelled(monkeypatch, ray, 3)
     assert (ray.timeouts, len(ray.killed)) == ([START_S], 2)
+
+
+def test_workers_that_cannot_start_are_started_again_so_many_times_alone(monkeypatch):
+    ray, units = FakeRay(), 3
+    ray.broken = True
+    with pytest.raises(LattokError, match="`engine`: workers cannot start: no module named theirs"):
+        labelled(monkeypatch, ray, units)
+    assert ray.spawned == 2 + ATTEMPTS * (2 + units) - 1
 
 
 @pytest.mark.parametrize(
