@@ -141,7 +141,8 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """Read config.json of an artefact; check that it is whole, and its version."""
     path = safe_path(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
     if not path.is_file():
-        known = {"meta/info.json": "It holds a dataset: open_dataset reads it.", "run/recipe.json": "Its training has not ended: resume it."}
+        data = "It holds a dataset, for open_dataset."
+        known = {"meta/info.json": data, "run/recipe.json": "Its training has not ended: resume it."}
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
     config = files.read_json(path)

@@ -310,7 +310,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "policy", "D"], "lattok train has no `policy`. Did you mean vla?"),
         (["inspect", "sample"], "expected one of sample/dataset, sample/lam,"),
         (["inspect", "sample/lam"], "models/lam, which holds a model."),
-        (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset: open_dataset reads it."),
+        (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset"),
         (
             ["annotate", "sample/dataset", "--model", "a", "--out", "x", "--cpus-per-worker", "7"],
             "`cpus_per_worker` is for the engine ray, got 7.0. Set --engine ray.",
