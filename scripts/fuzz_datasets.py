@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.data import fuzz, hostile_runs
+from tests.data.specimens import WRITERS
 
 
 def main() -> int:
@@ -25,12 +26,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", nargs="+", choices=list(WRITERS), metavar="FORMAT", help=f"{', '.join(WRITERS)}")
     parser.add_argument("--attack", action="store_true", help="datasets made to harm instead of damaged ones")
     args = parser.parse_args()
     kind = hostile_runs if args.attack else fuzz
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        outcomes = list(kind.run(args.cases, args.seed, Path(scratch)))
+        outcomes = list(kind.run(args.cases, args.seed, Path(scratch), args.formats))
     print(fuzz.summary(outcomes, time.perf_counter() - begun, kind.FAILURES))
     return int(any(outcome.verdict in kind.FAILURES for outcome in outcomes))
 

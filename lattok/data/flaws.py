@@ -71,6 +71,8 @@ def check_still(rows: Rows, keys: Sequence[str], fps: float) -> Iterator[Finding
         return
     table = np.concatenate(values, axis=1)
     table = table[:, np.isfinite(table).any(0)]
+    if not table.size:  # all actions are unknown
+        return
     low, high = np.nanquantile(table[:: len(table) // 100_000 + 1], [0.01, 0.99], axis=0)
     moves = high > low
     if not moves.any():

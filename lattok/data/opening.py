@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
@@ -47,6 +48,7 @@ _VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_d
 _VIEWS |= {"instruction": with_instruction, "action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
+MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
 NAMED = "::"  # between the name of a format and a place
@@ -246,8 +248,16 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
     found = found or [(each, place) for each in known if named or each.guess(place)]
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
+        hint = hint or ("" if found else _below(place, known))
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
+
+
+def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
+    """Name the datasets in a folder of datasets, told by files that only their format has."""
+    inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
+    found = [path.name for path in inner if any(each.marked and each.recognise(path) for each in known)]
+    return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
 
 
 def holds_labels_alone(place: Path) -> bool:

@@ -176,6 +176,8 @@ def read_json(path: Path, hint: str = COPY, *, nan: bool = False) -> dict[str, A
         raise LattokError(f"cannot read {path}: {error.strerror}.") from None
     except ValueError:  # a path that no system has
         raise LattokError(f"cannot read {str(path)!r}: it is not a path.") from None
+    if not content.strip():
+        raise LattokError(f"{path} is empty. {hint}")
     value = parse_json(content, str(path), hint, nan=nan)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")

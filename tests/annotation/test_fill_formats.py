@@ -13,10 +13,10 @@ from lattok.data import inspect_dataset, open_dataset, select_episodes
 from lattok.labels import with_labels
 from tests.annotation.fakes import tree
 from tests.annotation.test_fill import KNOWN, model, write
-from tests.data.specimens import write_originals
+from tests.data.specimens import LAYOUTS, write_originals
 
-WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "rlds", "hdf5")
-OF_ARRAYS = ("aloha", "zarr", "npz", "mcap", "pictures")  # go through every verb in tests/data/test_every_verb.py
+WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "lerobot_v20", "lerobot_v21", "rlds", "hdf5")
+OF_ARRAYS = (*LAYOUTS, "zarr", "npz", "mcap", "pictures")  # go through every verb in tests/data/test_every_verb.py
 SMALL = ["--image-size", "16", "--channels", "8", "8", "--latent-dim", "4", "--hidden", "8", "--members", "2"]
 
 
@@ -40,7 +40,7 @@ def train(data: Path, out: Path) -> lattok.InverseDynamics:
 def filled(source: Path, idm: lattok.InverseDynamics, out: Path):
     """The source as it is read with the labels that were made for it."""
     made, dataset = annotate(open_dataset(source), idm, out, fill=True), open_dataset(source)
-    return open_dataset(made) if dataset.kind == "lerobot" else with_labels(dataset, made)
+    return open_dataset(made) if dataset.kind.startswith("lerobot") else with_labels(dataset, made)
 
 
 @pytest.mark.parametrize("kind", WITH_ACTIONS)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.data.damage import damage_one
-from tests.data.specimens import LABELS, write_originals
+from tests.data.specimens import LABELS, LAYOUTS, write_originals
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30.0
@@ -35,7 +35,7 @@ CHILD = "from tests.data.fuzz import child; child()"
 FILLS = 3  # of so many cases in one, unknown actions are filled in as well
 OPTIONS: dict[str, dict[str, Any]] = {
     "sidecar": {"fps": 5},
-    **{name: {"fps": 5} for name in ("aloha", "zarr", "npz", "pictures")},
+    **{name: {"fps": 5} for name in (*LAYOUTS, "zarr", "npz", "pictures")},
     "mcap": {"fps": 5, "topics": {"observation.images.front": "/front/image/compressed", "action": "/command"}},
 }
 
@@ -96,7 +96,7 @@ def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
                 found[f"{episode.index} {key}"] = _hash(values)
             except LattokError as error:
                 found[f"{episode.index} {key}"] = _refusal(error)
-    return found | (_filled(dataset, path.with_name(f"{path.name}-filled")) if fill else {})
+    return found | (_filled(dataset, path.with_name(f"{path.name}-filled")) if fill and dataset.cameras else {})
 
 
 def _hash(values: np.ndarray) -> str:
@@ -117,13 +117,14 @@ def _filled(dataset: Any, out: Path) -> dict[str, str]:
     for folder in (out, out.with_name(f".{out.name}.partial")):
         shutil.rmtree(folder, ignore_errors=True)
     # the specimens of these have unknown actions
-    key = "action" if dataset.kind == "lerobot" or dataset.name == "hdf5" else "expert"
+    lerobot = dataset.kind.startswith("lerobot")
+    key = "action" if lerobot or dataset.name == "hdf5" else "expert"
     indices, keys = [episode.index for episode in dataset.episodes], (key, "inferred.action", "inferred.filled")
     try:
         width = dataset.features[key].shape[0] if key in dataset.features else 3
         idm = model(cameras=dataset.cameras[:1], action_dim=width, action_names=())
         result = label(Work(dataset, {"inferred": idm}, Options(fill=True, action_key=key)), out)
-        seen = open_dataset(out) if dataset.kind == "lerobot" else with_labels(dataset, out)
+        seen = open_dataset(out) if lerobot else with_labels(dataset, out)
         failed = {index: f"error: {why}" for index, why in result.unlabelled.get("inferred", {}).items()}
         found = dict[str, str]()
         for index in indices:
@@ -142,7 +143,7 @@ def forget(name: str, root: Path) -> None:
         unknown = {1: [float("nan")] * 3, 2: None}
         column = pa.array([unknown.get(i, row) for i, row in zip(episodes, actions, strict=True)], table["action"].type)
         table = table.set_column(table.column_names.index("action"), table.schema.field("action"), column)
-        pq.write_table(table, path, write_page_checksum=name != "lerobot_plain")
+        pq.write_table(table, path, write_page_checksum=name in ("lerobot", "lerobot_images"))
     for path in root.glob("*.hdf5") if name == "hdf5" else ():
         import h5py
 
@@ -224,9 +225,9 @@ class Reader:
         return status
 
 
-def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
-    """Damage datasets `count` times, formats in turn, and yield what came of each."""
-    originals = write_originals(scratch / "originals")
+def run(count: int, seed: int, scratch: Path, formats: Sequence[str] | None = None) -> Iterator[Outcome]:
+    """Damage datasets `count` times, formats (all, or these) in turn, and yield what came of each."""
+    originals = write_originals(scratch / "originals", formats)
     with Reader() as reader:
         expected = {}
         for name, path in originals.items():
@@ -247,18 +248,24 @@ def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
             yield judge(Case(name, file, damage, seed + i), answer, wanted)
 
 
+UNCHECKED_HDF5 = "HDF5 has checksums only on request, and nothing lists the files of a folder"
 # where other values may come back without an error, and why; RLDS records and our Parquet pages are not among them
 UNCHECKED = (
     ("*", "*.json", "*", "JSON has no checksum"),
     ("video", "captions.csv", "*", "text has no checksum"),
-    ("aloha", "*", "*", "HDF5 has checksums only on request, and nothing lists the files of a folder"),
+    *(
+        (name, "*", "*", "HDF5 has checksums only on request, and nothing lists the files of a folder")
+        for name in LAYOUTS
+    ),
     ("zarr", "*", "*", "zarr has no checksum, and takes a chunk that is missing for one of fill values"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),
     ("pictures", "*", "*", "JPEG has no checksum, and nothing lists the files of a folder"),
     ("video", "*", "*", "video has no checksum, and nothing lists the files of a folder"),
-    ("hdf5", "*", "*", "HDF5 has checksums only on request, and nothing lists the files of a folder"),
+    ("hdf5", "*", "*", UNCHECKED_HDF5),
     ("lerobot*", "videos/*", "*", "video has no checksum"),
+    ("lerobot_v2*", "*.jsonl", "*", "JSON has no checksum"),
+    ("lerobot_v2*", "*.parquet", "*", "Parquet has checksums only on request, which LeRobot does not make"),
     ("lerobot_plain", "*.parquet", "*", "Parquet has checksums only on request, which LeRobot does not make"),
     ("rlds", "*.tfrecord*", "swap", "files are numbered by their names, and nothing says what is in them"),
     ("rlds", "*.tfrecord*", "replace", "files are numbered by their names, and nothing says what is in them"),

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,9 @@ def child() -> None:
     yes.kill()
 
 
-def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
-    """Attack datasets `count` times, formats in turn, and yield what came of each."""
-    originals = write_originals(scratch / "originals")
+def run(count: int, seed: int, scratch: Path, formats: Sequence[str] | None = None) -> Iterator[Outcome]:
+    """Attack datasets `count` times, formats (all, or these) in turn, and yield what came of each."""
+    originals = write_originals(scratch / "originals", formats)
     fuzz.LIMIT_S = LIMIT_S
     with Reader(CHILD) as reader:
         for i in range(count):

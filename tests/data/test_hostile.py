@@ -325,7 +325,7 @@ def test_values_that_are_none_are_refused_wherever_they_stand(tmp_path, kind):
     add_feature(root, "note", "language", [1])
     with pytest.raises(LattokError, match=f"`note`: {refused}"):
         open_dataset(root).columns(0, ["note"])
-    images = write_originals(tmp_path / "originals")["lerobot_images"]
+    images = write_originals(tmp_path / "originals", ["lerobot_images"])["lerobot_images"]
     data = min((images / "data").rglob("*.parquet"))
     set_column(data, CAMERA, make(pq.read_metadata(data).num_rows))
     with pytest.raises(LattokError, match=f"`{CAMERA}` of episode 0, frame 0: {refused}"):

@@ -59,11 +59,12 @@ def test_columns_are_named_in_a_sequence(sample):
     [
         ("v1.6", "Convert it to v2.0"),
         ("v4.0", "A newer lattok may read it"),
+        ("unknown", "Another program wrote it: give a folder with its videos"),
     ],
 )
 def test_other_format_versions(make_dataset, version, says):
     root = make_dataset([4], cameras=False).root
-    edit_info(root, codebase_version=version)
+    edit_info(root, codebase_version=None if version == "unknown" else version)
     with pytest.raises(LattokError, match=rf"expected LeRobot format v3, got {version}.*{says}"):
         open_dataset(root)
 
@@ -76,6 +77,10 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         (tmp_path / f"{i}.txt").touch()
     (tmp_path / "0" / "deeper").mkdir(parents=True)
     with pytest.raises(LattokError, match=what + r"0\.txt, 0/, 1\.txt, .*, 6\.txt and 3 more\."):
+        open_dataset(tmp_path)
+    (tmp_path / "arm" / "meta").mkdir(parents=True)
+    (tmp_path / "arm" / "meta" / "info.json").write_text("{}")
+    with pytest.raises(LattokError, match=what + r".* Give one of the datasets in it: arm\."):
         open_dataset(tmp_path)
     (tmp_path / "meta" / "episodes").mkdir(parents=True)
     with pytest.raises(LattokError, match=r"LeRobot's meta/info\.json is missing: copy the dataset again\."):

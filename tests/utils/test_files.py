@@ -27,7 +27,7 @@ DEEP = 100_000
         ('{"a": 1e999}', "(inf where a finite number is expected)"),
         ('{"a": 1, "a": 2}', "('a' comes twice in one object)"),
         (b'{"a": "\xff"}', "is not valid JSON"),
-        ("", "is not valid JSON"),
+        ("", "is empty. Copy the file again."),
         ("[1]", "expected a JSON object, got list"),
         ("7", "expected a JSON object, got int"),
     ],

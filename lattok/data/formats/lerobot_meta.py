@@ -65,10 +65,12 @@ def read_info(root: Path, versions: Sequence[str], place: Sequence[str]) -> dict
     if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
-    version = str(info.get("codebase_version", "unknown"))
+    version = str(info.get("codebase_version") or "unknown")
     if not version.startswith(tuple(versions)):
         way_out = "A newer lattok may read it."
-        if version.startswith("v1."):
+        if version == "unknown":
+            way_out = "Another program wrote it: give a folder with its videos or recordings alone."
+        elif version.startswith("v1."):
             way_out = "Convert it to v2.0 with LeRobot 0.1.0; lattok reads that."
         elif version.startswith("v2."):
             way_out = 'Leave out `format`, or give format="lerobot-v2".'

@@ -27,6 +27,7 @@ from lattok.utils.untrusted import JSON_BYTES, Rule, parse_json, safe_path, type
 
 TASKS, EPISODES = "meta/tasks.jsonl", "meta/episodes.jsonl"
 EPISODE_STATS = "meta/episodes_stats.jsonl"
+THEIR_CHUNK = "chunk_index"  # the name of v3, which some write into v2.1 as well
 CHUNK_EPISODES = 1000  # in a folder, unless info.json says otherwise
 LIST_BYTES = 2**27  # of a list of episodes, a million of them
 Whole = Annotated[int, Rule("a whole number from 0", lambda it: 0 <= it < 2**31)]
@@ -60,9 +61,10 @@ class LeRobotV2(LeRobotV3):
         return ""  # that of version 3 says it
 
     def _read_info(self) -> dict[str, Any]:
-        info = read_info(self.root, self.versions, self.place_fields)
+        info = read_info(self.root, self.versions, (*self.place_fields, THEIR_CHUNK))
         path = self.root / INFO
         for field in ("data_path", *(["video_path"] if info.get("video_path") else [])):
+            info[field] = info[field].replace(f"{{{THEIR_CHUNK}", "{episode_chunk")
             if "{episode_index" not in info[field]:
                 got = f"{info[field][:60]!a}"
                 raise LattokError(f"{path}: `{field}`: expected a path for each episode, got {got}. {AGAIN}")
@@ -74,7 +76,7 @@ class LeRobotV2(LeRobotV3):
         lines = [typed(line, TaskLine, "", where, AGAIN) for where, line in _lines(self.root, TASKS)]
         found = {line.get("task_index", -1): line.get("task") for line in lines}
         texts = [found.get(number) for number in range(len(lines))]
-        if not all(isinstance(text, str) for text in texts):
+        if not texts or not all(isinstance(text, str) for text in texts):
             raise LattokError(f"{self.root / TASKS}: expected one text for each task_index from 0. {AGAIN}")
         return tuple(str(text) for text in texts)
 

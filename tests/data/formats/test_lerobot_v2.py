@@ -32,7 +32,8 @@ def write_v21(root: Path, source: LeRobotV3) -> Path:
         table = pq.read_table(path).slice(first, last - first)
         (root / "data" / chunk).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, root / "data" / chunk / f"{name}.parquet")
-        stats = {key: column_stats(np.stack(table[key].to_pylist())) for key in table.column_names}
+        numeric = [key for key in table.column_names if source.features[key].dtype != "string"]
+        stats = {key: column_stats(np.stack(table[key].to_pylist())) for key in numeric}
         for key in source.cameras:
             film = source.frames(episode.index, [key])[:, 0]
             (root / "videos" / chunk / key).mkdir(parents=True, exist_ok=True)
@@ -167,8 +168,11 @@ def test_all_versions_teach_the_same(make_dataset, tmp_path):
     same_everywhere(roots, tmp_path, steps=50)
 
 
-def test_folders_hold_so_many_episodes(old):
-    edit_info(old, chunks_size=2)
+@pytest.mark.parametrize("named", ["episode_chunk", "chunk_index"])  # some write the name of v3
+def test_folders_hold_so_many_episodes(old, named):
+    info = json.loads((old / "meta/info.json").read_text())
+    paths = {key: info[key].replace("episode_chunk", named) for key in ("data_path", "video_path")}
+    edit_info(old, chunks_size=2, **paths)
     for last in [*old.rglob("episode_000002.*")]:
         place = Path(str(last).replace("chunk-000", "chunk-001"))
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +228,10 @@ def test_statistics_of_what_was_filled_in(old, tmp_path):
         (
             lambda root: (root / "meta/episodes.jsonl").write_text('{"length": 3}\n'),
             "expected episode_index, length",
+        ),
+        (
+            lambda root: (root / "meta/tasks.jsonl").write_text(""),
+            r"tasks\.jsonl: expected one text for each task_index",
         ),
         (lambda root: edit_info(root, data_path="data/all.parquet"), "`data_path`: expected a path for each episode"),
         (lambda root: edit_info(root, data_path="../{episode_index}"), "info.json: `data_path`"),
