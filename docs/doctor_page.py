@@ -26,7 +26,7 @@ def findings() -> str:
     parts = []
     for title, module in TABLES.items():
         rows = ["| what it says | | what to do |", "|---|---|---|"]
-        rows += [f"| {_shown(each.what)} | {each.severity} | {_way_out(each)} |" for each in problems_of(module)]
+        rows += [f"| {_shown(each.what)} | {_marks(each)} | {_way_out(each)} |" for each in problems_of(module)]
         parts += [f"### {title}", "\n".join(rows)]
     return "\n\n".join(parts)
 
@@ -39,11 +39,17 @@ def _shown(text: str) -> str:
     return re.sub(r"\{[^}]*\}", "…", text).replace("|", "\\|")
 
 
+def _marks(problem: Problem) -> str:
+    """Return its severity, and its kind in the JSON of `lattok inspect`."""
+    return f"{problem.severity} `{problem.kind}`" if problem.kind else problem.severity
+
+
 def _way_out(problem: Problem) -> str:
     if problem.advice == "{advice}":
         return "[see below](#what-a-report-says)"
     words = [] if problem.command is None else ["lattok", problem.command.verb, *problem.command.words]
-    return _shown(f"{problem.advice}: {' '.join(words)}" if words else problem.advice)
+    advice = f"{problem.cost} {problem.advice}".strip()
+    return _shown(f"{advice}: {' '.join(words)}" if words else advice)
 
 
 def verdicts() -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lattok
 from lattok.cli import flags
@@ -30,6 +30,9 @@ from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
 
+if TYPE_CHECKING:
+    from lattok.data import Inspection, RobotDataset
+
 SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
 INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
 TOKENIZER = "Train a tokenizer on it:"
@@ -46,6 +49,7 @@ def inspect(
     stride: str | None = None,
     horizon: int | None = None,
     format: Format = None,
+    json_: bool = False,
 ) -> int:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
@@ -57,40 +61,58 @@ def inspect(
         cameras: Cameras to look at, short names allowed (default: all).
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
+        json_: Print all findings as JSON, for programs.
     """
-    from lattok.data.episodes import unmeasured
-    from lattok.data.schema import own_vectors, vector_key
+    from lattok.data.inspection import not_opened
+    from lattok.data.schema import vector_key
 
-    opened = lattok.open_dataset(dataset, format=format)
+    try:
+        opened = lattok.open_dataset(dataset, format=format)
+    except checks.LattokError as error:
+        if json_:
+            print(json.dumps(not_opened(dataset, error), indent=1))
+        raise
     for argument, key in {"action_key": action_key, "state_key": state_key}.items():
         if (asked := flags.column(key)) is not None:
             vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
     found = lattok.data.inspect_dataset(opened, **options)
-    print(checks.printable(found.render()))
-    if any(finding.severity == "error" for finding in found.findings):
-        return 1
+    sound = not any(finding.severity == "error" for finding in found.findings)
+    said, words = _next(opened, found, action_key) if sound else ("", [])
+    if json_:
+        print(json.dumps(found.as_json() | {"next": words}, indent=1))
+    else:
+        print(checks.printable(found.render()))
+        if words:
+            print(f"\n{said}\n  {shlex.join(words)}")
+    return 0 if sound else 1
+
+
+def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -> tuple[str, list[str]]:
+    """Return what can be done next with a dataset and the command that does it, if a finding does not say it."""
+    from lattok.data.episodes import unmeasured
+    from lattok.data.schema import own_vectors
+
     vectors = own_vectors(opened)
     if action_key is None and "action" not in vectors:  # as openpi's converters call it
         action_key = "actions" if "actions" in vectors else None
-    if (acts := action_key or "action") in vectors:  # without actions, a finding says what to do
-        key = ["--action-key", action_key] if action_key else []
-        chosen = set(found.read)  # of a large dataset some
-        unknown = unmeasured(opened, acts, chosen)
-        video = ["--preset", "tiny+robust+flow", "--features", "pixels"]
+    if (acts := action_key or "action") not in vectors:
+        return "", []
+    key = ["--action-key", action_key] if action_key else []
+    chosen = set(found.read)  # of a large dataset some
+    unknown = unmeasured(opened, acts, chosen)
+    video = ["--preset", "tiny+robust+flow", "--features", "pixels"]
+    if unknown == chosen:
+        video += ["--labelled-fraction", "0"]
+    kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
+    if opened.cameras and unknown and unknown != chosen:
+        kind, small, said = "idm", ["--preset", "tiny"], INFERS
+    elif not opened.cameras and unknown:
         if unknown == chosen:
-            video += ["--labelled-fraction", "0"]
-        kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
-        if opened.cameras and unknown and unknown != chosen:
-            kind, small, said = "idm", ["--preset", "tiny"], INFERS
-        elif not opened.cameras and unknown:
-            if unknown == chosen:
-                return 0
-            if len(chosen) == len(found.lengths):
-                small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
-        words = ["lattok", "train", kind, opened.address, "--out", unused("my-model"), *key, *small]
-        print(f"\n{said}\n  {shlex.join(words)}")
-    return 0
+            return "", []
+        if len(chosen) == len(found.lengths):
+            small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
+    return said, ["lattok", "train", kind, opened.address, "--out", unused("my-model"), *key, *small]
 
 
 def view(

@@ -176,4 +176,6 @@ def cut_episodes(dataset: RobotDataset, rows: Rows) -> Iterator[Finding]:
         if found:
             pairs = ", ".join(f"{one} and {other}" for one, other, _ in found[:SHOWN])
             pairs += f", {len(found) - SHOWN:,} more pairs" if len(found) > SHOWN else ""
-            yield problems.SHARED.finding(pairs=pairs, share=min(share for _, _, share in found))
+            yield problems.SHARED.finding(
+                {i for pair in found for i in pair[:2]}, pairs=pairs, share=min(share for _, _, share in found)
+            )

@@ -24,7 +24,6 @@ NEARLY_ALL = 0.99  # of the rows
 BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
 SAME_LEVELS = 1.0  # mean difference between two pictures of one scene, after compression
 EPISODES_LOOKED_AT = 32  # per camera
-NAMED = 6  # episodes in a message
 
 
 def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
@@ -37,9 +36,8 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
         return
     steps, inside = np.diff(times), (np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)
     if (back := inside & (steps <= 0)).any():
-        at = int(np.flatnonzero(back)[0]) + 1
-        count = len(np.unique(rows.episodes[1:][back]))
-        yield problems.TIMES_GO_BACK.finding(count=count, first=rows.episodes[at], frame=rows.frames[at])
+        places = rows.places(np.flatnonzero(back) + 1)
+        yield problems.TIMES_GO_BACK.finding((), places, frame=places[0][1])
         return
     middle = float(np.median(steps[inside])) if inside.any() else np.nan
     after = np.where(np.r_[inside[1:], False], np.r_[steps[1:], 0.0], middle)  # short after a step that only strayed
@@ -48,14 +46,14 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
     measured = 1 / middle if lost.any() else float(np.median(whole))
     if not abs(measured / fps - 1) <= RATE_TOLERANCE:
         told = f"{measured:.4g}" if np.isfinite(measured) else "unknown"
-        yield problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], fps=fps, measured=told)
+        yield problems.OTHER_RATE.finding(wrong, fps=fps, measured=told)
     elif lost.any():
         at = int(np.flatnonzero(lost)[0]) + 1
-        facts = {"count": int(lost.sum()), "first": rows.episodes[at], "frame": rows.frames[at]}
-        yield problems.TIMES_JUMP.finding(**facts, seconds=float(steps[at - 1]))
+        facts = {"count": int(lost.sum()), "frame": rows.frames[at], "seconds": float(steps[at - 1])}
+        yield problems.TIMES_JUMP.finding((), rows.places(np.flatnonzero(lost) + 1), **facts)
     else:
         stray = float(np.nanmax(np.abs(times - rows.frames / fps))) * 1000
-        yield problems.TIMES_STRAY.finding(count=len(wrong), fps=fps, stray=stray)
+        yield problems.TIMES_STRAY.finding(wrong, fps=fps, stray=stray)
 
 
 def _rate(times: np.ndarray) -> float:
@@ -92,7 +90,8 @@ def check_still(rows: Rows, keys: Sequence[str], fps: float) -> Iterator[Finding
     shares = np.bincount(members, counted) / np.bincount(members)
     worst = int(shares.argmax())
     problem = problems.MUCH_STILL if share >= MUCH else problems.STILL
-    yield problem.finding(share=share, worst=episodes[worst], most=shares[worst])
+    facts = {"share": share, "worst": episodes[worst], "most": shares[worst]}
+    yield problem.finding((), rows.places(starts[long]), **facts)
 
 
 def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
@@ -102,8 +101,8 @@ def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[F
         values = rows.columns[key].reshape(len(rows.frames), -1).astype(np.float64)
         for name, angle in zip(names, values.T, strict=True):
             if (at := _wraps(angle, inside)) is not None and len(at):
-                place = rows.place(int(at[0]) + 1)
-                yield problems.WRAPS.finding(column=key, dimension=name, count=len(at), place=place)
+                facts = {"column": key, "dimension": name, "count": len(at), "place": rows.place(int(at[0]) + 1)}
+                yield problems.WRAPS.finding((), rows.places(at + 1), **facts)
         for first in range(values.shape[1] - 3):
             four = values[:, first : first + 4]
             length = np.linalg.norm(four, axis=1)
@@ -112,7 +111,7 @@ def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[F
             flips = np.flatnonzero(((four[1:] * four[:-1]).sum(1) < -0.5) & inside)
             if len(flips):
                 facts = {"column": key, "first": names[first], "last": names[first + 3], "count": len(flips)}
-                yield problems.FLIPS.finding(**facts, place=rows.place(int(flips[0]) + 1))
+                yield problems.FLIPS.finding((), rows.places(flips + 1), **facts, place=rows.place(int(flips[0]) + 1))
 
 
 def _wraps(angle: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
@@ -145,8 +144,6 @@ def check_pictures(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -
         elif max(np.abs(frames[0].astype(np.int16) - later).mean() for later in frames[1:]) <= SAME_LEVELS:
             frozen.append(episode.index)
     if blank and len(blank) < looked_at:  # otherwise it is said of the camera
-        named = checks.few_of(blank, NAMED)
-        yield problems.BLANK_EPISODES.finding(camera=key, count=len(blank), all=looked_at, episodes=named)
+        yield problems.BLANK_EPISODES.finding(blank, camera=key, all=looked_at)
     if frozen and len(frozen) < looked_at:
-        named = checks.few_of(frozen, NAMED)
-        yield problems.FROZEN_EPISODES.finding(camera=key, count=len(frozen), all=looked_at, episodes=named)
+        yield problems.FROZEN_EPISODES.finding(frozen, camera=key, all=looked_at)

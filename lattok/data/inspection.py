@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.copies import copies_of, copies_text, cut_episodes
+from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.flaws import BLANK_LEVELS, check_angles, check_pictures, check_still, check_times
 from lattok.data.formats import last_step
@@ -24,10 +25,11 @@ from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
 from lattok.utils import checks
 from lattok.utils.commands import DATASET
-from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
+from lattok.utils.findings import Finding, by_severity, fitted, lines
 from lattok.utils.output import unused
 
 DIMENSIONS_SHOWN = 12
+JSON_SCHEMA = 1  # goes up where keys change their meaning, not where some are added
 COUNTED = ("frame_index", "index")
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 MOVING = ("action", "observation")  # columns of the robot's own motion
@@ -63,6 +65,25 @@ class Inspection:
         dimensions = [*self._dimension_lines(), ""] if self.dimensions else []
         findings = lines(self.findings) if self.findings else ["Nothing found that would hurt."]
         return "\n".join([*self._facts(), "", *dimensions, *findings])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as json can write it; docs/howto/own_dataset.md has the keys."""
+        cameras = [{"name": key} | ({} if seen is None else seen._asdict()) for key, seen in self.cameras]
+        columns = ("column", "dimension", "min", "mean", "std", "max")
+        return {
+            "schema": JSON_SCHEMA,
+            "dataset": self.name,
+            "format": self.kind,
+            "robot": self.robot,
+            "fps": self.fps,
+            "scope": self.scope,
+            "episodes": len(self.lengths),
+            "frames": int(self.lengths.sum()),
+            "tasks": [{"instruction": task, "episodes": count} for task, count in self.tasks],
+            "cameras": cameras,
+            "columns": [dict(zip(columns, each, strict=False)) for each in self.dimensions],
+            "findings": [each.as_json() for each in self.findings],
+        }
 
     def headline(self) -> str:
         """Sum up in one line."""
@@ -113,6 +134,11 @@ class Inspection:
                 yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
                 yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
+
+
+def not_opened(dataset: str, error: checks.LattokError) -> dict[str, Any]:
+    """Return what `Inspection.as_json` would of a dataset that cannot be opened: its only finding."""
+    return {"schema": JSON_SCHEMA, "dataset": dataset, "findings": [problems.unreadable(error).as_json()]}
 
 
 def inspect_dataset(
@@ -171,8 +197,8 @@ def inspect_dataset(
 
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     """Report episodes that could not be listed, features that a source leaves out, and what is not there at all."""
-    reasons = (problems.DAMAGED.finding(episode=d.episode_index, reason=d.reason) for d in dataset.damaged)
-    yield from some_of(reasons, "damaged episodes, which no other figure here counts")
+    for index, reason in dataset.damaged:
+        yield problems.DAMAGED.finding([index], episode=index, reason=reason)
     left_out: dict[str, list[str]] = {}
     for name, reason in dataset.left_out.items():
         left_out.setdefault(reason, []).append(f"`{name}`")
@@ -183,7 +209,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         yield problems.NO_ACTIONS.finding(dataset=dataset.address or DATASET, out=unused("my-lam"))
     if copies := copies_text(dataset):
-        yield problems.COPIES.finding(copies=copies)
+        yield problems.COPIES.finding(first_of_copies(dataset), copies=copies)
     if parts := parts_of(dataset):
         missing = " and no ".join(f"`{key}`" for key in parts)
         yield problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset))
@@ -196,11 +222,11 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
     if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
-        yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
+        yield problems.SHORT.finding(short, all=len(chosen), seconds=SHORT_S)
     if silent := [e.index for e in chosen if not any(e.tasks)]:
         problem = problems.NO_CAPTIONS if "captions" in unwrap(dataset).options else problems.NO_INSTRUCTIONS
         if not any(found.advice == problems.UNCAPTIONED.advice for found in dataset.findings):  # which says it already
-            yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
+            yield problem.finding(silent, all=len(chosen))
     gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
     if not chosen:
         return
@@ -211,7 +237,7 @@ def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, ho
             alone = int(np.minimum(lengths, gap).sum()) / int(lengths.sum())
             yield problems.NO_PARTNER.finding(stride=gap, share=alone)
         except checks.LattokError as error:
-            yield Finding("error", str(error), "")
+            yield problems.unreadable(error)
     if horizon is not None:
         checks.counts(1, checks.MOST_STRIDE, horizon=horizon)
         padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
@@ -252,7 +278,7 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
     if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else []), *counted]):
         return []
     rows, unreadable = _read(dataset, looked_at, keys)
-    findings += some_of(unreadable, "unreadable episodes")
+    findings += unreadable
     if rows is None:
         return []
     if "timestamp" in keys:
@@ -277,7 +303,7 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     parts, unreadable = dict[int, dict[str, np.ndarray]](), list[Finding]()
     for index, columns in dataset.columns_of(episodes, keys):
         if isinstance(columns, checks.LattokError):
-            unreadable.append(Finding("error", str(columns), ""))
+            unreadable.append(problems.unreadable(columns, [index]))
         else:
             parts[index] = columns
     if not parts:
@@ -298,22 +324,21 @@ def _check_camera(
         scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
-    damaged = [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
+    findings += [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
     blank, looked_at = 0, 0
     for path in paths:
         try:
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
             if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
-                damaged.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
+                findings.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
             height, width, _ = image.shape  # a header has the size before frames are turned
             facts = (facts or VideoFacts(0, 0.0, 0, 0, "images"))._replace(height=height, width=width)
             sizes.setdefault((facts.width, facts.height), facts)
             blank, looked_at = blank + (int(np.ptp(image)) <= BLANK_LEVELS), looked_at + 1
         except checks.LattokError as error:
-            damaged.append(Finding("error", str(error), ""))
-    findings += some_of(damaged, "files with such problems")
+            findings.append(problems.unreadable(error, [ends[path].index]))
     if blank and blank == looked_at:
         findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
     if dataset.files.commit is None:  # of those on the Hub whole files would be fetched
@@ -341,13 +366,15 @@ def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterat
     spans = {index: span for index, span in found.items() if span is not None}
     for index, other in shared.items():
         if index in spans and not (other < index and other in wanted and shared[other] == index):  # said once
-            yield problems.SHARED_SPAN.finding(episode=index, other=other, camera=key, file=spans[index][0])
+            yield problems.SHARED_SPAN.finding(
+                [index, other], episode=index, other=other, camera=key, file=spans[index][0]
+            )
     latest: dict[Path, tuple[int, float]] = {}
     for index, (file, start, _) in spans.items():
         other, later = latest.get(file, (index, start))
         if start < later and index not in shared:
             told = {"camera": key, "dataset": dataset.address or DATASET}
-            yield problems.SPANS_IN_OTHER_ORDER.finding(file=file, episode=index, other=other, **told)
+            yield problems.SPANS_IN_OTHER_ORDER.finding([index, other], file=file, episode=index, other=other, **told)
         latest[file] = max((other, later), (index, start), key=lambda each: each[1])
 
 

@@ -1,13 +1,15 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data.summaries import quantile_ranges
+from lattok.utils.checks import LattokError
 from lattok.utils.commands import command
 from lattok.utils.findings import Finding, error, note, warning
+from lattok.utils.untrusted import FETCH
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
@@ -17,147 +19,184 @@ EXPORT = command("export", "{dataset}", "--out", "{out}")
 SMALL = ("--preset", "tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0")  # of a model of video
 
 # its structure
-DAMAGED = error("Episode {episode}: {reason}")
-LEFT_OUT = note("{names} left out: {reason}.")
+DAMAGED = error("Episode {episode}: {reason}", kind="damaged")
+LEFT_OUT = note("{names} left out: {reason}.", kind="left-out")
 NO_ACTIONS = note(
     "There are no actions in this dataset.",
     "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
     "a small one (with a GPU, leave out the preset and the features)",
     command("train", "image-lam", "{dataset}", "--out", "{out}", *SMALL),
+    kind="no-actions",
 )
-IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}")
+IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}", kind="columns-in-parts")
 NO_CAMERAS = note(
     "There are no cameras in this dataset.",
     "Action tokenizers can be trained on it and label it; models of video cannot.",
+    kind="no-cameras",
 )
-NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.")
-BAD_SPACE = error("{error}", "Correct the declaration.")
-BAD_MODALITY = warning("{error}.", "lattok reads the dataset without it, GR00T does not: correct it.")
+UNREADABLE = error("{error}", kind="unreadable")
+LFS_POINTER = error("{error}", kind="git-lfs-pointer")
+NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.", kind="wide-columns")
+BAD_SPACE = error("{error}", "Correct the declaration.", kind="bad-action-space")
+BAD_MODALITY = warning(
+    "{error}.", "lattok reads the dataset without it, GR00T does not: correct it.", kind="bad-modality"
+)
 ODD_MODALITY = warning(
     "meta/modality.json names what the dataset has not: {names}.",
     "GR00T stops there, or cuts it short. Correct `original_key`, `start` and `end`.",
+    kind="odd-modality",
 )
 SEVERAL_ANNOTATIONS = note(
     "Instructions are those of `{chosen}` (meta/modality.json); there are also {others}.",
     'To take others, write {{"dataset": PATH, "instruction": "{other}"}} into a .json file and open that.',
+    kind="several-annotations",
 )
 UNKNOWN_FILE = error(
     "{file} belongs to no episode of meta/episodes.",
     "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it.",
+    kind="unknown-file",
 )
 UNKNOWN_ROWS = error(
-    "{file} holds rows of episode {episode}, which meta/episodes does not place there.", "Copy the dataset again."
+    "{file} holds rows of episode {episode}, which meta/episodes does not place there.",
+    "Copy the dataset again.",
+    kind="unknown-rows",
 )
 LAST_ACTION_DROPPED = warning(
     "The action of the step with `is_last` fills its row: zeros, or the action before. The last step of every episode "
     "is left out, with its frame and reward.",
     'If they are real actions, put "last_action": "keep" into the description file; "drop" leaves them out unsaid.',
+    kind="last-action-dropped",
 )
 LAST_ACTION_FILLS = warning(
     "The last `{column}` of nearly every episode only fills its row: zeros, or the action before. Others do not.",
-    "Models would learn it. If it is no real action, write the dataset again without the last rows.",
+    "If it is no real action, write the dataset again without the last rows.",
+    kind="last-action-fills",
+    cost="Models would learn it.",
 )
 LAST_ACTION_EQUAL = warning(
     "The actions of the steps with `is_last` are all the same, and others are not.",
     'If they only fill the rows, put "last_action": "drop" into the description file, otherwise "keep".',
+    kind="last-action-equal",
 )
 
 # copies
 COPIES = warning(
     "{copies}.",
-    "Equal ones stay on one side of every split, and training sees them more often. Keep one of each (`episodes`).",
+    "Equal ones stay on one side of every split. Keep one of each (`episodes`).",
+    kind="copies",
+    cost="Training sees them more often.",
 )
 
 SHARED = note(
     "Episodes have at least {share:.0%} of their actions in common, row by row: {pairs}.",
     "Where one was cut from the other, leave one of them out (`episodes`), since splits may part them.",
+    kind="shared-actions",
 )
 
 # lengths and tasks
 SHORT = note(
     "{count} of {all:episode is|episodes are} shorter than {seconds:g} s (first: {first}).",
     "Choose stride and horizon to fit; frames near an end have no partner.",
+    kind="short-episodes",
 )
 NO_CAPTIONS = note(
     "{count} of {all:episode has|episodes have} no language instruction (first: {first}).",
     "If a model should be told what happens, put captions.csv with the columns file and caption into the folder.",
+    kind="no-instruction",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
 NO_PARTNER = note(
     "With a stride of {stride:frame|frames}, {share:.0%} of the frames have no partner.",
     "They are left out of training and marked invalid when annotating.",
+    kind="no-partner",
 )
 PADDED = note(
     "With a horizon of {horizon}, {share:.0%} of the chunks run over the end of their episode.",
     "They repeat the last action, as in the paper.",
+    kind="padded",
 )
 
 # values
 NOT_FINITE = error(
     "`{column}` ({dimension}) holds {count:value that is|values that are} not finite, first in {place}.",
     "Leave those episodes out (`episodes`), or repair them.",
+    kind="not-finite",
 )
 UNKNOWN_ACTIONS = note(
     "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN or null.",
     "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
     "tokenizers have to leave those episodes out (`episodes`).",
+    kind="unknown-actions",
 )
 CONSTANT = note(
     "`{column}`: {count} of {all:dimension never changes|dimensions never change} ({names}).",
     "They carry nothing; a tokenizer need not spend codes on them.",
+    kind="constant",
 )
 CONSTANT_ACTIONS = CONSTANT._replace(severity="warning")
 WILD = warning(
     "`{column}` ({dimension}) holds {count:wild value|wild values}, the worst {worst:.4g} in {place} ({away:.0f} "
     "robust standard deviations from the median {median:.4g}).",
     "Look at it; leave the episode out, or normalise with quantiles.",
+    kind="outliers",
 )
 OTHER_RATE = error(
     "Timestamps of {count:episode|episodes} (first: {first}) do not fit fps = {fps:g}; the timestamps say {measured} "
     "fps.",
     "Correct fps in meta/info.json, or resample.",
+    kind="other-rate",
 )
 TIMES_GO_BACK = error(
     "Times of {count:episode|episodes} go back (first: episode {first} at frame {frame}): two recordings in one, or a "
     "clock that was set.",
     "Split the episode there, or leave it out (`episodes`).",
+    kind="times-go-back",
 )
 TIMES_JUMP = warning(
     "Times jump {count:time|times} by more than a frame (first: by {seconds:.3g} s to episode {first}, frame {frame}): "
     "frames were lost.",
     "Pairs and chunks across a jump span more time than others. Leave those episodes out (`episodes`), or split them.",
+    kind="times-jump",
 )
 TIMES_STRAY = note(
     "Times of {count:episode|episodes} stray from {fps:g} fps by up to {stray:.0f} ms, as a clock's do.",
     "lattok takes frames by their number.",
+    kind="times-stray",
 )
 STILL = note(
     "In {share:.0%} of the frames nothing moves for a second or more (most in episode {worst}: {most:.0%}).",
     "Policies learn to wait there. Cut them off where they are no part of the task.",
+    kind="still",
 )
 MUCH_STILL = STILL._replace(severity="warning")
 WRAPS = warning(
     "`{column}` ({dimension}) jumps by a whole turn {count:time|times}, first in {place}: an angle that wraps.",
     "Tokenizers and policies learn the jumps as motion. Unwrap it, or write its sine and cosine.",
+    kind="angle-wraps",
 )
 FLIPS = warning(
     "`{column}` ({first} to {last}) is a quaternion that changes its sign {count:time|times}, first in {place}.",
     "Both signs are the same rotation, and models learn the jumps. Keep the sign of the row before.",
+    kind="quaternion-flips",
 )
 
 DISORDERED = error(
     "{file}: `frame_index` of episode {episode} runs backwards, so the order of its rows is not known.",
     "Write the dataset again from its source, or leave the episode out (`episodes`).",
+    kind="disordered",
 )
 COUNTED_OTHERWISE = error(
     "In {count:episode|episodes} (first: {first}) `{column}` does not go up by one with every frame{start}.",
     "LeRobot and others find frames and labels by it. Write the dataset again from its source.",
+    kind="counted-otherwise",
 )
+UNREADABLE_STATISTICS = warning("{error}", kind="other-statistics")
 OTHER_STATISTICS = warning(
     "meta/stats.json does not fit the rows (`{column}`, {dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
     "LeRobot normalises with it; lattok measures what it trains on, and writes right ones into annotated copies. "
     "Write the dataset again, or export it",
     EXPORT,
+    kind="other-statistics",
 )
 OTHER_QUANTILES = note(
     "meta/stats.json has averages of the quantiles of episodes, not quantiles of the rows ({columns}; `{column}`, "
@@ -165,73 +204,92 @@ OTHER_QUANTILES = note(
     "Policies of LeRobot that normalise by quantiles see other numbers. lattok measures what it trains on, and writes "
     "right ones into annotated copies and exports",
     EXPORT,
+    kind="other-quantiles",
 )
 OVERCOUNTED = warning(
     "meta/stats.json counts {count:,} values of {columns} in {frames:,} frames: LeRobot counted pixels.",
     "When LeRobot merges datasets, it weighs means by these counts. To write others",
     EXPORT,
+    kind="overcounted",
 )
 
 # frames
-CAMERA_SIZES = note("The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes.")
+CAMERA_SIZES = note(
+    "The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes.", kind="camera-sizes"
+)
 VIDEO_RATE = error(
-    "{file} runs at {rate:g} fps, the dataset at {fps:g}.", "Correct fps in meta/info.json, or encode the video again."
+    "{file} runs at {rate:g} fps, the dataset at {fps:g}.",
+    "Correct fps in meta/info.json, or encode the video again.",
+    kind="video-rate",
 )
 SPAN = error(
     "Episode {episode} has rows up to {rows:g} s, and {camera} shows {video:g} s of it. Later episodes of the file may "
     "show other moments than their rows say.",
     "Write the dataset again from its source, or leave these episodes out (`episodes`).",
+    kind="short-video",
 )
 SHARED_SPAN = error(
     "Episodes {episode} and {other} claim the same seconds of {camera} in {file}: at least one of them shows other "
     "moments than its rows say.",
     "Write the dataset again from its source, or leave these episodes out (`episodes`).",
+    kind="shared-span",
 )
 SPANS_IN_OTHER_ORDER = warning(
     "In {file}, episode {episode} of {camera} lies before episode {other}. If the two were swapped, the rows of each "
     "stand beside the frames of the other.",
     "Look at both",
     command("view", "{dataset}"),
+    kind="spans-in-other-order",
 )
 BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",
     "Leave this camera out (`cameras`): it only costs time.",
+    kind="blank-camera",
 )
 BLANK_EPISODES = warning(
-    "`{camera}` shows nothing in {count} of {all:episode that was|episodes that were} looked at: {episodes}.",
+    "`{camera}` shows nothing in {count} of {all:episode that was|episodes that were} looked at: {named}.",
     "Leave them out (`episodes`).",
+    kind="blank",
 )
 FROZEN_EPISODES = warning(
-    "`{camera}` shows the same picture from beginning to end in {count} of {all:episode|episodes} looked at: "
-    "{episodes}.",
+    "`{camera}` shows the same picture from beginning to end in {count} of {all:episode|episodes} looked at: {named}.",
     "Leave them out (`episodes`), or leave the camera out (`cameras`).",
+    kind="frozen",
 )
 FRAME_SIZES = note(
-    "`{camera}` has frames of {count} sizes ({sizes}).", "Models resize them; other uses need a `transform` that does."
+    "`{camera}` has frames of {count} sizes ({sizes}).",
+    "Models resize them; other uses need a `transform` that does.",
+    kind="frame-sizes",
 )
 UNCAPTIONED = note(
     "{count:,} of {all:video has|videos have} no caption in {file}.",
     "The name of their folder is used instead, if they are not at the top.",
+    kind="uncaptioned",
 )
 RESAMPLED = note(
     "{count:,} of {all:video does|videos do} not keep to {fps:g} fps (first: episode {first}).",
     "They are resampled in time. Choose another `fps` if most frames repeat.",
+    kind="resampled",
 )
 UPSIDE_DOWN = note(
     "Pictures are stored upside down (macros_image_convention is opengl) and are read as they are stored.",
     "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
+    kind="upside-down",
 )
 ONE_MORE_ROW = note(
     "{columns}: one row more than there are actions, of after the last one. lattok leaves that row out.",
     "Nothing to do.",
+    kind="one-more-row",
 )
 FOLDERS_AS_CAMERAS = note(
     "The folders {folders} of {count:episode|episodes} are read as cameras.",
     "If each is an episode, put them into folders whose names count, such as 1 and 2.",
+    kind="folders-as-cameras",
 )
 OWN_SPLITS = note(
     "The files have splits of their own (mask: {splits}); all of them are read{judges}.",
     'To take one, write {{"dataset": PATH, "split": "{name}"}} into a .json file and open that.',
+    kind="own-splits",
 )
 
 
@@ -242,6 +300,10 @@ class Rows(NamedTuple):  # rows of several episodes, one after the other
 
     def place(self, row: int) -> str:
         return f"episode {self.episodes[row]}, frame {self.frames[row]}"
+
+    def places(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        """Return episode and frame of rows [n]."""
+        return list(zip(self.episodes[rows].tolist(), self.frames[rows].tolist(), strict=True))
 
 
 class Dimension(NamedTuple):  # summary of one dimension of a vector column
@@ -254,9 +316,15 @@ class Dimension(NamedTuple):  # summary of one dimension of a vector column
     quantiles: tuple[tuple[float, ...], ...] = ()  # as `quantile_ranges` has them
 
 
+def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
+    """Find that something cannot be read, for the reason that the error says."""
+    return (LFS_POINTER if FETCH in str(error) else UNREADABLE).finding(episodes, error=error)
+
+
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:
     """Find that rows go on, in seconds, for more than half a frame after the last one that a video shows."""
-    return SPAN.finding(episode=episode, camera=camera, rows=rows, video=video) if rows > video - 0.5 / fps else None
+    told = {"episode": episode, "camera": camera, "rows": rows, "video": video}
+    return SPAN.finding([episode], **told) if rows > video - 0.5 / fps else None
 
 
 def counted_otherwise(key: str, rows: Rows) -> Finding | None:
@@ -272,7 +340,7 @@ def counted_otherwise(key: str, rows: Rows) -> Finding | None:
     episodes = np.unique(rows.episodes[wrong])
     if not len(episodes):
         return None
-    return COUNTED_OTHERWISE.finding(count=len(episodes), first=episodes[0], column=key, start=START[key])
+    return COUNTED_OTHERWISE.finding(episodes, column=key, start=START[key])
 
 
 def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
@@ -281,15 +349,14 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
     measured = rows.episodes[~np.isnan(values).all(axis=1)]
     unknown = ~np.isin(rows.episodes, measured) & ("action" in key)  # [n] rows of episodes whose actions nobody knows
     if unknown.any():
-        episodes = np.unique(rows.episodes[unknown])
-        yield UNKNOWN_ACTIONS.finding(column=key, count=len(episodes), first=episodes[0])
+        yield UNKNOWN_ACTIONS.finding(rows.episodes[unknown].tolist(), column=key)
     constant, wild = [], []
     for name, column in zip(names, values.T, strict=True):
         finite = np.isfinite(column)
         bad, known = np.flatnonzero(~finite & ~unknown), np.flatnonzero(finite)
         if len(bad):
             facts = {"column": key, "dimension": name, "count": len(bad)}
-            yield NOT_FINITE.finding(**facts, place=rows.place(int(bad[0])))
+            yield NOT_FINITE.finding(rows.episodes[bad].tolist(), **facts, place=rows.place(int(bad[0])))
         if not len(known):
             continue
         numbers = column[known].astype(np.float64)
@@ -301,7 +368,7 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
             constant.append(name)
         elif found := _wild(numbers, low, high):
             facts = {"column": key, "dimension": name, "place": rows.place(int(known[found.pop("at")]))}
-            wild.append(WILD.finding(**facts, **found))
+            wild.append(WILD.finding(rows.episodes[known[found.pop("rows")]].tolist(), **facts, **found))
     if constant:
         problem = CONSTANT_ACTIONS if key.startswith("action") else CONSTANT
         shown = ", ".join([*constant[:NAMED], *(["…"] if len(constant) > NAMED else [])])
@@ -318,5 +385,6 @@ def _wild(numbers: np.ndarray, low: int, high: int) -> dict[str, Any]:
     at = high if numbers[high] - middle > middle - numbers[low] else low
     if scale <= 0 or away[at] <= WILD_Z * scale:
         return {}
-    count = int((away > WILD_Z * scale).sum())
-    return {"at": at, "count": count, "worst": numbers[at], "away": away[at] / scale, "median": middle}
+    rows = np.flatnonzero(away > WILD_Z * scale)
+    figures = {"count": len(rows), "worst": numbers[at], "away": away[at] / scale, "median": middle}
+    return {"at": at, "rows": rows, **figures}

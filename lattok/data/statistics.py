@@ -96,7 +96,7 @@ def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], who
     try:
         stored = dataset.statistics()
     except checks.LattokError as error:
-        yield Finding("warning", str(error), "")
+        yield problems.UNREADABLE_STATISTICS.finding(error=error)
         return
     if stored is None:
         return

@@ -1,6 +1,7 @@
 """Inspection finds what is planted, reports nothing in a clean dataset, and fits a terminal."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.cli import main
-from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
+from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset, problems
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
+from lattok.utils.findings import Problem
 from tests.conftest import put_video
 from tests.data.edits import edit_info, read_info, set_column
 from tests.real import BRIDGE, needs_real
@@ -52,6 +54,38 @@ def test_a_clean_dataset_has_no_findings(make_dataset):
     inspection = inspect_dataset(make_dataset([20, 30]))
     assert inspection.findings == ()
     assert inspection.render().endswith("Nothing found that would hurt.")
+
+
+def test_json_for_programs(make_dataset, capsys):
+    """The keys stay; findings come with kind, all episodes and figures, also of a dataset that cannot be opened."""
+
+    def plant(actions):
+        actions[[21, 22, 55], 0] = np.nan
+        return actions
+
+    root = replant(make_dataset([20, 30, 25]), "action", plant).root
+    assert main(["inspect", str(root), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, which JSON lacks
+    keys = "schema dataset format robot fps scope episodes frames tasks cameras columns findings next"
+    assert " ".join(told) == keys
+    assert (told["schema"], told["episodes"], told["frames"], told["next"]) == (1, 3, 75, [])
+    assert {*told["cameras"][0]} == {"name", "frames", "fps", "width", "height", "codec"}
+    assert {*told["columns"][0]} == {"column", "dimension", "min", "mean", "std", "max"}
+    (finding,) = (each for each in told["findings"] if each["severity"] == "error")
+    assert " ".join(finding) == "kind severity what advice commands facts cost episodes places"
+    assert (finding["kind"], finding["episodes"], finding["facts"]["count"]) == ("not-finite", [1, 2], 3)
+    data = root / "data/chunk-000/file-000.parquet"
+    data.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for damaged, exit_code in ((data, 1), (root / "meta/tasks.parquet", 2)):
+        damaged.write_bytes(data.read_bytes())
+        assert main(["inspect", str(root), "--json"]) == exit_code
+        told = json.loads(capsys.readouterr().out)
+        assert "git-lfs-pointer" in {each["kind"] for each in told["findings"]}
+
+
+def test_every_problem_of_a_dataset_has_a_kind():
+    found = [each for each in vars(problems).values() if isinstance(each, Problem)]
+    assert all(re.fullmatch("[a-z]+(-[a-z]+)*", each.kind) for each in found)
 
 
 def test_constant_dimensions(make_dataset):
@@ -246,7 +280,7 @@ def test_nothing_but_damage():
     source.damaged = tuple(Damage(i, f"file {i} is truncated.") for i in range(30))
     text = inspect_dataset(source).render()
     assert "episodes  0, 0 frames" in text
-    assert "… and 22 more damaged episodes" in text
+    assert "… and 22 more of this kind." in text
 
 
 def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):

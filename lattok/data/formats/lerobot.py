@@ -40,7 +40,7 @@ from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, counted, is_number, listed, note, refuse
 from lattok.utils.files import read_json, write_json, write_text
-from lattok.utils.findings import Finding, some_of
+from lattok.utils.findings import Finding
 from lattok.utils.untrusted import inside, safe_path
 
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
@@ -252,7 +252,7 @@ class LeRobotV3(TableDataset):
         path, length = self.data_file(episode_index), self._table.value(self._episode_row(episode_index), "length")
         first, last = self._reader.rows(path).get(episode_index, (0, 0))
         if episode_index in self._reader.disordered(path):
-            found = DISORDERED.finding(file=path, episode=episode_index)
+            found = DISORDERED.finding([episode_index], file=path, episode=episode_index)
             raise LattokError(str(found))
         if last - first != length:
             hint = "The file is not the one that meta/episodes describes: copy the dataset again."
@@ -281,12 +281,11 @@ class LeRobotV3(TableDataset):
 
     def file_findings(self) -> Iterator[Finding]:
         """Find data files, and rows in them, that meta/episodes does not know."""
-        found = [UNKNOWN_FILE.finding(file=path) for path in self._orphans()]
+        yield from (UNKNOWN_FILE.finding(file=path) for path in self._orphans())
         for path, episodes in list(self.by_data_file().items())[:FILES_LOOKED_INTO]:
             with suppress(LattokError):  # a file that cannot be read is reported with its values
                 if unknown := sorted(set(self.episode_rows(path)) - set(episodes)):
-                    found.append(UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
-        yield from some_of(found, "files with such problems")
+                    yield UNKNOWN_ROWS.finding(file=path, episode=unknown[0])
 
     def provenance(self) -> tuple[dict[str, Any], Path]:
         """Read meta/lattok.json, or what stands at the columns in meta/info.json, as LeRobot's tools drop the file."""
