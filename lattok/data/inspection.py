@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.flaws import BLANK_LEVELS, check_angles, check_pictures, check_still, check_times
@@ -56,6 +57,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     scope: str = ""  # what was looked at, where that is not everything
     spaces: tuple[tuple[str, str], ...] = ()  # action spaces that are declared, by column
+    convention: str = ""  # what is known of the dataset, or of what wrote it
     split: str = ""  # which episodes are held out
     read: tuple[int, ...] = ()  # episodes whose numbers were looked at
     parts: tuple[str, ...] = ()  # columns that are some of the numbers of another one, as "action.arm (action 0:7)"
@@ -77,6 +79,7 @@ class Inspection:
             "robot": self.robot,
             "fps": self.fps,
             "scope": self.scope,
+            "convention": self.convention,
             "episodes": len(self.lengths),
             "frames": int(self.lengths.sum()),
             "tasks": [{"instruction": task, "episodes": count} for task, count in self.tasks],
@@ -115,6 +118,8 @@ class Inspection:
             yield fitted("camera", f"{key} {seen}")
         for i, part in enumerate(self.parts):
             yield fitted("" if i else "parts", part)
+        for number, part in enumerate(self.convention.split("; ") if self.convention else ()):
+            yield fitted("" if number else "means", part)
         for key, space in self.spaces:
             yield fitted("space", f"{key}: {space}")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
@@ -189,6 +194,7 @@ def inspect_dataset(
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
         spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
+        convention=convention_text(dataset),
         split=split_text(dataset),
         read=tuple(episode.index for episode in looked_at),
         parts=tuple(f"{key} ({part.column} {part.start}:{part.end})" for key, part in dataset.parts.items()),

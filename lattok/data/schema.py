@@ -97,6 +97,8 @@ class RobotDataset(ABC):
 
     # what it may have
     robot: str | None = None  # kind of robot
+    origin: str = ""  # who wrote the files, as they say: their layout, or the name that TFDS knows
+    control: Any = None  # what the files say of how the robot was controlled
     split: str | None = None  # which numbers its episodes by itself
     held_out: tuple[int, ...] = ()  # episodes that judge, where the files say so themselves
     damaged: tuple[Damage, ...] = ()  # not among `episodes`, as their length cannot be told; their indices stay free

@@ -50,6 +50,7 @@ class Layout(NamedTuple):
     instruction: tuple[str, ...] = ("folder",)
     rate: tuple[str, ...] = ()  # sources of the frames per second
     robot: tuple[str, ...] = ()
+    control: str = ""  # source of what `data.actions.conventions` knows controllers by
     names: Mapping[str, tuple[str, ...]] = EMPTY  # of dimensions, by column, where their number fits
     unnamed: str = "the layout does not name it"  # why all else is left out
     swapped: bool = False  # encoded pictures have red and blue swapped, but for those marked as they should be
@@ -95,6 +96,7 @@ ROBOMIMIC = Layout(
     instruction=("@ep_meta.lang", "@problem_info.language_instruction", "@env_args.env_name", "@env_name", "file"),
     rate=("@env_args.env_kwargs.control_freq", "@env_info.control_freq"),
     robot=("@env_args.env_kwargs.robots",),
+    control="@env_args.",
     unnamed="robomimic's format does not name it",
 )
 MANISKILL = Layout(
@@ -115,6 +117,7 @@ MANISKILL = Layout(
     instruction=("json:env_info.env_id", "file"),
     rate=("json:env_info.env_kwargs.control_freq",),
     robot=("json:env_info.env_kwargs.robot_uids",),
+    control="json:env_info.env_kwargs.control_mode",
 )
 ALOHA_ACT = Layout(
     "ALOHA / ACT",

@@ -150,6 +150,7 @@ class Contents(NamedTuple):
     left_out: dict[str, str]  # other members of a demonstration, with the reason
     fps: float | None
     robot: str | None
+    control: Any
     findings: tuple[Finding, ...]
     splits: dict[str, frozenset[str]]  # of demonstrations, by name
 
@@ -182,7 +183,8 @@ def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
         findings.append(problems.UPSIDE_DOWN.finding())
     fps = file_texts.rate()
     robot = file_texts.robot()
-    return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, tuple(findings), _splits(store))
+    control = file_texts.value(layout.control) if layout.control else None
+    return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, control, tuple(findings), _splits(store))
 
 
 def recognised(store: Store, layouts: Sequence[Layout]) -> Layout:
@@ -436,7 +438,7 @@ class Sources:
 
 
 def _member(value: Any, members: list[str]) -> Any:
-    for member in members:
+    for member in filter(None, members):  # "@name." is all of the JSON
         value = value.get(member) if isinstance(value, dict) else None
     if isinstance(value, list) and members and members[-1] == "seen":
         return value[0] if value and isinstance(value[0], str) else None

@@ -93,6 +93,7 @@ class ArrayDataset(RobotDataset):
         self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
         self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
         self.fps = _frames_per_second(self.root, self.kind, contents) if fps is None else float(fps)
+        self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
         if split is None and first.splits:

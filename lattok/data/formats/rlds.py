@@ -69,7 +69,7 @@ class RLDS(RobotDataset):
         if last_action is not None:
             checks.one_of("last_action", last_action, ("drop", "keep"))
         info = meta.read_info(root)
-        self.name = name or info["name"]
+        self.name, self.origin = name or info["name"], info["name"]
         self.split = split
         self.fps = _frames_per_second(root, info["name"], fps)
         fields, self._language, self.left_out = meta.read_layout(root)
