@@ -1,11 +1,14 @@
 """Kills training, fits, exports, reports and conversions at random moments; checks that they go on to the same end.
 
     python scripts/kill_runs.py --kills 80 --out benchmarks/results/kill_runs.json
+    python scripts/kill_runs.py --format zarr mcap --kills 12 --out benchmarks/results/kill_formats.json
 
 Every trial forks a process that runs one command line, sends it SIGKILL, SIGTERM or SIGINT after a random part of the
 time that an undisturbed run takes, and does what it then says, or types the same command again, until it ends. Files
 must equal those of the undisturbed run (checkpoints: their tensors; logs are left out), the source must be what it was,
 and nothing may lie beside. Some trials start `python -m lattok` as a user does, imports and all.
+
+With `--format` a model is trained on, and labels, a small dataset of each of these formats, or of all.
 """
 
 import argparse
@@ -28,17 +31,21 @@ import numpy as np
 import torch
 
 import lattok.annotation
-import lattok.recipes  # noqa: F401  all that verbs import, before anything is forked
+import lattok.recipes  # all that verbs import, before anything is forked
 from benchmarks.common import environment
 from lattok.cli import main as lattok_main
 from lattok.utils.options import as_flags
 from scripts.kill_annotation import FORK, tree, write_source
+from tests.data.fuzz import OPTIONS
+from tests.data.specimens import WRITERS
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LOGS = ("metrics.jsonl", "checkpoint.pt", "events.out.tfevents")  # times, and archives whose bytes may differ
 PARITY = Path(__file__).parents[1] / "tests" / "parity"
 PATIENCE_S = 600  # to stop when asked to, or to end
 TRIES = 4  # commands until a job has ended
+FEW_FRAMES = 4  # of a unit of labels, so that a small dataset has several
+FORMATS = tuple(name for name in WRITERS if name != "sidecar")
 
 LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
 SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1"]
@@ -110,6 +117,28 @@ JOBS = (
     Job("evaluate", lambda s, o: ["evaluate", f"{s}/tok", f"{s}/data", "--out", str(o), "--device", "cpu"]),
     Job("convert", lambda s, o: ["convert", "p2t-action-vq", f"{s}/checkpoint.pt", str(o), "--horizon", "20"]),
 )
+
+
+def place_of(sources: Path, name: str) -> str:
+    """Return what to type for the dataset of a format."""
+    return str(sources / (f"{name}.json" if name in OPTIONS else name))
+
+
+def train_on(name: str) -> "Job":
+    """Train on a small dataset of a format: a model of video, without cameras one of actions."""
+    video = ["--preset", "tiny+robust", "--features", "pixels", "--labelled-fraction", "0", "--stride", "1"]
+    video += ["--image-size", "32", *SMALL]
+    kind, sizes = ("action-vq", [*QUICK, "--horizon", "2"]) if name == "d4rl" else ("image-lam", video)
+    words = [*sizes, "--steps", "15", "--batch-size", "4", *LOOP]
+    return Job(f"train on {name}", lambda s, o: ["train", kind, place_of(s, name), "--out", str(o), *words])
+
+
+def annotate_format(name: str) -> "Job":
+    """Label a small dataset of a format."""
+    return Job(
+        f"annotate {name}",
+        lambda s, o: ["annotate", place_of(s, name), "--model", f"{s}/model-{name}", "--out", str(o)],
+    )
 
 
 class Ended(NamedTuple):
@@ -252,12 +281,24 @@ def write_sources(folder: Path) -> None:
     shutil.copy(PARITY / "action_tokenizer_h20_m7" / "checkpoint.pt", folder)
 
 
+def write_format(folder: Path, name: str) -> None:
+    """A small dataset of a format, described where it does not say all, and a model that was trained on it."""
+    WRITERS[name](folder / name)
+    if name in OPTIONS:
+        (folder / f"{name}.json").write_text(json.dumps({"dataset": name, **OPTIONS[name]}))
+    ended = forked(train_on(name).words(folder, folder / f"model-{name}"), folder / "log")
+    assert ended.code == 0, ended.text
+    (folder / "log").unlink()
+
+
 def main() -> None:
     """Run everything and write what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=80, help="in all; long jobs get twice as many as short ones")
     names = [job.name for job in JOBS]
     parser.add_argument("--jobs", nargs="+", choices=names, default=names, metavar="JOB", help="such as `train vla`")
+    shown = ", ".join(FORMATS)
+    parser.add_argument("--format", nargs="*", choices=FORMATS, metavar="FORMAT", help=f"in place of jobs: {shown}")
     parser.add_argument("--by-hand", type=int, default=1, help="of each job, started as users do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -265,11 +306,20 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of what a user starts: artefacts say how many there were
     jobs = [job for job in JOBS if job.name in arguments.jobs]
-    shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in jobs]
+    formats = FORMATS if arguments.format == [] else arguments.format or ()
+    if formats:
+        lattok.annotation.UNIT_FRAMES = FEW_FRAMES
+        jobs = [make(name) for name in formats for make in (train_on, annotate_format)]
+    shares = [2 if job.name.startswith("train ") and "bins" not in job.name and not formats else 1 for job in jobs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # which torch else makes among temporary files
-        write_sources(folder / "sources")
+        if formats:
+            (folder / "sources").mkdir()
+            for name in formats:
+                write_format(folder / "sources", name)
+        else:
+            write_sources(folder / "sources")
         studies = []
         for job, share in zip(jobs, shares, strict=True):
             count = -(-arguments.kills * share // sum(shares))
