@@ -63,7 +63,7 @@ GROUPS = {
         "streaming_wait",
     ),
     "On a GPU": ("gpu", "compiled_gpu"),
-    "What goes wrong": ("kill", "kill_runs", "kill_formats"),
+    "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
     "closed_loop": ("studies/tables.py", "[All tables](studies/closed_loop_tables.md)."),
