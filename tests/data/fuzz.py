@@ -253,10 +253,7 @@ UNCHECKED_HDF5 = "HDF5 has checksums only on request, and nothing lists the file
 UNCHECKED = (
     ("*", "*.json", "*", "JSON has no checksum"),
     ("video", "captions.csv", "*", "text has no checksum"),
-    *(
-        (name, "*", "*", "HDF5 has checksums only on request, and nothing lists the files of a folder")
-        for name in LAYOUTS
-    ),
+    *((name, "*", "*", UNCHECKED_HDF5) for name in LAYOUTS),
     ("zarr", "*", "*", "zarr has no checksum, and takes a chunk that is missing for one of fill values"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),
