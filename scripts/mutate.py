@@ -114,7 +114,7 @@ TESTS = {  # where not the mirror alone
             "engines": ("pool", "annotate", "gaps"),
             "labels": ("annotate", "fill", "sources", "gaps"),
             "units": ("annotate", "gaps", "sources", "exchange"),
-            "verify": ("verify", "sources", "tampering"),
+            "verify": ("verify", "sources", "tampering", "fill"),
         }.items()
     },
     "lattok/image_lam/inverse/config.py": (  # what is there by default is printed by --help

@@ -12,6 +12,7 @@ import pytest
 
 from lattok.annotation import annotate, verify
 from lattok.annotation.labels import Work
+from lattok.annotation.verify import MAX_RELATIVE_DEVIATION, _Tally
 from lattok.data import open_dataset
 from lattok.labels import latent_spec
 from lattok.labels.spec import Options
@@ -49,6 +50,10 @@ def test_a_sample_is_drawn_by_its_seed(labelled):
     one, again = (verify(labelled, {"tok": FakeTokenizer()}, episodes=2, seed=1) for _ in range(2))
     assert one == again
     assert "of 2 of 4 episodes" in one.render()
+    assert one != verify(labelled, {"tok": FakeTokenizer()}, episodes=2)
+    assert verify(labelled, {"tok": FakeTokenizer()}, episodes=2) == verify(
+        labelled, {"tok": FakeTokenizer()}, episodes=2, seed=0
+    )
     assert "25 frames of 1 of 4" in verify(labelled, {"tok": FakeTokenizer()}, episodes=[3]).render()
 
 
@@ -105,6 +110,12 @@ def test_other_versions_are_an_explanation(labelled):
     result = verify(labelled, {"tok": FakeTokenizer()})
     assert result.holds
     assert "? made with torch 1.0, here" in result.render()
+
+
+def test_the_largest_rounding_is_none():
+    tally = _Tally()
+    tally.scale, tally.deviation = 2.0, 2.0 * MAX_RELATIVE_DEVIATION
+    assert tally.line("latent.embedding", 9, []).startswith("+")
 
 
 @pytest.mark.parametrize(("deviation", "sign"), [(1e-6, "+"), (9e-5, "+"), (1.1e-4, "-")])

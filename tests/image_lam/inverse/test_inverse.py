@@ -98,6 +98,12 @@ def test_task_and_changes_of_state_are_read_where_they_are_asked_for(rng):
     )
     refused("`states`", model.infer_actions, frames, 1, task="push")
     refused("states", model.infer_actions, frames, 1, states=states[:4])
+    refused("`states`: expected 4 moments of a clip, got 5", model._known, ["push"], torch.zeros(1, 5, 2))
+
+
+def test_there_is_a_head_for_each_loss_and_no_other():
+    assert all(member.flow_head is None for member in small().members)
+    assert all(member.flow_head is not None for member in small(loss_flow=0.1).members)
 
 
 def test_a_video_may_come_in_pieces(rng):
@@ -311,6 +317,7 @@ def test_bad_input_says_what_was_expected(rng):
         ({"channels": (12,)}, "multiples of 8"),
         ({"loss_action": 0.0}, "learns from actions"),
         ({"members": 0}, "at least 1"),
+        ({"image_size": 0}, "`image_size`"),
         ({"quantizer": "vqq"}, "quantizer"),
         ({"tokens": 4}, "a divisor of latent_dim 6"),
         ({"quantizer": "vq", "loss_kl": 0.1}, '0 unless quantizer="none"'),
