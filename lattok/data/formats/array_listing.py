@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.formats.array_draft import draft_of
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import Storage, storage
 from lattok.data.schema import DEPTH, in_a_description, readable
@@ -25,10 +26,6 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 SHOWN = 12  # arrays in a message
-DRAFT = (  # of what describes another layout
-    '"fps": 30, "layout": {"episodes": "", "columns": {"PATH": "action", "PATH": "observation.state", "PATH": '
-    '"observation.images.NAME"}}'
-)
 
 
 class Store(ABC):
@@ -208,12 +205,11 @@ def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
 
 def _unknown(store: Store, layouts: Sequence[Layout]) -> NoReturn:
     """Show what is in a file of another layout, and how one is described."""
-    arrays = [f"{path} {array.dtype} {list(array.shape)}" for path, array in store.arrays("").items()]
+    arrays, entries = draft_of(store.arrays(""))
     known = checks.listed(layout.name for layout in layouts)
     got = checks.few_of(arrays, SHOWN) or "no arrays"
-    checks.refuse(
-        store.path, f"a layout of {known}", got, f"Say where things are. {in_a_description(store.path, DRAFT)}"
-    )
+    way_out = f"Correct this draft, which guesses by names: {in_a_description(store.path, entries)}"
+    checks.refuse(store.path, f"a layout of {known}", got, way_out)
 
 
 def _is_numbered(name: str) -> bool:

@@ -305,8 +305,12 @@ def test_a_layout_that_is_described(tmp_path: Path):
         run = file.create_group("runs/run_1")
         run.attrs["task"] = "wipe"
         run["cmd/joints"], run["arm/q"], run["cam/front/rgb"] = action, state, frames.transpose(0, 3, 1, 2)
-    with pytest.raises(LattokError, match=r"own.h5: expected a layout of .*runs/run_1/cmd/joints float32 \[5"):
+    with pytest.raises(LattokError, match=r"own.h5: expected a layout of .*runs/run_\*/cmd/joints float32 \[5") as said:
         open_dataset(tmp_path / "own.h5", fps=10)
+    (tmp_path / "draft.json").write_text(str(said.value).partition("Write ")[2].partition(" into a file")[0])
+    drafted = open_dataset(tmp_path / "draft.json")
+    np.testing.assert_array_equal(drafted.columns(0, ["action"])["action"], action)
+    np.testing.assert_array_equal(drafted.frames(0)[:, 0], frames)
     columns = {"cmd/joints": "action", "arm/q": "observation.state", "cam/*/rgb": "observation.images.*"}
     layout = {"episodes": "runs/run_*", "columns": columns, "instruction": "@task"}
     described = {"dataset": "own.h5", "fps": 10, "layout": layout}

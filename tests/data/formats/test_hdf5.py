@@ -398,7 +398,7 @@ def test_files_that_are_no_robomimic_files(tmp_path: Path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["observations"] = np.zeros(3)
     with pytest.raises(
-        LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64 \[3\]. Say"
+        LattokError, match=r"other.h5: expected a layout of robomimic, .*, got observations float64 \[3\]. Correct"
     ):
         HDF5Dataset(tmp_path / "other.h5")
     with h5py.File(tmp_path / "hollow.h5", "w") as file:

@@ -1,0 +1,72 @@
+"""A description of a file of arrays in no known layout, guessed from names and shapes, for its user to correct."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ACTION = re.compile(r"action|command|cmd|control|target", re.I)
+STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
+PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
+DEPTH = re.compile(r"depth", re.I)
+MOST, LONGEST = 8, 600  # columns, and characters of the entries
+FPS = 30
+
+
+class Draft(NamedTuple):
+    """What is in the file, and the entries of its description."""
+
+    arrays: tuple[str, ...]  # of one episode, as "demo_*/action float32 [300, 7]"
+    entries: str
+
+
+def draft_of(arrays: Mapping[str, Any]) -> Draft:
+    """Guess from arrays by path, with `shape` and `dtype`: numbered groups are episodes, and names tell columns."""
+    episodes = _episodes(arrays)
+    inner: dict[str, Any] = {}  # of the first group that has it
+    for path, array in arrays.items():
+        if below := _below(path, episodes):
+            inner.setdefault(below, array)
+    start = f"{episodes}/" if episodes else ""
+    shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
+    columns: dict[str, str] = {}
+    for path, array in inner.items():
+        column = _column(path, array)
+        if column is not None and column not in columns.values() and len(columns) < MOST:
+            columns[path] = column
+    fits = columns and len(json.dumps(columns)) <= LONGEST
+    layout = {"episodes": episodes, "columns": columns if fits else {"PATH": "action"}}
+    return Draft(shown, f'"fps": {FPS}, "layout": {json.dumps(layout)}')
+
+
+def _episodes(arrays: Mapping[str, Any]) -> str:
+    """Return the pattern of the most numbered groups, "" where there are none."""
+    found: Counter[str] = Counter()
+    for group in {"/".join(path.split("/")[:end]) for path in arrays for end in range(1, path.count("/") + 1)}:
+        if (numbered := re.fullmatch(r"((?:[^*\d]*/)?[^*/]*?)\d+", group)) is not None:
+            found[f"{numbered[1]}*"] += 1
+    return max(found, key=found.__getitem__, default="")
+
+
+def _below(path: str, episodes: str) -> str:
+    """Return a path below the group of its episode, "" where it is in none."""
+    if not episodes:
+        return path
+    above = re.match(re.escape(episodes).replace(r"\*", r"\d+") + "/", path)
+    return path[above.end() :] if above else ""
+
+
+def _column(path: str, array: Any) -> str | None:
+    leaf = re.sub(r"[^\w.]+", "_", path.replace("/", "."))
+    encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
+    if not array.shape or DEPTH.search(path):
+        return None
+    if PICTURE.search(path) and (len(array.shape) == 4 or encoded):
+        name = re.sub(r"\.?(rgb|images?|img|color)$", "", leaf).rpartition(".")[2] or leaf
+        return f"observation.images.{name}"
+    if array.dtype.kind not in "fiu" or len(array.shape) > 2:
+        return None
+    if ACTION.search(path):
+        return "action"
+    return "observation.state" if STATE.search(path) else f"observation.{leaf}"
