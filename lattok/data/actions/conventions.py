@@ -73,7 +73,9 @@ class Convention(NamedTuple):
 
 
 def convention_of(dataset: RobotDataset) -> tuple[Convention, ActionSpace | str] | None:
-    """Return what is known of a dataset, with the meaning of its actions; None of others."""
+    """Return what is known of a dataset, with the meaning of its actions; None of others, and of converted actions."""
+    if dataset.actions_as:
+        return None
     found = ((each, each.of(dataset)) for each in CONVENTIONS)
     return next(((each, action) for each, action in found if action is not None), None)
 

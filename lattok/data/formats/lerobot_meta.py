@@ -109,7 +109,9 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
     except LattokError:
         fields = ", ".join(f"{{{name}}}" for name in place)
         expected = f"a path with plain fields ({fields}; numbers also as in {{chunk_index:03d}})"
-        raise LattokError(f"{what}: expected {expected}, got {str(info[field])[:60]!a}. {AGAIN}") from None
+        raise LattokError(
+            f"{what}: expected {expected}, got {str(info[field])[:60]!a}. Correct it, or copy it again."
+        ) from None
     return inside(root, name, what)
 
 

@@ -40,6 +40,7 @@ def dataset_of(each: Convention, **changes: Any) -> Any:
         features["action"] = Feature("float32", (width,), names)
     origin = traits.origin[0] if traits.origin else ""
     facts = {"origin": origin, "features": features, "robot": traits.robot.replace("*", "x"), "control": control}
+    facts["actions_as"] = {}
     return SimpleNamespace(**{**facts, "fps": traits.fps or each.rate or 5.0, **changes})
 
 
@@ -54,6 +55,11 @@ def test_a_dataset_is_recognised_by_all_of_the_evidence_alone(each: Convention):
     other = {key: feature._replace(shape=(99,), names=None) for key, feature in dataset.features.items()}
     none = SimpleNamespace(**{**vars(dataset), "origin": "mine", "robot": "mine", "control": None, "features": other})
     assert convention_of(none) is None  # type: ignore[arg-type]
+
+
+def test_of_converted_actions_nothing_is_said():
+    (libero,) = (each for each in CONVENTIONS if each.name == "LIBERO")
+    assert convention_text(dataset_of(libero, actions_as={"action": "open_x"})) == ""
 
 
 def test_another_rate_is_said():
