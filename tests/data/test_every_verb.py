@@ -8,6 +8,7 @@ import pytest
 
 from lattok import open_dataset
 from lattok.cli import main
+from tests.data.formats import test_agibot as agibot_world
 from tests.data.formats import test_array_layouts as arrays
 from tests.data.formats import test_mcap as ros
 from tests.data.formats import test_picture_folder as films
@@ -49,8 +50,15 @@ def pictures(folder: Path) -> str:
     return '{"dataset": "films", "fps": 10}'
 
 
+def agibot(folder: Path) -> str:
+    agibot_world.write(folder / "agibot")
+    joined = '"action": ["action.joint.position", "action.effector.position"]'
+    joined += ', "observation.state": ["observation.joint.position"]'
+    return f'{{"dataset": "agibot", "columns": {{{joined}}}}}'
+
+
 @pytest.mark.ci
-@pytest.mark.parametrize("write", [aloha, maniskill, zarr, mcap, pictures], ids=lambda write: write.__name__)
+@pytest.mark.parametrize("write", [aloha, maniskill, zarr, mcap, pictures, agibot], ids=lambda write: write.__name__)
 def test_a_format_goes_through_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable):
     pytest.importorskip({"zarr": "zarr", "mcap": "mcap_ros2", "pictures": "numpy"}.get(write.__name__, "h5py"))
     monkeypatch.chdir(tmp_path)

@@ -53,6 +53,7 @@ class Layout(NamedTuple):
     control: str = ""  # source of what `data.actions.conventions` knows controllers by
     names: Mapping[str, tuple[str, ...]] = EMPTY  # of dimensions, by column, where their number fits
     unnamed: str = "the layout does not name it"  # why all else is left out
+    ragged: bool = False  # arrays with another number of rows are left out, where the episode is damaged otherwise
     swapped: bool = False  # encoded pictures have red and blue swapped, but for those marked as they should be
 
     def column(self, path: str) -> str | None:
@@ -165,6 +166,25 @@ ROBOMIND = Layout(
     rows=("puppet/joint_position*", "puppet/*"),
     left_out={"observations/depth_images/*": "depth"},
     instruction=("language_instruction", "language_raw", "@language_instruction", "folder"),
+)
+ARMS = ("left", "right")
+AGIBOT_NAMES = {
+    "joint.position": tuple(f"{arm}_joint_{i}" for arm in ARMS for i in range(7)),
+    "end.position": tuple(f"{arm}_{axis}" for arm in ARMS for axis in "xyz"),
+    "end.orientation": tuple(f"{arm}_q{axis}" for arm in ARMS for axis in "xyzw"),
+    "effector.position": tuple(f"{arm}_gripper" for arm in ARMS),  # a hand has six numbers
+    "head.position": ("head_yaw", "head_pitch"),
+    "waist.position": ("waist_pitch", "waist_lift"),
+    "robot.position": tuple("xyz"),
+    "robot.orientation": ("qx", "qy", "qz", "qw"),
+}
+AGIBOT = Layout(
+    "AgiBot World",
+    {"action/*": "action.*", "state/*": "observation.*"},
+    rows=("state/joint/position",),
+    left_out={"timestamp": "when a row was recorded", "action/*/index": "which rows were commanded"},
+    names={f"{kind}.{name}": names for kind in ("action", "observation") for name, names in AGIBOT_NAMES.items()},
+    ragged=True,
 )
 D4RL = Layout(
     "D4RL",

@@ -302,6 +302,9 @@ def _offered(
         if readable(path) != path:
             raise LattokError(f"{where}: expected names in UTF-8, got {path!a:.60}. Rename it.")
         spare = array.shape[0] - rows
+        if spare and layout.ragged:
+            left_out[path] = "it has other rows than there are frames"
+            continue
         if spare not in (0, 1):
             wanted = f"{checks.counted(rows, 'row')} of `{path}`, one per action"
             checks.refuse(where, wanted, array.shape[0], "Copy it again, or remove it.")

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from statistics import mode
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -80,6 +81,10 @@ class ArrayDataset(RobotDataset):
                 continue
             listed += content.demos
             contents |= {file: content} if content.arrays else {}
+        if self._layout is not None and self._layout.ragged and contents:
+            arrays = mode(content.arrays for content in contents.values())
+            listed = [_unlike(demo, contents, arrays) for demo in listed]
+            contents = {file: content for file, content in contents.items() if content.arrays == arrays}
         demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not demos:
@@ -247,6 +252,14 @@ class ArrayDataset(RobotDataset):
         with self._arrays(demo_index, demo) as read:
             row = read(stored, np.arange(1))
         return picture_size(row, stored.storage, f"{demo.file}, `{stored.path}`")
+
+
+def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored) -> Demo | str:
+    """Return the reason instead of a demonstration whose file has other arrays than most."""
+    if isinstance(demo, str) or contents[demo.file].arrays == arrays:
+        return demo
+    what = f"{demo.file}: {difference(arrays, contents[demo.file].arrays)}, unlike most files"
+    return f"{what}. Put those of one kind into a folder of their own."
 
 
 def _of_split(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], split: str | None) -> dict[int, Demo]:

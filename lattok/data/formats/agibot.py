@@ -1,0 +1,159 @@
+"""AgiBot World as it is published: numbers in HDF5, one file an episode, videos beside them. Needs the extra hdf5.
+
+proprio_stats/327/648642/proprio_stats.h5         state/* and action/*, of task 327 and episode 648642
+observations/327/648642/videos/head_color.mp4     one video a camera, at 30 frames a second
+task_info/task_327.json                           what each episode of the task is about, and its steps
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from lattok.data.formats.array_layouts import AGIBOT
+from lattok.data.formats.array_listing import CAMERA, natural
+from lattok.data.formats.hdf5 import HDF5Dataset
+from lattok.data.schema import Damage, Feature, readable
+from lattok.data.video import decode_at, probe
+from lattok.types import Episode
+from lattok.utils.checks import LattokError, listed
+from lattok.utils.untrusted import JSON_BYTES, parse_json, safe_path, typed
+
+NUMBERS = "proprio_stats.h5"
+RATE = 30.0  # frames a second, of all of AgiBot World
+DEPTH = "depth pictures, which models here do not read"
+
+
+class Step(TypedDict, total=False):
+    start_frame: int
+    end_frame: int
+    action_text: str
+
+
+class Label(TypedDict, total=False):
+    action_config: list[Step]
+
+
+class About(TypedDict, total=False):
+    episode_id: int
+    task_name: str
+    label_info: Label
+
+
+class AgiBotWorld(HDF5Dataset):
+    """AgiBot World's own folders. Episodes are in the order of tasks and of their numbers, and numbered from 0.
+
+    Columns are `action.joint.position`, `observation.end.orientation` and so on, the arms side by side; `parts_of` says
+    how to join them. Arrays with other rows than the frames, as `action/*/index`, are left out. The instruction is
+    `task_name`; sub-tasks are `action_text`. An episode without the videos that most have is in `damaged`.
+    """
+
+    kind = "agibot"
+    text = "AgiBot World (proprio_stats/, observations/ and task_info/)"
+    marked = videos_at_rate = True
+    suffixes = ()
+    options = MappingProxyType({"fps": float})
+
+    def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
+        super().__init__(path, name, fps=RATE if fps is None else fps, layout=AGIBOT)
+        for key, feature in self.features.items():  # [2, 3] of two arms
+            if len(feature.shape) > 1:
+                names = AGIBOT.names.get(key, ())
+                width = math.prod(feature.shape)
+                self.features[key] = Feature(feature.dtype, (width,), names if len(names) == width else None)
+        self._films = {index: self._films_of(demo.file) for index, demo in self._demos.items()}
+        kinds = [tuple(sorted(films)) for films in self._films.values()]
+        usual = max(kinds, key=lambda kind: (kinds.count(kind), kind))
+        sizes = self._sizes(usual)
+        self.cameras = tuple(CAMERA + camera for camera in usual)
+        self.features |= {CAMERA + camera: Feature("video", (*sizes[camera], 3), None) for camera in usual}
+        if any((self.root / "observations").glob("*/*/depth")):
+            self.left_out = {**self.left_out, "depth": DEPTH}
+        for index, films in self._films.items():
+            if missing := [camera for camera in usual if camera not in films]:
+                file = self._demos.pop(index).file
+                reason = f"{file}: expected a video of {listed(missing)}, got none. Extract or download it."
+                self.damaged += (Damage(index, reason),)
+        self.damaged = tuple(sorted(self.damaged))
+        self._about = dict(self._told())
+        texts = {index: readable(self._about[index].get("task_name", "")) for index in self._demos}
+        self._demos = {index: demo._replace(instruction=texts[index]) for index, demo in self._demos.items()}
+        self.tasks = tuple(dict.fromkeys(texts.values()))
+        self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        return [folder] if next(folder.glob(f"proprio_stats/*/*/{NUMBERS}"), None) else ()
+
+    @classmethod
+    def guess(cls, folder: Path) -> bool:
+        return False  # it is recognised, or it is none
+
+    @classmethod
+    def files_in(cls, folder: Path) -> list[Path]:
+        return sorted(folder.glob(f"proprio_stats/*/*/{NUMBERS}"), key=lambda path: natural(path.as_posix()))
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        return (*super().files_of(episode_index), *self._films[episode_index].values())
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
+        length = self._demo(episode_index).length
+        film = self._films[episode_index][camera.removeprefix(CAMERA)]
+        frames = probe(film).frames or length  # which not every container says
+        return film, 0.0, frames / self.fps
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        self._demo(episode_index)
+        yield from decode_at(self._films[episode_index][camera.removeprefix(CAMERA)], indices / self.fps, self.fps)
+
+    def subtasks(self, episode_index: int) -> list[str] | None:
+        demo = self._demo(episode_index)
+        steps = self._about[episode_index].get("label_info", {}).get("action_config", [])
+        texts = [""] * demo.length
+        for step in steps:
+            first, last = max(step.get("start_frame", 0), 0), min(step.get("end_frame", 0), demo.length)
+            texts[first:last] = [readable(step.get("action_text", ""))] * max(last - first, 0)
+        return texts if steps else None
+
+    def _films_of(self, file: Path) -> dict[str, Path]:
+        """Return the videos of an episode by camera."""
+        folder = self.root / "observations" / file.parts[-3] / file.parts[-2] / "videos"
+        return {path.stem: safe_path(self.root, path, str(path)) for path in sorted(folder.glob("*.mp4"))}
+
+    def _sizes(self, cameras: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Height and width of the videos of each camera: of the first one that can be opened."""
+        found: dict[str, tuple[int, int]] = {}
+        reason = ""
+        for films in self._films.values():
+            for camera in (camera for camera in cameras if camera not in found and camera in films):
+                try:
+                    facts = probe(films[camera])
+                    found[camera] = (facts.height, facts.width)
+                except LattokError as error:
+                    reason = str(error)
+            if len(found) == len(cameras):
+                return found
+        raise LattokError(reason)
+
+    def _told(self) -> Iterator[tuple[int, About]]:
+        """Yield what is said of each episode in the list of its task."""
+        lists: dict[str, dict[str, About]] = {}
+        for index, demo in self._demos.items():
+            task, number = demo.file.parts[-3:-1]
+            if task not in lists:
+                place = self.root / "task_info" / f"task_{task}.json"
+                lists[task] = _listed(safe_path(self.root, place, str(place)))
+            yield index, lists[task].get(number, {})
+
+
+def _listed(path: Path) -> dict[str, About]:
+    """Return what the list of a task says, by the number of the episode; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        content = file.read(JSON_BYTES + 1)
+    entries: list[About] = typed(parse_json(content, str(path), nan=True), list[About], "", str(path))
+    return {str(entry.get("episode_id")): entry for entry in entries}
