@@ -20,6 +20,7 @@ from lattok.data.formats.lerobot_meta import (
     EpisodeTable,
     file_of,
     is_depth,
+    lance_tables,
     read_episode_statistics,
     read_features,
     read_info,
@@ -88,14 +89,18 @@ class LeRobotV3(TableDataset):
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        return [folder] if (folder / INFO).is_file() and not version_of(folder).startswith("v2.") else ()
+        others = version_of(folder).startswith("v2.") or lance_tables(folder)
+        return [folder] if (folder / INFO).is_file() and not others else ()
 
     @classmethod
     def hint(cls, folder: Path) -> str:
         if folder.name == "meta" and (folder / "info.json").is_file():
             return "Give the folder that holds `meta`."
-        named = any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json"))
-        return "LeRobot's meta/info.json is missing: copy the dataset again." if named else ""
+        if any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json")):
+            return "LeRobot's meta/info.json is missing: copy the dataset again."
+        below = (path for pattern in (f"*/{INFO}", f"*/*/{INFO}") for path in sorted(folder.glob(pattern)))
+        inner = next(below, None)
+        return f"Give one of the datasets in it, such as {inner.parents[1]}." if inner else ""
 
     # what other versions keep otherwise
 

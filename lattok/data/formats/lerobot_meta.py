@@ -31,6 +31,10 @@ INFO, STATS = "meta/info.json", "meta/stats.json"
 STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)  # of an episode, in meta/episodes
 
 
+# what equal episodes have in common: values of their rows, and means, which were summed in some order: few digits count
+OUTLINE = {"min": np.float32, "max": np.float32, "mean": np.float16}
+
+
 class FeatureEntry(TypedDict, total=False):
     dtype: str
     shape: list[int]
@@ -56,6 +60,13 @@ def version_of(folder: Path) -> str:
         return str(read_json(path).get("codebase_version", "")) if path.is_file() else ""
     except (LattokError, OSError):  # which is said where the dataset is opened
         return ""
+
+
+def lance_tables(folder: Path) -> list[Path]:
+    """List the Lance tables that hold the rows of a v3 dataset; none where these are in data/."""
+    if (folder / "data").is_dir() or not version_of(folder).startswith("v3."):
+        return []
+    return sorted(path for path in folder.glob("*.lance") if path.is_dir())
 
 
 def read_info(root: Path, versions: Sequence[str], place: Sequence[str]) -> dict[str, Any]:
@@ -292,18 +303,14 @@ def _tables(paths: Sequence[Path], names: Sequence[str]) -> tuple[list[pa.Table]
 
 
 def read_outlines(root: Path, keys: Sequence[str]) -> dict[int, bytes]:
-    """Read statistics of these columns by episode, as bytes that are equal where they are; none where one is missing.
-
-    Minima and maxima are values of the rows. Means were summed in some order, so few of their digits count.
-    """
-    kinds = {"min": np.float32, "max": np.float32, "mean": np.float16}
-    names, found = [f"stats/{key}/{kind}" for key in keys for kind in kinds], dict[int, bytes]()
+    """Read statistics of columns by episode, as bytes that are equal where they are; none where one is missing."""
+    names, found = [f"stats/{key}/{kind}" for key in keys for kind in OUTLINE], dict[int, bytes]()
     for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
         try:
             table = read_table(path, ["episode_index", *names])
             with damaged_values(path), np.errstate(over="ignore"):
                 flat = {name: np.stack(table[name].to_numpy()).reshape(len(table), -1) for name in names}
-                rows = [np.ascontiguousarray(flat[name], kinds[name.rpartition("/")[2]]) for name in names]
+                rows = [np.ascontiguousarray(flat[name], OUTLINE[name.rpartition("/")[2]]) for name in names]
         except (LattokError, ValueError, TypeError):  # which inspect says elsewhere: without them more rows are read
             return {}
         parts = zip(*([row.tobytes() for row in each] for each in rows), strict=True)
