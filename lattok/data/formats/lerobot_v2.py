@@ -17,7 +17,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.formats.lerobot_meta import AGAIN, INFO, PLACE, SPAN, EpisodeTable, read_info, version_of
+from lattok.data.formats.lerobot_meta import AGAIN, INFO, OUTLINE, PLACE, SPAN, EpisodeTable, read_info, version_of
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns
 from lattok.data.tables import FEW_ROWS, check_rows
@@ -83,6 +83,21 @@ class LeRobotV2(LeRobotV3):
     def _read_episodes(self, videos: Sequence[str]) -> EpisodeTable:
         return EpisodeList(self.root, self.info, videos, self.tasks, self.fps)
 
+    def outlines(self) -> dict[int, bytes]:
+        """Statistics of actions by episode, as those of version 3; of v2.0, and where one is missing, none."""
+        keys, found = [key for key in self.features if key.split(".")[0] == "action"], dict[int, bytes]()
+        try:
+            for _, line in _lines(self.root, EPISODE_STATS) if keys and self._has_episode_stats() else ():
+                parts = [(line["stats"][key][name], kind) for key in keys for name, kind in OUTLINE.items()]
+                with np.errstate(over="ignore"):
+                    found[line["episode_index"]] = b"".join(np.asarray(*part).tobytes() for part in parts)
+        except (LattokError, LookupError, ValueError, TypeError):  # said elsewhere: without them more rows are read
+            return {}
+        return found
+
+    def _has_episode_stats(self) -> bool:
+        return (self.root / EPISODE_STATS).is_file()
+
     def _check_files(self) -> None:
         """Check that long episodes can be in their files, and that each camera has places of its own."""
         table = self._table
@@ -96,13 +111,13 @@ class LeRobotV2(LeRobotV3):
 
     def check_copy(self, filled: bool) -> None:
         super().check_copy(filled)
-        if filled and (self.root / EPISODE_STATS).is_file():
+        if filled and self._has_episode_stats():
             for _ in _lines(self.root, EPISODE_STATS):
                 pass
 
     def finish(self, made: Path, new: NewColumns) -> None:
         """Measure again what was filled in; labels have no statistics by episode."""
-        if not new.changed or not (self.root / EPISODE_STATS).is_file():
+        if not new.changed or not self._has_episode_stats():
             return
         copy, written = LeRobotV2(made), list[str]()
         for _, line in _lines(self.root, EPISODE_STATS):

@@ -160,6 +160,17 @@ def test_version_2_0(source, old, tmp_path):
     assert dataset.statistics() == source.statistics()
 
 
+def test_equal_episodes_are_told_by_their_statistics(source, old):
+    dataset = open_dataset(old)
+    assert dataset.outlines() == source.outlines()
+    assert len({*dataset.outlines().values()}) == 3
+    path = old / "meta/episodes_stats.jsonl"
+    path.write_text(path.read_text().replace('"min"', '"least"', 1))
+    assert open_dataset(old).outlines() == {}
+    path.unlink()
+    assert open_dataset(old).outlines() == {}
+
+
 @pytest.mark.ci
 def test_all_versions_teach_the_same(make_dataset, tmp_path):
     source = make_dataset([6] * 20)
