@@ -70,7 +70,7 @@ def test_other_format_versions(make_dataset, version, says):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), .*HDF5 .*, RLDS .*, videos .*, got .* with "
+    what = r"`dataset`: expected one of .*LeRobot v3 \(meta/info\.json\), .*HDF5 .*, RLDS .*, videos .*, got .* with "
     with pytest.raises(LattokError, match=what + r"nothing in it\."):
         open_dataset(tmp_path)
     for i in range(10):
@@ -174,6 +174,25 @@ def test_hdf5_is_recognised(tmp_path):
     write_video(tmp_path / "a.mp4")
     with pytest.raises(LattokError, match="with several: hdf5, video; name one"):
         open_dataset(tmp_path)
+
+
+def test_recordings_beside_their_videos_are_not_read_as_videos_alone(tmp_path):
+    for folder in ("episode_0", "episode_1"):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "cam.mp4")
+        (tmp_path / folder / "data.hdf5").write_bytes(b"")
+    with pytest.raises(LattokError, match="with several: hdf5, video; name one"):
+        open_dataset(tmp_path)
+
+
+def test_what_else_lies_in_a_lerobot_dataset_changes_nothing(make_dataset):
+    root = make_dataset([4, 6]).root
+    (root / "extra.zarr").mkdir()
+    (root / "extra.zarr" / ".zgroup").write_text("{}")
+    (root / "more.hdf5").write_bytes(b"")
+    (root / "frames.lance").mkdir()
+    write_video(root / "loose.mp4")
+    assert open_dataset(root).kind == "lerobot"
 
 
 def test_several_versions(tmp_path):

@@ -84,7 +84,7 @@ class HDF5Dataset(ArrayDataset):
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        return [folder] if any(path.suffix.lower() in cls.suffixes for path in folder.iterdir()) else ()
+        return [folder] if cls.files_in(folder) else ()  # also below, where videos may lie beside them
 
     @classmethod
     def require(cls) -> None:

@@ -96,11 +96,8 @@ class LeRobotV3(TableDataset):
     def hint(cls, folder: Path) -> str:
         if folder.name == "meta" and (folder / "info.json").is_file():
             return "Give the folder that holds `meta`."
-        if any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json")):
-            return "LeRobot's meta/info.json is missing: copy the dataset again."
-        below = (path for pattern in (f"*/{INFO}", f"*/*/{INFO}") for path in sorted(folder.glob(pattern)))
-        inner = next(below, None)
-        return f"Give one of the datasets in it, such as {inner.parents[1]}." if inner else ""
+        named = any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json"))
+        return "LeRobot's meta/info.json is missing: copy the dataset again." if named else ""
 
     # what other versions keep otherwise
 
