@@ -44,13 +44,13 @@ find_python() { # VERSION: print an interpreter of it, of the system, uv or pyen
 }
 
 install() { # COLUMN: what its environment has, linked to no clone
-    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14' 'protobuf>=5'
-        'vector-quantize-pytorch>=1.22.16')
+    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14.6' 'protobuf>=5'
+        'vector-quantize-pytorch>=1.22.16' 'ruff~=0.17.5')
     local plugin=./integrations/lerobot_policy_lattok
     case $1 in
-        oldest) pip --resolution lowest-direct '.[hdf5]' "${tests[@]}" ;;
+        oldest) pip --resolution lowest-direct '.[hdf5,sim,notebooks]' "${tests[@]}" ;;
         lerobot) # as docs/howto/lerobot.md says, with what its other policies need
-            pip '.[hdf5]' "$plugin" 'lerobot[diffusion,smolvla]==0.6.1' "${tests[@]}" ;;
+            pip '.[hdf5,sim,notebooks]' "$plugin" 'lerobot[diffusion,smolvla]==0.6.1' "${tests[@]}" ;;
         newest) pip --upgrade '.[dev]' ;;
         lerobot-0.4.4) pip '.[dev]' "$plugin" lerobot==0.4.4 ;;
     esac

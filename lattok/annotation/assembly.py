@@ -294,9 +294,16 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
         except DAMAGE:
             if field.name in INDEX_KEYS:
                 raise _no_place(source, group, field.name) from None
-            columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
+            columns.append(pa.chunked_array([_nothing(rows, field.type)]))
             unreadable.append(field.name)
     return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
+
+
+def _nothing(rows: int, kind: pa.DataType) -> pa.Array:
+    """Return rows without a value. Lists of fixed size hold nulls: pyarrow below 26 cannot read null in their place."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.nulls(rows, kind)
+    return pa.FixedSizeListArray.from_arrays(_nothing(rows * kind.list_size, kind.value_type), type=kind)
 
 
 def _no_place(source: Path, group: int, name: str) -> LattokError:

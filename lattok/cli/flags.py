@@ -105,6 +105,8 @@ def words_of(verb: Any) -> Iterator[Word]:
 
 def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
     """Return what is typed for one argument, what stands for its value, and its default if there is one to show."""
+    if get_origin(hint) is Union:  # Python 3.10 makes Optional[Annotated[...]] of what is None by default
+        hint = next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     mark = next((each for each in marks if isinstance(each, Arg)), Arg())
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -30,6 +30,7 @@ FEW_VALUES, VALUES_PER_BYTE = 2**27, 64  # of a column in a row group
 FEW_BYTES, EXPANSION = 2**28, 100  # of a column in a row group when it is unpacked
 # what pyarrow raises over damaged files; a flipped bit in a name is a UnicodeDecodeError, or no column at all
 DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError)
+NULL_LISTS = "It holds null in lists of fixed size, which pyarrow reads from 26 on: pip install 'pyarrow>=26'"
 
 
 def open_table(path: Path) -> pq.ParquetFile:
@@ -183,7 +184,9 @@ class DataFile:
             with self._reading:  # two threads that read one ParquetFile can wait for each other for ever
                 table = read()
         except DAMAGE as error:
-            raise LattokError(f"cannot read `{names}` from {self.path} ({first_line(error)}). Copy it again.") from None
+            why = first_line(error)
+            way_out = NULL_LISTS if "Expected all lists to be of size" in why else "Copy it again."
+            raise LattokError(f"cannot read `{names}` from {self.path} ({why}). {way_out}") from None
         if len(table) != rows:
             raise LattokError(f"{self.path} is damaged: rows of `{names}` are missing. {AGAIN}")
         return table

@@ -226,7 +226,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             arrays = read_tensors(path)
         else:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves damage open
                 arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
     except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
         checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", checks.first_line(error))

@@ -80,7 +80,7 @@ def test_the_second_reconstruction_is_of_the_other_code_where_there_are_two(fami
     gap = other - model.normalizer(chunks)
     expected = gap.abs().mean() if family is VQBeT else gap.square().mean()
     torch.testing.assert_close(terms["perturbed"], expected)
-    assert terms["perturbed"] > terms["reconstruction"]
+    assert terms["perturbed"] != terms["reconstruction"]
 
 
 def test_a_near_code_of_a_grid_differs_by_one_level_of_one_scalar():

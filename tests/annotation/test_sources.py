@@ -21,7 +21,7 @@ from lattok.labels.spec import Options
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
 from tests.data.formats.test_hdf5 import write_libero
-from tests.real import BRIDGE, FRANKA, needs_real
+from tests.real import BRIDGE, franka, needs_real
 
 
 def small_lam(camera: str, stride: str = "2") -> ImageLAM:
@@ -178,8 +178,7 @@ def test_a_video_that_cannot_be_listed(tmp_path):
 def test_the_real_franka_transition(tmp_path):
     """One pair of frames: as a video without actions, and as a robomimic file with the states."""
     h5py = pytest.importorskip("h5py")
-    recorded = np.load(FRANKA)
-    frames, states = recorded["observations"][0], recorded["states"][0]
+    frames, states = franka()
     with h5py.File(tmp_path / "franka.hdf5", "w") as file:
         file.create_group("data").attrs["env_args"] = json.dumps(
             {"env_name": "franka", "env_kwargs": {"control_freq": 4}}

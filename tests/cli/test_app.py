@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Optional
 from xml.etree import ElementTree
 
 import pytest
@@ -366,6 +367,11 @@ def test_help_of_training_shows_the_common_options_and_all_where_they_are_asked_
     assert short.endswith(f"\n{more} more options: lattok train image-lam --help-all\n")
     assert "libero = robotwin = jaka" in whole
     assert "--codebook-size N" in help_of(["train", "image-lam", "--preset", "tiny"], capsys, "--help")
+
+
+def test_marks_of_what_is_none_by_default_are_read_as_python_3_10_gives_them():
+    for hint in (flags.MaybeDataset, Optional[flags.MaybeDataset]):  # noqa: UP045
+        assert flags.word_of("dataset", hint, "", None).positional
 
 
 def test_stored_help_is_what_the_recipes_say():

@@ -81,6 +81,7 @@ def by_ffmpeg(images: np.ndarray, matrix: list[int]) -> np.ndarray:
         filters = [("vflip", "")]
     graph, height, width = Graph(), *images.shape[1:3]
     chain = [graph.add_buffer(width=width, height=height, format="rgb24", time_base=1)]
+    filters += [("copy", "")]  # PyAV 15 cannot read what vflip makes: rows that run backwards in memory
     chain += [graph.add(name, options) for name, options in filters] + [graph.add("buffersink")]
     graph.link_nodes(*chain).configure()
     found = []

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,9 @@ from lattok.vla import LatentVLA
 from tests.vla import fakes
 
 pytest.importorskip("vla_eval", reason="needs vla-eval")
+pytest.importorskip("anyio")
 
+import anyio
 import vla_eval
 from vla_eval.cli.config_loader import load_config
 from vla_eval.cli.main import _build_serve_cmd

@@ -131,7 +131,8 @@ def test_every_pair_comes_with_its_own_instruction(root, words):
     assert torch.equal(batch.frames, plain.frames)
     assert plain.text is None
     chosen = batches.stream.samples(1)
-    stored = np.load(words)
+    with np.load(words) as file:
+        stored = dict(file)
     for row, episode in enumerate(pairs.episode_of[chosen.numpy()]):
         expected = np.atleast_2d(stored[TASKS[int(episode) // 2]]).astype("float32")
         assert batch.text_mask[row].tolist() == [i < len(expected) for i in range(3)]
@@ -166,7 +167,8 @@ def test_each_instruction_is_encoded_once(monkeypatch):
 
 def test_vectors_come_from_either_kind_of_file(words, tmp_path):
     path = tmp_path / "words.safetensors"
-    safetensors.torch.save_file({k: torch.from_numpy(np.atleast_2d(v)) for k, v in np.load(words).items()}, path)
+    with np.load(words) as stored:
+        safetensors.torch.save_file({k: torch.from_numpy(np.atleast_2d(v)) for k, v in stored.items()}, path)
     one, two = (embed("precomputed", str(file), TASKS) for file in (words, path))
     assert isinstance(one, Instructions)
     assert torch.equal(one.vectors, two.vectors)

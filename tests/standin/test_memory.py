@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.speed import memory
 from lattok.cli import doctor, main
 from lattok.cli.doctor import COUNTED, parts_that_fit
 from tests.accelerator import NAME, Device, standin
+
+pytest.importorskip("transformers")
+from benchmarks.speed import memory
 
 ROOT = Path(__file__).parents[2]
 TABLE = json.loads(COUNTED.read_text())

@@ -253,11 +253,13 @@ def test_a_limit_on_sizes_of_files_is_no_full_disk(tmp_path):
 
 
 def test_tensorboard_is_written(tmp_path):
+    pytest.importorskip("tensorboard")
     run(tmp_path)
     assert list((tmp_path / RUN / "tensorboard").glob("events*"))
 
 
 def test_without_tensorboard_a_run_logs_the_same_figures(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
     run(tmp_path / "with")
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard")

@@ -12,7 +12,7 @@ from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset
 from lattok.data.formats.hdf5 import HDF5Dataset
 from lattok.data.schema import Feature
 from lattok.utils.checks import LattokError
-from tests.real import FRANKA, needs_real
+from tests.real import franka, needs_real
 
 h5py = pytest.importorskip("h5py")
 
@@ -479,8 +479,7 @@ def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch
 
 @needs_real
 def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
-    franka = np.load(FRANKA)
-    images, states = franka["observations"][0], franka["states"][0]
+    images, states = franka()
     with h5py.File(tmp_path / "franka.hdf5", "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "reach", "env_kwargs": {"control_freq": 4}})

@@ -21,7 +21,7 @@ from lattok.data.formats.video_times import read_times
 from lattok.data.video import VideoWriter
 from lattok.utils.checks import LattokError
 from tests.conftest import moving_square
-from tests.real import FRANKA, needs_real
+from tests.real import franka, needs_real
 
 B_FRAMES = {"preset": "veryfast", "g": "12", "bf": "3"}
 FORMATS = {
@@ -539,8 +539,7 @@ def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @needs_real
 def test_a_real_transition_as_a_video(tmp_path: Path):
-    franka = np.load(FRANKA)
-    images = franka["observations"][0]
+    images, _ = franka()
     encoder = VideoWriter(tmp_path / "reach" / "franka.mp4", 4, images.shape[1:3], "h264", threads=1)
     encoder.add(images)
     encoder.close()
