@@ -44,7 +44,7 @@ find_python() { # VERSION: print an interpreter of it, of the system, uv or pyen
 }
 
 install() { # COLUMN: what its environment has, linked to no clone
-    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.12' 'tfrecord>=1.14.6' 'protobuf>=5'
+    local tests=('pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112' 'scipy>=1.14' 'tfrecord>=1.14.6' 'protobuf>=5'
         'vector-quantize-pytorch>=1.22.16' 'ruff~=0.17.5')
     local plugin=./integrations/lerobot_policy_lattok
     case $1 in

@@ -90,7 +90,7 @@ def smallest_seen(half: float, seeds: int, tests: int = 1, power: float = POWER)
     """
     freedom = seeds - 1
     bound = stats.t.ppf(1 - LEVEL / tests / 2, freedom)
-    with np.errstate(divide="ignore"):  # scipy 1.12 at a shift of 0
+    with np.errstate(divide="ignore"):  # old scipy at a shift of 0
         shift: Any = optimize.brentq(lambda shift: stats.nct.sf(bound, freedom, shift) - power, 0, 10 * bound)
     return float(shift * half / stats.t.ppf(1 - LEVEL / 2, freedom))
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,8 @@ def _afresh(code: str, folder: Path, said: Path, paths: list[str]) -> None:
     warnings.simplefilter("default")
     for name in [name for name in sys.modules if name.split(".")[0].startswith(("lattok", "benchmarks", "studies"))]:
         del sys.modules[name]
+    for forget in typing._cleanups:  # annotations, whose marks would be those of modules that are gone
+        forget()
     sys.path[:0] = paths
     with said.open("w", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout

@@ -155,7 +155,7 @@ def test_students_t_is_scipys():
         for share in (0.6, 0.8, 0.975, 0.9992):
             assert student.quantile(share, freedom) == pytest.approx(
                 stats.t.ppf(share, freedom), rel=1e-6
-            )  # as exact as scipy 1.12 is
+            )  # as exact as scipy 1.14 is
 
 
 def test_our_own_cells_have_the_difference_that_the_study_prints():

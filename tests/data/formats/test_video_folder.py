@@ -603,7 +603,8 @@ def test_what_was_kept_and_is_damaged_counts_as_nothing(many: Path, monkeypatch:
     (file,) = (many.parent / "cache").rglob("*.parquet")
     data = file.read_bytes()
     if damage == "flipped":
-        middle = len(data) // 2
+        pages = pq.ParquetFile(file).metadata.row_group(0).column(0)
+        middle = (pages.dictionary_page_offset or pages.data_page_offset) + pages.total_compressed_size // 2
         file.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
     elif damage == "cut":
         file.write_bytes(data[:100])
