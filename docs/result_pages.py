@@ -54,6 +54,8 @@ GROUPS = {
         "shuffle_policy",
     ),
     "Datasets": (
+        "checkers",
+        "angles",
         "scale",
         "ray_engine",
         "windows_speed",

@@ -72,13 +72,16 @@ def inspect(
         if json_:
             print(json.dumps(not_opened(dataset, error), indent=1))
         raise
-    for argument, key in {"action_key": action_key, "state_key": state_key}.items():
-        if (asked := flags.column(key)) is not None:
-            vector_key(opened, argument, asked)
+    asked = {"action_key": flags.column(action_key), "state_key": flags.column(state_key)}
+    for argument, key in asked.items():
+        if key is not None:
+            vector_key(opened, argument, key)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
+    options |= asked
     found = lattok.data.inspect_dataset(opened, **options)
     sound = not any(finding.severity == "error" for finding in found.findings)
     said, words = _next(opened, found, action_key) if sound else ("", [])
+    words += ["--format", format] if words and format else []
     if json_:
         print(json.dumps(found.as_json() | {"next": words}, indent=1))
     else:

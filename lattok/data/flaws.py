@@ -1,4 +1,4 @@
-"""What is wrong inside episodes, told from their numbers and pictures: times, stillness, angles, cameras."""
+"""What is wrong inside episodes, told from their numbers: times, stillness, angles."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,9 +6,6 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.problems import Rows
-from lattok.data.schema import RobotDataset
-from lattok.types import Episode
-from lattok.utils import checks
 from lattok.utils.findings import Finding
 
 TOLERANCE = 0.25  # of a frame interval, between a time and its frame's
@@ -21,9 +18,6 @@ TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
 UNIT = 0.02  # how far the length of a quaternion may be from 1
 NEARLY_ALL = 0.99  # of the rows
-BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
-SAME_LEVELS = 1.0  # mean difference between two pictures of one scene, after compression
-EPISODES_LOOKED_AT = 32  # per camera
 
 
 def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
@@ -61,22 +55,26 @@ def _rate(times: np.ndarray) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else float("nan")
 
 
-def check_still(rows: Rows, keys: Sequence[str], fps: float) -> Iterator[Finding]:
-    """Find stretches of a second or more in which no number of the columns changes by more than a thousandth of its
-    usual range."""
+def still_rows(rows: Rows, keys: Sequence[str]) -> np.ndarray | None:
+    """Tell in which rows [n] no number of the columns differs from the row before by more than a thousandth of its
+    usual range; None where no number ever changes."""
     values = [rows.columns[key].reshape(len(rows.frames), -1).astype(np.float64) for key in keys]
     if not values or len(rows.frames) < 2:
-        return
+        return None
     table = np.concatenate(values, axis=1)
     table = table[:, np.isfinite(table).any(0)]
     if not table.size:  # all actions are unknown
-        return
+        return None
     low, high = np.nanquantile(table[:: len(table) // 100_000 + 1], [0.01, 0.99], axis=0)
     moves = high > low
     if not moves.any():
-        return
+        return None
     step = np.abs(np.diff(table[:, moves], axis=0)) <= STILL_STEP * (high - low)[moves]
-    still = np.r_[False, step.all(1)] & (rows.frames > 0)
+    return np.r_[False, step.all(1)] & (rows.frames > 0)
+
+
+def check_still(rows: Rows, still: np.ndarray, fps: float) -> Iterator[Finding]:
+    """Find stretches of a second or more of rows that are `still` [n]."""
     ends = np.flatnonzero(np.diff(np.r_[False, still, False].astype(int)))
     starts, stops = ends[::2], ends[1::2]
     long = stops - starts >= STILL_S * fps
@@ -125,25 +123,3 @@ def _wraps(angle: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
         if low <= span <= high:
             return np.flatnonzero(inside & (steps >= low) & (steps <= high))
     return None
-
-
-def check_pictures(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
-    """Look at the first, the middle and the last frame of evenly spread episodes: find those that show nothing, and
-    those that show the same from beginning to end, where others change."""
-    spread = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), EPISODES_LOOKED_AT)).round().astype(int))
-    blank, frozen, looked_at = list[int](), list[int](), 0
-    for episode in (chosen[i] for i in spread.tolist() if chosen[i].length > 2):
-        try:
-            ends = [0, episode.length // 2, episode.length - 1]
-            frames = dataset.frames(episode.index, [key], indices=ends)[:, 0]
-        except checks.LattokError:
-            continue  # said elsewhere
-        looked_at += 1
-        if np.ptp(frames, axis=(1, 2, 3)).max() <= BLANK_LEVELS:
-            blank.append(episode.index)
-        elif max(np.abs(frames[0].astype(np.int16) - later).mean() for later in frames[1:]) <= SAME_LEVELS:
-            frozen.append(episode.index)
-    if blank and len(blank) < looked_at:  # otherwise it is said of the camera
-        yield problems.BLANK_EPISODES.finding(blank, camera=key, all=looked_at)
-    if frozen and len(frozen) < looked_at:
-        yield problems.FROZEN_EPISODES.finding(frozen, camera=key, all=looked_at)

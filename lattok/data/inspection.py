@@ -2,22 +2,31 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.action_flaws import check_cut, check_jumps, check_signs, check_stuck, leaked, only_actions
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
-from lattok.data.flaws import BLANK_LEVELS, check_angles, check_pictures, check_still, check_times
+from lattok.data.flaws import check_angles, check_still, check_times, still_rows
 from lattok.data.formats import last_step
+from lattok.data.lags import Lag, check_lag, check_picture_lag
 from lattok.data.opening import as_dataset
+from lattok.data.picture_flaws import (
+    BLANK_LEVELS,
+    check_pictures,
+    check_swapped,
+    look,
+    picture_moves,
+)
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
 from lattok.data.statistics import check_statistics
@@ -33,6 +42,7 @@ DIMENSIONS_SHOWN = 12
 JSON_SCHEMA = 1  # goes up where keys change their meaning, not where some are added
 COUNTED = ("frame_index", "index")
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
+ACTIONS, STATES = ("action", "actions"), ("observation.state", "state")  # the first that is there is looked at
 MOVING = ("action", "observation")  # columns of the robot's own motion
 ALL_NUMBERS = 2**26  # in columns; of larger datasets, runs of episodes are looked at
 ALL_FRAMES_BY_ROW = 50_000  # the same where columns lie among the images, all of which must be read
@@ -61,6 +71,7 @@ class Inspection:
     split: str = ""  # which episodes are held out
     read: tuple[int, ...] = ()  # episodes whose numbers were looked at
     parts: tuple[str, ...] = ()  # columns that are some of the numbers of another one, as "action.arm (action 0:7)"
+    lag: Lag | None = None  # of the state after the action, where it can be told
 
     def render(self) -> str:
         """Return plain text, at most 88 columns wide."""
@@ -85,6 +96,7 @@ class Inspection:
             "tasks": [{"instruction": task, "episodes": count} for task, count in self.tasks],
             "cameras": cameras,
             "columns": [dict(zip(columns, each, strict=False)) for each in self.dimensions],
+            "lag": None if self.lag is None else self.lag.as_json(),
             "findings": [each.as_json() for each in self.findings],
         }
 
@@ -122,6 +134,9 @@ class Inspection:
             yield fitted("" if number else "means", part)
         for key, space in self.spaces:
             yield fitted("space", f"{key}: {space}")
+        if self.lag is not None:
+            milliseconds = 1000 * self.lag.steps / self.fps
+            yield fitted("lag", f"states follow actions by {self.lag.interval()} steps ({milliseconds:.0f} ms)")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
             shown = task if len(task) <= 60 else task[:59] + "…"
             yield fitted("tasks" if i == 0 else "", f"{shown or '(no instruction)'} ({count:,})")
@@ -152,12 +167,15 @@ def inspect_dataset(
     episodes: str | Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
     columns: Sequence[str] = (),
+    action_key: str | None = None,
+    state_key: str | None = None,
     stride: Gap = None,
     horizon: int | None = None,
 ) -> Inspection:
     """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
 
-    `columns` must exist. `stride` (frames or "0.2s") and `horizon` add how many pairs and chunks these episodes hold.
+    `columns` must exist. Actions and states are compared: those of `action_key` and `state_key`, by default the usual
+    ones (`ACTIONS`, `STATES`). `stride` (frames or "0.2s") and `horizon` add how many pairs and chunks there are.
     Of more than 64 million numbers (50,000 frames in formats that keep columns among images), evenly spread runs of 100
     episodes are read, and of each camera the header and last frame of 64 evenly spread files (on the Hub, 4).
     """
@@ -170,11 +188,19 @@ def inspect_dataset(
     looked_at = _looked_at(dataset, chosen, scope)
     if copies_of(dataset) is None:
         scope.append("equal episodes were not looked for: too many rows would have to be read")
-    dimensions = _check_values(dataset, looked_at, findings)
+    values = _check_values(dataset, looked_at, findings, (action_key, state_key))
+    if parts := parts_of(dataset, values.answers):
+        missing = " and no ".join(f"`{key}`" for key in parts)
+        findings.append(problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset, values.answers)))
+    dimensions = values.dimensions
     whole = len(looked_at) == len(dataset.episodes) and not any(found.severity == "error" for found in findings)
     findings += check_statistics(dataset, dimensions, whole)
     keys = camera_keys(dataset, cameras) if dataset.cameras and chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
+    if dataset.files.commit is None:  # of those on the Hub whole files would be fetched
+        findings += _check_pictures(dataset, chosen, [key for key, facts in seen if facts], values)
+    if any(each.problem == problems.OTHER_RATE for each in findings):  # which is why
+        findings = [each for each in findings if each.problem != problems.SPAN]
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
         findings.append(problems.CAMERA_SIZES.finding())
     try:
@@ -191,6 +217,7 @@ def inspect_dataset(
         lengths=np.array([episode.length for episode in chosen], dtype=np.int64),
         cameras=seen,
         dimensions=tuple(dimensions),
+        lag=values.lag,
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
         spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
@@ -216,9 +243,6 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.NO_ACTIONS.finding(dataset=dataset.address or DATASET, out=unused("my-lam"))
     if copies := copies_text(dataset):
         yield problems.COPIES.finding(first_of_copies(dataset), copies=copies)
-    if parts := parts_of(dataset):
-        missing = " and no ".join(f"`{key}`" for key in parts)
-        yield problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset))
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
@@ -277,20 +301,51 @@ def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -
     return found
 
 
-def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: list[Finding]) -> list[Dimension]:
+class _Values(NamedTuple):
+    """What numbers say."""
+
+    dimensions: list[Dimension]
+    lag: Lag | None = None
+    rows: Rows | None = None
+    action: str | None = None  # keys of the columns, if there are any
+    state: str | None = None
+    still: Mapping[int, np.ndarray] = {}  # by episode the rows in which nothing moves
+    answers: Collection[str] = ()  # observations that hold nothing but actions
+
+
+def _check_values(
+    dataset: RobotDataset, looked_at: list[Episode], findings: list[Finding], given: tuple[str | None, str | None]
+) -> _Values:
     """Read the vectors and timestamps of episodes, and sum up each dimension."""
     columns = _vectors(dataset)
     counted = [key for key in COUNTED if key in dataset.features]
     if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else []), *counted]):
-        return []
+        return _Values([])
     rows, unreadable = _read(dataset, looked_at, keys)
     findings += unreadable
     if rows is None:
-        return []
+        return _Values([])
     if "timestamp" in keys:
         findings += check_times(rows, dataset.fps)
-    findings += check_still(rows, [key for key in columns if key.startswith(MOVING)], dataset.fps)
-    findings += check_angles(rows, {key: names for key, names in columns.items() if key.startswith(MOVING)})
+    moving = {key: names for key, names in columns.items() if key.startswith(MOVING)}
+    if (still := still_rows(rows, [*moving])) is not None:
+        findings += check_still(rows, still, dataset.fps)
+    angles = [*check_angles(rows, moving)]
+    findings += [*angles, *check_cut(rows, moving)]
+    usual = (next((key for key in keys if key in columns), None) for keys in (ACTIONS, STATES))
+    action, state = (key if key in columns else other for key, other in zip(given, usual, strict=True))
+    lag = None
+    if action and not _unchanging(rows, action):
+        observed = [key for key in columns if key in STATES or key.startswith("observation")]
+        findings += [problems.LEAKED.finding(state=key, column=action) for key in leaked(rows, action, observed)]
+        shifted = set[int]()
+        if state:
+            lag, late = check_lag(rows, action, state, dataset.fps)
+            findings += [*late, *check_stuck(rows, action, state)]
+            shifted |= {episode for each in late for episode in each.episodes}
+        findings += check_signs(rows, action, state, columns[action], lag.steps if lag else 1, shifted)
+    if state:
+        findings += check_jumps(rows, state, [place for each in angles for place in each.places])
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
     asks = "last_action" in unwrap(dataset).options  # whoever opens it says what becomes of the last actions
     for key in (key for key in columns if key.split(".")[0] == "action" and not asks):
@@ -301,7 +356,32 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
     findings += cut_episodes(dataset, rows)
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
-    return [each for each in found if isinstance(each, Dimension)]
+    by_episode = {} if still is None else {int(rows.episodes[span.start]): still[span] for span in rows.spans()}
+    seen = {key for key in columns if key in STATES or key.startswith("observation")}
+    answers = only_actions(rows, [key for key in columns if key.startswith("action")], seen)
+    summed = [each for each in found if isinstance(each, Dimension)]
+    return _Values(summed, lag, rows, action, state, by_episode, answers)
+
+
+def _unchanging(rows: Rows, key: str) -> bool:
+    values = rows.columns[key].reshape(len(rows.frames), -1)
+    known = values[np.isfinite(values).all(1)]
+    return len(known) < 2 or not np.ptp(known, axis=0).any()
+
+
+def _check_pictures(
+    dataset: RobotDataset, chosen: Sequence[Episode], keys: Sequence[str], values: _Values
+) -> Iterator[Finding]:
+    """Look at some frames of some episodes of all cameras, and at the motion in a few."""
+    seen = {key: look(dataset, chosen, key) for key in keys}
+    for key, each in seen.items():
+        yield from check_pictures(key, each, values.still)
+    yield from check_swapped(seen)
+    column = values.state or values.action
+    if values.rows is not None and column is not None and not _unchanging(values.rows, column):
+        for key in keys:
+            moves = picture_moves(dataset, chosen, key)
+            yield from check_picture_lag(moves, values.rows, column, key, values.state is None, dataset.fps)
 
 
 def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> tuple[Rows | None, list[Finding]]:
@@ -324,8 +404,8 @@ def _check_camera(
     dataset: RobotDataset, chosen: Sequence[Episode], key: str, findings: list[Finding], scope: list[str]
 ) -> VideoFacts | None:
     """Decode the last frame that the dataset needs from each file of a camera; of videos also read the header."""
-    ends = _last_episodes(dataset, chosen, key)
-    paths, most = list(ends), FILES_LOOKED_INTO if dataset.files.commit is None else FILES_FETCHED
+    files = _episodes_of_files(dataset, chosen, key)
+    paths, most = list(files), FILES_LOOKED_INTO if dataset.files.commit is None else FILES_FETCHED
     if len(paths) > most:
         scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
@@ -333,22 +413,27 @@ def _check_camera(
     findings += [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
     blank, looked_at = 0, 0
     for path in paths:
+        facts = None
         try:
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
             if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
-                findings.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
-            image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
+                indices = [episode.index for episode in files[path]]
+                findings.append(problems.VIDEO_RATE.finding(indices, file=path, rate=facts.fps, fps=dataset.fps))
+                sizes.setdefault((facts.width, facts.height), facts)
+                continue
+            last = files[path][-1]
+            image = dataset.frames(last.index, [key], indices=[last.length - 1])[0, 0]
             height, width, _ = image.shape  # a header has the size before frames are turned
             facts = (facts or VideoFacts(0, 0.0, 0, 0, "images"))._replace(height=height, width=width)
             sizes.setdefault((facts.width, facts.height), facts)
             blank, looked_at = blank + (int(np.ptp(image)) <= BLANK_LEVELS), looked_at + 1
         except checks.LattokError as error:
-            findings.append(problems.unreadable(error, [ends[path].index]))
+            whole = facts is None and dataset.features[key].dtype == "video"
+            broken = files[path] if whole else files[path][-1:]  # the whole file, or what was looked at
+            findings.append(problems.unreadable(error, [episode.index for episode in broken]))
     if blank and blank == looked_at:
         findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
-    if dataset.files.commit is None:  # of those on the Hub whole files would be fetched
-        findings += check_pictures(dataset, chosen, key)
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
         findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))
@@ -384,12 +469,11 @@ def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterat
         latest[file] = max((other, later), (index, start), key=lambda each: each[1])
 
 
-def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
-    """Return for every file that a camera's frames come from the episode that ends last in it."""
-    found: dict[Path, tuple[float, Episode]] = {}
+def _episodes_of_files(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, list[Episode]]:
+    """Return for every file that a camera's frames come from its episodes, the one that ends last at the end."""
+    found: dict[Path, list[tuple[float, Episode]]] = {}
     for episode in chosen:
         span = dataset.video_span(episode.index, key) if dataset.features[key].dtype == "video" else None
         path, _, stop = span or (dataset.files_of(episode.index)[0], 0.0, 0.0)
-        if path not in found or stop >= found[path][0]:
-            found[path] = stop, episode
-    return {path: episode for path, (_, episode) in found.items()}
+        found.setdefault(path, []).append((stop, episode))
+    return {path: [episode for _, episode in sorted(each, key=itemgetter(0))] for path, each in found.items()}

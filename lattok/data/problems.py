@@ -1,6 +1,8 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ from lattok.data.summaries import quantile_ranges
 from lattok.utils.checks import LattokError
 from lattok.utils.commands import command
 from lattok.utils.findings import Finding, error, note, warning
-from lattok.utils.untrusted import FETCH
+from lattok.utils.untrusted import EMPTY, FETCH
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
@@ -35,6 +37,7 @@ NO_CAMERAS = note(
     kind="no-cameras",
 )
 UNREADABLE = error("{error}", kind="unreadable")
+EMPTY_FILE = error("{error}", kind="empty-file")
 LFS_POINTER = error("{error}", kind="git-lfs-pointer")
 NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.", kind="wide-columns")
 BAD_SPACE = error("{error}", "Correct the declaration.", kind="bad-action-space")
@@ -169,15 +172,67 @@ STILL = note(
     kind="still",
 )
 MUCH_STILL = STILL._replace(severity="warning")
+# what jumps cost: benchmarks/quality/angles.py
 WRAPS = warning(
     "`{column}` ({dimension}) jumps by a whole turn {count:time|times}, first in {place}: an angle that wraps.",
-    "Tokenizers and policies learn the jumps as motion. Unwrap it, or write its sine and cosine.",
+    "Unwrap it, or write its sine and cosine.",
     kind="angle-wraps",
+    cost="Tokenizers and policies learn the jumps as motion: FAST errs 2.4 times as much.",
 )
 FLIPS = warning(
     "`{column}` ({first} to {last}) is a quaternion that changes its sign {count:time|times}, first in {place}.",
-    "Both signs are the same rotation, and models learn the jumps. Keep the sign of the row before.",
+    "Both signs are the same rotation. Keep the sign of the row before.",
     kind="quaternion-flips",
+    cost="Tokenizers and policies learn the jumps as motion: FAST errs 1.7 times as much.",
+)
+LATE_ACTIONS = warning(
+    "`{response}` moves {late:step|steps} too early for `{column}`: its lag is {told} steps, and no robot moves before "
+    "its action.",
+    "Shift the actions back, or write the dataset again from its source.",
+    kind="late-actions",
+    cost="An inverse dynamics model learns the action before, and a policy what is already done.",
+)
+EARLY_ACTIONS = note(
+    "`{response}` answers `{column}` after {told} steps ({ms:.0f} ms).",
+    "If the controller is not that slow, the actions stand too early: compare with a recording whose lag you know.",
+    kind="early-actions",
+)
+SHIFTED_EPISODES = warning(
+    "`{column}` is {by:step|steps} {word} in {count} of {all:episode|episodes}, against `{response}` and the other "
+    "episodes: {named}.",
+    "Shift it there, or leave them out (`episodes`).",
+    kind="shifted-actions",
+    cost="The same motion has two labels.",
+)
+INVERTED = warning(
+    "`{column}` ({dimension}) is inverted in {count} of {all:episode|episodes}: {named}.",
+    "Turn its sign there, or leave them out (`episodes`).",
+    kind="inverted",
+    cost="Policies learn both, and do either.",
+)
+LEAKED = warning(
+    "`{state}` holds `{column}`, row by row.",
+    "Do not give it to a policy as state.",
+    kind="action-in-state",
+    cost="A policy that sees it copies it, and has nothing to copy on the robot.",
+)
+STUCK = warning(
+    "`{column}` never changes in {count} of {all:episode|episodes}, though the actions do: {named}.",
+    "Leave them out (`episodes`).",
+    kind="stuck-state",
+)
+STATE_JUMPS = warning(
+    "`{column}` jumps {count:time|times}, first to episode {first}, frame {frame}: rows were lost, or two recordings "
+    "joined.",
+    "Leave those episodes out (`episodes`), or split them.",
+    kind="state-jumps",
+    cost="Pairs and chunks across a jump span more than others.",
+)
+CUT = note(
+    "`{column}`: {count} of {all:dimension is|dimensions are} cut off at a limit ({names}; {worst} stays there in "
+    "{share:.0%} of the rows).",
+    "Limits of the robot do no harm. If it is none, write the dataset again from its source: what was beyond is lost.",
+    kind="clipped",
 )
 
 DISORDERED = error(
@@ -228,6 +283,7 @@ SPAN = error(
     "Write the dataset again from its source, or leave these episodes out (`episodes`).",
     kind="short-video",
 )
+_ROWS_BEYOND = re.compile(r"Episode \d+ has rows up to ")
 SHARED_SPAN = error(
     "Episodes {episode} and {other} claim the same seconds of {camera} in {file}: at least one of them shows other "
     "moments than its rows say.",
@@ -247,14 +303,34 @@ BLANK_FRAMES = note(
     kind="blank-camera",
 )
 BLANK_EPISODES = warning(
-    "`{camera}` shows nothing in {count} of {all:episode that was|episodes that were} looked at: {named}.",
+    "`{camera}` shows nothing, all the time or for a while, in {count} of {all:episode|episodes} looked at: {named}.",
     "Leave them out (`episodes`).",
     kind="blank",
+    cost="Labels of video mean nothing there.",
 )
 FROZEN_EPISODES = warning(
-    "`{camera}` shows the same picture from beginning to end in {count} of {all:episode|episodes} looked at: {named}.",
+    "`{camera}` shows the same picture while the robot moves in {count} of {all:episode|episodes} looked at: {named}.",
     "Leave them out (`episodes`), or leave the camera out (`cameras`).",
     kind="frozen",
+    cost="Labels of video say there that nothing happens.",
+)
+SWAPPED = warning(
+    "`{one}` and `{other}` show what the other one shows elsewhere in {count} of {all:episode|episodes} looked at: "
+    "{named}.",
+    "Look at them. Swap the cameras, or leave the episodes out (`episodes`).",
+    kind="swapped-cameras",
+    cost="Models take each for the other.",
+)
+LATE_PICTURES = warning(
+    "The pictures of `{camera}` move {steps:step|steps} ({ms:.0f} ms) after `{column}`.",
+    "Shift them, or write the dataset again from its source.",
+    kind="late-pictures",
+    cost="Every action stands beside a picture of before it.",
+)
+EARLY_PICTURES = LATE_PICTURES._replace(
+    what="The pictures of `{camera}` move {steps:step|steps} ({ms:.0f} ms) before `{column}`.",
+    kind="early-pictures",
+    cost="Every picture shows what its action has yet to do.",
 )
 FRAME_SIZES = note(
     "`{camera}` has frames of {count} sizes ({sizes}).",
@@ -301,6 +377,15 @@ class Rows(NamedTuple):  # rows of several episodes, one after the other
     def place(self, row: int) -> str:
         return f"episode {self.episodes[row]}, frame {self.frames[row]}"
 
+    def spans(self) -> list[slice]:
+        """Return the rows of each episode."""
+        ends = np.flatnonzero(np.append(self.frames == 0, True)).tolist()
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    def table(self, key: str) -> np.ndarray:
+        """Return a column as float64 [n, m]."""
+        return self.columns[key].reshape(len(self.frames), -1).astype(np.float64)
+
     def places(self, rows: np.ndarray) -> list[tuple[int, int]]:
         """Return episode and frame of rows [n]."""
         return list(zip(self.episodes[rows].tolist(), self.frames[rows].tolist(), strict=True))
@@ -318,7 +403,10 @@ class Dimension(NamedTuple):  # summary of one dimension of a vector column
 
 def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     """Find that something cannot be read, for the reason that the error says."""
-    return (LFS_POINTER if FETCH in str(error) else UNREADABLE).finding(episodes, error=error)
+    text = str(error)
+    known = {FETCH: LFS_POINTER, EMPTY: EMPTY_FILE}
+    kind = next((each for sign, each in known.items() if sign in text), UNREADABLE)
+    return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
 
 
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:

@@ -3,7 +3,7 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -367,12 +367,13 @@ def vector_key(
     return dataset.features[key]
 
 
-def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
-    """Return the columns that become `action` and `observation.state`, where these are missing."""
+def parts_of(dataset: RobotDataset, without: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return the columns that become `action` and `observation.state`, where these are missing: none of `without`."""
     found = {}
     for key, kinds in (("action", PARTS), ("observation.state", NUMBERS)):  # of an action, an open gripper may be true
         alone = [name for name in own_vectors(dataset, kinds) if name not in {*dataset.joined, *dataset.parts}]
         parts = [name for name in alone if name.startswith(key.partition(".")[0]) and not NO_PART.search(name)]
+        parts = [name for name in parts if name not in without]
         parts.sort(key=_kind_of_part)
         if key not in dataset.features and len(parts) > 1:
             found[key] = parts
@@ -386,9 +387,9 @@ def _kind_of_part(name: str) -> int:
     return found[-1] if found else ALL_ELSE
 
 
-def how_to_join(dataset: RobotDataset) -> str:
+def how_to_join(dataset: RobotDataset, without: Collection[str] = ()) -> str:
     """Say how `parts_of` a dataset are joined in a description file, which keeps those that it joins already."""
-    columns = json.dumps({**dataset.joined, **parts_of(dataset)})
+    columns = json.dumps({**dataset.joined, **parts_of(dataset, without)})
     if len(columns) > checks.MOST_LISTED:
         columns = '{"action": ["COLUMN", "COLUMN"]}'
     return "To join them, " + described_by(dataset, f'"columns": {columns}')

@@ -172,15 +172,17 @@ COPY = "Copy the file again."
 LFS = (
     b"version https://git-lfs"  # how a pointer of Git LFS begins, which stands in place of a file that was not fetched
 )
+EMPTY = "It is empty: copy it again."
 FETCH = "It is a pointer of Git LFS, not the file. Fetch it: git lfs pull"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
 def copy_again(path: Path, hint: str = COPY) -> str:
-    """Return the way out where a file cannot be read: what Git LFS left in its place is fetched."""
+    """Return the way out where a file cannot be read: a pointer of Git LFS is fetched, an empty one copied."""
     try:
         with path.open("rb") as file:
-            return FETCH if file.read(len(LFS)) == LFS else hint
+            begins = file.read(len(LFS))
+            return FETCH if begins == LFS else hint if begins else EMPTY
     except OSError:
         return hint
 

@@ -1,13 +1,17 @@
 """What inspection finds inside episodes: planted flaws are named, and clean data raise no alarm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lattok.data import Feature, LeRobotWriter, flaws, inspect_dataset, open_dataset
+from lattok.data import RobotDataset, export, flaws, inspect_dataset, open_dataset
+from lattok.data.lags import estimate_lag
 from lattok.data.problems import Rows
+from tests.data import planted
+from tests.data.specimens import write_originals
+from tests.real import BRIDGE, REAL
 
 FPS, LENGTH, EPISODES = 10.0, 60, 4
 NAMES = ("x", "y", "z", "roll", "qx", "qy", "qz", "qw")
@@ -34,7 +38,8 @@ def rows_of(values: np.ndarray, times: np.ndarray | None = None) -> Rows:
 
 
 def found(rows: Rows) -> list[str]:
-    each = [*flaws.check_times(rows, FPS), *flaws.check_still(rows, ["action"], FPS)]
+    still = flaws.still_rows(rows, ["action"])
+    each = [*flaws.check_times(rows, FPS), *([] if still is None else flaws.check_still(rows, still, FPS))]
     each += flaws.check_angles(rows, {"action": NAMES})
     return [f"{finding.severity}: {finding.what}" for finding in each]
 
@@ -96,16 +101,71 @@ def test_a_planted_flaw_is_named_alone(plant: Callable[[np.ndarray, np.ndarray],
     assert not others
 
 
-def test_cameras_that_show_nothing_or_stand_still(tmp_path: Path):
-    values, frames = clean()
-    wrist = frames[..., ::-1].copy()
-    frames[1], wrist[2:] = 0, wrist[2:, :1]
-    features = {"action": Feature("float32", (8,), NAMES)}
-    features |= {f"observation.images.{name}": Feature("video", (32, 32, 3), None) for name in ("front", "wrist")}
-    with LeRobotWriter.create(tmp_path / "arm", FPS, features, video_codec="h264") as writer:
-        for e in range(EPISODES):
-            films = {"observation.images.front": frames[e], "observation.images.wrist": wrist[e]}
-            writer.add_episode({"action": values[e]}, films, "push")
-    said = [finding.what for finding in inspect_dataset(open_dataset(tmp_path / "arm")).findings]
-    assert any("images.front` shows nothing in 1 of 4" in each and each.endswith(": 1.") for each in said)
-    assert any("images.wrist` shows the same picture" in each and each.endswith(": 2, 3.") for each in said)
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    return planted.write(tmp_path_factory.mktemp("sound") / "arm", planted.clean())
+
+
+@pytest.mark.parametrize("plant", [*planted.IN_ARRAYS, *planted.IN_FILES], ids=lambda plant: plant.__name__)
+def test_each_kind_is_found_alone_with_its_episodes(plant: Callable, sound: Path, tmp_path: Path):
+    kind, episodes = planted.planted(plant, tmp_path / "arm", sound)
+    findings = inspect_dataset(tmp_path / "arm").findings
+    assert {each.kind for each in findings} == {kind}
+    assert sorted({episode for each in findings for episode in each.episodes}) == episodes
+
+
+def follower(tmp_path: Path) -> Path:
+    """An arm that is told where to go, and gets there three rows later."""
+    arm = planted.clean(3)
+    told = np.concatenate([arm.state[:, 3:, :5], np.repeat(arm.state[:, -1:, :5], 3, axis=1)], axis=1)
+    arm.action[:] = told
+    return planted.write(tmp_path / "follower", arm)
+
+
+def exported(tmp_path: Path, sound: Path, kind: str) -> RobotDataset:
+    made = export(sound, tmp_path / kind, format=kind).path
+    return open_dataset(made)
+
+
+def clean_datasets(sound: Path, tmp_path: Path, sample: RobotDataset) -> Iterator[tuple[str, RobotDataset]]:
+    yield "lerobot", open_dataset(sound)
+    yield "lerobot, images", open_dataset(planted.write(tmp_path / "images", planted.clean(1), "image"))
+    yield "lerobot, another rate", open_dataset(planted.write(tmp_path / "fast", planted.clean(2, 50), fps=50))
+    yield "lerobot, positions", open_dataset(follower(tmp_path))
+    yield "lerobot, bundled", sample
+    yield "rlds", exported(tmp_path, sound, "rlds")
+    names = ("lerobot_v20", "lerobot_v21", "hdf5", "video", "aloha", "zarr", "npz", "pictures")
+    for name, path in write_originals(tmp_path / "originals", names).items():
+        yield name, open_dataset(path, fps=10) if name in names[3:] else open_dataset(path)
+    if (REAL / "g1_bottle_v21").is_dir():
+        yield "lerobot v2.1, real", open_dataset(REAL / "g1_bottle_v21")
+    if BRIDGE.is_dir():
+        yield "rlds, real", open_dataset(BRIDGE, fps=5)
+
+
+def test_clean_datasets_of_all_formats_raise_no_alarm(sound: Path, tmp_path: Path, sample: RobotDataset):
+    said = dict[str, list[str]]()
+    for name, dataset in clean_datasets(sound, tmp_path, sample):
+        said[name] = [str(each) for each in inspect_dataset(dataset).findings if each.severity != "note"]
+    assert len(said) >= 12
+    assert {name: alarms for name, alarms in said.items() if alarms} == {}
+
+
+def test_a_lag_is_measured_by_joint(sound: Path, tmp_path: Path):
+    lag = inspect_dataset(sound).lag
+    assert lag is not None
+    assert (lag.steps, lag.low, lag.high) == (1, 1, 1)
+    assert {each for each in lag.by_dimension if each is not None} == {1}
+    lag = inspect_dataset(follower(tmp_path)).lag
+    assert lag is not None
+    assert (lag.steps, lag.position) == (3, True)
+
+
+def test_late_actions_are_found_from_pictures_where_there_is_no_state():
+    arm = planted.clean()
+    moves = [np.linalg.norm(np.diff(arm.state[e, :, :2], axis=0), axis=1)[:, None] for e in range(planted.EPISODES)]
+    for late in (0, 3):
+        actions = [np.r_[np.repeat(each[:1], late, axis=0), each[: len(each) - late]] for each in arm.action]
+        lag = estimate_lag(actions, moves, planted.FPS, sizes=True)
+        assert lag is not None
+        assert lag.steps == 1 - late

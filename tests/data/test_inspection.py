@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.cli import main
-from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset, problems
+from lattok.data import Feature, LeRobotV3, LeRobotWriter, RobotDataset, inspect_dataset, open_dataset, problems
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
 from lattok.data.views import DECLARATION, with_cameras
@@ -66,7 +66,7 @@ def test_json_for_programs(make_dataset, capsys):
     root = replant(make_dataset([20, 30, 25]), "action", plant).root
     assert main(["inspect", str(root), "--json"]) == 1
     told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, which JSON lacks
-    keys = "schema dataset format robot fps scope convention episodes frames tasks cameras columns findings next"
+    keys = "schema dataset format robot fps scope convention episodes frames tasks cameras columns lag findings next"
     assert " ".join(told) == keys
     assert (told["schema"], told["episodes"], told["frames"], told["next"]) == (1, 3, 75, [])
     assert {*told["cameras"][0]} == {"name", "frames", "fps", "width", "height", "codec"}
@@ -81,6 +81,19 @@ def test_json_for_programs(make_dataset, capsys):
         assert main(["inspect", str(root), "--json"]) == exit_code
         told = json.loads(capsys.readouterr().out)
         assert "git-lfs-pointer" in {each["kind"] for each in told["findings"]}
+
+
+def test_what_equals_the_action_is_not_offered_as_state(tmp_path, rng):
+    """By whatever name: a policy would copy it."""
+    names = ("command", "pos", "gripper")
+    features = {f"observation.{name}": Feature("float32", (2,), None) for name in names}
+    with LeRobotWriter.create(tmp_path / "arm", 10, features | {"action": Feature("float32", (4,), None)}) as writer:
+        for _ in range(3):
+            acts, other = rng.standard_normal((2, 20, 4))
+            columns = {"action": acts, "observation.command": acts[:, 1:3], "observation.pos": other[:, :2]}
+            writer.add_episode(columns | {"observation.gripper": other[:, 2:]}, {}, "lift")
+    (said,) = (each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == "columns-in-parts")
+    assert '{"observation.state": ["observation.pos", "observation.gripper"]}' in said.advice
 
 
 def test_every_problem_of_a_dataset_has_a_kind():

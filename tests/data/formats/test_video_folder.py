@@ -347,7 +347,8 @@ def damage(folder: Path) -> dict[str, str]:
     write_video(folder / "b_frames.avi")
     os.truncate(write_video(folder / "zeros.mkv"), 2**30)  # a demuxer searches them one by one, for 8 s
     reasons = dict.fromkeys(("cut_fast.mp4", "cut.mkv", "cut.webm"), "is truncated") | {"zeros.mkv": "only zeros"}
-    reasons |= dict.fromkeys(("no_index.mp4", "empty.mp4", "text.mp4", "garbage.webm"), "truncated or damaged")
+    reasons |= dict.fromkeys(("no_index.mp4", "text.mp4", "garbage.webm"), "truncated or damaged")
+    reasons |= {"empty.mp4": "It is empty: copy it again."}
     return reasons | {"b_frames.avi": "Convert it to mp4"}
 
 

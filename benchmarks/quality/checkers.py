@@ -1,0 +1,136 @@
+"""What `lattok inspect` and other checkers of LeRobot datasets find of planted flaws, and what they say of sound data.
+
+    python -m benchmarks.quality.checkers --tools VENVS --out benchmarks/results/checkers.json
+
+VENVS has one virtual environment for each checker, called by its package (`PINS`). Each runs as its documentation says.
+A flaw counts as found where a line that the report of the sound dataset lacks names it (`NAMES`), by whatever word. Of
+sound data a report should hold no warning: counted are lines of a warning or worse.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import environment, write_results
+
+PINS = {
+    "lerobot-doctor": ("0.2.0", ["lerobot-doctor", "check", "{dataset}"]),
+    "lerobot-lint": ("0.1.1", ["lelint", "check", "{dataset}"]),
+    "lerobot-quality-gates": ("0.1.7", ["lerobot-quality-gates", "check", "{dataset}"]),
+    "adduct": ("0.2.2", ["adduct", "scan", "--full", "{dataset}"]),
+    "calibra-robotics": ("0.13.1", ["calibra", "{dataset}"]),
+    "deepen-grade": ("0.4.1", ["deepen", "grade", "{dataset}"]),
+}
+SHIFT = r"lag|late|shift|offset|delay|misalign|latency|sync|before|after"
+FILE = r"video|mp4|decod|corrupt|truncat|missing|unreadable|cannot|file"
+NAMES = {  # words, one of which names a flaw
+    "blank": r"blank|black|dark|bright|exposure|empty",
+    "frozen": r"frozen|freez|static|identical frame|stuck|same picture",
+    "swapped-cameras": r"swap|viewpoint|camera.*(change|shift|mov)",
+    "copies": r"duplicat|identical|copies|equal each other|same actions",
+    "late-actions": SHIFT,
+    "shifted-actions": SHIFT,
+    "late-pictures": SHIFT,
+    "early-pictures": SHIFT,
+    "inverted": r"invert|sign|flip|opposite|polarity|gripper",
+    "clipped": r"clip|satur|limit|bound|\bat (min|max)",
+    "constant": r"constant|dead|never change|zero.variance|no variance|unused|degenerate",
+    "angle-wraps": r"wrap|angle|discontinu|jump|2\s?pi|full turn|whole turn",
+    "quaternion-flips": r"quat|sign|flip|discontinu|jump",
+    "times-go-back": r"monoton|backward|go back|non-increas|decreas|timestamp",
+    "times-jump": r"gap|jump|drop|jitter|irregular|timestamp",
+    "other-rate": r"fps|rate|frequency|timestamp",
+    "still": r"idle|still|static|stationary|no motion|pause|nothing moves",
+    "state-jumps": r"discontinu|jump|teleport|spike|lost",
+    "action-in-state": r"leak|identical|equal|copy|copies|action.*state.*same|holds",
+    "stuck-state": r"stuck|frozen|constant|never changes|dead|static",
+    "not-finite": r"nan|not finite|non-finite|inf\b",
+    "outliers": r"outlier|spike|wild|extreme|range|jump",
+    "no-instruction": r"instruction|task|language|prompt",
+    "other-statistics": r"stat",
+    "git-lfs-pointer": r"lfs|pointer|" + FILE,
+    "unreadable": FILE,
+    "empty-file": FILE,
+    "counted-otherwise": r"frame_index|index",
+    "video-rate": r"fps|rate",
+    "short-video": r"to_timestamp|duration|short|shows|truncat|video.*(length|frames|mismatch)",
+}
+BAD = re.compile(r"\b(warn(ing)?|error|fail(ed|ure)?|critical|high|medium)\b|[✗✘⚠❌]", re.IGNORECASE)
+SECONDS = 90
+
+
+def run(words: list[str]) -> tuple[int, list[str]]:
+    """Run a checker; return its exit code (-1: too slow) and the lines that it printed."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": tempfile.gettempdir(), "NO_COLOR": "1", "COLUMNS": "400"}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        return -1, []
+    lines = (done.stdout + "\n" + done.stderr).replace(words[-1], "DATASET").splitlines()
+    return done.returncode, [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def named(kind: str, episodes: list[int], sound: list[str], flawed: list[str]) -> str:
+    """Return the line by which a report names a flaw, or ""."""
+    plain = {re.sub(r"\d+", "#", line) for line in sound}
+    for line in flawed:
+        told = {int(number) for number in re.findall(r"\b\d+\b", line)}
+        new = re.sub(r"\d+", "#", line) not in plain or (line not in sound and bool(told & {*episodes}))
+        if new and re.search(NAMES[kind], line, re.IGNORECASE) and not line.startswith(("Traceback", "File ")):
+            return re.sub(r"(/[\w.-]+){2,}", "PATH", line)[:200]
+    return ""
+
+
+def main() -> None:
+    """Write datasets, run all checkers on all of them, and store what they said."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tools", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    import lattok
+    from tests.data import planted
+
+    work = Path(tempfile.mkdtemp())
+    sound = {"arm": planted.write(work / "arm", planted.clean())}
+    sound |= {"arm, stored images": planted.write(work / "images", planted.clean(1), "image")}
+    sound |= {"bundled sample": Path(lattok.sample_dataset_path())}
+    flawed = {}
+    for plant in (*planted.IN_ARRAYS, *planted.IN_FILES):
+        kind, episodes = planted.planted(plant, work / plant.__name__, sound["arm"])
+        flawed[kind] = work / plant.__name__, episodes
+    checkers = {"lattok": [sys.executable, "-m", "lattok", "inspect", "{dataset}"]}
+    checkers |= {name: [str(given.tools / name / "bin" / words[0]), *words[1:]] for name, (_, words) in PINS.items()}
+    results: dict[str, Any] = {"environment": environment(), "checkers": {}}
+    for name, words in checkers.items():
+        said = {of: run([*words[:-1], str(root)]) for of, root in sound.items()}
+        alarms = {of: [code, sum(bool(BAD.search(line)) for line in lines)] for of, (code, lines) in said.items()}
+        found = {}
+        for kind, (root, episodes) in flawed.items():
+            code, lines = run([*words[:-1], str(root)])
+            found[kind] = [code, named(kind, episodes, said["arm"][1], lines)]
+        version = lattok.__version__ if name == "lattok" else PINS[name][0]
+        results["checkers"][name] = {"version": version, "sound": alarms, "found": found}
+        write_results(given.out, results)  # of those that are done
+        given.out.with_suffix(".md").write_text(table(results["checkers"]))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return who finds what, and of sound data the number of lines with a warning or worse."""
+    names = list(results)
+    rows = [["planted", *(f"{name} {results[name]['version']}" for name in names)], ["---"] * (1 + len(names))]
+    rows += [[kind, *("yes" if results[n]["found"][kind][1] else "" for n in names)] for kind in NAMES]
+    counts = [sum(bool(line) for _, line in results[name]["found"].values()) for name in names]
+    rows.append([f"**found of {len(NAMES)}**", *(f"**{count}**" for count in counts)])
+    for of in results[names[0]]["sound"]:
+        told = [results[name]["sound"][of] for name in names]
+        rows.append([f"warnings of sound data: {of}", *(f"{count} (exit {code})" for code, count in told)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
