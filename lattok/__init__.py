@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lattok.annotation import verify as verify
     from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
+    from lattok.data import repair as repair
     from lattok.data import sample_dataset_path as sample_dataset_path
     from lattok.evaluation import compare as compare
     from lattok.evaluation import compare_rollouts as compare_rollouts
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _PLACES = {  # where the names above live; a test compares the two lists
     "lattok.action_vq": "BEAST FAST FSQ OAT TOAST P2TActionVQ QueST ResidualVQ UniformBins VQBeT",
     "lattok.annotation": "annotate verify",
-    "lattok.data": "export open_dataset sample_dataset_path",
+    "lattok.data": "export open_dataset repair sample_dataset_path",
     "lattok.evaluation": "compare compare_rollouts evaluate",
     "lattok.image_lam": "ImageLAM MotoLAM",
     "lattok.image_lam.clips": "ClipLAM",

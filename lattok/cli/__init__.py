@@ -32,6 +32,7 @@ class Group(NamedTuple):
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
     "inspect": Verb(datasets.inspect, "lattok.data"),  # no models: in half the time
+    "repair": Verb(datasets.repair, "lattok.data"),
     "view": Verb(datasets.view, "lattok.evaluation"),
     "train": Group(
         "Train an action tokenizer, a latent action model or a policy (vla).",

@@ -1,4 +1,4 @@
-"""`lattok inspect`, `view`, `collect`, `annotate`, `verify`, `export`: datasets are seen, made, labelled, copied."""
+"""`lattok inspect`, `repair`, `view`, `collect`, `annotate`, `verify`, `export`: all verbs about datasets."""
 
 import json
 import os
@@ -25,8 +25,10 @@ from lattok.cli.flags import (
     Revision,
 )
 from lattok.utils import checks
+from lattok.utils.commands import lines_of
 from lattok.utils.devices import moved
 from lattok.utils.files import read_json
+from lattok.utils.findings import WIDTH
 from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
 
@@ -64,6 +66,7 @@ def inspect(
         json_: Print all findings as JSON, for programs.
     """
     from lattok.data.inspection import not_opened
+    from lattok.data.repairs import advice_for
     from lattok.data.schema import vector_key
 
     try:
@@ -82,10 +85,14 @@ def inspect(
     sound = not any(finding.severity == "error" for finding in found.findings)
     said, words = _next(opened, found, action_key) if sound else ("", [])
     words += ["--format", format] if words and format else []
+    mend = advice_for(found.findings, opened.address, unused("repaired"))
     if json_:
-        print(json.dumps(found.as_json() | {"next": words}, indent=1))
+        typed = [word for each in mend.commands for word in ("lattok", each.verb, *each.words)]
+        print(json.dumps(found.as_json() | {"next": words, "repair": typed}, indent=1))
     else:
         print(checks.printable(found.render()))
+        if mend:
+            print("", *lines_of(mend.said(typed=True), WIDTH, later="  ", commands=mend.commands), sep="\n")
         if words:
             print(f"\n{said}\n  {shlex.join(words)}")
     return 0 if sound else 1
@@ -116,6 +123,40 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
         if len(chosen) == len(found.lengths):
             small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
     return said, ["lattok", "train", kind, opened.address, "--out", unused("my-model"), *key, *small]
+
+
+def repair(
+    dataset: Dataset,
+    out: MaybeFolder = None,
+    also: Names = (),
+    dry_run: bool = False,
+    format: Format = None,
+) -> None:
+    """Write a copy of a dataset in which what inspect finds is made right, as far as nothing is invented: LeRobot v3.
+
+    Example: lattok repair path/to/dataset --out repaired
+
+    Args:
+        out: New folder for the copy; the dataset stays as it is.
+        also: Repairs that depend on the use: wraps (unwrap angles), copies (leave out episodes that equal earlier
+            ones), blank and frozen (those in which a camera shows nothing or one picture), last (a last row whose
+            action only fills it).
+        dry_run: Say what would be done, and write nothing.
+    """
+    from lattok.data.opening import in_format
+
+    with ProgressBar("repair") as progress:
+        done = lattok.repair(in_format(dataset, format), out, also=also, dry_run=dry_run, progress=progress)
+    for step in done.steps:
+        print(checks.printable(f"- {step.what}"))
+    for step in done.more:
+        print(checks.printable(f"Not repaired without --also {step.repair}: {step.what}"))
+    held = f"{checks.counted(len(done.pieces), 'episode')}, {checks.counted(done.frames, 'frame')}"
+    if done.path is None:
+        print(f"Nothing was written. The copy would have {held}.")
+    else:
+        print(f"Repaired, as LeRobot v3: {done.path}, {held}")
+        print(f"Look at it again: {shlex.join(['lattok', 'inspect', str(done.path)])}")
 
 
 def view(

@@ -9,13 +9,14 @@ from lattok.data.formats.lerobot_writer import LeRobotWriter
 from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
+from lattok.data.repairing import RepairResult, repair
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.utils.findings import Finding
 
 __all__ = ["ActionSpace", "ExportResult", "Feature", "Finding", "FrameTransform", "Inspection", "LeRobotV3"]
-__all__ += ["LeRobotWriter", "Progress", "RobotDataset", "action_spaces", "as_dataset", "camera_keys"]
+__all__ += ["LeRobotWriter", "Progress", "RepairResult", "RobotDataset", "action_spaces", "as_dataset", "camera_keys"]
 __all__ += ["convert_actions", "declare", "dimension_names", "export", "frames_from_lerobot", "from_unified"]
-__all__ += ["inspect_dataset", "known_dimensions", "open_dataset", "read_vectors", "resize_pixels"]
+__all__ += ["inspect_dataset", "known_dimensions", "open_dataset", "read_vectors", "repair", "resize_pixels"]
 __all__ += ["sample_dataset_path", "select_episodes", "split_by_task", "to_unified", "with_actions", "with_cameras"]
 __all__ += ["with_columns", "with_dimensions"]

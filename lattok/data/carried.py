@@ -2,9 +2,9 @@
 all that info.json says of features beside their type and shape."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,49 @@ ENCODING = ("video.", "audio.", "has_audio")  # how names of facts about an enco
 COUNTED = ("codebase_version", "robot_type", "fps", "splits", "data_path", "video_path", "features", "chunks_size")
 COUNTED += ("data_files_size_in_mb", "video_files_size_in_mb")
 LEAVES = {pa.float32(): "float32", pa.float64(): "float64", pa.bool_(): "bool", pa.large_string(): "string"}
+
+
+class Piece(NamedTuple):
+    """Rows [first, last) of an episode, which become one of the export."""
+
+    episode: Episode
+    first: int
+    last: int
+    seconds: float = 0.0  # into the episode's part of its videos
+
+    @classmethod
+    def whole(cls, episode: Episode) -> "Piece":
+        return cls(episode, 0, episode.length)
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first
+
+    @property
+    def is_whole(self) -> bool:
+        return self.length == self.episode.length
+
+    def span(self, start: float, stop: float, fps: float) -> tuple[float, float]:
+        """Return where the piece lies in a video, of which the episode has the seconds from `start` to `stop`."""
+        if self.is_whole and not self.seconds:
+            return start, stop
+        return start + self.seconds, start + self.seconds + self.length / fps
+
+
+class CopiedVideos:
+    """Cameras whose video files an export copies whole; here none."""
+
+    keys: Sequence[str] = ()
+
+    @property
+    def encoded(self) -> Collection[str]:
+        """Return the cameras of which some pieces are encoded again."""
+        return ()
+
+    @contextmanager
+    def of(self, piece: Piece) -> Iterator[Extra]:
+        """Give the videos of a piece and the statistics of what they show."""
+        yield Extra()
 
 
 class DepthCameras:
@@ -44,16 +87,18 @@ class DepthCameras:
             used = {files[index] for index in wanted}
             if more := sum(file in used for file in files.values()) - len(wanted):
                 what = f"`{key}` is copied in whole files, which also show {more} episodes that are not exported"
-                checks.warn(f"{what}. If nobody may see them, leave it out by `cameras` of a description file.", 3)
+                checks.warn(f"{what}. If nobody may see them, leave it out by `cameras` of a description file.", 4)
 
     @contextmanager
-    def of(self, index: int) -> Iterator[Extra]:
+    def of(self, piece: Piece) -> Iterator[Extra]:
         """Give the videos and statistics of an episode, whose files are here meanwhile."""
+        index = piece.episode.index
         with ExitStack() as stack:
             spans = {}
             for key in self.videos:
                 assert self._source is not None
                 path, start, stop = self._source.depth_span(index, key)
+                start, stop = piece.span(start, stop, self._source.fps)
                 here = stack.enter_context(self._source.files.at_hand(path))
                 if not here.is_file():
                     raise LattokError(f"missing video file {path}. Download or copy it again.")
@@ -106,9 +151,12 @@ def _feature(source: TableDataset, name: str, kind: pa.DataType, indices: Sequen
     return Feature(dtype, tuple(shape) or (1,), None) if plain else None
 
 
-def told(dataset: RobotDataset, keys: Sequence[str], kept_images: Sequence[str]) -> dict[str, dict[str, Any]]:
+def told(
+    dataset: RobotDataset, keys: Sequence[str], kept_images: Sequence[str], copied: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return entries of info.json by key, as far as they hold in the export: of columns that are not converted, and of
-    cameras without what is said of an encoding that is another now (all but `kept_images`)."""
+    cameras without what is said of an encoding that is another now (all but `kept_images`). Those whose videos are
+    `copied` have their whole entry."""
     source = tables_of(dataset)
     if source is None:
         return {}
@@ -117,6 +165,9 @@ def told(dataset: RobotDataset, keys: Sequence[str], kept_images: Sequence[str])
         camera = key in dataset.cameras
         entry = source.info.get("features", {}).get(dataset.original_camera(key) if camera else key)
         if entry is None or key in dataset.joined or key in dataset.actions_as:
+            continue
+        if key in copied:
+            found[key] = entry
             continue
         written = () if key in source.depth else ("dtype", "shape")
         entry = {name: value for name, value in entry.items() if name not in written}
@@ -145,7 +196,7 @@ def _splits(source: TableDataset, chosen: Sequence[Episode]) -> dict[str, str]:
     for name, span in stated.items() if isinstance(stated, dict) else ():
         if (bounds := re.fullmatch(r"(\d{1,18}):(\d{1,18})", str(span), re.ASCII)) is None:
             what = f"{source.name}: expected `splits` of meta/info.json such as 0:10, got {name!r:.60} {span!r:.60}"
-            checks.warn(f"{what}: the export is without it.", stacklevel=5)
+            checks.warn(f"{what}: the export is without it.", stacklevel=6)
             continue
         first, end = map(int, bounds.groups())
         numbers = [number for number, episode in enumerate(chosen) if first <= episode.index < end]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.carried import DepthCameras, check_cells, told, told_of_all, undeclared
+from lattok.data.carried import CopiedVideos, DepthCameras, Piece, check_cells, told, told_of_all, undeclared
 from lattok.data.content import digests_from_json, digests_to_json
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot_writer import DTYPES
@@ -22,11 +22,21 @@ from lattok.data.images import decode_image
 from lattok.data.instructions import instruction_of
 from lattok.data.modality import MODALITY, modality_of
 from lattok.data.opening import as_dataset
-from lattok.data.schema import FORMATS, IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
+from lattok.data.schema import (
+    FORMATS,
+    IMAGE_DTYPES,
+    INDEX_KEYS,
+    NONE,
+    PROVENANCE,
+    Damage,
+    Feature,
+    Progress,
+    RobotDataset,
+)
 from lattok.data.table_dataset import tables_of
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
-from lattok.data.writers import WRITERS, DatasetWriter
+from lattok.data.writers import WRITERS, DatasetWriter, Extra
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -58,13 +68,17 @@ class _Camera(NamedTuple):
     verbatim: bool  # encoded images as they are stored
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """What is written of a dataset, and how."""
+
     dataset: RobotDataset
     columns: dict[str, Feature]
     cameras: list[_Camera]
     resized: bool
     kept: dict[str, Feature]  # columns of LeRobot that are stored as they are: neither numbers nor text, or undeclared
     depth: DepthCameras
+    copied: CopiedVideos
+    as_measured: bool  # all columns are those of the source, row by row
 
 
 def export(
@@ -93,49 +107,63 @@ def export(
     done, frames in all)` is called after every episode. Depth cameras of LeRobot are copied as they are.
     """
     out, dataset = Path(out), as_dataset(dataset)
-    writer_class = _check(dataset, out, format, images, size)
+    writer_class = check_export(dataset, out, format, images, size)
     if "video" not in writer_class.stores:
         images = writer_class.stores[0]  # of encoded images, those that are stored stay as they are
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
     chosen = select_episodes(dataset, episodes, skip_damaged)
-    plan = _plan(dataset, chosen, images, size)
+    plan = plan_export(dataset, chosen, images, size)
     if skip_damaged:
-        left_out += [Damage(e.index, why) for e in chosen if (why := _damage(plan, e)) is not None]
+        left_out += [Damage(e.index, why) for e in chosen if (why := damage_of(plan, Piece.whole(e))) is not None]
         damaged = {damage.episode_index for damage in left_out}
         chosen = [episode for episode in chosen if episode.index not in damaged]
         if not chosen:
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
+    write_pieces(writer_class, out, plan, [Piece.whole(episode) for episode in chosen], video_codec, progress=progress)
+    return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
+
+
+def write_pieces(
+    writer_class: type[DatasetWriter],
+    out: Path,
+    plan: Plan,
+    pieces: Sequence[Piece],
+    video_codec: str,
+    more: Mapping[str, Mapping[str, Any]] = NONE,
+    progress: Progress | None = None,
+) -> None:
+    """Write pieces of episodes as the episodes of a new dataset; `more` are further files for meta/."""
+    chosen = list(dict.fromkeys(piece.episode for piece in pieces))
     if writer_class.carries:
         plan.depth.warn_of_others(chosen)
     elif missing := [*plan.kept, *plan.depth.videos]:
-        what = f"no place for {', '.join(missing)[:200]} of {dataset.name}: the export is without"
-        checks.warn(f"{writer_class.text or format} has {what}", stacklevel=2)
+        what = f"no place for {', '.join(missing)[:200]} of {plan.dataset.name}: the export is without"
+        checks.warn(f"{writer_class.text or writer_class.kind} has {what}", stacklevel=3)
         plan.kept.clear()
         plan.depth.videos.clear()
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
-    kept, records = _types(plan, chosen), [*_records(plan, chosen)]
-    modality = modality_of(dataset) if writer_class.carries else None
+    kept, records = _types(plan, chosen), [*_records(plan, pieces), *more.items()]
+    modality = modality_of(plan.dataset) if writer_class.carries else None
     try:
-        about = {"robot_type": dataset.robot, "video_codec": video_codec, "kept": kept}
-        with writer_class.create(out, dataset.fps, features, **about) as writer:
+        about = {"robot_type": plan.dataset.robot, "video_codec": video_codec, "kept": kept}
+        with writer_class.create(out, plan.dataset.fps, features, **about) as writer:
             if modality is not None:
                 writer.write_meta(MODALITY.name, modality)
-                writer.number_tasks(dataset.tasks if "annotation" in modality else ())
-            _write(writer, plan, chosen, progress)
-            _write_records(writer, plan, chosen, records)
+                writer.number_tasks(plan.dataset.tasks if "annotation" in modality else ())
+            _write(writer, plan, pieces, progress)
+            _write_records(writer, plan, pieces, records)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         what = f"cannot write {out}: {why}. Nothing half-written is left."
         if isinstance(error, OSError):
             what += f" {make_room(error)}, check the permissions, or choose another `out`."
         raise LattokError(what) from None
-    return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
 def _write_records(
-    writer: DatasetWriter, plan: _Plan, chosen: Sequence[Episode], records: Sequence[tuple[str, Any]]
+    writer: DatasetWriter, plan: Plan, pieces: Sequence[Piece], records: Sequence[tuple[str, Any]]
 ) -> None:
     """Write what is known of the dataset beside its episodes."""
     notes = dict[str, Any]()
@@ -144,15 +172,16 @@ def _write_records(
         if name == PROVENANCE.name:  # which LeRobot's tools drop
             made = {prefix: entry for prefix, entry in value.items() if "model" in entry}
             notes = {f"{prefix}.valid": portable_facts(entry) for prefix, entry in made.items()}
-    keys = [*plan.columns, *plan.kept, *plan.depth.videos, *(camera.key for camera in plan.cameras)]
-    said = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim])
-    writer.carry(notes, said, told_of_all(plan.dataset, chosen))
+    cameras = [*(camera.key for camera in plan.cameras), *plan.copied.keys]
+    keys = [*plan.columns, *plan.kept, *plan.depth.videos, *cameras]
+    said = told(plan.dataset, keys, [camera.key for camera in plan.cameras if camera.verbatim], plan.copied.keys)
+    writer.carry(notes, said, told_of_all(plan.dataset, [piece.episode for piece in pieces]))
     source = tables_of(plan.dataset)
     if source is not None and source.subtask_texts:
         writer.write_subtasks(source.subtask_texts)
 
 
-def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> type[DatasetWriter]:
+def check_export(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> type[DatasetWriter]:
     """Check everything before anything is read; return the writer of the format."""
     if dataset.absent:
         hint = "Export it as it is, and convert it when it is read."
@@ -175,8 +204,16 @@ class _Misfit(LattokError):
     """Frames of another size, which is no damage."""
 
 
-def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: Size) -> _Plan:
+def plan_export(
+    dataset: RobotDataset,
+    chosen: Sequence[Episode],
+    images: str,
+    size: Size = None,
+    copied: CopiedVideos | None = None,
+    as_measured: bool = True,
+) -> Plan:
     """Say what is written and how; the first episodes show whether images are stored encoded."""
+    copied = copied or CopiedVideos()
     columns, kept, source = dict[str, Feature](), dict[str, Feature](), tables_of(dataset)
     for key, feature in dataset.features.items():
         if key not in (*INDEX_KEYS, *dataset.parts) and feature.dtype not in IMAGE_DTYPES:
@@ -184,7 +221,7 @@ def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: S
             place = kept if source is not None and dtype not in DTYPES else columns
             place[key] = feature._replace(dtype=dtype, shape=feature.shape or (1,))
     tried = chosen[:MAX_EPISODES_TRIED]
-    cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras]
+    cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras if key not in copied.keys]
     depth = DepthCameras(dataset)
     kept |= depth.images
     if source is not None:
@@ -193,10 +230,10 @@ def _plan(dataset: RobotDataset, chosen: Sequence[Episode], images: str, size: S
         if lost:
             what = f"{dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
             checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
-    return _Plan(dataset, columns, cameras, bool(size), kept, depth)
+    return Plan(dataset, columns, cameras, bool(size), kept, depth, copied, as_measured)
 
 
-def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
+def _types(plan: Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     """Return Arrow types of the columns that are kept as they are."""
     source = tables_of(plan.dataset)
     if source is None or not plan.kept:
@@ -226,31 +263,35 @@ def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     return False
 
 
-def _write(writer: DatasetWriter, plan: _Plan, chosen: Sequence[Episode], told: Progress | None) -> None:
-    done, total = 0, sum(episode.length for episode in chosen)
-    for episode in chosen:
+def _write(writer: DatasetWriter, plan: Plan, pieces: Sequence[Piece], told: Progress | None) -> None:
+    done, total = 0, sum(piece.length for piece in pieces)
+    for piece in pieces:
         try:
-            columns = _columns(plan, episode)
-            frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
-            instruction = instruction_of(plan.dataset, episode)
-            with plan.depth.of(episode.index) as extra:
-                writer.add_whole_episode(columns, frames, instruction, episode.length, extra)
+            columns = _columns(plan, piece)
+            frames = {camera.key: _frames(plan, camera, piece) for camera in plan.cameras}
+            instruction = instruction_of(plan.dataset, piece.episode)
+            if not isinstance(instruction, str):
+                instruction = instruction[piece.first : piece.last]
+            with plan.depth.of(piece) as depth, plan.copied.of(piece) as copied:
+                extra = Extra({**depth.videos, **copied.videos}, {**depth.stats, **copied.stats})
+                writer.add_whole_episode(columns, frames, instruction, piece.length, extra)
         except _Misfit:
             raise
         except LattokError as error:
-            raise _cannot_read(f"episode {episode.index}: {error}") from None
-        done += episode.length
+            raise _cannot_read(f"episode {piece.episode.index}: {error}") from None
+        done += piece.length
         if told is not None:
             told(done, total)
 
 
-def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
-    """Return all columns of an episode, those of LeRobot's own kinds as they are stored."""
-    source = tables_of(plan.dataset)
-    stored = source.stored(episode.index, list(plan.kept)) if source is not None and plan.kept else {}
+def _columns(plan: Plan, piece: Piece) -> dict[str, Any]:
+    """Return all columns of a piece, those of LeRobot's own kinds as they are stored."""
+    source, index = tables_of(plan.dataset), piece.episode.index
+    stored = source.stored(index, list(plan.kept)) if source is not None and plan.kept else {}
     for key in plan.kept.keys() & plan.depth.images.keys():
         check_cells(key, stored[key])
-    return plan.dataset.columns(episode.index, list(plan.columns)) | stored
+    columns = plan.dataset.columns(index, list(plan.columns)) | stored
+    return {key: values[piece.first : piece.last] for key, values in columns.items()}
 
 
 def _cannot_read(reason: str) -> LattokError:
@@ -258,17 +299,17 @@ def _cannot_read(reason: str) -> LattokError:
     return LattokError(f"{reason.rstrip('.')}. Nothing was exported. {way_out}")
 
 
-def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
+def _frames(plan: Plan, camera: _Camera, piece: Piece) -> Frames:
     """Return encoded images, or blocks of pixels as they are decoded."""
     if camera.verbatim:
-        if (stored := plan.dataset.encoded_images(episode.index, camera.key)) is None:
+        if (stored := plan.dataset.encoded_images(piece.episode.index, camera.key)) is None:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
-        return stored
-    blocks = plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length))
-    return (_fitted(plan, camera, block, episode) for block in blocks)
+        return stored[piece.first : piece.last]
+    blocks = plan.dataset.blocks(piece.episode.index, camera.key, np.arange(piece.first, piece.last))
+    return (_fitted(plan, camera, block, piece.episode) for block in blocks)
 
 
-def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
+def _fitted(plan: Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
     """Bring frames to the size that is written: resize them if asked to, or cut off an odd last row or column."""
     height, width, _ = camera.feature.shape
     if plan.resized:
@@ -285,31 +326,35 @@ def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -
     return block[:, :height, :width]
 
 
-def _damage(plan: _Plan, episode: Episode) -> str | None:
-    """Read an episode, keep nothing, and return why it cannot be read; None where it can."""
+def damage_of(plan: Plan, piece: Piece) -> str | None:
+    """Read a piece, keep nothing, and return why it cannot be read; None where it can."""
     try:
-        _columns(plan, episode)
+        _columns(plan, piece)
         for camera in plan.cameras:
             if camera.verbatim:  # as the writer will look at them
-                EpisodeFrames(camera.key, camera.feature.shape, _frames(plan, camera, episode), episode.length).images()
+                EpisodeFrames(camera.key, camera.feature.shape, _frames(plan, camera, piece), piece.length).images()
             else:
-                for _ in plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length)):
+                for _ in plan.dataset.blocks(piece.episode.index, camera.key, np.arange(piece.first, piece.last)):
                     pass
     except LattokError as error:
         return str(error)
     return None
 
 
-def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(plan: Plan, pieces: Sequence[Piece]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield files for meta/: where everything comes from, what the actions mean, and what made the labels."""
-    dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
+    dataset = plan.dataset
     # of which cameras a reader sees the very pixels of the source
     exact = {c.key: c.feature.dtype == "image" and c.feature.shape[:2] == c.source for c in plan.cameras}
+    exact |= {key: key not in plan.copied.encoded for key in plan.copied.keys}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
     source = {"name": dataset.name, "kind": dataset.kind}
     if dataset.split is not None:
         source["split"] = dataset.split
-    yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
+    record: dict[str, Any] = {"source": source, "episodes": [piece.episode.index for piece in pieces]}
+    if not all(piece.is_whole for piece in pieces):
+        record["rows"] = [[piece.first, piece.last] for piece in pieces]
+    yield RECORD, record | {"frames": pictures}
     if spaces := action_spaces(dataset):
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     stored, known = dataset.provenance()
@@ -320,40 +365,47 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
         made = dict[str, Any]()
         for prefix, entry in ((key, value) for key, value in entries.items() if isinstance(value, dict)):
             try:
-                made[prefix] = _provenance(entry, exact, new_index, dataset)
+                made[prefix] = _provenance(entry, exact, plan, pieces)
             except (AttributeError, KeyError, TypeError):  # a stranger's file
                 hint = "Export without it: remove that file, or annotate again."
                 checks.fail(f"{prefix}` in `{known}", "what annotate writes there", f"{entry!r:.60}", hint)
         yield PROVENANCE.name, made
 
 
-def _provenance(
-    entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int], dataset: RobotDataset
-) -> dict[str, Any]:
+def _provenance(entry: dict[str, Any], exact: dict[str, bool], plan: Plan, pieces: Sequence[Piece]) -> dict[str, Any]:
     """A prefix's provenance in the export: `frames` says whether the labels can be checked on it ("same"), or only on
     their source ("source"). Episodes have their new numbers. Columns it converted or joined are so no more."""
+    dataset = plan.dataset
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
     if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["options"]["action_key"]):
         del kept["actions_as"]
     if "fills" in kept:
-        kept["fills"] = _fills(kept["fills"], new_index, dataset)
-    same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
+        kept["fills"] = _fills(kept["fills"], plan, pieces)
+    unchanged = plan.as_measured and all(piece.is_whole for piece in pieces)
+    same = (
+        unchanged and entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
+    )
     gaps = []
     for gap in entry.get("unlabelled", ()):
-        if numbers := [new_index[index] for index in gap["episodes"] if index in new_index]:
+        gone = {*gap["episodes"]}
+        if numbers := [number for number, piece in enumerate(pieces) if piece.episode.index in gone]:
             gaps.append({**gap, "episodes": numbers})
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}
 
 
-def _fills(fills: dict[str, Any], new_index: dict[int, int], dataset: RobotDataset) -> dict[str, Any]:
+def _fills(fills: dict[str, Any], plan: Plan, pieces: Sequence[Piece]) -> dict[str, Any]:
     """Return what is said of a column that was filled, about these episodes under their new numbers."""
+    dataset = plan.dataset
     kept = {name: value for name, value in fills.items() if name != "parts" or fills["column"] not in dataset.joined}
     if "filled" in kept:
-        filled = (new for old, new in new_index.items() if run_of(old, kept["filled"]) is not None)
-        kept["filled"] = index_runs(sorted(filled))
+        runs = kept["filled"]
+        kept["filled"] = index_runs(
+            n for n, piece in enumerate(pieces) if run_of(piece.episode.index, runs) is not None
+        )
     if "measured" in kept:
-        found = digests_from_json(kept["measured"], new_index)
-        kept["measured"] = digests_to_json({new_index[index]: digest for index, digest in found.items()})
+        unchanged = {piece.episode.index: n for n, piece in enumerate(pieces) if piece.is_whole and plan.as_measured}
+        found = digests_from_json(kept["measured"], unchanged)
+        kept["measured"] = digests_to_json({unchanged[index]: digest for index, digest in found.items()})
     return kept | ({"converted": True} if fills["column"] in dataset.actions_as else {})
 
 

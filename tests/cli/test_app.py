@@ -30,6 +30,7 @@ READERS = (["inspect"], ["view"], *(["train", name] for name in TRAINED), ["eval
 PUBLISHED = tuple(IMPORTERS)
 COMMANDS = (
     ["demo"],
+    ["repair"],
     *READERS,
     ["compare"],
     ["doctor"],
@@ -264,7 +265,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
     ("words", "says"),
     [
         (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
-        (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, view, train,"),
+        (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, repair, view, train,"),
         (["train"], "lattok train needs one of action-vq, beast, clip-lam, fast,"),
         (["convert"], "lattok convert needs one of adaworld-lam,"),
         (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),

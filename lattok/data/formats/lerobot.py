@@ -49,6 +49,7 @@ MAX_IMAGE_BYTES = 2**28
 MESSAGES = "language_persistent"  # column of messages that hold from their time on
 TIME_ROUNDING_S = 1e-4  # seconds that a stored time may be off
 FILES_LOOKED_INTO = 64  # for rows of unknown episodes
+TOTALS = ("total_episodes", "total_frames")  # in meta/info.json
 MAX_UNWANTED = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
 
 
@@ -398,6 +399,23 @@ class LeRobotV3(TableDataset):
     def _episode_row(self, episode_index: int) -> int:
         row = self._table.row(episode_index)
         return self.no_episode(episode_index) if row is None else row
+
+
+def tolerant(kind: type[LeRobotV3]) -> type[LeRobotV3]:
+    """Return a reader of LeRobot datasets that neither compares the totals of meta/info.json nor needs a list of
+    instructions: episodes have theirs."""
+
+    class Tolerant(kind):
+        def _read_info(self) -> dict[str, Any]:
+            return {key: value for key, value in super()._read_info().items() if key not in TOTALS}
+
+        def _read_tasks(self) -> tuple[str, ...]:
+            try:
+                return super()._read_tasks()
+            except LattokError:
+                return ()
+
+    return Tolerant
 
 
 def _note_renewed(place: str, wrong: Mapping[str, str]) -> None:

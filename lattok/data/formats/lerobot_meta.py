@@ -275,7 +275,7 @@ class EpisodeTable(Sequence[Episode]):
             raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {AGAIN}")
         total = info.get("total_episodes", len(self))
         lost = f"A file of {listed} is missing" if listed == "meta/episodes" else f"{listed} is cut off"
-        why = f"{lost} or from another dataset: copy the dataset again."
+        why = f"{lost} or from another dataset: copy the dataset again, or see `lattok repair`."
         what = f"{path}: `total_episodes` is {str(total)[:40]}, but {listed} lists {len(self)}. {why}"
         if is_int(total) and len(self) < total <= len(self) + MOST_MISSING:
             absent = sorted(set(range(total)) - set(self.indices.tolist()))
