@@ -14,17 +14,7 @@
 #   lerobot[dataset]==0.6.1 of the same Python
 # Date: 2026-11-28
 set -euo pipefail
-unset PYTHONPATH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-if command -v uv >uv; then # quicker
-    environment() { uv venv -q -p "${PYTHON:-python3}" "$1"; }
-    install() { uv pip install -q -p "$1/bin/python" "${@:2}"; }
-else
-    environment() { "${PYTHON:-python3}" -m venv "$1"; }
-    install() { "$1/bin/pip" install -q "${@:2}"; }
-fi
+. "$(dirname "$0")/environment.sh"
 environment venv
 if [[ -n "${BORROW_SITE:-}" ]]; then
     echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"

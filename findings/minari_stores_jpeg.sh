@@ -9,17 +9,7 @@
 # Needs: Python 3.12 or newer (PYTHON=), 250 MB
 # Date: 2026-11-28
 set -euo pipefail
-unset PYTHONPATH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-if command -v uv >uv; then # quicker
-    environment() { uv venv -q -p "${PYTHON:-python3}" "$1"; }
-    install() { uv pip install -q -p "$1/bin/python" "${@:2}"; }
-else
-    environment() { "${PYTHON:-python3}" -m venv "$1"; }
-    install() { "$1/bin/pip" install -q "${@:2}"; }
-fi
+. "$(dirname "$0")/environment.sh"
 environment venv
 install venv --no-deps \
     annotated-doc==0.0.7 annotated-types==0.8.0 cloudpickle==3.1.3 farama-notifications==0.0.6 \

@@ -10,17 +10,7 @@
 # Needs: Python 3.12 or newer (PYTHON=), 60 MB
 # Date: 2026-11-28
 set -euo pipefail
-unset PYTHONPATH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-if command -v uv >uv; then # quicker
-    environment() { uv venv -q -p "${PYTHON:-python3}" "$1"; }
-    install() { uv pip install -q -p "$1/bin/python" "${@:2}"; }
-else
-    environment() { "${PYTHON:-python3}" -m venv "$1"; }
-    install() { "$1/bin/pip" install -q "${@:2}"; }
-fi
+. "$(dirname "$0")/environment.sh"
 environment venv
 install venv --no-deps \
     numpy==2.5.5 pyarrow==26.0.1

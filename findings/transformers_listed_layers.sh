@@ -10,17 +10,7 @@
 # Needs: Python 3.12 or newer (PYTHON=), torch (BORROW_SITE=SITE-PACKAGES of the same Python, else 3 GB)
 # Date: 2026-11-28
 set -euo pipefail
-unset PYTHONPATH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-if command -v uv >uv; then # quicker
-    environment() { uv venv -q -p "${PYTHON:-python3}" "$1"; }
-    install() { uv pip install -q -p "$1/bin/python" "${@:2}"; }
-else
-    environment() { "${PYTHON:-python3}" -m venv "$1"; }
-    install() { "$1/bin/pip" install -q "${@:2}"; }
-fi
+. "$(dirname "$0")/environment.sh"
 environment venv
 environment before
 if [[ -n "${BORROW_SITE:-}" ]]; then

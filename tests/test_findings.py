@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "findings"
 PAGE = ROOT / "docs" / "real_behaviour.md"
-SCRIPTS = sorted(FOLDER.glob("*.sh"))
+HEAD = FOLDER / "environment.sh"  # which all others read
+SCRIPTS = sorted({*FOLDER.glob("*.sh")} - {HEAD})
 FIELDS = ("Versions", "Guess", "Fact", "Output", "Needs", "Date")
 PINNED = re.compile(r"[\w.-]+(\[\w+\])?==[\w.]+")
 
@@ -22,6 +23,11 @@ def parts(script: Path) -> tuple[list[str], str, str]:
     shell, _, code = script.read_text(encoding="utf-8").partition("<<'PY'\n")
     header = [line for line in shell.splitlines() if line.startswith("#")]
     return header, shell, code.removesuffix("PY\n")
+
+
+def test_they_work_in_a_folder_that_is_deleted():
+    subprocess.run(["bash", "-n", str(HEAD)], check=True)
+    assert 'work=$(mktemp -d)\ntrap \'rm -rf "$work"\' EXIT\ncd "$work"\n' in HEAD.read_text(encoding="utf-8")
 
 
 def test_there_are_ten_and_the_list_is_whole():
@@ -37,8 +43,7 @@ def test_each_has_the_form(script):
     header, shell, code = parts(script)
     assert header[0] == "#!/usr/bin/env bash"
     assert [line[2:].partition(":")[0] for line in header[3:] if not line.startswith("#  ")] == list(FIELDS)
-    assert "set -euo pipefail" in shell
-    assert 'work=$(mktemp -d)\ntrap \'rm -rf "$work"\' EXIT\ncd "$work"\n' in shell
+    assert 'set -euo pipefail\n. "$(dirname "$0")/environment.sh"\n' in shell
     subprocess.run(["bash", "-n", str(script)], check=True)
     installs = re.findall(r"^ *install \w+ ([^\\\n]*(?:\\\n[^\\\n]*)*)", shell, re.MULTILINE)
     words = " ".join(installs).replace("\\\n", " ").split()
