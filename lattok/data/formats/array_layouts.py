@@ -35,8 +35,8 @@ class Layout(NamedTuple):
     Paths lead from an episode's group downwards; `*` stands for any part of them, "/" included, and for the same part
     of the column's name, with "." for "/". Of several paths that match the longest counts. A text is the first of its
     sources that holds one: `@name` is an attribute of the episode or of a group above it (`@name.member` where it is
-    JSON), `json:member` is of the .json file beside the file, "file" and "folder" are their names, and all else is the
-    path of an array of text.
+    JSON), `json:member` is of the .json file beside the file (of a list, a number is the place), "file" and "folder"
+    are their names, and all else is the path of an array of text.
     """
 
     name: str  # for messages
@@ -151,7 +151,7 @@ ROBOTWIN = Layout(
         "observation/*": CAMERA_FACTS,
         "pointcloud": "a cloud of points, which models here do not read",
     },
-    instruction=("json:../instructions:seen", "folder"),
+    instruction=("json:../instructions:seen.0", "folder"),
     swapped=True,  # RGB given to OpenCV's encoder, which takes BGR
 )
 ROBOMIND = Layout(

@@ -438,7 +438,8 @@ class Sources:
 
 def _member(value: Any, members: list[str]) -> Any:
     for member in filter(None, members):  # "@name." is all of the JSON
-        value = value.get(member) if isinstance(value, dict) else None
-    if isinstance(value, list) and members and members[-1] == "seen":
-        return value[0] if value and isinstance(value[0], str) else None
+        if isinstance(value, list) and member.isdecimal():
+            value = next(iter(value[int(member) :]), None)
+        else:
+            value = value.get(member) if isinstance(value, dict) else None
     return value
