@@ -252,7 +252,7 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         with self.inference():
             return self._encode(*self._of_windows(batch))
 
-    def decode(self, codes: Any, return_info: bool = False, *, repair: bool = False) -> Any:
+    def decode(self, codes: object, return_info: bool = False, *, repair: bool = False) -> Any:
         """Turn codes, integers [B, P] or a list of rows, into chunks [B, H, m] in physical units.
 
         Codes that are missing, too many or out of range raise `LattokError`. With `repair`, or `return_info`, which

@@ -54,7 +54,7 @@ class TrainedFit(FitOptions):
     save_every: int = 1000
 
 
-def as_codes(codes: Any) -> Tensor:
+def as_codes(codes: object) -> Tensor:
     """Turn a tensor, an array or a list of rows of any lengths (then padded with -1) into codes int64 [B, L]."""
     if isinstance(codes, np.ndarray) and codes.dtype == object and not isinstance(codes, np.ma.MaskedArray):
         codes = codes.tolist()
@@ -68,14 +68,14 @@ def as_codes(codes: Any) -> Tensor:
     return _integers(codes, "B L")
 
 
-def _within_int64(row: Any) -> Any:
+def _within_int64(row: object) -> Any:
     """Bring numbers of a list that are beyond int64, and so no codes, within it; -1 alone is padding."""
     if not isinstance(row, list | tuple):
         return row
     return [max(-2, min(x, 2**62)) if checks.is_int(x) else x for x in row]
 
 
-def _integers(codes: Any, dims: str) -> Tensor:
+def _integers(codes: object, dims: str) -> Tensor:
     codes = as_tensor("codes", codes)
     checks.rank("codes", codes, dims)
     if codes.dtype == torch.int64:
@@ -186,7 +186,7 @@ def share_of(part: Tensor, valid: Tensor) -> float:
     return float((part & valid).sum() / valid.sum().clamp_min(1))
 
 
-def _is_plain(values: Any) -> bool:
+def _is_plain(values: object) -> bool:
     """Tell whether these are numbers in nested lists: one array, where a list of arrays is several."""
     while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):
         values = values[0]

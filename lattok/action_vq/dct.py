@@ -154,7 +154,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def decode(
         self,
-        codes: Any,
+        codes: object,
         return_info: bool = False,
         *,
         repair: bool = False,

@@ -32,8 +32,6 @@ from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
 
-QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
-
 
 @dataclass(frozen=True)
 class ActionVQConfig(TrainedConfig):
@@ -47,7 +45,8 @@ class ActionVQConfig(TrainedConfig):
         depth: Transformer layers of the encoder, and of the context decoder
         heads: attention heads
         hidden: width inside the MLPs
-        dropout: dropout in the Transformer layers, in training
+        dropout: dropout in the Transformer layers, in training; 0 in short runs, where it costs reconstruction before
+            it can help
         decoder: "step", the paper's MLP, decodes one code at a time; "context" sees all codes of the chunk
         commitment_weight: weight of the loss that keeps latents near their codes
         loss_reduction: how losses are reduced; "sum" over steps and dimensions is Eq. 16 to 18 as printed
@@ -230,7 +229,7 @@ class P2TActionVQ(TrainedTokenizer):
     def _begin(
         cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
     ) -> tuple[Self, ActionBatch]:
-        model, batch = super()._begin(chunks, valid, QUICK_MODEL | options, how)
+        model, batch = super()._begin(chunks, valid, {"dropout": 0.0, **options}, how)
         check_warm_up("continuous_steps", model.config.continuous_steps, how.steps)
         return model, batch
 

@@ -182,7 +182,7 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
         return checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
 
 
-def _check_ids(given: Any) -> None:
+def _check_ids(given: object) -> None:
     """Refuse ids far beyond any vocabulary: the library takes memory for all below them, and ends the process."""
     model = given.get("model") if isinstance(given, dict) else None
     vocab = model.get("vocab") if isinstance(model, dict) else None

@@ -166,7 +166,7 @@ class _Pool:
             for worker in self._workers:
                 self._ray.kill(worker)
 
-    def _started(self, ready: Any) -> None:
+    def _started(self, ready: object) -> None:
         number = self._starting.pop(ready)
         try:
             self._ray.get(ready)
@@ -178,7 +178,7 @@ class _Pool:
                 raise LattokError(f"`engine`: workers cannot start: {why}") from None
             self._spawn(number)
 
-    def _taken(self, ready: Any, number: int, unit: Unit) -> UnitLabels | None:
+    def _taken(self, ready: object, number: int, unit: Unit) -> UnitLabels | None:
         """Labels of a unit; None if it is to be tried again."""
         errors = self._ray.exceptions
         self._failed[unit.number] += 1

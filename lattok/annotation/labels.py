@@ -5,7 +5,7 @@ torch computes with as many threads as the options say.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
@@ -60,7 +60,7 @@ def identities_of(models: Models, device: str | None = None) -> Identities:
     """Return what provenance says of every model, with the kind of `device` that computes its labels (None: its own).
     Labels from another kind of device may differ in the last bits."""
 
-    def own(model: Any) -> str:
+    def own(model: object) -> str:
         first = next(model.buffers(), None) if isinstance(model, torch.nn.Module) else model
         return getattr(first, "device", torch.device("cpu")).type
 
@@ -241,7 +241,7 @@ def _columns(out: LatentActions, options: Options) -> Labels:
     return arrays
 
 
-def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: Mapping[str, Any]) -> Labels:
+def _inferred(work: Work, prefix: str, index: int, video: Iterable[np.ndarray], inputs: Mapping[str, Any]) -> Labels:
     """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
     model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
     states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]

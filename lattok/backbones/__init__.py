@@ -1,22 +1,11 @@
-"""What a policy asks of a base model, whichever it is. Those of Hugging Face need the extra vla.
+"""What a policy asks of a base model, whichever it is. Those of Hugging Face need the extra vla."""
 
-    adapt(train, lora, ...)              choose in place what is trained: what requires a gradient then; called once
-    prepare(images, texts)               images uint8 [B, V, h, w, 3] and prompts to inputs, padded on the left
-    backbone(inputs, queries, layers)    `BackboneOut`; queries [B, T, D] come last, each sees what is before it
-    tokens_of(texts)                     tokens of texts; called by the thread that makes batches, as `prepare` is
-    text_errors(inputs, rows)            -log p of B rows of tokens after their prompts [B, T], and which of them count
-    saved_tensors()                      what a saved model must hold of it: adapters, or trained weights
-
-It is an `nn.Module` with `hidden_size` (D), `num_layers` (N), `predicts_text` (has a head for text) and `embedding_rms`
-(usual size of a number in an embedding: queries start there); one without images says so by `reads_images`. Hidden
-states are counted as in transformers: 0 are the embeddings, k the output of layer k, N follows the last norm.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lattok.utils import checks
 from lattok.utils.options import GROUP, check_choices
@@ -35,6 +24,53 @@ class BackboneOut(NamedTuple):
     valid: Tensor  # [B, L] bool: no padding
     image: Tensor | None  # [B, L] bool: image tokens; none for a model that reads only text
     image_counts: tuple[int, int] | None = None  # fewest and most of a sample; none: to be counted, on the host
+
+
+class Backbone(nn.Module):
+    """A base model of policies: turns images, prompts and queries into hidden states.
+
+    Hidden states are counted as in transformers: 0 are the embeddings, k the output of layer k, and N follows the last
+    norm.
+    """
+
+    hidden_size: int  # D
+    num_layers: int  # N
+    embedding_rms: float  # usual size of a number in an embedding: queries start there
+    predicts_text: bool = False  # has a head for text
+    reads_images: bool = True
+    revision: str | None = None  # of its weights
+
+    def adapt(self, train: str, lora: "LoraSpec", gradient_checkpointing: bool = False) -> None:
+        """Choose in place what is trained: what requires a gradient then. Called once."""
+        raise NotImplementedError
+
+    def prepare(self, images: Tensor, texts: Sequence[str]) -> Inputs:
+        """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left, on the images' device."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
+        """Return hidden states of `layers`. Queries [B, T, D] come last, and each sees what is before it."""
+        raise NotImplementedError
+
+    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts. The thread that makes batches calls this, as it calls `prepare`."""
+        raise NotImplementedError
+
+    def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return -log p of B rows of tokens after their prompts [B, T], and which of them count."""
+        raise NotImplementedError
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return what a saved model must hold of it: adapters, or trained weights."""
+        raise NotImplementedError
+
+    def merge(self) -> None:
+        """Add the adapters to the weights that they adapt; of pretrained ones."""
+        raise NotImplementedError
+
+    def save_base(self, folder: str | Path) -> Path:
+        """Write the whole base model as it is now; of pretrained ones."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

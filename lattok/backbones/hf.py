@@ -19,7 +19,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import BackboneOut, Inputs, LoraSpec, Train, pretrained
+from lattok.backbones import Backbone, BackboneOut, Inputs, LoraSpec, Train, pretrained
 from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
@@ -29,7 +29,7 @@ IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the 
 IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
 
 
-class HFBackbone(nn.Module):
+class HFBackbone(Backbone):
     """A vision-language or text model of transformers >= 5.4. A text model is given no images.
 
     `model` is the whole model, of which only the part below its head is run; `revision` is its commit on the Hub, or

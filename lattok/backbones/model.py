@@ -19,9 +19,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH, BackboneConfig, BackboneOut, Inputs, LoraSpec
+from lattok.backbones import SCRATCH, Backbone, BackboneConfig, BackboneOut, Inputs, LoraSpec
 from lattok.hub import PARTS, HubModel
-from lattok.hub.client import HUB_ID
+from lattok.hub.client import HUB_ID, FilePath
 from lattok.hub.weights import Sizes
 from lattok.nn.blocks import PreNormBlock, onto
 from lattok.utils import checks
@@ -33,15 +33,15 @@ WORDS = 4096  # rows of the table of words; row 0 is padding
 MAX_WORDS = 64  # words of a prompt; of a longer one the last count, which say what to predict
 
 
-class Outline(nn.Module):
+class Outline(Backbone):
     """What a policy's shapes depend on of a base model that is open already."""
 
-    def __init__(self, backbone: Any):
+    def __init__(self, backbone: Backbone):
         super().__init__()
         self.hidden_size, self.num_layers, self.embedding_rms = backbone.hidden_size, backbone.num_layers, 1.0
-        self.reads_images = getattr(backbone, "reads_images", True)
+        self.reads_images = backbone.reads_images
 
-    def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
+    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Do nothing: shapes of adapters are not known, nor are they among the saved tensors."""
 
     def saved_tensors(self) -> dict[str, Tensor]:
@@ -51,10 +51,10 @@ class Outline(nn.Module):
 class BackboneModel(HubModel, ABC):
     """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
 
-    backbone: Any  # see `lattok.backbones`
+    backbone: Backbone
 
     @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: Any, folder: Path, backbone: FilePath | None = None) -> tuple[Any, dict[str, Any]]:
         """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
         if config.backbone.name == SCRATCH:
             if backbone is not None:
@@ -65,12 +65,12 @@ class BackboneModel(HubModel, ABC):
         return config, {"backbone": open_backbone(config, folder)}
 
     @classmethod
-    def build(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
+    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
         """Build a model of this configuration, by default over the scratch backbone."""
         return cast(Any, cls)(config, open_backbone(config) if backbone is None else backbone, **parts)
 
     @classmethod
-    def outline(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
+    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
         """Build it for its shapes alone: a base model that is open already stays as it is."""
         return cls.build(config, None if backbone is None else Outline(backbone), **parts)
 
@@ -121,7 +121,7 @@ class BackboneModel(HubModel, ABC):
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
 
-def with_base(config: Any) -> tuple[Any, Any]:
+def with_base(config: Any) -> tuple[Any, Backbone]:
     """Return the configuration of a new model, which says where and which its base model is, and that base model."""
     backbone = open_backbone(config)
     return with_backbone(config, name=from_root(config.backbone.name), revision=backbone.revision), backbone
@@ -138,7 +138,7 @@ def from_root(name: str) -> str:
     return str(folder.resolve()) if name != SCRATCH and folder.is_dir() else name
 
 
-def open_backbone(config: Any, folder: Path | None = None) -> Any:
+def open_backbone(config: Any, folder: Path | None = None) -> Backbone:
     """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
 
     `config` names it as a `VLAConfig` does; of clips it also says how many `frames` the model looks at.
@@ -156,15 +156,13 @@ def open_backbone(config: Any, folder: Path | None = None) -> Any:
     return HFBackbone.load(name, base.revision, dtype=base.dtype)
 
 
-class ScratchBackbone(nn.Module):
+class ScratchBackbone(Backbone):
     """See the top of this file; all of its parameters are trained, 1.5 M by default.
 
     It looks at `frames`, each with all cameras; frames of a camera share convolutions. Without cameras it only reads.
     """
 
-    predicts_text = False
     embedding_rms = 1.0
-    revision = None
 
     def __init__(self, config: BackboneConfig, cameras: int, image_size: int, frames: int = 1):
         super().__init__()

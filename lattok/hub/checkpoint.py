@@ -298,7 +298,7 @@ def published_settings(given: Settings) -> Mapping[str, Any]:
     return found
 
 
-def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+def setting(settings: Mapping[str, Any], name: str, kind: Any, default: object = None) -> Any:
     """Return a published setting, "decoder.heads" for one of a group; without a default it must be there."""
     value: Any = settings
     for part in name.split("."):
@@ -310,7 +310,7 @@ def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = No
     return as_option(name, as_number(value) if kind is float else value, kind)
 
 
-def as_number(value: Any) -> Any:
+def as_number(value: object) -> Any:
     """Return a setting as the number that it is, if it is one; YAML reads 1e-12 as a text."""
     try:
         return float(value) if isinstance(value, str) else value
@@ -318,7 +318,7 @@ def as_number(value: Any) -> Any:
         return value
 
 
-def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: object, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
     """Yield name and value of every tensor below `value`; anything else is an error that names its place."""
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         yield ".".join(place), value.detach()
@@ -330,7 +330,7 @@ def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[st
         yield from _tensors(item, (*place, str(key)), path)
 
 
-def _contents(value: Any) -> str:
+def _contents(value: object) -> str:
     if isinstance(value, Mapping):
         return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, Tensor):
@@ -380,7 +380,7 @@ class _Inert:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 

@@ -97,7 +97,7 @@ def find_local(name: Any, folder: Path = Path()) -> Path | None:
         return None
 
 
-def find_local_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
+def find_local_or_hub(argument: str, name: object, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = find_local(name, folder)
     if place is None and str(name).split("/")[0] == "sample":
@@ -288,7 +288,9 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str, did
         more = f"More is allowed to those who {LOG_IN}. What has arrived is kept."
         return "the Hub was asked too often (429)", f"Wait five minutes. {more}"
     if is_a(errors.RepositoryNotFoundError) or status in (401, 404):
-        reason = "there is no such repository, or it is private" + " and you are not logged in" * (not get_token())
+        reason = "there is no such repository, or it is private"
+        if not get_token():
+            reason += " and you are not logged in"
         return reason, f"Check the name; for a private one {LOG_IN}."
     if in_cache and not status:
         command = f"hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}"

@@ -193,7 +193,7 @@ class HubModel(nn.Module):
 
     def extra_repr(self) -> str:  # the first lines of `repr`
         learned = records.datasets_of(self.trained_on)
-        return self.summary() + f"\ntrained on {', '.join(learned)}" * bool(learned)
+        return f"{self.summary()}\ntrained on {', '.join(learned)}" if learned else self.summary()
 
     @property
     def size(self) -> str:
@@ -241,7 +241,12 @@ class HubModel(nn.Module):
     @classmethod
     @devices.float32_by_default()
     def from_place(
-        cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None, **others: Any
+        cls,
+        place: Place,
+        device: str | None = None,
+        backbone: FilePath | None = None,
+        dtype: str | torch.dtype | None = None,
+        **others: Any,
     ) -> Self:
         """Load from where `resolve` found it; other keywords of `LoadOptions` were those of the download."""
         folder, kind = place.folder, None if dtype is None else str(dtype).removeprefix("torch.")
@@ -276,7 +281,7 @@ class HubModel(nn.Module):
         return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
 
     @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: Any, folder: Path, backbone: FilePath | None = None) -> tuple[Any, dict[str, Any]]:
         """Return the configuration, and what else building needs that `folder` does not hold."""
         if backbone is not None:
             checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -60,7 +59,7 @@ def tensor_names(file: Path) -> list[str]:
     return []
 
 
-def _nested(value: Any, place: tuple[str, ...], depth: int) -> Iterator[str]:
+def _nested(value: object, place: tuple[str, ...], depth: int) -> Iterator[str]:
     if isinstance(value, Tensor):
         yield ".".join(place)
     elif isinstance(value, Mapping) and depth <= WRAPPED:

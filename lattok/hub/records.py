@@ -123,7 +123,7 @@ def inferred_text(trained_on: Mapping[str, Any] | None) -> str:
     return f"The actions of {which} were inferred, not measured" if any(counts) else ""
 
 
-def plain(text: Any) -> str:
+def plain(text: object) -> str:
     """Turn any text into one line of Markdown that shows it and does nothing else."""
     return _SPECIAL.sub(r"\\\1", html.escape(_line(text), quote=False))
 
@@ -133,7 +133,7 @@ def quoted(text: str) -> str:
     return json.dumps(_line(text), ensure_ascii=False)
 
 
-def _line(text: Any) -> str:
+def _line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
@@ -214,7 +214,8 @@ def card_of(model: Any, name: str) -> str:
     lines = ["---", _front(model, name), "---", f"# {plain(name)}", "", what, ""]
     lines += ["```python", f"import lattok  # {INSTALL}", "", f"model = lattok.load({quoted(name)})"]
     lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
-    lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
+    if len(several) > 1:
+        lines.append(f"# or that of {_line(', '.join(several[1:]))}")
     lines += [*model.usage(), "```", "", "## Evaluation", ""]
     judged = model.evaluation and _judged(model.evaluation, model.picture is not None)
     lines += judged or [f"Not evaluated yet: {model.judged_by}."]

@@ -150,8 +150,9 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
 
 def listed_problems(problems: list[str]) -> str:
     """Join problems to one text; of many only the first, and how many more there are."""
-    more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
-    return "; ".join([*problems[:SHOWN_TENSORS], *more])
+    if len(problems) > SHOWN_TENSORS:
+        problems = [*problems[:SHOWN_TENSORS], f"and {len(problems) - SHOWN_TENSORS} more"]
+    return "; ".join(problems)
 
 
 def _name(dtype: torch.dtype | None) -> str:
@@ -207,7 +208,8 @@ def one_line(argument: str, expected: str) -> Iterator[None]:
     except Exception as error:
         said = checks.first_line(error).rstrip(".")
         offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
-        hint = "Without network: pixels, or features that are in the cache." * (offline and argument == "features")
+        cached = offline and argument == "features"
+        hint = "Without network: pixels, or features that are in the cache." if cached else ""
         checks.fail(argument, expected, said, hint)
 
 
@@ -246,7 +248,7 @@ def check_whole(argument: str, what: str, report: Any, needed: str = "", hint: s
         checks.fail(argument, f"{what} lacks weights", checks.few_of(missing, 3), hint)
 
 
-def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
+def check_named(config: object, folder: Path, given: Collection[str] = ()) -> None:
     """Refuse a `config` out of `folder` that names other folders, but for fields that the user has `given`.
 
     What lies in the artefact itself may be named, and what the environment variable LATTOK_DATA names.
@@ -261,7 +263,7 @@ def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
             checks.fail(f"{field}` in `{folder}", expected, _names_in(config)[field], hint)
 
 
-def folders_of(config: Any) -> dict[str, str]:
+def folders_of(config: object) -> dict[str, str]:
     """Return by field the paths of this machine that a configuration names."""
     found = _names_in(config)
     places = {field: _local(field.rpartition(".")[2], name) for field, name in found.items() if isinstance(name, str)}
@@ -275,7 +277,7 @@ def from_anywhere(features: str) -> str:
     return features if place is None or found is None else features.removesuffix(place) + str(found.resolve())
 
 
-def trust_hint(config: Any) -> str:
+def trust_hint(config: object) -> str:
     """Return what to tell the maker of a model that names folders: it must not open them by itself."""
     folders = os.pathsep.join(dict.fromkeys(folders_of(config).values()))
     if not folders or TRUSTED in os.environ:
@@ -283,7 +285,7 @@ def trust_hint(config: Any) -> str:
     return f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
 
 
-def _names_in(config: Any) -> dict[str, Any]:
+def _names_in(config: object) -> dict[str, Any]:
     """Return what fields hold, or the `name` in those that are groups of options, also as JSON has them."""
     found = {}
     for field in NETWORK_FIELDS:

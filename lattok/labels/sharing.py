@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Unpack
 
 from lattok.data.opening import open_dataset
-from lattok.data.schema import PROVENANCE
+from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.hub import CARD, client
 from lattok.hub.records import HUB_ID, TAGS, divided, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.sidecar import Sidecar
@@ -106,7 +106,7 @@ def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> List
     return Listing(sorted({*map(Path.as_posix, found), CARD}), [str(path) for path in there if path not in names], size)
 
 
-def _subject(root: Path) -> Any:
+def _subject(root: Path) -> RobotDataset | Sidecar:
     """Open what lies there: a LeRobot dataset or labels."""
     if (root / INFO).is_file():
         return open_dataset(root)
@@ -116,7 +116,7 @@ def _subject(root: Path) -> Any:
     return checks.fail("folder", "a LeRobot dataset or labels on this machine", repr(os.fspath(root)), hint)
 
 
-def _card(subject: Any, name: str, license: str | None, before: str | None) -> str:
+def _card(subject: RobotDataset | Sidecar, name: str, license: str | None, before: str | None) -> str:
     """Return what the dataset is, how to read it, and how its labels were made; below that the card of `before`."""
     sidecar = isinstance(subject, Sidecar)
     labels = subject.provenance if sidecar else provenance_of(subject)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.data import select_episodes
 from lattok.data.alike import note_rates, same_actions
 from lattok.data.episodes import check_horizon
@@ -50,7 +49,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         "libero": {**PAPER, **QUANTILES, "horizon": 8},
         "robotwin": {**PAPER, **EXTREMES, "horizon": 25},
         "jaka": {**PAPER, **QUANTILES, "horizon": 20},
-        "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, "threads": 1, **QUICK_MODEL},
+        "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, "threads": 1, "dropout": 0.0},
         "context": {"decoder": "context"},
         "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
     }

@@ -208,11 +208,13 @@ class PairRecipe(Recipe[Model]):
             broadcast_buffers(model)
             return finish({"": model}, out)[""]
 
-    def words(self, datasets: Sequence[RobotDataset], before: Any) -> tuple[Instructions | None, dict[str, int]]:
+    def words(
+        self, datasets: Sequence[RobotDataset], before: TrainedPairModel | None
+    ) -> tuple[Instructions | None, dict[str, int]]:
         """Return vectors of the instructions, where the model reads them, and what they decide of its configuration."""
         return None, {}
 
-    def inputs(self, before: Any) -> dict[str, str]:
+    def inputs(self, before: TrainedPairModel | None) -> dict[str, str]:
         """Hash what the run depends on besides dataset and options."""
         name = "env_codebook" if self.data.init is None else "init"
         return {} if before is None else {name: before.describe()["weights_sha256"]}

@@ -87,7 +87,7 @@ def leave_others() -> None:
         dist.destroy_process_group()
 
 
-def broadcast_buffers(model: Any) -> None:
+def broadcast_buffers(model: HubModel) -> None:
     """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
     if dist.is_initialized():
         for name in sorted(dict(model.named_buffers()).keys() & model.saved_tensors().keys()):

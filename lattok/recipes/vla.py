@@ -212,7 +212,7 @@ class VLARecipe(Recipe[LatentVLA]):
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
 
 
-def horizon_of(tokenizer: Any) -> dict[str, int]:
+def horizon_of(tokenizer: object) -> dict[str, int]:
     """Return the horizon of a tokenizer, a folder or a Hub id, as an option; none where it is none, which is said
     later."""
     horizon = None

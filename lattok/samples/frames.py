@@ -276,7 +276,7 @@ def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarra
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
 
 
-def all_gather(mine: Any) -> Sequence[Any]:
+def all_gather(mine: object) -> Sequence[Any]:
     """Return the objects that all processes give, by rank; one process has its own."""
     if not dist.is_initialized():
         return [mine]

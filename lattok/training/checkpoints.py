@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, cast
 import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
 from lattok.utils import checks, files
@@ -49,7 +50,9 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().to(torch.float32, copy=True) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, average: Mapping[str, Tensor]) -> None:
+def save(
+    model: nn.Module, optimizer: Optimizer, path: Path, step: int, write: bool, average: Mapping[str, Tensor]
+) -> None:
     """Write a checkpoint: all processes call, those with `write` write."""
     state = {"step": step, "model": state_of(model), "optimizer": optimizer.state_dict()}
     if average:
@@ -69,7 +72,7 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, a
             raise OSError(reason.errno, f"checkpoint not written: {reason.strerror}", str(path)) from None
 
 
-def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: Mapping[str, Tensor]) -> int:
+def restore(model: nn.Module, optimizer: Optimizer, path: Path, steps: int, average: Mapping[str, Tensor]) -> int:
     """Load a checkpoint, also into `average`, and return its step, at most `steps`. All processes call. All of it is
     checked before the first tensor is copied: what does not fit changes nothing."""
     try:

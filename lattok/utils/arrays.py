@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 WIDEST = 8  # bytes of a number that torch knows
 
 
-def as_tensor(name: str, values: Any) -> Tensor:
+def as_tensor(name: str, values: object) -> Tensor:
     """Turn a tensor, an array or a nested list into a dense torch tensor of real numbers with values in it."""
     if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
         try:
@@ -43,12 +43,12 @@ def as_tensor(name: str, values: Any) -> Tensor:
     return values
 
 
-def like(given: Any, result: Result) -> Result:
+def like(given: object, result: Result) -> Result:
     """Return `result`, a tensor or a (named) tuple that holds some, as arrays where an array was given."""
     return _arrays(result) if isinstance(given, np.ndarray) else result
 
 
-def _arrays(value: Any) -> Any:
+def _arrays(value: object) -> Any:
     if isinstance(value, Tensor):
         return value.numpy(force=True)
     if isinstance(value, tuple):

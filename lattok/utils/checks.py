@@ -42,12 +42,12 @@ class LattokError(ValueError):
         super().__init__(printable(text).replace("\n", " "))
 
 
-def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:
+def fail(name: str, expected: str, got: object, hint: str = "") -> NoReturn:
     """Raise `LattokError("`name`: expected ..., got .... hint")`."""
     refuse(f"`{name}`", expected, got, hint)
 
 
-def refuse(place: object, expected: str, got: Any, hint: str = "") -> NoReturn:
+def refuse(place: object, expected: str, got: object, hint: str = "") -> NoReturn:
     """Raise the same about a file, or a place in one."""
     shown = str(got)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
@@ -81,12 +81,12 @@ def reason(error: BaseException) -> str:
     return ("" if isinstance(error, LattokError) else f"{type(error).__name__}: ") + first_line(error)
 
 
-def is_number(value: Any) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Tell whether this is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_int(value: Any) -> TypeGuard[int]:
+def is_int(value: object) -> TypeGuard[int]:
     """Tell whether this is a whole number, which true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -102,7 +102,7 @@ at_least_zero = partial(_numbers, "a number of at least 0", lambda value: value 
 below_one = partial(_numbers, "a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
-def is_frame_rate(value: Any) -> TypeGuard[int | float]:
+def is_frame_rate(value: object) -> TypeGuard[int | float]:
     """Tell whether this is frames per second between 1e-6 and 1e6, so that seconds come to numbers of frames."""
     return is_number(value) and 1e-6 < value < 1e6
 
@@ -141,13 +141,13 @@ def divides(whole: int, said: str, /, **values: int) -> None:
             fail(name, f"a divisor of {said}", value)
 
 
-def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
+def one_of(name: str, value: object, options: Iterable[Any]) -> None:
     options = list(options)
     if value not in options:
         fail(name, "one of " + ", ".join(map(str, options)), repr(value), did_you_mean(value, options))
 
 
-def rank(name: str, array: Any, dims: str) -> None:
+def rank(name: str, array: object, dims: str) -> None:
     """`array` must have as many axes as `dims` names, e.g. `rank("chunks", x, "B H m")`."""
     got = tuple(getattr(array, "shape", ()))
     if len(got) != len(dims.split()):
@@ -160,7 +160,7 @@ def finite(name: str, values: Any, hint: str = "") -> None:
         fail(name, "finite numbers", "NaN or infinity", hint)
 
 
-def tensor(name: str, value: Any) -> None:
+def tensor(name: str, value: object) -> None:
     if not hasattr(value, "requires_grad"):  # torch is not imported for a check
         fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")
 
@@ -208,7 +208,7 @@ ELSEWHERE |= {"train_backbone": "backbone_train", "lora_rank": "backbone_lora_ra
 ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch_size", "heads": "backbone_heads"}
 
 
-def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+def did_you_mean(word: object, known: Iterable[Any]) -> str:
     """The hint "Did you mean lr?" for learning_rate, LR, or the like; "" where nothing known resembles the word."""
     if not isinstance(word, str) or not word:
         return ""

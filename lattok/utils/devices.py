@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lattok.utils import checks
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+
+Model = TypeVar("Model", bound="nn.Module")
 
 CPU_LIMIT, MEMORY_LIMIT = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/memory.max")
 
@@ -125,7 +128,7 @@ def module_of(device: torch.device) -> Any:
     return getattr(torch, device.type, None) if has_streams(device) else None
 
 
-def moved(model: Any, device: str | None) -> Any:
+def moved(model: Model, device: str | None) -> Model:
     """Move a model to the device of that name; None leaves it where it is."""
     if device is None:
         return model

@@ -155,12 +155,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any, indent: int = 2) -> None:
+def write_json(path: Path, value: object, indent: int = 2) -> None:
     """Write strict JSON as a whole file; numbers that are not finite become null, since JSON has none."""
     write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
 
 
-def json_hash(value: Any) -> str:
+def json_hash(value: object) -> str:
     """Return the SHA-256, in hexadecimal digits, of a value as JSON; keys count in alphabetical order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -184,7 +184,7 @@ def read_json(path: Path, hint: str = COPY, *, nan: bool = False) -> dict[str, A
     return value
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:
     """Return `value` with None in place of NaN and infinity, all the way down."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -94,7 +94,7 @@ def check_choices(instance: Any, group: str = "") -> None:
             checks.fail(name, f"a value of type {expected}", f"{value!r:.60}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: object, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(kind))
     if get_origin(kind) is tuple and get_args(kind) == (str, ...):
@@ -102,7 +102,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) if kind in (bool, str, NoneType) else True
 
 
-def identity(value: Any) -> Any:
+def identity(value: object) -> Any:
     """Return a configuration as JSON values, without what was added later and is at its default."""
     if isinstance(value, tuple | list):
         return [identity(each) for each in value]

@@ -203,7 +203,12 @@ class Output:
     # replace own
 
     def check_own(
-        self, readers: dict[str, Callable[[Path], Any]], about: Any, what: str, other: str = "", overwrite: bool = False
+        self,
+        readers: dict[str, Callable[[Path], Any]],
+        about: object,
+        what: str,
+        other: str = "",
+        overwrite: bool = False,
     ) -> None:
         """Require that what lies there under the names of `readers` is a `what` of lattok's, and about the same.
 

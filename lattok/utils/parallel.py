@@ -85,7 +85,7 @@ class Processes:
             pipe.close()
         self._processes, self._pipes = [], []
 
-    def submit(self, job: Any) -> None:
+    def submit(self, job: object) -> None:
         """Let a process do `job` when one is free; `results` has what comes of it."""
         slot = getattr(job, "slot", None)
         (self._waiting if slot is None else self._own[slot % self.count]).append(job)
@@ -128,7 +128,7 @@ class Processes:
                 self._busy[number] = queue.popleft()
                 self._send(number, self._busy[number])
 
-    def _send(self, number: int, message: Any) -> None:
+    def _send(self, number: int, message: object) -> None:
         with suppress(OSError):  # it has died, which `results` finds
             self._pipes[number].send_bytes(pickle.dumps(message))
 

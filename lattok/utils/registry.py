@@ -88,10 +88,10 @@ def _load(entry: EntryPoint) -> Any:
         raise LattokError(f"{entry.name!r} comes with the package {package}, which fails ({why}). Repair it.") from None
 
 
-def is_ours(thing: Any) -> bool:
+def is_ours(thing: object) -> bool:
     """Tell whether a class, a function or an object of a class is of lattok itself."""
     return getattr(thing, "__module__", "").split(".")[0] == "lattok"
 
 
-def _home(thing: Any) -> str:
+def _home(thing: object) -> str:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))}".lstrip(".")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -44,7 +45,7 @@ def deferred() -> Iterator[Callable[[], int]]:
     """
     asked: list[tuple[float, int]] = []  # when, and by which signal
 
-    def ask(got: int, frame: Any) -> None:
+    def ask(got: int, frame: FrameType | None) -> None:
         asked.append((time.monotonic(), got))
         if asked[-1][0] - asked[0][0] > GRACE_S:
             _put_back(previous)
@@ -59,7 +60,7 @@ def raising(numbers: tuple[int, ...] = ASKING[1:]) -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt; the second ends the process."""
     begun: list[float] = []
 
-    def stop(got: int, frame: Any) -> None:
+    def stop(got: int, frame: FrameType | None) -> None:
         begun.append(time.monotonic())
         if len(begun) == 1:
             _raised.append(got)
@@ -98,7 +99,7 @@ def kept() -> Iterator[None]:
 def ending(text: str) -> Iterator[None]:
     """Let any request end the process at once with `text`: for what neither raises nor waits well, such as imports."""
 
-    def end(got: int, frame: Any) -> None:
+    def end(got: int, frame: FrameType | None) -> None:
         os.write(2, text.encode())
         os._exit(128 + got)
 

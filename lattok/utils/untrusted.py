@@ -37,7 +37,7 @@ MOST_LINKS = 16  # to one folder of a dataset
 NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
 
 
-def inside(root: Path, relative: Any, what: str) -> Path:
+def inside(root: Path, relative: object, what: str) -> Path:
     """Return the file that something in a dataset calls `relative`: text without `..` that stays below `root`.
 
     `what` names file and field in errors. The file need not be there.
@@ -216,7 +216,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_parsed(value: Any, nan: bool, nul: bool) -> None:
+def _check_parsed(value: object, nan: bool, nul: bool) -> None:
     level, depth = [value], 0
     while level:
         if depth > JSON_DEPTH:
@@ -276,7 +276,7 @@ class _Unfit(Exception):
         self.name, self.expected, self.got, self.hint = name, expected, got, hint
 
 
-def typed(value: Any, kind: Any, name: str, where: str = "", hint: str = "") -> Any:
+def typed(value: object, kind: Any, name: str, where: str = "", hint: str = "") -> Any:
     """Return a value out of JSON as the type hint `kind`: lists as its tuples, objects as its dataclasses.
 
     Whole numbers are numbers too, true and false are none. In the object of a TypedDict names may be missing, and
@@ -335,7 +335,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     return found
 
 
-def _one_of_several(value: Any, kind: Any, name: str) -> Any:
+def _one_of_several(value: object, kind: Any, name: str) -> Any:
     unfit: list[_Unfit] = []
     for part in get_args(kind):
         try:
@@ -363,7 +363,7 @@ def _dataclass(value: Mapping[str, Any], kind: Any, name: str) -> Any:
         raise _Unfit(name, f"the fields of {kind.__name__}, each of its type", said) from None
 
 
-def _below(name: str, key: Any) -> str:
+def _below(name: str, key: object) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
@@ -373,5 +373,5 @@ def _shown(kind: Any) -> str:
     return re.sub(r"\b(?:\w+\.)+", "", str(kind)) if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value!r:.60}"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 from lattok.utils import signals
@@ -57,7 +58,7 @@ def watched() -> Iterator[None]:
 def _watch(child: int, held: int, heard: tuple[int, ...], mask: set[Any]) -> NoReturn:
     asked: list[tuple[float, int]] = []  # when, and by which signal
 
-    def pass_on(got: int, frame: Any) -> None:
+    def pass_on(got: int, frame: FrameType | None) -> None:
         asked.append((time.monotonic(), got))
         second = asked[-1][0] - asked[0][0] > signals.GRACE_S
         with suppress(ProcessLookupError):

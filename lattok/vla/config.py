@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lattok.backbones import BackboneConfig
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
@@ -285,7 +285,7 @@ class VLAConfig(NormalizedActions):
         return {"action": 1.0} | {loss.name: loss.weight for loss in self.strategy.losses}
 
 
-def _check_cameras(names: Sequence[str], sizes: Any) -> None:
+def _check_cameras(names: Sequence[str], sizes: object) -> None:
     if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))

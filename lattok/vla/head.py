@@ -115,7 +115,7 @@ class HeadBlock(nn.Module):
 def acting(name: str) -> Any:
     """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
 
-    def change(head: "ActionHead", value: Any) -> None:
+    def change(head: "ActionHead", value: object) -> None:
         head.config = replace(head.config, head=replace(head.config.head, **{name: value}))
 
     return property(lambda head: getattr(head.config.head, name), change)

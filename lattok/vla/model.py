@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import BackboneConfig
+from lattok.backbones import Backbone, BackboneConfig
 from lattok.backbones.model import BackboneModel, from_root, with_backbone
+from lattok.hub.client import FilePath
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import onto
 from lattok.nn.losses import coded, of_share
@@ -61,12 +62,12 @@ class LatentVLA(OfDatasets, BackboneModel):
     narrow = True
     config: VLAConfig
 
-    def __init__(self, config: VLAConfig, backbone: Any, tokenizer: ActionTokenizer | None = None):
+    def __init__(self, config: VLAConfig, backbone: Backbone, tokenizer: ActionTokenizer | None = None):
         super().__init__()
         check_knows_data(config)
         self.config = config
         self.arxiv = PAPERS.get(config.strategy.name, "2605.04678")
-        if config.cameras and not getattr(backbone, "reads_images", True):
+        if config.cameras and not backbone.reads_images:
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         base = config.backbone
         backbone.adapt(base.train, base.lora, base.gradient_checkpointing)
@@ -88,7 +89,9 @@ class LatentVLA(OfDatasets, BackboneModel):
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
 
     @classmethod
-    def opened(cls, config: VLAConfig, folder: Path, backbone: Any = None) -> tuple[VLAConfig, dict[str, Any]]:
+    def opened(
+        cls, config: VLAConfig, folder: Path, backbone: FilePath | None = None
+    ) -> tuple[VLAConfig, dict[str, Any]]:
         """Open the base model, and the tokenizer whose codes the head predicts."""
         config, parts = super().opened(config, folder, backbone)
         return config, parts if config.tokens is None else parts | {"tokenizer": open_tokenizer(folder, config.tokens)}
@@ -143,7 +146,9 @@ class LatentVLA(OfDatasets, BackboneModel):
         is a `PolicyBatch`, has its fields, or LeRobot's keys. Steps that are not valid change nothing."""
         return self.learn(batch)[0]
 
-    def learn(self, batch: Any, layer: int | None = None, block: int | None = None) -> tuple[LossTerms, Any]:
+    def learn(
+        self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None, block: int | None = None
+    ) -> tuple[LossTerms, Any]:
         """Return what `forward` does, and a state with its gradient, where one is asked for. That is hidden state
         `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a flow head makes of the
         last noised action of each sample that is valid, [B, d]."""

@@ -30,7 +30,7 @@ def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
     return [plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
 
 
-def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
+def as_batch(config: VLAConfig, observation: object) -> tuple[Any, bool]:
     """Return an observation with tensors in place of arrays, and whether it was a single one, which is a batch of one.
     The task of a single one is a text, and its images and state have no axis for samples."""
     if not isinstance(observation, Mapping):

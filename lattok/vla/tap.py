@@ -66,7 +66,7 @@ class Recording:
         self._found: list[Tensor] = []
         self._calls = self._without_grad = 0
 
-    def add(self, given: Any) -> None:
+    def add(self, given: object) -> None:
         """Record a call of the module by the first tensor of what it is given, or gives."""
         if self._with_grad and not torch.is_grad_enabled():
             self._without_grad += 1

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.clips.decoder import open_sana, sizes_of
@@ -114,7 +113,7 @@ def test_clipped_normalisers(name: str, device: Device):
 
 def test_normalisers_of_datasets(device: Device):
     torch.manual_seed(0)
-    model = P2TActionVQ(ActionVQConfig(3, 6, normalizers=("a", "b"), **{**QUICK_MODEL, "dim": 8, "hidden": 8})).eval()
+    model = P2TActionVQ(ActionVQConfig(3, 6, normalizers=("a", "b"), dropout=0.0, dim=8, hidden=8)).eval()
     moved, more = copy.deepcopy(model).to(NAME), smooth(5, seed=2).flatten(0, 1)
     for each, actions in ((model, more), (moved, more.to(NAME))):
         each.add_dataset("c", actions)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.nn.quantize import VectorQuantizer
 from lattok.types import ActionBatch
 from tests.accelerator import NAME, Device
@@ -23,7 +22,7 @@ from tests.accelerator import NAME, Device
 def model() -> P2TActionVQ:
     """A tokenizer whose codebook has started."""
     torch.manual_seed(0)
-    made = P2TActionVQ(ActionVQConfig(action_dim=3, **{**QUICK_MODEL, "codebook_size": 8, "dim": 8, "hidden": 8}))
+    made = P2TActionVQ(ActionVQConfig(action_dim=3, dropout=0.0, codebook_size=8, dim=8, hidden=8))
     made.train()(batch())
     return made
 

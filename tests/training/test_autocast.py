@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import p2t as of_actions
-from lattok.action_vq.p2t import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses as of_images
 from lattok.image_lam.base.trained import LatentStream
@@ -128,7 +127,7 @@ def test_every_term_of_a_policy_is_float32(name: str):
 
 
 def test_weights_moments_and_averages_are_float32(tmp_path):
-    model = P2TActionVQ(ActionVQConfig(action_dim=3, **{**QUICK_MODEL, "codebook_size": 8, "mask_weight": 0.1}))
+    model = P2TActionVQ(ActionVQConfig(action_dim=3, dropout=0.0, codebook_size=8, mask_weight=0.1))
     batch = ActionBatch(torch.randn(8, 8, 3), torch.ones(8, 8, dtype=torch.bool))
     options = LoopOptions(steps=3, batch_size=8, device="cpu", precision="bf16", ema=0.9)
     seen = []

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from lattok.backbones import BackboneOut, LoraSpec
+from lattok.backbones import Backbone, BackboneOut, LoraSpec
 from lattok.backbones.model import open_backbone
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
@@ -116,10 +116,10 @@ def observation(of: VLAConfig, count: int = B, seed: int = 0) -> dict[str, Any]:
     return seen | {"task": [f"task number {i}" for i in range(count)]}
 
 
-class Recorder(torch.nn.Module):
+class Recorder(Backbone):
     """A backbone that hands on what it was given: hidden state k is the input plus k."""
 
-    hidden_size, num_layers, embedding_rms, revision = 8, 4, 0.5, None
+    hidden_size, num_layers, embedding_rms = 8, 4, 0.5
 
     def __init__(self, image_tokens: int = 3):
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.hub import HubModel
+from lattok.hub.client import FilePath
 from lattok.image_lam.base.features import PIXEL_PATCH, FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.types import Gap, LatentActions, VideoLabeller, join
@@ -54,7 +55,7 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         return False
 
     @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: Any, folder: Path, backbone: FilePath | None = None) -> tuple[Any, dict[str, Any]]:
         """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
         config, parts = super().opened(config, folder, backbone)
         return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}

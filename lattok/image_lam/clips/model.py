@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lattok.backbones import Backbone
 from lattok.backbones.model import BackboneModel, open_backbone
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.base.features import FrozenFeatures
@@ -53,7 +54,7 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
     reads_task = True
     pixels = None  # what is predicted is what the features are
 
-    def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
+    def __init__(self, config: ClipLAMConfig, backbone: Backbone, features: FrozenFeatures | None = None):
         super().__init__()
         check_knows_data(config)
         self.config, self.cameras = config, config.cameras
@@ -239,7 +240,7 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
         return like(frames, (x, self.action_normalizer.inverse(y).masked_fill(~there, 0.0)))
 
-    def fresh(self, config: Any = None) -> Self:
+    def fresh(self, config: ClipLAMConfig | None = None) -> Self:
         """Make a model of the same or another configuration with random weights; the frozen latent space is shared."""
         config = config or self.config
         return type(self)(config, open_backbone(config, self.folder), self.features)

@@ -307,6 +307,7 @@ class MotoLAM(TrainedPairModel):
     type = "moto-lam"
     arxiv = "2412.04445"
     config_class = MotoLAMConfig
+    config: MotoLAMConfig
 
     def __init__(self, config: MotoLAMConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
@@ -327,7 +328,7 @@ class MotoLAM(TrainedPairModel):
     def new_decoder(self) -> PatchDecoder:
         return self._decoder(self.config.decoder, self.pixels)
 
-    def _decoder(self, decoder: Any, seen: FrozenFeatures) -> PatchDecoder:
+    def _decoder(self, decoder: PatchDecoderConfig, seen: FrozenFeatures) -> PatchDecoder:
         return PatchDecoder(self.config, decoder, self.streams, seen.dim, len(self.cameras) * seen.count)
 
     @property

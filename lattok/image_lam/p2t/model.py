@@ -288,6 +288,7 @@ class ImageLAM(TrainedPairModel):
     type = "image-lam"
     arxiv = "2605.04678"
     config_class = ImageLAMConfig
+    config: ImageLAMConfig
 
     def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)

@@ -70,7 +70,7 @@ class PublishedLAM(PairModel, ABC):
     cut: ClassVar[type[FrozenFeatures]] = FrozenFeatures  # what cuts frames into patches of pixels
     codebook: nn.Parameter | None  # [K, d]
 
-    def __init__(self, config: Any, features: FrozenFeatures | None = None):
+    def __init__(self, config: PublishedConfig, features: FrozenFeatures | None = None):
         super().__init__()
         self.config, self.cameras, self.env, self.pixels = config, config.cameras, None, None
         self.pixel_range = config.pixels
