@@ -121,6 +121,7 @@ TESTS = {  # where not the mirror alone
         "tests/image_lam/inverse/test_inverse.py",
         "tests/cli/test_app.py::test_stored_help_is_what_the_recipes_say",
     ),
+    "lattok/action_vq/oat.py": ("tests/action_vq/test_oat.py", "tests/action_vq/test_coarse_to_fine.py"),
     "lattok/action_vq/bins.py": ("tests/action_vq/test_base.py", "tests/action_vq/test_families.py"),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",

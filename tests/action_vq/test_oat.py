@@ -12,12 +12,9 @@ from torch import Tensor
 from lattok.action_vq.oat import OAT, OATConfig, chances, key_map, oat, positions
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
-from tests.action_vq.walks import saturating
 from tests.errors import refused
 from tests.image_lam.parity import close_gradient
 from tests.image_lam.published.parity import SHARED, Case, close, open_case
-
-SMALL = {"dim": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "dropout": 0.0, "device": "cpu"}
 
 
 class Converted(NamedTuple):
@@ -36,11 +33,6 @@ def converted(request) -> Converted:
 @pytest.fixture(scope="module")
 def first() -> Case:
     return open_case("oat_a")
-
-
-@pytest.fixture(scope="module")
-def fitted() -> OAT:
-    return OAT.fit(saturating(), steps=160, lr=1e-2, tokens=4, levels=(3, 3), normalize="mean_std", **SMALL)
 
 
 def test_codes_latents_and_reconstructions(converted):
@@ -241,30 +233,3 @@ def test_the_decoder_gets_a_drawn_number_of_tokens_in_training_alone():
     assert float(which.values.max()) < 1e-5
     assert torch.bincount(which.indices, minlength=4).min() > 30
     close(full, prefixes[3:])
-
-
-def error(model: OAT, chunks: Tensor, codes: Tensor) -> float:
-    return float(((model.decode(codes) - chunks) / model.normalizer.scale).square().mean())
-
-
-def test_our_training_beats_the_mean_action_and_more_codes_say_more(fitted):
-    chunks, others = saturating(), saturating(seed=1)
-    codes = fitted.encode(chunks)
-    mean, *errors = [error(fitted, chunks, codes[:, :k]) for k in (0, 1, 2, 4)]  # 3 is no power of two
-    assert mean == pytest.approx(1.0, abs=1e-3)
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] < 0.7
-    assert errors[-1] < 0.5
-    assert error(fitted, others, fitted.encode(others)) < 0.6
-    assert fitted.decode(codes)[..., 0].abs().max() <= 1.0 + 1e-5  # where the first dimension saturates
-
-
-def test_missing_and_impossible_codes_end_a_row(fitted):
-    codes = fitted.encode(saturating(3))
-    damaged = codes.clone()
-    damaged[0, 2], damaged[1, 0], damaged[2, 3] = 9, -5, -1
-    chunks, info = fitted.decode(damaged, return_info=True)
-    torch.testing.assert_close(chunks[0], fitted.decode(codes[:1, :2])[0])
-    torch.testing.assert_close(chunks[2], fitted.decode(codes[2:, :3])[0])
-    assert torch.equal(chunks[1], fitted.normalizer.shift.expand(6, 3))
-    assert info.notes[0] == "1 outside 0..8; decoded from the first 2"

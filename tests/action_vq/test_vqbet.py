@@ -14,7 +14,7 @@ from lattok.action_vq import VQBeTConfig
 from lattok.cli import main
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
-from tests.action_vq.families import learning
+from tests.action_vq.families import learned
 from tests.action_vq.walks import saturating, smooth, whole
 from tests.errors import refused
 from tests.image_lam.published.parity import SHARED, Case, close, open_case
@@ -145,14 +145,12 @@ def test_what_is_not_there_has_no_loss():
 
 def test_a_fit_learns_and_leaves_no_codebook_behind():
     """A fresh published codebook divides unused rows by nearly nothing; those that are trained here start from data."""
-    chunks, others = saturating(), saturating(seed=1)
-    model = VQBeT.fit(chunks, **learning(VQBeT))
+    chunks, others, model = saturating(), saturating(seed=1), learned("vqbet")
     error = (model.decode(model.encode(others)) - others).square().mean()
     assert error < 0.7 * (others - chunks.mean(0)).square().mean()  # .2 or .5, by seed
     reach = model.encoder(model.normalizer(chunks).flatten(1)).abs().max()
     assert all(book.abs().max() < 2 * reach for book in model.quantizer.codebook_vectors)
     assert all(len(column.unique()) > 10 for column in model.encode(chunks).T)
-    assert model.decode(model.encode(others))[..., 0].abs().max() <= 1 + 1e-5  # where actions saturate
 
 
 def test_published_codes_and_reconstructions(case):

@@ -15,30 +15,19 @@ from lattok.annotation.labels import Work
 from lattok.data import open_dataset
 from lattok.data.exporting import export
 from lattok.data.video import VideoWriter
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM
 from lattok.labels import with_labels
 from lattok.labels.spec import Options
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
 from tests.data.formats.test_hdf5 import write_libero
 from tests.real import BRIDGE, franka, needs_real
+from tests.recipes.policies import image_lam
 
 
 def small_lam(camera: str, stride: str = "2") -> ImageLAM:
     """Random weights, pixels of one camera."""
-    torch.manual_seed(0)
-    config = ImageLAMConfig.of(
-        cameras=(camera,),
-        features="pixels",
-        image_size=32,
-        stride=stride,
-        width=32,
-        heads=2,
-        encoder_depth=1,
-        decoder_depth=1,
-        latent_dim=8,
-    )
-    return ImageLAM(config).eval()
+    return image_lam(camera, image_size=32, stride=stride, width=32, latent_dim=8)
 
 
 def bins_of(dataset, horizon: int = 4) -> UniformBins:

@@ -5,27 +5,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.data.alike import check_cameras, stand_ins
-from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ImageLAMRecipe
 from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS, write_dataset
+from tests.recipes import policies
 from tests.recipes.policies import TINY
 
-LAM = {"features": "pixels", "image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16}
-LAM |= {"heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stride": "3"}
 TURNED = "`cameras`: expected front, wrist in this order, as the model looks at them, got wrist, front. "
 TURNED += "Leave cameras out: it knows them by name."
 
 
 def image_lam(place: Path, cameras: tuple[str, ...] = CAMERAS) -> Path:
-    torch.manual_seed(0)
-    return ImageLAM(ImageLAMConfig.of(cameras=cameras, **LAM)).eval().save_pretrained(place)
+    return policies.image_lam(*cameras).save_pretrained(place)
 
 
 @pytest.mark.parametrize(

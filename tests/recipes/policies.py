@@ -29,6 +29,11 @@ SIZES = {
     "log_every": 1,
 }
 TINY = [*SMALL, *as_flags(SIZES)]
+LAM = {"features": "pixels", "image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16}
+LAM |= {"heads": 2, "encoder_depth": 1, "decoder_depth": 1, "stride": "3"}  # configuration of a small `ImageLAM`
+TRAIN_LAM = {"features": "pixels", "image_size": 32, "stride": "2", "width": 16, "heads": 2, "latent_dim": 8}
+TRAIN_LAM |= {"codebook_size": 4, "codebook_continuous_steps": 2, "batch_size": 6, "labelled_per_batch": 2}
+TRAIN_LAM |= {"labelled_fraction": 0.2, "device": "cpu"}  # options of its recipe
 
 
 @contextmanager
@@ -47,26 +52,16 @@ def stopped(batches: type, step: int, method: str = "gather") -> Iterator[None]:
             yield
 
 
+def image_lam(*cameras: str, **changes: Any) -> ImageLAM:
+    """A small model of pixels, by default of the first camera, with random weights."""
+    torch.manual_seed(0)
+    return ImageLAM(ImageLAMConfig.of(cameras=cameras or CAMERAS[:1], **{**LAM, **changes})).eval()
+
+
 def annotated(folder: Path) -> Path:
     """Five episodes with `latent.*` of an image model (2 codes of 4) and `tokens.*` of bins; the models beside it."""
     data = write_dataset(folder / "data", [14, 12, 13, 12, 15])
-    torch.manual_seed(0)
-    lam = ImageLAM(
-        ImageLAMConfig.of(
-            cameras=CAMERAS[:1],
-            features="pixels",
-            image_size=16,
-            tokens=2,
-            codebook_size=4,
-            latent_dim=6,
-            width=16,
-            heads=2,
-            encoder_depth=1,
-            decoder_depth=1,
-            stride="3",
-        )
-    ).eval()
-    lam.save_pretrained(folder / "lam")
+    image_lam().save_pretrained(folder / "lam")
     recipe = lattok.ActionVQRecipe.from_preset(data, folder / "vq", "quick", horizon=4, steps=2, dim=8, codebook_size=5)
     tokenizer = lattok.train(recipe)
     models = {"latent": lattok.load(folder / "lam"), "tokens": tokenizer}

@@ -13,7 +13,7 @@ import torchvision
 import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+from lattok.image_lam import MotoLAM, MotoLAMConfig
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
 from lattok.recipes.policy_data import PolicyData
@@ -25,13 +25,12 @@ from tests.conftest import CAMERAS, write_dataset
 from tests.errors import refused
 from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.process_jobs import together
-from tests.recipes.policies import SIZES, annotated, stopped
+from tests.recipes.policies import LAM, SIZES, annotated, image_lam, stopped
 from tests.recipes.test_howto import BLOCK, ROOT, commands
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
 
-LAM = {"image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16, "heads": 2, "stride": "3"}
-LAM |= {"encoder_depth": 1, "decoder_depth": 1, "features": "pixels", "interpolation": "bilinear"}
+BILINEAR = {"interpolation": "bilinear"}  # as policies see images in these tests
 OPTIONS = {"backbone": "scratch", "steps": 3, "batch_size": 8, "device": "cpu", **SIZES, "align_weight": 0.3}
 OPTIONS |= {"lam_weight": 0.3}
 
@@ -40,8 +39,7 @@ OPTIONS |= {"lam_weight": 0.3}
 def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("lara")
     write_dataset(place / "data", [14, 12, 13, 12, 15])
-    torch.manual_seed(0)
-    ImageLAM(ImageLAMConfig.of(cameras=CAMERAS[:1], **LAM)).eval().save_pretrained(place / "lam")
+    image_lam(**BILINEAR).save_pretrained(place / "lam")
     return place
 
 
@@ -166,7 +164,7 @@ def test_a_model_that_learned_by_lpips_goes_on_by_it(folder: Path, tmp_path: Pat
     pytest.importorskip("lpips")
     torch.manual_seed(0)
     pixels = {"class_token": False, "decoder_patch": 8, "loss_perceptual": 0.5}
-    config = MotoLAMConfig.of(cameras=CAMERAS[:1], **LAM, **pixels)
+    config = MotoLAMConfig.of(cameras=CAMERAS[:1], **LAM, **BILINEAR, **pixels)
     given = {"lam": str(MotoLAM(config).eval().save_pretrained(tmp_path / "lam")), "steps": 2}
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "lpips", None)
@@ -220,9 +218,7 @@ def test_what_does_not_fit_is_one_line(options: dict, text: str, folder: Path, t
     if "LAM" in options.values():
         options = {"init": str(folder / "lam")}
     if "OTHER" in options.values():
-        options = {
-            "lam": str(ImageLAM(ImageLAMConfig.of(cameras=("top",), **LAM)).eval().save_pretrained(tmp_path / "o"))
-        }
+        options = {"lam": str(image_lam("top", **BILINEAR).save_pretrained(tmp_path / "o"))}
     with pytest.raises(LattokError) as error:
         lattok.train(recipe(folder, tmp_path / "p", **options))
     assert text in str(error.value)

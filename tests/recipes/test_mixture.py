@@ -23,9 +23,9 @@ from lattok.utils.options import as_flags
 from tests.annotation.test_fill import write as write_actions
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.errors import refused
-from tests.recipes.policies import stopped
+from tests.recipes.policies import TRAIN_LAM, stopped
 from tests.recipes.test_howto import BLOCK, ROOT, commands
-from tests.recipes.test_recipes import LAM, TINY
+from tests.recipes.test_recipes import TINY
 
 AS = {"as": [{"part": "position"}, {"part": "gripper", "convention": "open_is_1"}], "drop": ["rotation"]}
 SHORT = ("--steps", "3", "--batch-size", "8", "--device", "cpu")
@@ -237,7 +237,7 @@ def test_mixing_on_the_command_line(roots, tmp_path, capsys):
 
 
 def lam(roots, out, **options):
-    given = {**LAM, "mix": mix(roots, a=1.0, c=1.0), "steps": 5, "save_every": 2, **options}
+    given = {**TRAIN_LAM, "mix": mix(roots, a=1.0, c=1.0), "steps": 5, "save_every": 2, **options}
     return ImageLAMRecipe.from_preset(None, out, "tiny+robust", **given)
 
 
@@ -327,7 +327,7 @@ def test_a_dataset_of_unknown_actions_is_video_in_a_mixture(roots, tmp_path):
     unknown = write_actions(tmp_path / "data", set())
     for name, given in (("x", {**roots, "x": unknown}), ("c", roots)):
         options = {
-            **LAM,
+            **TRAIN_LAM,
             "steps": 4,
             "labelled_fraction": 0.5,
             "cameras": ("front",),

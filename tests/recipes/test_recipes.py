@@ -15,23 +15,9 @@ from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
 from lattok.utils.options import docs_of
 from tests.errors import refused
-from tests.recipes.policies import stopped, with_absurd_actions
+from tests.recipes.policies import TRAIN_LAM, stopped, with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
-LAM = {
-    "features": "pixels",
-    "image_size": 32,
-    "stride": "2",
-    "width": 16,
-    "heads": 2,
-    "latent_dim": 8,
-    "codebook_size": 4,
-    "codebook_continuous_steps": 2,
-    "batch_size": 6,
-    "labelled_per_batch": 2,
-    "labelled_fraction": 0.2,
-    "device": "cpu",
-}
 
 
 @pytest.fixture
@@ -85,7 +71,7 @@ def test_the_full_preset_trains_as_published():
 
 
 def test_the_paper_looks_at_the_first_camera_alone(dataset, tmp_path):
-    options = {**LAM, "codebook_continuous_steps": 0, "steps": 1}
+    options = {**TRAIN_LAM, "codebook_continuous_steps": 0, "steps": 1}
     for preset, cameras, expected in (
         ("tiny+p2t", None, dataset.cameras[:1]),
         ("tiny+p2t", ("wrist", "front"), dataset.cameras[::-1]),
@@ -158,7 +144,7 @@ def test_config_files(tmp_path):
 
 def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
     def recipe(out):
-        options = {**LAM, "steps": 8, "save_every": 5}
+        options = {**TRAIN_LAM, "steps": 8, "save_every": 5}
         return ImageLAMRecipe.from_preset(dataset.root, tmp_path / out, "tiny+robust", **options)
 
     whole = lattok.train(recipe("whole"))
@@ -202,7 +188,7 @@ def test_actions_that_a_latent_action_model_may_not_know_teach_it_nothing(option
         one = None if "mix" in options else place
         out = tmp_path / f"lam-{len(found)}"
         recipe = ImageLAMRecipe.from_preset(
-            one, out, "tiny+robust", **{**LAM, "episodes": "0:", "action_episodes": known, "steps": 4}, **source
+            one, out, "tiny+robust", **{**TRAIN_LAM, "episodes": "0:", "action_episodes": known, "steps": 4}, **source
         )
         model = lattok.train(recipe)
         found.append(model.describe()["weights_sha256"])
@@ -241,7 +227,7 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
         expected = f"`{name}`: expected less than the 200 steps, or no codebook is trained, got 200. Give {name}=66, or"
         refused(expected, recipe.from_preset, "d", "o", **{name: 200}, steps=200)
     assert warm(200, codebook_continuous_steps=200, quantizer="none") == 200  # there is no codebook
-    options = {name: value for name, value in LAM.items() if name != "codebook_continuous_steps"}
+    options = {name: value for name, value in TRAIN_LAM.items() if name != "codebook_continuous_steps"}
     recipe = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "lam", "tiny+robust", steps=6, **options)
     model = lattok.train(recipe)
     assert "continuous" not in capsys.readouterr().err  # nothing that anybody has to do about it

@@ -14,16 +14,15 @@ import pytest
 import torch
 
 import lattok
-from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import FitRecipe, Recipe, kinds, recipe_of
 from lattok.training import CHECKPOINT, RUN
 from lattok.training.loop import Trainer
 from lattok.utils.signals import Interrupted
 from tests.action_vq.families import small
-from tests.conftest import CAMERAS, write_dataset
+from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES as CLIPS
 from tests.recipes.policies import SIZES as POLICY
-from tests.recipes.test_lara_recipe import LAM as LARA_LAM
+from tests.recipes.policies import image_lam
 from tests.recipes.test_run_folder import TINY
 from tests.recipes.test_variants import HELD
 from tests.recipes.test_variants import SMALL as LAM
@@ -47,8 +46,7 @@ def folder(tmp_path_factory) -> Path:
     """A dataset, and the models that some recipes begin with."""
     place = tmp_path_factory.mktemp("resume")
     data = write_dataset(place / "data", [14, 12, 13, 12])
-    torch.manual_seed(0)
-    ImageLAM(ImageLAMConfig.of(cameras=CAMERAS[:1], **LARA_LAM)).eval().save_pretrained(place / "LAM")
+    image_lam(interpolation="bilinear").save_pretrained(place / "LAM")
     options = {**OPTIONS["clip-lam"], "steps": 1, "device": "cpu"}
     lattok.train(lattok.ClipLAMRecipe.from_preset(data, place / "TEACHER", **options))
     return place

@@ -12,6 +12,7 @@ from lattok.nn.losses import LATEST, draw_flow
 from lattok.types import FlowDraws, PolicyBatch
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, TokenPositions, pool_codes
 from tests.errors import refused
+from tests.learning import learn, unlearned
 from tests.vla.fakes import batch, config, observation, policy, rows
 
 
@@ -327,19 +328,9 @@ def test_strategies_learn_with_it(name: str):
     model = flowing(name).train()
     data = batch(model.config)
     data = data._replace(draws=draw_flow(data.actions.shape, torch.Generator().manual_seed(0)))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    first = last = 0.0
-    for step in range(20):
-        terms = model(data)
-        loss = sum(weight * terms[term] for term, weight in model.config.loss_weights.items())
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-            first = float(terms["action"].detach())
-        optimizer.step()
-        last = float(terms["action"].detach())
-    assert last < 0.7 * first
+    first, *_, last = learn(model, lambda: model(data), 20, 3e-3, model.config.loss_weights)
+    assert unlearned(model) == []
+    assert last["action"] < 0.7 * first["action"]
 
 
 def test_what_is_not_valid_changes_nothing():

@@ -13,12 +13,14 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, T
 from lattok.labels import LatentSpec
 from lattok.nn.losses import draw_flow
 from lattok.nn.quantize import Codebook
-from lattok.types import PairBatch, PolicyBatch, Shares
+from lattok.types import LossTerms, PairBatch, PolicyBatch, Shares
 from lattok.vla import Supervised
 from lattok.vla.frame_supervision import FRAMES, VALID, keep_pairs
 from lattok.vla.head import HeadBlock
 from lattok.vla.lara import Alignment, JointLARA, LARALoss, LiveLAM
 from tests.image_lam.moto.test_perceptual import random_vgg
+from tests.learning import learn
+from tests.recipes.policies import LAM as SMALL_LAM
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy, rows
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
@@ -29,9 +31,7 @@ ROBUST = {"quantizer": "residual", "codebook_update": "ema", "codebook_start": "
 
 def lam_of(cameras: tuple[str, ...] = CAMERAS[:1], **changes) -> TrainedPairModel:
     torch.manual_seed(3)
-    sizes = {"image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16, "heads": 2}
-    depths = {"encoder_depth": 1, "decoder_depth": 1, "features": "pixels", "stride": "3"}
-    options = {**sizes, **depths, **changes}
+    options = {**SMALL_LAM, **changes}
     if MOTO.keys() <= options.keys():
         return MotoLAM(MotoLAMConfig.of(cameras=cameras, **options))
     return ImageLAM(ImageLAMConfig.of(cameras=cameras, **options))
@@ -463,15 +463,9 @@ def test_a_policy_acts_without_any_of_it(head: str):
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
 def test_either_side_can_follow_the_other(detach: str):
     model = joint(detach=detach)
-    data, seen = joint_batch(model), []
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
-    for _ in range(6):
-        loss = model(data)["lara"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seen.append(float(loss.detach()))
-    assert seen[-1] < 0.5 * seen[0]
+    data = joint_batch(model)
+    first, *_, last = learn(model, lambda: model(data), 6, 1e-3, {"lara": 1.0})
+    assert last["lara"] < 0.5 * first["lara"]
 
 
 def test_futures_of_the_latent_action_model_are_those_of_the_policy():
@@ -625,14 +619,14 @@ def test_it_acts_and_is_saved_as_before(tmp_path):
     model, loss = supervised()
     expected = model.policy.predict_action_chunk(make_batch())
     assert torch.equal(model.predict_action_chunk(make_batch()).isfinite(), expected.isfinite())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
-    given, seen = frames_batch(), []
-    for _ in range(12):
-        whole, logs = model(given)
-        optimizer.zero_grad()
-        whole.backward()
-        optimizer.step()
+    given, seen = frames_batch(), list[dict[str, float]]()
+
+    def whole() -> LossTerms:
+        loss, logs = model(given)
         seen.append(logs)
+        return {"loss": loss}
+
+    learn(model, whole, 12, 1e-2)
     assert seen[-1]["latent_cosine"] > seen[0]["latent_cosine"] + 0.1
     assert seen[-1]["lam_prediction"] < seen[0]["lam_prediction"]
     loss.lam.eval().save_pretrained(tmp_path / "lam")

@@ -13,6 +13,7 @@ from lattok.vla.latbot import Distillation, LatBotLoss, follow, taught_by
 from lattok.vla.supervision import distillation
 from tests.errors import refused
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels
+from tests.learning import learn
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import rows
 from tests.vla.stand_in import WIDTH, B, Policy, make_batch
@@ -120,15 +121,8 @@ def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
 
 def test_one_batch_is_learned_by_heart():
     module, given = Distillation(student(), clip_lam(), [0, 1]).train(), batch()
-    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 3e-3)
-    losses = []
-    for _ in range(40):
-        loss = module(given)["latent"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    first, *_, last = learn(module, lambda: module(given), 40, 3e-3, {"latent": 1.0})
+    assert last["latent"] < 0.5 * first["latent"]
 
 
 def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():

@@ -9,6 +9,7 @@ import lattok
 from lattok.nn.losses import draw_flow
 from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
+from tests.learning import learn, unlearned
 from tests.vla import fakes
 from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, policy, rows
 
@@ -17,16 +18,8 @@ from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, polic
 def test_every_strategy_learns_one_batch_by_heart(name: str):
     """Every parameter gets a gradient: otherwise several processes would wait for it."""
     model, data = policy(name).train(), batch(config(name))
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    first = last = {}
-    for step in range(24):
-        last = model(data)
-        loss = sum(weight * last[term] for term, weight in model.config.loss_weights.items())
-        optimizer.zero_grad()
-        loss.backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-        optimizer.step()
-        first = {term: float(value.detach()) for term, value in last.items()} if step == 0 else first
+    first, *_, last = learn(model, lambda: model(data), 24, 1e-2, model.config.loss_weights)
+    assert unlearned(model) == []
     assert last["action"] < 0.4 * first["action"]
     if "latent" in last:
         assert last["latent"] < 0.8 * first["latent"]

@@ -16,6 +16,7 @@ from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.config import TokenSpec
 from tests.backbones.conftest import need_transformers
 from tests.errors import refused
+from tests.learning import learn
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows
 
@@ -48,21 +49,13 @@ def test_a_batch_is_learnt_and_the_base_stays(family: str, name: str, tiny: Tiny
     model = policy(tiny(family), name).train()
     data = batch(model.config)
     frozen = {key: value.clone() for key, value in model.backbone.named_parameters() if not value.requires_grad}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, first, last = torch.optim.AdamW(trained, 5e-3), {}, {}
-    for step in range(12):
-        last = model(data)
-        optimizer.zero_grad()
-        sum(weight * last[term] for term, weight in model.config.loss_weights.items()).backward()
-        if step == 0:
-            first = {term: float(value.detach()) for term, value in last.items()}
-            groups = {key.split(".")[0] for key, value in model.named_parameters() if value.grad is not None}
-            assert {"placeholders", "backbone", "head"} <= groups
-            assert all("lora_" in key for key, value in model.backbone.named_parameters() if value.grad is not None)
-            lora = [value for key, value in model.backbone.named_parameters() if "lora_" in key]
-            assert all(value.grad is not None for value in lora)
-            assert sum(bool(value.grad.any()) for value in lora) > 0.8 * len(lora)
-        optimizer.step()
+    first, *_, last = learn(model, lambda: model(data), 12, 5e-3, model.config.loss_weights)
+    groups = {key.split(".")[0] for key, value in model.named_parameters() if value.grad is not None}
+    assert {"placeholders", "backbone", "head"} <= groups
+    assert all("lora_" in key for key, value in model.backbone.named_parameters() if value.grad is not None)
+    lora = [value for key, value in model.backbone.named_parameters() if "lora_" in key]
+    assert all(value.grad is not None for value in lora)
+    assert sum(bool(value.grad.any()) for value in lora) > 0.8 * len(lora)
     assert last["action"] < 0.8 * first["action"]
     if "latent" in last:
         assert last["latent"] < 0.97 * first["latent"]
@@ -87,15 +80,9 @@ def test_a_policy_acts_by_tokens(family: str, kind, order: str, tiny: Tiny, tmp_
     tokenizer = kind.fit(3 + torch.randn(50, fakes.H, fakes.M, generator=torch.Generator().manual_seed(0)))
     head = {"head": "tokens", "head_order": order, "tokens": TokenSpec.of(tokenizer), "tokenizer": tokenizer}
     model = policy(tiny(family), "baseline", **head).train()
-    data, losses = batch(model.config), list[float]()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
-    for _ in range(8):
-        loss = model(data)["action"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    data = batch(model.config)
+    first, *_, last = learn(model, lambda: model(data), 8, 5e-3, {"action": 1.0})
+    assert last["action"] < 0.8 * first["action"]
     together = model.eval().predict_chunk(data)
     alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in range(fakes.B)])
     torch.testing.assert_close(alone, together)

@@ -22,6 +22,7 @@ from lattok.vla.head import HeadBlock, noise_of
 from lattok.vla.tokens import TOKENIZER, TokenHead
 from tests.action_vq.families import cases
 from tests.errors import refused
+from tests.learning import learn, unlearned
 from tests.vla.fakes import B, H, M, batch, config, observation, rows
 
 ORDERS = ("parallel", "autoregressive")
@@ -62,14 +63,9 @@ def head_and_states(model: LatentVLA, count: int = B) -> tuple[TokenHead, Any, A
 def test_codes_are_learned_by_heart_and_decode_to_what_the_tokenizer_says(kind, order):
     model = policy(kind, order).train()
     data = model.prepared(batch(model.config))
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(60):
-        terms = model(data)
-        optimizer.zero_grad()
-        terms["action"].backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-        optimizer.step()
-    assert terms["action_accuracy"] == 1
+    *_, last = learn(model, lambda: model(data), 60, 1e-2, {"action": 1.0})
+    assert unlearned(model) == []
+    assert last["action_accuracy"] == 1
     whole = range(B - 1)  # the last one has steps beyond its episode
     wanted = model.codec.tokenizer.decode(model.codec.tokenizer.encode(data.actions[whole]))
     torch.testing.assert_close(model.eval().predict_chunk(rows(data, whole)), wanted)

@@ -31,22 +31,9 @@ from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.image_lam.backbones import SMALL, local_timm
 from tests.process_jobs import forked, together
+from tests.recipes.policies import TRAIN_LAM
 
-LAM = {
-    "image_size": 32,
-    "stride": "2",
-    "width": 16,
-    "heads": 2,
-    "latent_dim": 8,
-    "codebook_size": 4,
-    "codebook_continuous_steps": 2,
-    "steps": 5,
-    "batch_size": 6,
-    "labelled_per_batch": 2,
-    "labelled_fraction": 0.2,
-    "log_every": 1,
-    "device": "cpu",
-}
+LAM = {name: value for name, value in TRAIN_LAM.items() if name != "features"} | {"steps": 5, "log_every": 1}
 VIT = "vit_tiny_patch16_224"
 
 

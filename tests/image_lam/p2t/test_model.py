@@ -11,6 +11,7 @@ from lattok.types import PairBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from tests.errors import refused
+from tests.learning import learn
 
 SMALL = {
     "cameras": ("front", "wrist"),
@@ -432,12 +433,8 @@ def test_the_papers_model_comes_alive_from_its_lineages_start_and_not_from_devia
     rows = {}
     for start in ("uniform", "normal"):
         lam = make(cameras=("front",), width=32, latent_dim=16, codebook_size=16, codebook_start=start).train()
-        optimizer = torch.optim.Adam(lam.parameters(), 3e-3)
-        for step in range(31):
-            terms = lam(moving_squares(16, step))
-            optimizer.zero_grad()
-            sum(lam.config.loss_weights[name] * term for name, term in terms.items()).backward()
-            optimizer.step()
+        seeds = iter(range(31))
+        learn(lam, lambda: lam(moving_squares(16, next(seeds))), 31, 3e-3, lam.config.loss_weights)  # noqa: B023
         rows[start] = len(lam.encode(moving_squares(64, 999).frames).codes.unique(dim=0))
     assert rows["normal"] == 1
     assert rows["uniform"] > 1
