@@ -95,7 +95,9 @@ class ActionVQConfig(TrainedConfig):
         checks.counts(1, MAX_HORIZON, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
-        checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio)
+        checks.whole(continuous_steps=self.continuous_steps)
+        checks.at_least_zero(revive_below=self.revive_below)
+        checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio, decay=self.decay)
 
     @property
     def loss_weights(self) -> dict[str, float]:

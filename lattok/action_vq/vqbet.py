@@ -55,6 +55,8 @@ class VQBeTConfig(TrainedConfig):
         checks.counts(tokens=self.tokens, dim=self.dim, hidden=self.hidden)
         checks.counts(2, codebook_size=self.codebook_size)
         checks.at_least_zero(reconstruction_weight=self.reconstruction_weight, commitment_weight=self.commitment_weight)
+        checks.at_least_zero(revive_below=self.revive_below)
+        checks.below_one(decay=self.decay)
 
     @property
     def loss_weights(self) -> dict[str, float]:

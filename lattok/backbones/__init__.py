@@ -92,6 +92,7 @@ class LoraSpec:
     projector: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self, "backbone_lora")
         checks.counts(backbone_lora_rank=self.rank)
         checks.positive(backbone_lora_alpha=self.alpha)
         checks.below_one(backbone_lora_dropout=self.dropout)

@@ -223,7 +223,6 @@ def test_settings_that_are_missing(bounds):
     [
         ({"bases": 4}, "`bases`"),
         ({"bases": 300}, "`bases`"),
-        ({"degree": -1}, "`degree`"),
         ({"bins": 1}, "`bins`"),
         ({"ridge": 0}, "`ridge`"),
         ({"ridge": 1e-18}, "`ridge`"),

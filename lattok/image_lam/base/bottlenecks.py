@@ -56,6 +56,7 @@ class CodebookConfig:
         check_choices(self, "codebook")
         checks.counts(2, codebook_size=self.size)
         checks.whole(codebook_continuous_steps=self.continuous_steps, codebook_restart_every=self.restart_every)
+        checks.at_least_zero(codebook_revive_below=self.revive_below)
         if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
             expected = "0 unless codebook_update=gradient and codebook_revive_below=0"
             hint = "Moving averages and revival from the batch need codebook_revive_below instead."

@@ -109,6 +109,7 @@ class InverseDynamicsConfig(NormalizedActions):
         checks.counts(1, MOST_NUMBERS, action_dim=self.action_dim, latent_dim=self.latent_dim, hidden=self.hidden)
         checks.counts(1, MOST_NUMBERS, projection=self.projection)
         checks.counts(1, MOST_MEMBERS, members=self.members)
+        checks.counts(0, self.members, reversible=self.reversible)
         checks.counts(1, MOST_LAYERS, channels=len(self.channels))
         for width in self.channels:
             if not checks.is_int(width) or not 8 <= width <= MOST_NUMBERS or width % 8:
@@ -139,7 +140,6 @@ class InverseDynamicsConfig(NormalizedActions):
     def _check_bottleneck(self) -> None:
         checks.one_of("quantizer", self.quantizer, BOTTLENECKS)
         checks.divides(self.latent_dim, f"latent_dim {self.latent_dim}", tokens=self.tokens)
-        checks.counts(0, self.members, reversible=self.reversible)
         if self.reversible and (self.quantizer != "none" or self.loss_kl):
             checks.fail("reversible", '0 unless quantizer="none" and loss_kl=0', self.reversible)
         if self.reversible and self.latent_dim % 2:
