@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from threading import Lock
+from types import ModuleType
 from typing import Any
 
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, piece_of_frames
@@ -243,7 +244,7 @@ def _asking_for_a_token() -> Iterator[None]:
         read_again()
 
 
-def _ray() -> Any:
+def _ray() -> ModuleType:
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -72,7 +72,7 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
 
 
 @cache  # one class of a family: recipes of equal options are equal
-def _recipe_for(family: type[ChunkTokenizer]) -> Any:
+def _recipe_for(family: type[ChunkTokenizer]) -> type[FitRecipe[Any]]:
     shared = {each.name for each in fields(ChunkConfig)}
 
     @dataclass(frozen=True)

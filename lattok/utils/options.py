@@ -13,11 +13,14 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lattok.utils import checks
 
-Owner = TypeVar("Owner")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Owner = TypeVar("Owner", bound="DataclassInstance")
 
 
 # metadata of a field that holds a group: field(default_factory=Decoder, metadata=GROUP)
@@ -40,7 +43,7 @@ class Option(NamedTuple):  # a field that holds a value, not a group
     owner: type  # the dataclass that it stands in
 
 
-def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
+def options_of(owner: "type[DataclassInstance]", path: tuple[str, ...] = ()) -> Iterator[Option]:
     """Yield the options of a dataclass and of the groups in it, in their order."""
     hints = get_type_hints(owner)
     for each in fields(owner):
@@ -51,7 +54,7 @@ def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
             yield Option("_".join(here[:-1] if path and each.name == "name" else here), here, kind, each, owner)
 
 
-def flat(instance: Any) -> dict[str, Any]:
+def flat(instance: "DataclassInstance") -> dict[str, Any]:
     """Return the values of all options of a dataclass by their flat names."""
     return {option.name: attrgetter(".".join(option.path))(instance) for option in options_of(type(instance))}
 
@@ -59,7 +62,7 @@ def flat(instance: Any) -> dict[str, Any]:
 def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
     """Return a dataclass from values by flat names; those that are not given keep their defaults."""
     given: dict[str, Any] = {}
-    for each in fields(owner):  # pyright: ignore[reportArgumentType]
+    for each in fields(owner):
         if each.metadata.get("group"):
             inner_group: Any = each.default_factory()  # pyright: ignore[reportCallIssue]
             inner = {name: values[own] for name in flat(inner_group) if (own := _joined(each.name, name)) in values}
@@ -74,7 +77,7 @@ def replaced(instance: Owner, **values: Any) -> Owner:
     return built(type(instance), {**flat(instance), **values})
 
 
-def check_choices(instance: Any, group: str = "") -> None:
+def check_choices(instance: "DataclassInstance", group: str = "") -> None:
     """Require that fields of a dataclass whose type is a Literal hold one of its words, groups their dataclass, and
     texts and switches their types: numbers have checks of their own. Otherwise what is saved could not be loaded.
 
@@ -118,18 +121,18 @@ def identity(value: object) -> Any:
     return found
 
 
-def required(owner: Any) -> list[Field[Any]]:
+def required(owner: "DataclassInstance | type[DataclassInstance]") -> list[Field[Any]]:
     """Return the fields of a configuration without which no model can be made."""
     return [each for each in fields(owner) if each.metadata.get("required")]
 
 
-def knows_data(config: Any) -> bool:
+def knows_data(config: "DataclassInstance") -> bool:
     """Tell whether a configuration says what the dataset is like: until then, its checks wait."""
     needed = required(config)
     return not needed or any(getattr(config, each.name) != each.default for each in needed)
 
 
-def check_knows_data(config: Any) -> None:
+def check_knows_data(config: "DataclassInstance") -> None:
     """Refuse to make a model of a configuration that does not know the dataset."""
     if not knows_data(config):
         names = ", ".join(each.name for each in required(config))

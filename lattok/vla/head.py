@@ -112,7 +112,7 @@ class HeadBlock(nn.Module):
         return x + self.ff(self.norm_ff(x)), past
 
 
-def acting(name: str) -> Any:
+def acting(name: str) -> property:
     """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
 
     def change(head: "ActionHead", value: object) -> None:

@@ -11,7 +11,7 @@ pieces the video came in nor other episodes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ NUMBERS_IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; lar
 SCORES_IN_CACHE = 2**23  # scores of attention at a time
 
 Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class Affine:
@@ -117,7 +118,7 @@ class FlatPairEncoder:
         return self.encoder.norm(self.layers[-1](x, len(self.encoder.queries)))
 
 
-def of_cameras(name: str, frames: Any, axes: str, cameras: Sequence[str]) -> Any:
+def of_cameras(name: str, frames: Array, axes: str, cameras: Sequence[str]) -> Array:
     """Return frames of these axes, V of them cameras, which may be left out when there is one."""
     names = axes.split()
     place = names.index("V")
