@@ -95,14 +95,27 @@ def test_one_seed_gives_identical_weights_and_another_does_not(tmp_path):
     assert not torch.equal(first.decode.weight, other.decode.weight)
 
 
-@pytest.mark.parametrize("interrupt_at", [2, 6, 7, 12])
-def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
-    whole = run(tmp_path / "whole")
+def decoder_at(rate):
+    """Rates of a toy: that of the loop, but for the decoder."""
+    return {"decode.": rate}
+
+
+@pytest.mark.parametrize(
+    ("options", "interrupt_at"),
+    [
+        *(({}, step) for step in (2, 6, 7, 12)),
+        *(({"ema": 0.9}, step) for step in (3, 12, 19)),
+        ({"rates": decoder_at(0.3)}, 7),
+    ],
+)
+def test_interrupted_and_resumed_equals_undisturbed(tmp_path, options, interrupt_at):
+    """Averages of the weights too, which a finished run still gives."""
+    whole = run(tmp_path / "whole", **options)
     with pytest.raises(Interrupted, match=f"Saved at step {interrupt_at + 1} of 20 .*Continue with: go on"):
-        run(tmp_path / "parts", interrupt_at=interrupt_at)
+        run(tmp_path / "parts", interrupt_at=interrupt_at, **options)
     torch.manual_seed(99)  # the state of the world after a restart is another one
-    resumed = run(tmp_path / "parts", resume=True)
-    assert_same(whole, resumed)
+    for _ in range(2):
+        assert_same(whole, run(tmp_path / "parts", resume=True, **options))
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
 
 
@@ -147,24 +160,10 @@ def test_the_model_ends_with_averages_of_its_weights_and_the_last_buffers(decay,
     assert "average" not in torch.load(tmp_path / "last" / RUN / CHECKPOINT, weights_only=True)
 
 
-@pytest.mark.parametrize("interrupt_at", [3, 12, 19])
-def test_averages_resume_exactly_and_a_finished_run_still_gives_them(interrupt_at, tmp_path):
-    whole = run(tmp_path / "whole", ema=0.9)
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts", ema=0.9, interrupt_at=interrupt_at)
-    assert_same(whole, run(tmp_path / "parts", ema=0.9, resume=True))
-    assert_same(whole, run(tmp_path / "parts", ema=0.9, resume=True))
-
-
 def test_a_decay_is_below_one_and_averages_that_are_missing_are_an_error(tmp_path):
     refused("`ema`", LoopOptions, ema=1.0)
     run(tmp_path, steps=10)
     refused(r"got none that holds averages, as `ema` asks for\.", run, tmp_path, ema=0.9, resume=True)
-
-
-def decoder_at(rate):
-    """Rates of a toy: that of the loop, but for the decoder."""
-    return {"decode.": rate}
 
 
 def test_parts_learn_at_rates_of_their_own(tmp_path):
@@ -176,13 +175,6 @@ def test_parts_learn_at_rates_of_their_own(tmp_path):
         torch.testing.assert_close(moved[rate]["encode.0.weight"], torch.full((8, 3), 1e-2), rtol=1e-3, atol=0)
         torch.testing.assert_close(moved[rate]["decode.weight"], torch.full((3, 8), rate * 1e-2), rtol=1e-3, atol=0)
     assert_same(run(tmp_path / "one rate"), run(tmp_path / "two alike", rates=decoder_at(1.0)))
-
-
-def test_parts_with_rates_of_their_own_resume_exactly(tmp_path):
-    whole = run(tmp_path / "whole", rates=decoder_at(0.3))
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts", interrupt_at=7, rates=decoder_at(0.3))
-    assert_same(whole, run(tmp_path / "parts", resume=True, rates=decoder_at(0.3)))
     refused(r"`rate of decode\.`", lambda: run(tmp_path / "wrong", rates=decoder_at(-1.0)))
 
 
