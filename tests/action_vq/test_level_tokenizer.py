@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, level_tokenizer
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
 
@@ -56,8 +56,7 @@ def test_codes_number_the_grid_with_the_first_level_fastest_and_are_rounded_not_
     ],
 )
 def test_sizes_that_make_no_sense_are_named(config, options, text):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        config(**{**SMALL, **options})
+    refused(re.escape(text), config, **{**SMALL, **options})
 
 
 @pytest.mark.parametrize("family", [OAT, QueST])

@@ -28,6 +28,7 @@ from lattok.labels.spec import Options
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, stop, tree
+from tests.errors import refused
 
 
 def test_labels_follow_the_contract(source, tmp_path):
@@ -212,8 +213,7 @@ def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
 
 def test_two_at_once(source, tmp_path):
     def again(done, total):
-        with pytest.raises(LattokError, match="another process is at work on"):
-            annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
+        refused("another process is at work on", lambda: annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out"))
 
     annotate(source, MODELS, tmp_path / "out", progress=again)
     assert tree(tmp_path / "out") == tree(annotate(source, MODELS, tmp_path / "alone"))
@@ -350,8 +350,7 @@ def test_arrow_running_out_of_space(source, tmp_path, monkeypatch):
 
 def test_a_file_where_the_folder_should_be(source, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(LattokError, match="cannot write"):
-        annotate(source, MODELS, tmp_path / "file" / "out")
+    refused("cannot write", annotate, source, MODELS, tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -371,8 +370,7 @@ def test_videos_alone_are_shared_with_the_source_where_the_file_system_allows_it
 
 def test_a_data_file_without_episodes(source, tmp_path):
     shutil.copy(source.data_file(0), source.root / "data" / "chunk-000" / "file-999.parquet")
-    with pytest.raises(LattokError, match=r"file-999\.parquet belongs to no episode"):
-        annotate(source, MODELS, tmp_path / "out")
+    refused(r"file-999\.parquet belongs to no episode", annotate, source, MODELS, tmp_path / "out")
 
 
 def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
@@ -429,9 +427,7 @@ def test_a_model_of_stage_1_is_refused(source, tmp_path):
     lam = FakeLAM()
     lam.language = "t5:google-t5/t5-base"
     message = "`models`: expected a stage-2 model for `latent`, got a stage-1 model .*train stage 2"
-    with pytest.raises(LattokError, match=message) as error:
-        annotate(source, {"latent": lam}, tmp_path / "out")
-    assert "\n" not in str(error.value)
+    refused(message, annotate, source, {"latent": lam}, tmp_path / "out")
 
 
 def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_path):
@@ -446,8 +442,7 @@ def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_pat
 
 def test_videos_shorter_than_the_stride(make_dataset, tmp_path):
     message = r"`stride`: .*got 3 frames \(0\.3 s\), which leaves 0 of 8\. The largest usable gap is 1 "
-    with pytest.raises(LattokError, match=message):
-        annotate(make_dataset([3, 2, 3]), {"latent": FakeLAM()}, tmp_path / "out")
+    refused(message, lambda: annotate(make_dataset([3, 2, 3]), {"latent": FakeLAM()}, tmp_path / "out"))
     with pytest.raises(LattokError, match="The episodes are too short for pairs"):
         annotate(make_dataset([1, 1], name="single"), {"latent": FakeLAM()}, tmp_path / "out")
 
@@ -465,8 +460,7 @@ def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
     encoder = VideoWriter(path, 10, (48, 64), "h264")
     encoder.add(np.full((frames, 48, 64, 3), 200, dtype=np.uint8))
     encoder.close()
-    with pytest.raises(LattokError, match="expected frames of one size, got 32x32x3 from .*front and 48x64x3"):
-        source.frames(6)
+    refused("expected frames of one size, got 32x32x3 from .*front and 48x64x3", source.frames, 6)
     labelled = open_dataset(annotate(source, {"latent": AnySize()}, tmp_path / "out"))
     assert not labelled.columns(6, ["latent.embedding"])["latent.embedding"].reshape(8, 2)[:, 1].any()
 
@@ -474,8 +468,7 @@ def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
 @pytest.mark.parametrize("threads", [0, 1025, 10**25])
 def test_numbers_of_threads_that_no_machine_has(source, tmp_path, threads):
     """What `annotate` takes, `verify` takes from the record."""
-    with pytest.raises(LattokError, match="`threads`: expected "):
-        annotate(source, MODELS, tmp_path / "out", threads=threads)
+    refused("`threads`: expected ", annotate, source, MODELS, tmp_path / "out", threads=threads)
 
 
 @pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])
@@ -504,17 +497,14 @@ def test_prefixes_that_collide(source, tmp_path):
         annotate(open_dataset(out), {"latent": FakeLAM()}, tmp_path / "more")
     with pytest.raises(LattokError, match="prefixes that do not contain each other"):
         annotate(source, {"latent": FakeLAM(), "latent.env": FakeLAM()}, tmp_path / "more")
-    with pytest.raises(LattokError, match="`models`: expected at least one model"):
-        annotate(source, {}, tmp_path / "more")
+    refused("`models`: expected at least one model", annotate, source, {}, tmp_path / "more")
 
 
 def test_where_the_output_may_be(source, tmp_path):
     for inside in (source.root, source.root / "labels"):
-        with pytest.raises(LattokError, match="`out`: expected a folder outside the source dataset"):
-            annotate(source, MODELS, inside)
+        refused("`out`: expected a folder outside the source dataset", annotate, source, MODELS, inside)
     (tmp_path / "there").mkdir()
-    with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
-        annotate(source, MODELS, tmp_path / "there")
+    refused("`out`: expected a folder that does not exist yet", annotate, source, MODELS, tmp_path / "there")
     assert (tmp_path / "there").exists()
 
 
@@ -522,8 +512,7 @@ def test_models_that_do_not_fit(source, tmp_path):
     tokenizer = FakeTokenizer()
     tokenizer.action_dim = 7
     message = r"`action` has 3 dimensions \(x, y, z\), but this tokenizer was trained on 7\. Select or add columns"
-    with pytest.raises(LattokError, match=message):
-        annotate(source, {"tok": tokenizer}, tmp_path / "out")
+    refused(message, annotate, source, {"tok": tokenizer}, tmp_path / "out")
     with pytest.raises(LattokError, match=r"`action_key`: expected one of action, observation\.state, reward"):
         annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out", action_key="act")
     lam = FakeLAM()
@@ -536,8 +525,7 @@ def test_models_that_do_not_fit(source, tmp_path):
         annotate(source, {"latent": FakeLAM()}, tmp_path / "out", cameras=["front"])
     lam.cameras = ("front", "wrist", "top")
     text = r"`dataset`: expected the 3 cameras of the model \(front, wrist, top\), got one with front, wrist\."
-    with pytest.raises(LattokError, match=text):
-        annotate(source, {"latent": lam}, tmp_path / "out")
+    refused(text, annotate, source, {"latent": lam}, tmp_path / "out")
 
 
 def test_progress_counts_frames(source, tmp_path):

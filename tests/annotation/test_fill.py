@@ -27,6 +27,7 @@ from lattok.utils.files import read_json
 from tests.annotation.fakes import stop, tree
 from tests.annotation.test_gaps import corrupt_page
 from tests.conftest import CAMERAS, moving_square, put_video, write_dataset
+from tests.errors import refused
 from tests.recipes.policies import TINY
 
 KNOWN, LENGTHS = {0, 3}, [12, 7, 9, 25]
@@ -287,8 +288,7 @@ def test_labels_beside_a_dataset_fill_it_as_it_was(tmp_path):
     labels = annotate(open_dataset(data, **joined), idm, tmp_path / "labels", fill=True)
     beside = with_labels(open_dataset(data, **joined), labels)
     assert verify(beside, {"inferred": idm}).holds
-    with pytest.raises(LattokError, match="which fill `action` of 3 numbers, joined of move, grip"):
-        with_labels(data, labels)
+    refused("which fill `action` of 3 numbers, joined of move, grip", with_labels, data, labels)
     path = next((labels / "labels").rglob("*.parquet"))
     table = pq.read_table(path)
     place = table.column_names.index("inferred.filled")
@@ -409,8 +409,7 @@ def test_statistics_of_episodes_that_are_to_be_renewed_are_read_first(tmp_path, 
     path = next((data / "meta/episodes").rglob("*.parquet"))
     corrupt_page(path, "stats/action/mean")
     monkeypatch.setattr(InverseDynamics, "infer_actions", stop)
-    with pytest.raises(LattokError, match=f"cannot read {path}: truncated or damaged"):
-        annotate(data, model(), tmp_path / "out", fill=True)
+    refused(f"cannot read {path}: truncated or damaged", lambda: annotate(data, model(), tmp_path / "out", fill=True))
 
 
 def test_unknown_actions_of_another_space_stay_unknown(tmp_path):
@@ -430,8 +429,7 @@ def test_whole_numbers_are_not_filled(tmp_path):
     with pytest.raises(LattokError, match="joined of floats, got whole numbers in `grip`"):
         annotate(open_dataset(data, columns={"action": ["arm", "grip"]}), model(), tmp_path / "out", fill=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(LattokError, match="`columns`: expected names by a new one"):
-        open_dataset(data, columns={"action": [["arm"]]})
+    refused("`columns`: expected names by a new one", open_dataset, data, columns={"action": [["arm"]]})
 
 
 def test_what_was_inferred_is_known_without_the_record_too(tmp_path):

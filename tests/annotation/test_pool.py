@@ -13,6 +13,7 @@ from lattok.annotation import engines
 from lattok.annotation.engines import ATTEMPTS, IN_FLIGHT, START_S, RayEngine
 from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 GOOD = UnitLabels({"tok.codes": np.zeros((1, 1))}, {})
 BAD = UnitLabels({}, {"tok": {0: "cannot be read"}})
@@ -129,8 +130,7 @@ def test_every_unit_is_labelled_and_workers_hold_two(monkeypatch):
 
 def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch):
     ray = FakeRay(start=False)
-    with pytest.raises(LattokError, match=f"expected one that starts within {START_S} seconds, got none. Other jobs"):
-        labelled(monkeypatch, ray, 3)
+    refused(f"expected one that starts within {START_S} seconds, got none. Other jobs", labelled, monkeypatch, ray, 3)
     assert (ray.timeouts, len(ray.killed)) == ([START_S], 2)
 
 
@@ -194,8 +194,7 @@ def test_there_are_as_many_workers_as_there_is_room_for(monkeypatch, resources, 
     if count is not None:
         assert RayEngine(**options).count(9) == count
         return
-    with pytest.raises(LattokError, match="`workers`: expected room for"):
-        RayEngine(**options).count(9)
+    refused("`workers`: expected room for", lambda: RayEngine(**options).count(9))
 
 
 def test_the_token_is_there_while_ray_starts_and_what_was_there_before_afterwards(monkeypatch):

@@ -19,6 +19,7 @@ from lattok.cli import main
 from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+from tests.errors import refused
 
 ray = pytest.importorskip("ray")
 
@@ -209,8 +210,7 @@ def test_what_ray_cannot_do(source, tmp_path, cluster):
         annotate(source, {"latent": Unpicklable()}, tmp_path / "out", engine=RayEngine(workers=1))
     with pytest.raises(LattokError, match="`workers`: expected room for 9 workers of 1 CPUs and 0 GPUs, got"):
         annotate(source, MODELS, tmp_path / "out", engine=RayEngine(workers=9))
-    with pytest.raises(LattokError, match="`workers`: expected a whole number of at least 1"):
-        RayEngine(workers=0)
+    refused("`workers`: expected a whole number of at least 1", RayEngine, workers=0)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 

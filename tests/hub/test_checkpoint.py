@@ -25,6 +25,7 @@ from lattok.hub.checkpoint import (
     translate,
 )
 from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 OURS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "steps": torch.tensor(0)}
 MAP = {"a.weight": "theirs.w", "a.bias": "theirs.b"}
@@ -78,8 +79,7 @@ def test_everything_that_does_not_fit_is_one_message():
     ],
 )
 def test_a_tensor_that_cannot_be_a_weight_is_refused(tensor, text):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        translate(theirs(**{"theirs.b": tensor}), MAP, OURS, "file", kept=["steps"])
+    refused(re.escape(text), lambda: translate(theirs(**{"theirs.b": tensor}), MAP, OURS, "file", kept=["steps"]))
 
 
 def test_a_transform_that_meets_another_shape_is_listed_with_the_rest():
@@ -104,8 +104,7 @@ def test_every_kind_of_file(tmp_path, suffix):
 def test_one_entry_of_a_file_with_settings(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 3, "hparams": {"lr": 0.1}}, tmp_path / "x.ckpt")
     assert list(read_checkpoint(tmp_path / "x.ckpt", entry="state_dict")) == ["w"]
-    with pytest.raises(LattokError, match=re.escape("expected tensors alone, got int 3 at epoch")):
-        read_checkpoint(tmp_path / "x.ckpt")
+    refused(re.escape("expected tensors alone, got int 3 at epoch"), read_checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(LattokError, match="the entry weights, got a dictionary with state_dict, epoch, hparams"):
         read_checkpoint(tmp_path / "x.ckpt", entry="weights")
 
@@ -179,8 +178,7 @@ def test_anything_but_tensors_is_refused_with_the_reason(content, text, tmp_path
 
 def test_nothing_in_a_file_is_run(tmp_path):
     torch.save({"w": Touch(tmp_path / "made")}, tmp_path / "x.pt")
-    with pytest.raises(LattokError, match=re.escape(f"{os.mkdir.__module__}.mkdir, whose loading runs code")):
-        read_checkpoint(tmp_path / "x.pt")
+    refused(re.escape(f"{os.mkdir.__module__}.mkdir, whose loading runs code"), read_checkpoint, tmp_path / "x.pt")
     assert not (tmp_path / "made").exists()
 
 
@@ -199,11 +197,9 @@ def test_what_stands_beside_the_weights_need_not_be_known(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "x.ckpt", "state_dict")["lam.w"], torch.arange(3.0))
     assert read_settings(tmp_path / "x.ckpt", "hyper_parameters")["lam_num_heads"] == 3
     assert set(torch.serialization.get_safe_globals()) == set(before)
-    with pytest.raises(LattokError, match="whose loading runs code"):
-        read_checkpoint(tmp_path / "x.ckpt")
+    refused("whose loading runs code", read_checkpoint, tmp_path / "x.ckpt")
     torch.save({"state_dict": {"lam.w": torch.ones(1), "x": Custom()}}, tmp_path / "y.ckpt")
-    with pytest.raises(LattokError, match="expected tensors alone, got Custom at x"):
-        read_checkpoint(tmp_path / "y.ckpt", "state_dict")
+    refused("expected tensors alone, got Custom at x", read_checkpoint, tmp_path / "y.ckpt", "state_dict")
     made = {"made": Touch(tmp_path / "made2")}
     torch.save({"hyper_parameters": made, "state_dict": weights}, tmp_path / "z.ckpt")
     with pytest.raises(LattokError, match="whose loading runs code"):  # torch refuses posix by its name
@@ -239,13 +235,10 @@ def test_what_is_no_checkpoint_says_so_in_one_line(name, write, tmp_path):
 
 
 def test_a_path_that_is_no_file(tmp_path):
-    with pytest.raises(LattokError, match="none.pt, which is not there"):
-        read_checkpoint(tmp_path / "none.pt")
-    with pytest.raises(LattokError, match="which is a folder"):
-        read_checkpoint(tmp_path)
+    refused("none.pt, which is not there", read_checkpoint, tmp_path / "none.pt")
+    refused("which is a folder", read_checkpoint, tmp_path)
     (tmp_path / "x.npz").write_bytes(b"")
-    with pytest.raises(LattokError, match=r"a file ending in .pt, .pth, .ckpt, .bin, .safetensors, got x.npz"):
-        read_checkpoint(tmp_path / "x.npz")
+    refused(r"a file ending in .pt, .pth, .ckpt, .bin, .safetensors, got x.npz", read_checkpoint, tmp_path / "x.npz")
 
 
 def test_an_archive_that_is_compressed_is_refused(tmp_path):
@@ -330,8 +323,7 @@ def test_settings_that_cannot_be_read_are_one_line(tmp_path, name, text, said):
     ],
 )
 def test_a_published_setting_is_there_and_of_its_type(settings, text):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        setting(settings, "a.b", int)
+    refused(re.escape(text), setting, settings, "a.b", int)
     assert setting({}, "a.b", int, 4) == 4
     assert setting({"a": "1e-1"}, "a", float) == 0.1  # as YAML reads it
     assert setting({"a": {"b": [8, 5]}}, "a.b", tuple[int, ...]) == (8, 5)
@@ -358,8 +350,7 @@ def test_damaged_files_load_or_are_refused(files, data):
 def test_known_tensors_that_nobody_needs_are_named():
     foreign = theirs(**{"theirs.unused": torch.zeros(1)})
     assert translate(foreign, MAP, OURS, "file", kept=["steps"], unused=["theirs.unused"]).keys() == OURS.keys()
-    with pytest.raises(LattokError, match=re.escape("unexpected theirs.unused")):
-        translate(foreign, MAP, OURS, "file", kept=["steps"])
+    refused(re.escape("unexpected theirs.unused"), translate, foreign, MAP, OURS, "file", kept=["steps"])
 
 
 def test_nested_dictionaries_and_lists_are_joined_with_dots(tmp_path):

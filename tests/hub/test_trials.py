@@ -24,6 +24,7 @@ from lattok.utils.checks import LattokError
 from tests import golden
 from tests.action_vq.families import cases, fitted
 from tests.conftest import CAMERAS
+from tests.errors import refused
 from tests.fuzz_artefacts import IDM
 from tests.image_lam.published.parity import open_case
 from tests.vla.test_tokens import policy as acting_by_tokens
@@ -113,8 +114,7 @@ def other_levels(self: LevelGrid, latents: torch.Tensor) -> torch.Tensor:
 def test_where_levels_mean_something_else_a_model_is_refused(name, tmp_path, monkeypatch):
     folder = model_of(name).save_pretrained(tmp_path)
     monkeypatch.setattr(LevelGrid, "quantize", other_levels)
-    with pytest.raises(LattokError, match=r"the codes which they gave when they were saved, got \d+ of \d+ others\."):
-        lattok.load(folder)
+    refused(r"the codes which they gave when they were saved, got \d+ of \d+ others\.", lattok.load, folder)
 
 
 @pytest.mark.parametrize("name", ["fast", "toast"])
@@ -122,16 +122,14 @@ def test_where_a_tokenizer_cuts_otherwise_a_model_is_refused(name, tmp_path, mon
     folder = model_of(name).save_pretrained(tmp_path)
     encode = type(model_of(name)).subwords_class.encode
     monkeypatch.setattr(type(model_of(name)).subwords_class, "encode", lambda self, rows: encode(self, rows[:, ::-1]))
-    with pytest.raises(LattokError, match="the codes which they gave when they were saved"):
-        lattok.load(folder)
+    refused("the codes which they gave when they were saved", lattok.load, folder)
 
 
 @pytest.mark.parametrize("name", ["action-vq", "lam:vq", "lam:residual", "vqbet"])
 def test_where_another_row_is_the_nearest_a_model_is_refused(name, tmp_path, monkeypatch):
     folder = model_of(name).save_pretrained(tmp_path)
     monkeypatch.setattr("lattok.nn.quantize.nearest", lambda x, book: kmeans.nearest(-x, book))
-    with pytest.raises(LattokError, match="the codes which they gave when they were saved"):
-        lattok.load(folder)
+    refused("the codes which they gave when they were saved", lattok.load, folder)
 
 
 def test_the_refusal_says_what_to_install_and_is_one_line(tmp_path, monkeypatch):
@@ -156,11 +154,9 @@ def test_without_another_package_it_is_lattok_or_the_file(tmp_path):
     record = record_of(folder)
     record["codes"][0] += 1
     rewrite(folder, record)
-    with pytest.raises(LattokError, match=r"others\. Copy or download it again\.$"):
-        lattok.load(folder)
+    refused(r"others\. Copy or download it again\.$", lattok.load, folder)
     rewrite(folder, record | {"packages": {"lattok": "0.0.7"}})
-    with pytest.raises(LattokError, match=rf"lattok 0\.0\.7 saved it, this is {re.escape(lattok.__version__)}\.$"):
-        lattok.load(folder)
+    refused(rf"lattok 0\.0\.7 saved it, this is {re.escape(lattok.__version__)}\.$", lattok.load, folder)
 
 
 BAD = {
@@ -194,8 +190,7 @@ def test_a_strange_record_is_one_line(number, tmp_path):
 def test_a_record_for_a_model_without_codes_is_refused(tmp_path):
     folder = lam("none").save_pretrained(tmp_path)
     rewrite(folder, {"packages": {}, "places": [0], "codes": [0]})
-    with pytest.raises(LattokError, match="expected a code for each place, of 0 places"):
-        lattok.load(folder)
+    refused("expected a code for each place, of 0 places", lattok.load, folder)
 
 
 def test_models_without_a_record_load_as_before():
@@ -219,5 +214,4 @@ def test_the_tokenizer_of_a_policy_is_tried_too(tmp_path):
     record = record_of(inner)
     record["codes"][0] += 1
     rewrite(inner, record)
-    with pytest.raises(LattokError, match=r"parts/tokenizer/model\.safetensors"):
-        lattok.load(folder)
+    refused(r"parts/tokenizer/model\.safetensors", lattok.load, folder)

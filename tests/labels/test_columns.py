@@ -20,6 +20,7 @@ from lattok.utils.files import write_json
 from tests.annotation.fakes import FakeLAM
 from tests.conftest import write_dataset
 from tests.data.memory import MemoryDataset, labels_for
+from tests.errors import refused
 from tests.samples.policies import Demonstrations, StepTokenizer, WholeTokenizer
 
 
@@ -102,10 +103,8 @@ def test_vectors_of_whole_chunks_are_not_those_of_tokens(make_dataset, tmp_path)
     assert latent_spec(dataset, "tok", "chunk", 4) == LatentSpec("chunk", 3, 1, 5, horizon=4, prefix="tok")
     assert tokenizer_spec(tokenizer, 4, needs=("codes",)) == LatentSpec("chunk", 3, 1, 5, horizon=4)
     text = "`{}`: expected a latent vector for each of 3 tokens, got vectors of whole chunks.*action-vq"
-    with pytest.raises(LattokError, match=text.format("tok")):
-        latent_spec(dataset, "tok", "chunk", 4, needs=("embedding",))
-    with pytest.raises(LattokError, match=text.format("tokenizer")):
-        tokenizer_spec(tokenizer, 4, needs=("embedding",))
+    refused(text.format("tok"), latent_spec, dataset, "tok", "chunk", 4, needs=("embedding",))
+    refused(text.format("tokenizer"), tokenizer_spec, tokenizer, 4, needs=("embedding",))
 
 
 def test_labels_beside_a_dataset(tmp_path):
@@ -215,8 +214,7 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
 )
 def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, facts, numbers):
     dataset = rewritten(lambda known: known[prefix]["spec"].update(facts))
-    with pytest.raises(LattokError, match=f"`{prefix}.{column}`: expected {numbers}.*annotate again"):
-        latent_spec(dataset, prefix, target, 4)
+    refused(f"`{prefix}.{column}`: expected {numbers}.*annotate again", latent_spec, dataset, prefix, target, 4)
 
 
 def test_a_codebook_that_no_memory_holds(rewritten):
@@ -232,21 +230,17 @@ def test_labels_of_another_version_are_to_be_made_again(rewritten):
     with pytest.raises(LattokError, match="lattok.json of annotated does not say what the labels `latent` are."):
         latent_spec(dataset, "latent", "steps", 4)
     dataset = rewritten(lambda known: known["latent"]["spec"].update(colour=1))
-    with pytest.raises(LattokError, match="spec of latent.* names among .*, got colour. .*make it again"):
-        latent_spec(dataset, "latent", "steps", 4)
+    refused("spec of latent.* names among .*, got colour. .*make it again", latent_spec, dataset, "latent", "steps", 4)
 
 
 def test_tokens_of_different_number_are_refused(rewritten):
     dataset = rewritten(lambda known: known["tok"]["spec"].update(steps=0))
     reason = "expected as many tokens in every chunk: placeholders are predicted in one pass, got .*FAST"
-    with pytest.raises(LattokError, match="`tok`: " + reason):
-        latent_spec(dataset, "tok", "chunk", 4)
+    refused("`tok`: " + reason, latent_spec, dataset, "tok", "chunk", 4)
     tokenizer = Tokenizer()
     tokenizer.fixed_length = False
-    with pytest.raises(LattokError, match="`tokenizer`: " + reason):
-        tokenizer_spec(tokenizer, 4)
-    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, got LAM"):
-        tokenizer_spec(LAM(), 4)
+    refused("`tokenizer`: " + reason, tokenizer_spec, tokenizer, 4)
+    refused("`tokenizer`: expected an action tokenizer, got LAM", lambda: tokenizer_spec(LAM(), 4))
     with pytest.raises(LattokError, match="`tokenizer`: expected a tokenizer of chunks of 8 steps, got one of 4"):
         tokenizer_spec(Tokenizer(), 8)
 
@@ -371,8 +365,7 @@ def test_facts_have_the_types_that_readers_count_on():
             assert check_records(entries, "lattok.json") == {"latent": entries["latent"]}  # the other is none of ours
     for name, values in WRONG.items():
         for value in values:
-            with pytest.raises(LattokError, match=r"latent.* in `?lattok\.json"):
-                check_records({"tok": {}, "latent": {name: value}}, "lattok.json")
+            refused(r"latent.* in `?lattok\.json", check_records, {"tok": {}, "latent": {name: value}}, "lattok.json")
 
 
 def test_a_dataset_without_labels_is_to_be_annotated(make_dataset):
@@ -387,5 +380,4 @@ def test_the_families_of_tokenizers():
     assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == step
     chunks = torch.randn(40, 4, 3)
     assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, horizon=4)
-    with pytest.raises(LattokError, match="`tokenizer`: expected as many tokens in every chunk"):
-        tokenizer_spec(FAST.fit(chunks), 4)
+    refused("`tokenizer`: expected as many tokens in every chunk", lambda: tokenizer_spec(FAST.fit(chunks), 4))

@@ -14,6 +14,7 @@ from lattok import LattokError
 from lattok.labels import LatentSpec, read_rows, target_from_batch
 from lattok.labels.spec import spec_of
 from lattok.types import Episode
+from tests.errors import refused
 from tests.vla.labels import B, D, K, P, S, make_target
 
 
@@ -134,16 +135,14 @@ def test_only_what_is_asked_for_is_looked_at():
     del one["latent.codes"]
     with pytest.raises(LattokError, match="`batch`: expected latent.codes, got only latent.embedding, latent.valid"):
         target_from_batch(one, parts=["codes"])
-    with pytest.raises(LattokError, match="`parts`: expected names among codes, embedding, got vectors"):
-        target_from_batch(batch, parts=["vectors"])
+    refused("`parts`: expected names among codes, embedding, got vectors", target_from_batch, batch, parts=["vectors"])
 
 
 def test_batches_that_do_not_fit():
     batch = rows()
 
     def refused(text, batch=batch, spec=None, **options):
-        with pytest.raises(LattokError, match=text):
-            target_from_batch(batch, spec, **options)
+        refused(text, target_from_batch, batch, spec, **options)
 
     text = (
         "`batch`: expected latent.codes or latent.embedding and latent.valid, got no labels. `lattok annotate DATASET"
@@ -166,8 +165,7 @@ def test_batches_that_do_not_fit():
     refused("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
     refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
     refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
-    with pytest.raises(LattokError, match="`target`: expected one of steps, chunk"):
-        LatentSpec("frames")
+    refused("`target`: expected one of steps, chunk", LatentSpec, "frames")
     longer = torch.zeros(B, S + 1, P, dtype=torch.long)
     refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, n., got .4, 6, 3.", batch | {"latent.codes": longer})
     scalars = {"latent.codes": torch.zeros(B, S, dtype=torch.long), "latent.embedding": torch.randn(B, S)}
@@ -216,14 +214,12 @@ def test_a_spec_is_written_and_read_again():
 def test_sizes_are_whole_numbers(name):
     assert getattr(LatentSpec(**{name: 3}), name) == 3
     for wrong in (-1, 1.5, True):
-        with pytest.raises(LattokError, match=f"`{name}`: expected a whole number"):
-            LatentSpec(**{name: wrong})
+        refused(f"`{name}`: expected a whole number", LatentSpec, **{name: wrong})
 
 
 @pytest.mark.parametrize("prefix", ["", 3])
 def test_a_prefix_is_a_text(prefix):
-    with pytest.raises(LattokError, match="`prefix`: expected the beginning of the names of columns"):
-        LatentSpec(prefix=prefix)
+    refused("`prefix`: expected the beginning of the names of columns", LatentSpec, prefix=prefix)
 
 
 def test_the_spec_of_a_model_is_that_of_the_rows_it_gives():
@@ -281,8 +277,7 @@ def test_codes_at_the_ends_of_the_codebook_are_read_and_those_beyond_are_not():
     for code, hint in ((4, "Is codebook_size right?"), (-1, "Rows padded with -1 come from a tokenizer")):
         columns["codes"][1, 1] = code
         low, high = min(0, code), max(3, code)
-        with pytest.raises(LattokError, match=f"expected codes from 0 to 3, got {low} to {high}. {re.escape(hint)}"):
-            read(columns)
+        refused(f"expected codes from 0 to 3, got {low} to {high}. {re.escape(hint)}", read, columns)
     assert set(read(columns, parts=("embedding",))) == {"embedding", "valid"}
 
 
@@ -299,5 +294,4 @@ def test_codes_at_the_ends_of_the_codebook_are_read_and_those_beyond_are_not():
 def test_columns_of_another_kind_are_no_labels(part, values, text):
     """Half a code would be rounded, NaN is true, and what a float32 cannot hold becomes infinite."""
     columns = {"codes": np.ones((3, 2), int), "embedding": np.ones((3, 4), np.float32), "valid": np.ones(3, bool)}
-    with pytest.raises(LattokError, match=re.escape(text)):
-        read(columns | {part: values})
+    refused(re.escape(text), read, columns | {part: values})

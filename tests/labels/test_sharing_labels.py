@@ -16,6 +16,7 @@ from lattok.labels.sharing import Listing, _card, listing
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
+from tests.errors import refused
 from tests.hub.server import REPO, WRITER, LocalHub, serving
 from tests.samples.policies import Demonstrations
 
@@ -124,8 +125,7 @@ def test_what_cannot_be_pushed_is_one_line(hub: LocalHub, source: Path, tmp_path
         with pytest.raises(LattokError, match="`folder`: expected a LeRobot dataset or labels on this machine, got"):
             lattok.push_dataset(folder, REPO)
     hub.guarded = True
-    with pytest.raises(LattokError, match="'org/arm' could not be pushed: your token does not allow it"):
-        lattok.push_dataset(source, REPO)
+    refused("'org/arm' could not be pushed: your token does not allow it", lattok.push_dataset, source, REPO)
     shutil.rmtree(source / "meta")
     assert main(["push", str(source), REPO]) == 2
 
@@ -198,8 +198,7 @@ def test_only_what_belongs_to_a_dataset_goes_up(hub: LocalHub, source: Path, tmp
     assert main(["push", str(folder), REPO, "--include", "sub/notes.txt"]) == 0
     assert set(hub.files()) == own | {"sub/notes.txt"}
     for name in ("../key", "nowhere.txt", "sub"):
-        with pytest.raises(LattokError, match="`include`"):
-            lattok.push_dataset(folder, REPO, include=[name])
+        refused("`include`", lattok.push_dataset, folder, REPO, include=[name])
     hub.add("main", {**hub.files(), "meta/wandb-token.json": b"secret"})  # of an earlier push
     lattok.push_dataset(folder, REPO)
     assert "meta/wandb-token.json" not in hub.files()
@@ -227,8 +226,7 @@ def test_links_out_of_a_folder_or_to_a_hidden_file_do_not_go_up(
     (folder / target).write_text('{"secret": "secret"}')
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to((folder / target).resolve())
-    with pytest.raises(LattokError, match=says):
-        lattok.push_dataset(folder, REPO, token=WRITER)
+    refused(says, lattok.push_dataset, folder, REPO, token=WRITER)
     assert not hub.exists
 
 

@@ -193,8 +193,7 @@ def test_a_tokenizer_whose_codes_are_not_in_its_codebook_is_refused():
             return found._replace(codes=found.codes + self.vocab_size)
 
     samples = windows(Demonstrations(".", [5, 3]), tokenizer=Beyond())
-    with pytest.raises(LattokError, match="`tokenizer`: expected one whose codes lie from 0 to 7, got"):
-        samples.batch(torch.arange(4))
+    refused("`tokenizer`: expected one whose codes lie from 0 to 7, got", lambda: samples.batch(torch.arange(4)))
 
 
 def test_pixels_are_the_resized_frames(sample):

@@ -388,9 +388,7 @@ def test_a_crafted_checkpoint_is_one_line_and_changes_nothing(craft, begun, tmp_
     torch.save(craft(saved) or saved, path)
     before, model = path.read_bytes(), Toy()
     start = {name: value.clone() for name, value in tensors(model).items()}
-    with pytest.raises(LattokError, match=r"checkpoint\.pt`: expected ") as caught:
-        run(tmp_path, model=model, resume=True, ema=0.9)
-    assert "\n" not in str(caught.value)
+    refused(r"checkpoint\.pt`: expected ", run, tmp_path, model=model, resume=True, ema=0.9)
     assert path.read_bytes() == before
     assert all(torch.equal(value, start[name]) for name, value in tensors(model).items())
 
@@ -402,9 +400,7 @@ def test_a_cut_checkpoint_is_one_line_with_the_way_out(size, tmp_path):
     path = tmp_path / RUN / CHECKPOINT
     content = path.read_bytes()
     path.write_bytes(content[: int(size if size >= 1 else size * len(content))])
-    with pytest.raises(LattokError, match=r"cannot be read \(.+\)\. Put back a whole copy, or remove") as caught:
-        run(tmp_path, resume=True)
-    assert "\n" not in str(caught.value)
+    refused(r"cannot be read \(.+\)\. Put back a whole copy, or remove", run, tmp_path, resume=True)
     path.unlink()  # the way out
     assert_same(whole, run(tmp_path, resume=True))
 

@@ -14,6 +14,7 @@ from lattok.action_vq.learned import TrainedTokenizer
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import ActionBatch
 from tests.action_vq.families import cases, fitted
+from tests.errors import refused
 
 CHUNKS = np.random.default_rng(0).standard_normal((20, 6, 3)).astype(np.float32)
 
@@ -67,8 +68,7 @@ def test_frames_too(lam):
         assert all((np.asarray(found) == codes[0]).all() for found in codes)
     video = lam.label_video(frames[:, 0], 1)
     assert isinstance(video.quantized, np.ndarray)
-    with pytest.raises(LattokError, match="`frames`: expected uint8 pixels"):
-        lam.encode(frames.astype(np.float32))
+    refused("`frames`: expected uint8 pixels", lambda: lam.encode(frames.astype(np.float32)))
 
 
 def quantized() -> torch.Tensor:
@@ -99,14 +99,12 @@ def test_what_is_no_plain_array_is_refused_in_one_line(tokenizer, kind):
         with pytest.raises(LattokError) as error:
             call(ODD[kind])
         assert re.match(rf"`{name}`: expected [^\n]+$", str(error.value)), str(error.value)
-    with pytest.raises(LattokError, match="`valid`: "):
-        tokenizer.encode(CHUNKS, ODD[kind] if ODD[kind] is not None else 3)
+    refused("`valid`: ", lambda: tokenizer.encode(CHUNKS, ODD[kind] if ODD[kind] is not None else 3))
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_frames_that_are_no_plain_array_neither(lam, kind):
-    with pytest.raises(LattokError, match=r"^`frames`: expected [^\n]+$"):
-        lam.encode(ODD[kind])
+    refused(r"^`frames`: expected [^\n]+$", lambda: lam.encode(ODD[kind]))
 
 
 @pytest.mark.parametrize("name", cases())
@@ -115,8 +113,7 @@ def test_calling_a_model_says_what_to_call(name):
     if isinstance(model, DCTTokenizer):  # called as published processors are
         return
     for value in (torch.from_numpy(CHUNKS), CHUNKS, None):
-        with pytest.raises(LattokError, match=r"`batch`: expected .* Call tokenizer.encode\(chunks\)"):
-            model(value)
+        refused(r"`batch`: expected .* Call tokenizer.encode\(chunks\)", model, value)
     if isinstance(model, TrainedTokenizer):
         batch = ActionBatch(torch.from_numpy(CHUNKS), torch.ones(20, 6, dtype=torch.bool))
         assert "reconstruction" in model(batch)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,5 @@ from lattok.utils.checks import LattokError
     ],
 )
 def test_sizes_of_one(axis, said):
-    with pytest.raises(LattokError, match=re.escape(f"`x`: expected {said}, got 2.")):
-        checks.size("x", axis, 2, 1)
-    with pytest.raises(LattokError, match=re.escape(f"`x`: expected 2 {axis}, got 1.")):
-        checks.size("x", axis, 1, 2)
+    refused(re.escape(f"`x`: expected {said}, got 2."), checks.size, "x", axis, 2, 1)
+    refused(re.escape(f"`x`: expected 2 {axis}, got 1."), checks.size, "x", axis, 1, 2)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lattok import LattokError
 from lattok.utils.devices import device_called, devices, module_of, moved, no_tf32
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -50,8 +50,7 @@ def test_a_name_stands_for_one_device(machine, facts, asked, expected):
 )
 def test_what_is_not_there_is_refused_with_what_is(machine, facts, asked, text):
     machine(**facts)
-    with pytest.raises(LattokError, match=text):
-        device_called(asked)
+    refused(text, device_called, asked)
 
 
 def test_other_kinds_are_found_in_their_modules_and_after_cuda(machine, monkeypatch):

@@ -19,6 +19,7 @@ from lattok.utils.options import (
     required,
 )
 from lattok.vla import VLAConfig
+from tests.errors import refused
 
 
 @dataclass(frozen=True)
@@ -62,5 +63,4 @@ def test_families_say_what_they_need_of_the_data(config):
 
 def test_models_are_not_made_before_the_data_is_known():
     for make in (lambda: UniformBins(UniformBinsConfig()), lambda: ImageLAM(ImageLAMConfig())):
-        with pytest.raises(LattokError, match="A recipe's has no data yet"):
-            make()
+        refused("A recipe's has no data yet", make)

@@ -14,6 +14,7 @@ import pytest
 
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request, check_wanted
+from tests.errors import refused
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
 
@@ -52,8 +53,7 @@ def test_a_slot_keeps_its_process_which_keeps_what_it_made() -> None:
 
 
 def test_what_goes_wrong_is_one_line_with_the_job(processes: Processes) -> None:
-    with pytest.raises(LattokError, match=r"^task 5: KeyError: 'no such body\\nin the model'$"):
-        list(processes.map([Task("fail", 5)]))
+    refused(r"^task 5: KeyError: 'no such body\\nin the model'$", lambda: list(processes.map([Task("fail", 5)])))
     assert list(processes.map([Task("wait", 0)])) == [0]  # and the process goes on
 
 
@@ -68,13 +68,11 @@ def test_a_process_that_dies_in_the_middle_of_its_answer_is_one_line_too() -> No
     with Processes(partial(worker, ""), 1) as processes:
         processes.submit(Task("cut", 3))
         processes._processes[0].wait(30)
-        with pytest.raises(LattokError, match=r"^task 3: its process died \(exit code 4\)\.$"):
-            list(processes.results())
+        refused(r"^task 3: its process died \(exit code 4\)\.$", lambda: list(processes.results()))
 
 
 def test_there_is_at_least_one_process() -> None:
-    with pytest.raises(LattokError, match="`workers`: expected a whole number of at least 1, got 0"):
-        Processes(partial(worker, ""), 0)
+    refused("`workers`: expected a whole number of at least 1, got 0", lambda: Processes(partial(worker, ""), 0))
 
 
 PARENT = """

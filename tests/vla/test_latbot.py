@@ -163,8 +163,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_batches_and_states_of_other_shapes_are_refused():
-    with pytest.raises(LattokError, match="`batch`"):
-        Distillation(student(), clip_lam(), [0, 1])(batch()._replace(later=None))
+    refused("`batch`", lambda: Distillation(student(), clip_lam(), [0, 1])(batch()._replace(later=None)))
     _, loss, given = supervised()
     target = loss.target_of(given, loss.labels)
     for shape, text in (

@@ -9,6 +9,7 @@ import lattok
 from lattok.nn.losses import draw_flow
 from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
+from tests.errors import refused
 from tests.learning import learn, unlearned
 from tests.vla import fakes
 from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, policy, rows
@@ -175,8 +176,7 @@ def test_tokens_of_a_chunk_come_from_one_row():
 
 
 def test_merging_is_for_policies_with_adapters(tmp_path: Path):
-    with pytest.raises(lattok.LattokError, match="`policy`: expected one with a pretrained backbone"):
-        policy().merge(tmp_path / "merged")
+    refused("`policy`: expected one with a pretrained backbone", lambda: policy().merge(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize("head", ["regression", "flow"])

@@ -402,8 +402,7 @@ def test_a_stride_shorter_than_the_clip_is_refused():
         with pytest.raises(LattokError, match="`fps`: expected"):
             clip_lam(stride="0.2s").stride_frames(fps)  # type: ignore[arg-type]
     refused("frames per sample", lambda: clip_lam().encode(pixels(2, 2, 2), "a"))
-    with pytest.raises(LattokError, match="a PolicyBatch with later frames"):
-        clip_lam()(batch()._replace(later=None))
+    refused("a PolicyBatch with later frames", lambda: clip_lam()(batch()._replace(later=None)))
 
 
 def test_the_report_reads_actions_from_motion_and_from_the_scene(make_dataset, tmp_path, monkeypatch):
