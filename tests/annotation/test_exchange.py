@@ -10,6 +10,7 @@ from lattok.annotation import annotate, units
 from lattok.data import open_dataset
 from lattok.utils import output
 from tests.annotation.fakes import MODELS, Stop, stop, tree
+from tests.errors import refused
 
 
 @pytest.fixture(params=["one step", "three renames"])
@@ -36,13 +37,13 @@ def test_a_refused_rename_loses_nothing(source, out, monkeypatch):
     before, calls, real = tree(out), iter(range(100)), os.rename
     monkeypatch.setattr(output, "_renameat2", lambda one, other: False)
 
-    def refused(*paths):
+    def rename(*paths):
         if next(calls) == 1:
             raise OSError(5, "Input/output error")
         real(*paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", refused)
+        patch.setattr(os, "rename", rename)
         refused("Input/output error", again, source, out)
     assert tree(out) == before
     again(source, out)

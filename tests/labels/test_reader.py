@@ -141,41 +141,41 @@ def test_only_what_is_asked_for_is_looked_at():
 def test_batches_that_do_not_fit():
     batch = rows()
 
-    def refused(text, batch=batch, spec=None, **options):
+    def unfit(text, batch=batch, spec=None, **options):
         refused(text, target_from_batch, batch, spec, **options)
 
     text = (
         "`batch`: expected latent.codes or latent.embedding and latent.valid, got no labels. `lattok annotate DATASET"
     )
-    refused(text, {"action": torch.zeros(B)})
-    refused("keep_labels.preprocessor.. keeps them", {"action": torch.zeros(B)})
+    unfit(text, {"action": torch.zeros(B)})
+    unfit("keep_labels.preprocessor.. keeps them", {"action": torch.zeros(B)})
     other = {key.replace("latent.", "lam."): value for key, value in batch.items() if "pad" not in key}
-    refused("got only lam.codes, lam.embedding, lam.valid", other)
-    refused("`batch`: expected latent.valid, got only latent.codes", {"latent.codes": batch["latent.codes"]})
-    refused("`batch`: expected latent.codes or latent.embedding, got only", {"latent.valid": batch["latent.valid"]})
+    unfit("got only lam.codes, lam.embedding, lam.valid", other)
+    unfit("`batch`: expected latent.valid, got only latent.codes", {"latent.codes": batch["latent.codes"]})
+    unfit("`batch`: expected latent.codes or latent.embedding, got only", {"latent.valid": batch["latent.valid"]})
     one = {key: value[:, 0] for key, value in batch.items()}
-    refused("`latent.valid`: expected rows of all steps, .B, S., got one row .4.. Name the key in `delta_timesta", one)
-    refused("`latent.codes`: expected rows of all 5 steps", batch | {"latent.codes": one["latent.codes"]})
-    refused("`latent.embedding`: expected rows of all 5", batch | {"latent.embedding": one["latent.embedding"]})
+    unfit("`latent.valid`: expected rows of all steps, .B, S., got one row .4.. Name the key in `delta_timesta", one)
+    unfit("`latent.codes`: expected rows of all 5 steps", batch | {"latent.codes": one["latent.codes"]})
+    unfit("`latent.embedding`: expected rows of all 5", batch | {"latent.embedding": one["latent.embedding"]})
     text = "`latent.codes`: expected 4 codes in each row, got 3 numbers. Another model made these labels."
-    refused(text, spec=LatentSpec(codes=4))
+    unfit(text, spec=LatentSpec(codes=4))
     text = "`latent.embedding`: expected any vectors x 5 numbers in a vector in each row, got 18 numbers"
-    refused(text, spec=LatentSpec(latent_dim=5))
-    refused("2 vectors x 6 numbers in a vector in each row, got 18", spec=LatentSpec(vectors=2, latent_dim=D))
-    refused("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
-    refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
-    refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
+    unfit(text, spec=LatentSpec(latent_dim=5))
+    unfit("2 vectors x 6 numbers in a vector in each row, got 18", spec=LatentSpec(vectors=2, latent_dim=D))
+    unfit("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
+    unfit("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
+    unfit("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
     refused("`target`: expected one of steps, chunk", LatentSpec, "frames")
     longer = torch.zeros(B, S + 1, P, dtype=torch.long)
-    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, n., got .4, 6, 3.", batch | {"latent.codes": longer})
+    unfit(r"`latent.codes`: expected rows of all 5 steps, .B, 5, n., got .4, 6, 3.", batch | {"latent.codes": longer})
     scalars = {"latent.codes": torch.zeros(B, S, dtype=torch.long), "latent.embedding": torch.randn(B, S)}
-    refused("`latent.codes`: expected 2 codes in each row, got 1 number", batch | scalars, LatentSpec(codes=2))
-    refused("any vectors x 6 numbers in a vector in each row, got 1", batch | scalars, LatentSpec(latent_dim=D))
+    unfit("`latent.codes`: expected 2 codes in each row, got 1 number", batch | scalars, LatentSpec(codes=2))
+    unfit("any vectors x 6 numbers in a vector in each row, got 1", batch | scalars, LatentSpec(latent_dim=D))
     tokens = one | {"latent.codes": torch.zeros(B, S, dtype=torch.long)}
-    refused("`latent.codes`: expected 2 steps x 2 codes in each row, got 5", tokens, LatentSpec("chunk", codes=2))
-    refused("`latent.codes`: expected 4 steps x 1 codes in each row, got 5", tokens, LatentSpec("chunk", 4, 1))
-    refused("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, LatentSpec("chunk"))
-    refused("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), LatentSpec("chunk"))
+    unfit("`latent.codes`: expected 2 steps x 2 codes in each row, got 5", tokens, LatentSpec("chunk", codes=2))
+    unfit("`latent.codes`: expected 4 steps x 1 codes in each row, got 5", tokens, LatentSpec("chunk", 4, 1))
+    unfit("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, LatentSpec("chunk"))
+    unfit("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), LatentSpec("chunk"))
 
 
 def test_what_a_spec_says_of_its_columns():
