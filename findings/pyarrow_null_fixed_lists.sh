@@ -9,17 +9,7 @@
 # Needs: Python 3.11 to 3.13 (PYTHON=), 400 MB
 # Date: 2026-11-29
 set -euo pipefail
-unset PYTHONPATH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-if command -v uv >uv; then # quicker
-    environment() { uv venv -q -p "${PYTHON:-python3}" "$1"; }
-    install() { uv pip install -q -p "$1/bin/python" "${@:2}"; }
-else
-    environment() { "${PYTHON:-python3}" -m venv "$1"; }
-    install() { "$1/bin/pip" install -q "${@:2}"; }
-fi
+. "$(dirname "$0")/environment.sh"
 environment new
 install new --no-deps pyarrow==26.0.1
 environment old
