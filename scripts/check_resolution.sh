@@ -22,8 +22,9 @@ resolve() { # NAME ARGS...: resolve pyproject.toml (and more requirements from s
     fi
 }
 
-# from wheels alone, so that no installation ends in a build log; docopt, which num2words needs, is one file of Python
-wheels=(--only-binary :all: --no-binary docopt)
+# from wheels alone, so that no installation ends in a build log; docopt, which num2words needs, and tfrecord are
+# a few files of Python
+wheels=(--only-binary :all: --no-binary docopt --no-binary tfrecord)
 for version in 3.10 3.11 3.12 3.13 3.14; do
     resolve "newest-$version" --python-version "$version" "${wheels[@]}" </dev/null
     resolve "all-extras-$version" --python-version "$version" "${wheels[@]}" --all-extras </dev/null

@@ -41,7 +41,7 @@ def test_the_page(place, capsys):
             if not line.startswith("lattok "):
                 subprocess.run(line, shell=True, check=True)
                 continue
-            words = shlex.split(line)[1:]
+            words = shlex.split(line, comments=True)[1:]
             more = SHORT if words[0] == "train" else ["--video-codec", "h264"] if words[0] == "export" else []
             assert main([*words, *more]) == 0, (line, capsys.readouterr().err)
             assert words[0] != "annotate" or "Labels, in a folder of their own: " in capsys.readouterr().out
