@@ -66,8 +66,8 @@ def test_json_for_programs(make_dataset, capsys):
     root = replant(make_dataset([20, 30, 25]), "action", plant).root
     assert main(["inspect", str(root), "--json"]) == 1
     told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, which JSON lacks
-    keys = "schema dataset format robot fps scope convention episodes frames tasks cameras columns lag findings next repair"
-    assert " ".join(told) == keys
+    keys = "schema dataset format robot fps scope convention episodes frames tasks cameras columns lag findings next"
+    assert " ".join(told) == f"{keys} repair"
     assert (told["schema"], told["episodes"], told["frames"], told["next"]) == (1, 3, 75, [])
     assert {*told["cameras"][0]} == {"name", "frames", "fps", "width", "height", "codec"}
     assert {*told["columns"][0]} == {"column", "dimension", "min", "mean", "std", "max"}

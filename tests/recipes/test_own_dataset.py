@@ -10,6 +10,7 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
 from tests.conftest import moving_square, write_dataset
+from tests.data import planted
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import serving
 from tests.recipes.test_howto import BLOCK, ROOT, commands
@@ -19,7 +20,7 @@ SHORT = ["--steps", "2", "--stride", "2", "--codebook-continuous-steps", "1", "-
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with `my_arm` (RLDS) and `videos`, of two sizes; on the Hub is `org/arm`."""
+    """A folder with `my_arm` (RLDS), `videos` of two sizes and `flawed`; on the Hub is `org/arm`."""
     write_rlds(tmp_path / "my_arm")
     rng = np.random.default_rng(0)
     for name, size in (("cut/0", 32), ("pour/1", 32), ("pour/2", 48)):
@@ -27,6 +28,8 @@ def place(tmp_path, monkeypatch):
         encoder.add(moving_square(rng, 20, size))
         encoder.close()
     write_dataset(tmp_path / "remote", (12, 12, 12))
+    planted.write(tmp_path / "flawed", planted.clean())
+    planted.other_statistics(tmp_path / "flawed")
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path / "remote", tmp_path / "cache", monkeypatch):
         yield tmp_path
