@@ -17,18 +17,21 @@ MOST_LINES = 60
 EXTEND = ROOT / "examples" / "extend"
 
 USE = """
-import json, sys, lattok, lattok.labels
+import json, os, sys, warnings, lattok, lattok.labels
 from lattok.cli import main
 
-def run(*words):
-    assert main(list(map(str, words))) == 0, words
+def run(*words, code=0):
+    assert main(list(map(str, words))) == code, words
 
 assert not {"signs", "array_folder", "smoothness"} & set(sys.modules)
-dataset = lattok.open_dataset("data")
+with warnings.catch_warnings(action="error"):
+    dataset = lattok.open_dataset("data")
 assert (dataset.kind, len(dataset.episodes), dataset.fps) == ("npz", 6, 10.0)
+assert [each.episode_index for each in dataset.damaged] == [6]
 assert lattok.open_dataset("data", fps=5).fps == 5
 assert dataset.frames(1, indices=[3, 2]).shape == (2, 1, 16, 16, 3)
-run("inspect", "data")
+run("inspect", "data", code=1)
+os.remove("data/6.npz")
 run("train", "signs", "data", "--out", "model", "--size", "0.5")
 model = lattok.load("model")
 assert (model.type, model.config.size, model.horizon) == ("signs", 0.5, 8)
@@ -177,6 +180,7 @@ def test_a_tokenizer_a_format_and_a_question_of_another_package_are_found_everyw
         action = rng.standard_normal((20 + i, 3)).astype(np.float32)
         image = rng.integers(0, 255, (20 + i, 16, 16, 3), dtype=np.uint8)
         np.savez(tmp_path / "data" / f"{i}.npz", action=action, image=image)
+    (tmp_path / "data" / "6.npz").write_bytes(b"cut off")
     afresh(USE, tmp_path, site)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lattok.utils.checks import LattokError
@@ -46,14 +47,21 @@ class Registry(Mapping[str, Thing]):
     def __getitem__(self, name: str) -> Thing:
         """Return the thing called `name`, imported if need be; `KeyError` where there is none."""
         if self.yielding and name in self._theirs and is_ours(self._known.get(name, self)):
-            self.add(name, _load(self._theirs[name]))
+            self._add_theirs(name)
         elif name not in self._known and name in self.named:
             import_module(self.named[name])
         elif name not in self._known and name not in self._ours:
-            loaded = _load(self._theirs[name])
-            if name not in self._known:  # an entry point that leads to the thing itself
-                self.add(name, loaded)
+            self._add_theirs(name)
         return self._known[name]
+
+    def _add_theirs(self, name: str) -> None:
+        """Load what an entry point leads to: a module, which registers the thing, or the thing itself."""
+        before, loaded = self._known.get(name), _load(self._theirs[name])
+        if self._known.get(name) is not before:
+            return
+        if isinstance(loaded, ModuleType):
+            raise LattokError(f"{name!r} is not registered by {loaded.__name__}, its entry point. Repair the package.")
+        self.add(name, loaded)
 
     def __contains__(self, name: object) -> bool:
         return name in self._known or name in self.named or name in self._ours or name in self._theirs

@@ -9,6 +9,7 @@ from lattok import LattokError
 from lattok.utils.registry import Registry
 
 GROUP = "lattok.things"
+YIELDING = Registry[type](GROUP, yielding=True)
 
 
 @pytest.fixture
@@ -55,6 +56,20 @@ def test_a_package_brings_things_that_load_when_they_are_asked_for(package):
         things["second-thing"]
     with pytest.raises(LattokError, match=r"'broken' comes with the package otherthings, which fails \(Attr.*NO"):
         things["broken"]
+
+
+@pytest.mark.parametrize("leads_to", ["taken", "taken:Theirs"], ids=["its module", "the thing itself"])
+def test_somebody_elses_thing_takes_the_place_of_ours_where_names_yield(package, leads_to):
+    add = f"import {__name__} as test\ntest.YIELDING.add('taken', Theirs)\n" * (leads_to == "taken")
+    package("taken", "class Theirs: pass\n" + add, taken=leads_to, missing="taken")
+    YIELDING._known.clear()
+    vars(YIELDING).pop("_theirs", None)
+    sys.modules.pop("taken", None)
+    ours = type("Ours", (), {"__module__": "lattok.things"})
+    assert YIELDING.add("taken", ours) is ours
+    assert [YIELDING["taken"].__name__ for _ in range(2)] == ["Theirs"] * 2
+    with pytest.raises(LattokError, match="'missing' is not registered by taken, its entry point"):
+        YIELDING["missing"]
 
 
 def test_two_things_of_one_name_are_refused_and_a_module_may_be_loaded_twice():
