@@ -6,7 +6,7 @@ encoded again. Then LeRobot v3 is written. Video files are copied as they are; t
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from lattok.data.modality import with_modality
 from lattok.data.opening import as_dataset
 from lattok.data.picture_flaws import BLANK_LEVELS, SAME_LEVELS
 from lattok.data.repairs import REPAIRS, DatasetRepair, EpisodeRows, FlawedPart, repair_of
-from lattok.data.schema import NONE, Progress, RobotDataset, dimension_names, own_vectors
+from lattok.data.schema import NONE, Feature, Progress, RobotDataset, dimension_names, own_vectors
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import tables_of
 from lattok.data.video import BLOCK, SMALLEST_AV1, VideoWriter, decode_at, probe
@@ -157,9 +157,10 @@ def repair(
     result = RepairResult(None, steps, rows, sum(piece.length for piece in pieces), more)
     if dry_run or out is None:
         return result
+    codec = _codec(camera.feature for camera in exported.cameras)
     record = {"steps": [step._asdict() for step in steps], "pieces": [*map(list, rows)]}
     with videos.encoding():
-        write_pieces(WRITERS[FORMAT], Path(out), exported, pieces, CODEC, {RECORD: record}, progress)
+        write_pieces(WRITERS[FORMAT], Path(out), exported, pieces, codec, {RECORD: record}, progress)
     return result._replace(path=Path(out))
 
 
@@ -431,6 +432,11 @@ class _Mended(ColumnsView):
         return frame / self.fps if abs(seconds * self.fps - frame) <= TOLERANCE else float(seconds)
 
 
+def _codec(cameras: Iterable[Feature]) -> str:
+    """Return the codec that the installed PyAV can encode these cameras in."""
+    return "h264" if min((min(each.shape[:2]) for each in cameras), default=SMALLEST_AV1) < SMALLEST_AV1 else CODEC
+
+
 class _Videos(CopiedVideos):
     """Videos of a dataset, copied whole; of pieces that others would read otherwise, encoded again."""
 
@@ -535,9 +541,8 @@ class _Videos(CopiedVideos):
 
     def _encode(self, piece: Piece, key: str, here: Path) -> None:
         indices, writer = np.arange(piece.first, piece.last), None
-        codec = "h264" if min(self.view.features[key].shape[:2]) < SMALLEST_AV1 else CODEC
         for block in self.view.blocks(piece.episode.index, key, indices):
-            writer = writer or VideoWriter(here, self.view.fps, block.shape[1:3], codec)
+            writer = writer or VideoWriter(here, self.view.fps, block.shape[1:3], _codec([self.view.features[key]]))
             writer.add(block)
         assert writer is not None
         writer.close()

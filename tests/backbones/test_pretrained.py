@@ -143,10 +143,10 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch):
     old = ModuleType("transformers")
     old.__version__ = "4.57.6"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "transformers", old)
-    with pytest.raises(LattokError, match=r"transformers 5.4 or newer \(pip install .*\[vla\]'\), got 4.57.6"):
+    with pytest.raises(LattokError, match=r"transformers 5.4 or newer \(pip install .*\[vla\]'.*\), got 4.57.6"):
         pretrained.load("org/name", None, "float32")
     monkeypatch.setitem(sys.modules, "peft", None)
-    refused(r"package peft .*\[vla\]'\), got none\. .*backbone=scratch", pretrained.require, "peft")
+    refused(r"package peft .*\[vla\]'.*\), got none\. .*backbone=scratch", pretrained.require, "peft")
     refused("`dtype`", pretrained.load, "org/name", None, "float16")
 
 

@@ -18,6 +18,7 @@ import lattok
 from lattok.cli import main
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, repair
 from lattok.data.repairs import REPAIRS, FlawedPart, signs, wraps
+from lattok.data.video import SMALLEST_AV1
 from lattok.utils.checks import LattokError
 from tests.data.edits import edit_info, set_column
 from tests.data.formats.test_lerobot_v2 import write_film, write_v21
@@ -266,7 +267,10 @@ def test_a_film_with_fewer_frames_than_rows_cuts_them(tmp_path: Path):
     assert not [each for each in inspect_dataset(tmp_path / "out").findings if each.severity == "error"]
 
 
-def test_other_formats_become_lerobot(tmp_path: Path):
+@pytest.mark.parametrize("smallest", [1, 32], ids=["", "with an encoder that small frames end"])
+def test_other_formats_become_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smallest: int):
+    for module in ("video", "repairing"):
+        monkeypatch.setattr(f"lattok.data.{module}.SMALLEST_AV1", max(smallest, SMALLEST_AV1))
     h5py = pytest.importorskip("h5py")
     from tests.data.formats.test_hdf5 import write_libero
 
