@@ -8,11 +8,14 @@ import pytest
 from lattok.utils.checks import LattokError
 
 
-def refused(match: str, call: Callable[..., Any], *args: Any, **options: Any) -> None:
-    """Ask that a call raises a `LattokError` of one line in which the pattern is found: as a rule the argument's name.
+def refused(match: str | None, call: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Ask that a call raises a `LattokError` of one line in which the pattern is found, and return it.
 
-    What such a message says besides is tested once, in tests/utils/test_checks.py, and where it is computed.
+    As a rule the pattern is the argument's name; None where the caller looks at the line itself. What such a message
+    says besides is tested once, in tests/utils/test_checks.py, and where it is computed.
     """
     with pytest.raises(LattokError, match=match) as error:
         call(*args, **options)
-    assert "\n" not in str(error.value)
+    said = str(error.value)
+    assert "\n" not in said
+    return said

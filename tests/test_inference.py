@@ -13,8 +13,8 @@ import torch
 import lattok
 from lattok import UniformBins
 from lattok.cli.datasets import annotate
-from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS, write_dataset
+from tests.errors import refused
 from tests.image_lam.base.test_labelling import VARIANTS, make, video
 
 ARCHITECTURES = ("vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "vit_base_patch16_clip_quickgelu_224")
@@ -23,8 +23,7 @@ SHRUNK = {"embed_dim": 192, "depth": 2, "num_heads": 3, "patch_size": 16, "img_s
 
 def test_what_cannot_be_made_faster_is_refused():
     tokenizer: Any = UniformBins.fit(np.zeros((2, 4, 3), np.float32), bins=4)
-    with pytest.raises(LattokError, match="`model`: expected an ImageLAM or a MotoLAM, got UniformBins"):
-        lattok.for_inference(tokenizer)
+    refused("`model`: expected an ImageLAM or a MotoLAM, got UniformBins", lattok.for_inference, tokenizer)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -69,10 +68,10 @@ def test_a_labeller_keeps_its_weights_and_survives_pickling():
 
 
 def test_wrong_ways_say_what_to_do():
-    with pytest.raises(LattokError, match="`precision`: expected one of float32, bfloat16"):
-        lattok.for_inference(make(), "int4")
-    with pytest.raises(LattokError, match="`model`: expected one that labels video, got a stage-1 model"):
-        lattok.for_inference(make(language="precomputed", language_dim=4))  # the instruction would be left out
+    refused("`precision`: expected one of float32, bfloat16", lambda: lattok.for_inference(make(), "int4"))
+    refused(
+        "`model`: expected one that", lambda: lattok.for_inference(make(language="precomputed", language_dim=4))
+    )  # the instruction would be left out
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -81,8 +80,7 @@ def test_labellers_check_pairs_as_the_model_does(precision):
     pairs = video(4).unflatten(0, (2, 2))
     assert torch.equal(labeller.encode(pairs[:, :, 0]).codes, labeller.encode(pairs).codes)
     assert labeller.encode(pairs[:0]).codes.shape == (0, 3)
-    with pytest.raises(LattokError, match=r"`frames`: expected 1 camera \(front\), got 2"):
-        labeller.encode(pairs.expand(-1, -1, 2, -1, -1, -1))
+    refused(r"`frames`: expected 1 camera \(front\), got", lambda: labeller.encode(pairs.expand(-1, -1, 2, -1, -1, -1)))
     assert np.array_equal(labeller.encode(pairs.numpy()).codes, labeller.encode(pairs).codes)
 
 

@@ -13,7 +13,6 @@ from lattok import VQBeT
 from lattok.action_vq import VQBeTConfig
 from lattok.cli import main
 from lattok.types import ActionBatch
-from lattok.utils.checks import LattokError
 from tests.action_vq.families import learned
 from tests.action_vq.walks import saturating, smooth, whole
 from tests.errors import refused
@@ -231,8 +230,7 @@ def test_what_does_not_fit_is_said(saved, change, settings, text):
 
 
 def test_settings_that_are_missing(saved):
-    with pytest.raises(LattokError, match="`config`: expected input_dim_h and input_dim_w, got none of input_dim_w."):
-        lattok.convert.vqbet(saved(), {"input_dim_h": 4})
+    refused("`config`: expected input_dim_h and", lambda: lattok.convert.vqbet(saved(), {"input_dim_h": 4}))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 from lattok.annotation import engines
 from lattok.annotation.engines import ATTEMPTS, IN_FLIGHT, START_S, RayEngine
 from lattok.annotation.units import Unit, UnitLabels
-from lattok.utils.checks import LattokError
 from tests.errors import refused
 
 GOOD = UnitLabels({"tok.codes": np.zeros((1, 1))}, {})
@@ -137,8 +136,7 @@ def test_no_worker_that_starts_is_waited_for_no_longer_than_it_says(monkeypatch)
 def test_workers_that_cannot_start_are_started_again_so_many_times_alone(monkeypatch):
     ray, units = FakeRay(), 3
     ray.broken = True
-    with pytest.raises(LattokError, match="`engine`: workers cannot start: no module named theirs"):
-        labelled(monkeypatch, ray, units)
+    refused("`engine`: workers cannot start: no module named theirs", labelled, monkeypatch, ray, units)
     assert ray.spawned == 2 + ATTEMPTS * (2 + units) - 1
 
 
@@ -158,10 +156,7 @@ def test_a_ray_that_this_process_has_started_is_used_as_it_is(monkeypatch):
         ray.is_initialized = lambda: True
         assert labelled(monkeypatch, ray, 2, address=address) == {0: GOOD, 1: GOOD}
         assert not hasattr(ray, "options")
-    with pytest.raises(
-        LattokError, match="`address`: this process is connected to Ray already, not to 'ray://other:1'"
-    ):
-        labelled(monkeypatch, ray, 2, address="ray://other:1")
+    refused("`address`: this process is connected to Ray", labelled, monkeypatch, ray, 2, address="ray://other:1")
 
 
 @pytest.mark.parametrize(("address", "asks"), [(None, 1), ("auto", 0)])

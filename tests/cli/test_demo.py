@@ -12,8 +12,8 @@ import torch
 
 import lattok
 from lattok.cli import demo, main
-from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
+from tests.errors import refused
 
 pytestmark = pytest.mark.ci
 
@@ -113,12 +113,9 @@ def test_killed_when_all_was_done_it_goes_on(small_demo, whole, tmp_path, monkey
 def test_a_folder_of_something_else_is_refused(small_demo, whole, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/thesis.tex").write_text("years of work")
-    with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
-        small_demo(tmp_path / "demo")
-    with pytest.raises(LattokError, match="`out`: .* holds the demo with other options than .*'seed': 1"):
-        small_demo(whole[0], seed=1)
-    with pytest.raises(LattokError, match="`seed`: expected at most "):
-        small_demo(tmp_path / "new", seed=10**25)
+    refused("`out`: expected a new or empty folder", small_demo, tmp_path / "demo")
+    refused("`out`: .* holds the demo with other options than .*'seed': 1", small_demo, whole[0], seed=1)
+    refused("`seed`: expected at most ", small_demo, tmp_path / "new", seed=10**25)
     assert not (tmp_path / "new").exists()
 
 

@@ -19,8 +19,8 @@ from lattok.evaluation import compare, evaluate
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.samples import ActionWindows
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS, moving_square
+from tests.errors import refused
 from tests.recipes.policies import TINY
 
 OTHERS = ("roll", "pitch", "yaw")
@@ -124,8 +124,7 @@ def test_states_of_other_names_are_refused(tmp_path):
     }.items():
         model = lattok.load(inverse(tmp_path / names[0], **seen, state_names=names))
         for use in (lambda made: annotate(data, made, tmp_path / "out"), lambda made: evaluate(made, data)):
-            with pytest.raises(LattokError, match=f"`observation.state`: expected {text}"):
-                use(model)
+            refused(f"`observation.state`: expected {text}", use, model)
     annotate(data, lattok.load(inverse(tmp_path / "same", **seen, state_names=("j0", "j1"))), tmp_path / "out")
 
 
@@ -145,11 +144,9 @@ def test_what_one_side_does_not_name_is_noted_once(tmp_path, capsys):
 
 def test_whole_numbers_are_no_floats_until_they_are_joined(tmp_path):
     data, whole = open_dataset(write(tmp_path / "data")), open_dataset(write(tmp_path / "whole", dtype="int64"))
-    with pytest.raises(LattokError, match=r'as int64 in whole. To read whole numbers as float32.*"columns": {"action"'):
-        same_actions([data, whole], "action")
+    refused(r'as int64 in whole. To read whole numbers as float32.*"columns"', same_actions, [data, whole], "action")
     trained = SimpleNamespace(action_dim=3, config=None, trained_on={"action_dtype": "float32"})
-    with pytest.raises(LattokError, match="`action`: expected float32, as in training, got int64"):
-        check_actions(trained, whole, "action")
+    refused("`action`: expected float32, as in training, got int64", check_actions, trained, whole, "action")
     (tmp_path / "whole.json").write_text(json.dumps({"dataset": "whole", "columns": {"action": ["action"]}}))
     check_actions(trained, open_dataset(tmp_path / "whole.json"), "action")
 
@@ -164,17 +161,17 @@ def test_names_that_were_made_of_columns_are_none(tmp_path, capsys):
     model = SimpleNamespace(action_dim=4, config=SimpleNamespace(action_names=tuple("abcd")), trained_on=None)
     check_actions(model, joined, "action")
     assert "parts does not name the numbers of `action`" in capsys.readouterr().err
-    with pytest.raises(LattokError, match="expected a, b, c, d, as in training, got d, c, b, e") as raised:
-        check_actions(model, with_dimensions(joined, {"action": [*"dcbe"]}), "action")
-    text = str(raised.value)
+    text = refused(
+        "expected a, b, c, d, as in training, got d, c, b, e",
+        lambda: check_actions(model, with_dimensions(joined, {"action": [*"dcbe"]}), "action"),
+    )
     (tmp_path / "parts.json").write_text(text[text.index('{"dataset"') :])
     check_actions(model, open_dataset(tmp_path / "parts.json"), "action")
 
 
 @pytest.mark.parametrize("wrong", [["action"], {"action": ["x", "y"]}, {"action": "xyz"}, {"action": ["x", "x", "y"]}])
 def test_wrong_names_of_dimensions(wrong, tmp_path):
-    with pytest.raises(LattokError, match="`dimensions"):
-        with_dimensions(open_dataset(write(tmp_path / "data")), wrong)
+    refused("dimensions", lambda: with_dimensions(open_dataset(write(tmp_path / "data")), wrong))
 
 
 RATE = "`dataset`: expected 10 frames a second, as the model learned from, got 30 in fast"
@@ -218,8 +215,7 @@ def test_a_report_says_that_any_rate_was_asked_for(tmp_path, capsys):
     bins = lattok.load(tokenizer(tmp_path / "bins", fast))
     assert evaluate(bins, fast, any_rate=True).provenance["options"]["any_rate"]
     assert "note: bins learned from 10 frames a second, and fast has 30" in capsys.readouterr().err
-    with pytest.raises(LattokError, match=RATE):
-        compare(fast, [bins])
+    refused(RATE, compare, fast, [bins])
 
 
 @pytest.mark.parametrize(
@@ -235,15 +231,13 @@ def test_frames_that_lie_apart_fit_every_rate_that_has_their_gap(stride, rate, f
     if fits:
         assert check_rate(model, dataset) is None
     else:
-        with pytest.raises(LattokError, match="s apart would stand for 0.2 s"):
-            check_rate(model, dataset)
+        refused("s apart would stand for 0.2 s", check_rate, model, dataset)
 
 
 def test_absolute_actions_are_read_at_every_rate_that_has_the_gap(tmp_path):
     fast = open_dataset(write(tmp_path / "fast", fps=30.0))
     model = lattok.load(inverse(tmp_path / "idm", stride="0.1s"))
-    with pytest.raises(LattokError, match="a step is another time, and so are increments"):
-        check_rate(model, fast)
+    refused("a step is another time, and so are increments", check_rate, model, fast)
     model.trained_on |= {"action_space": [{"part": "joints", "n": 3, "mode": "absolute"}]}
     assert check_rate(model, fast) is None
 
@@ -310,8 +304,7 @@ def test_two_robots_whose_numbers_nobody_names_are_noted(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31mx", "\u202ex", "x" * 256, 3, None])
 def test_names_in_a_description_file_are_of_one_line_and_not_long(name, tmp_path):
     data = open_dataset(write(tmp_path / "data"))
-    with pytest.raises(LattokError, match="`dimensions: action`: expected names of one line, at most 255 characters"):
-        with_dimensions(data, {"action": [name, "y", "z"]})
+    refused("`dimensions: action`: expected names of one line, at", with_dimensions, data, {"action": [name, "y", "z"]})
 
 
 @pytest.mark.parametrize("names", [("j1", "j0"), ("a", "b")])

@@ -8,8 +8,8 @@ import pytest
 
 from lattok.data import Feature, LeRobotWriter, declare, open_dataset, with_actions, with_cameras
 from lattok.data.content import content_of, read_record
-from lattok.utils.checks import LattokError
 from tests.data.memory import MemoryDataset
+from tests.errors import refused
 
 SPACE = [{"part": "position", "axes": ["x", "y"]}]
 FRONT = "observation.images.front"
@@ -146,8 +146,7 @@ def test_records_of_another_kind_are_one_line(record):
     if record == []:
         assert read_record(record) == {}
         return
-    with pytest.raises(LattokError, match=r"`content` in `training.json`: expected digests of the episodes"):
-        read_record(record)
+    refused(r"`content` in `training.json`: expected digests of the episodes", read_record, record)
 
 
 def test_pictures_count_for_those_who_look(tmp_path):

@@ -15,10 +15,10 @@ from PIL import Image
 from lattok.annotation import annotate
 from lattok.data import export, inspect_dataset, open_dataset
 from lattok.samples import FramePairs, PolicyWindows, WindowOptions
-from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.edits import add_feature, edit_info, read_info, set_column
+from tests.errors import refused
 
 KEY, LENGTHS, RATE = "observation.images.depth", [7, 11, 5], 10
 ENCODED = {"video.height": 32, "video.width": 32, "video.codec": "hevc", "video.pix_fmt": "gray12le", "video.fps": 10}
@@ -95,18 +95,13 @@ def test_it_is_no_camera_and_inspection_says_so(kind: str, spelling: str, tmp_pa
     assert found == [f"`{KEY}` is left out: {said}."]
     assert not any(finding.severity == "error" for finding in inspect_dataset(dataset).findings)
     for asked in ("depth", KEY):
-        with pytest.raises(
-            LattokError, match=f"`cameras`: expected names among .*, got '{asked}'. .*depth` is a depth "
-        ):
-            dataset.frames(0, [asked])
-    with pytest.raises(LattokError, match="is a depth camera"):
-        open_dataset(root, cameras={"front": "depth"})
+        refused(f"`cameras`: expected names among .*, got '{asked}'. .*depth` is a depth ", dataset.frames, 0, [asked])
+    refused("is a depth camera", open_dataset, root, cameras={"front": "depth"})
 
 
 def test_a_depth_camera_alone(tmp_path: Path):
     dataset = open_dataset(with_depth(tmp_path / "d", "video", cameras=False))
-    with pytest.raises(LattokError, match=rf"no cameras but {KEY}, a depth camera.*Choose a dataset with images"):
-        dataset.frames(0)
+    refused(rf"no cameras but {KEY}, a depth camera.*Choose a dataset with images", dataset.frames, 0)
     out = export(dataset, tmp_path / "out").path
     assert stored(out) == stored(tmp_path / "d")
     assert open_dataset(out).cameras == ()
@@ -147,15 +142,13 @@ def test_some_episodes(tmp_path: Path):
 def test_what_cannot_be_copied_is_named(tmp_path: Path):
     root = with_depth(tmp_path / "d", "video")
     (root / "videos" / KEY / "chunk-000" / "file-000.mp4").unlink()
-    with pytest.raises(LattokError, match=r"missing video file .*depth.*file-000.mp4"):
-        export(root, tmp_path / "out", video_codec="h264")
+    refused(r"missing video file .*depth.*file-000.mp4", export, root, tmp_path / "out", video_codec="h264")
     assert not (tmp_path / "out").exists()
     root = with_depth(tmp_path / "paths", "image")
     (path,) = (root / "data").rglob("*.parquet")
     cells = [{"bytes": None, "path": "a.tiff"}] * sum(LENGTHS)
     set_column(path, KEY, pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()})))
-    with pytest.raises(LattokError, match=f"`{KEY}`: expected images within the data files"):
-        export(root, tmp_path / "out", video_codec="h264")
+    refused(f"`{KEY}`: expected images within the data files", export, root, tmp_path / "out", video_codec="h264")
 
 
 def test_cells_that_nothing_marks_are_not_called_damaged(tmp_path: Path):
@@ -163,8 +156,7 @@ def test_cells_that_nothing_marks_are_not_called_damaged(tmp_path: Path):
     features = read_info(root)["features"]
     del features[KEY]["info"]
     edit_info(root, features=features)
-    with pytest.raises(LattokError, match=r"expected a JPEG or PNG image, got TIFF. If it is a depth camera, say"):
-        open_dataset(root).frames(0, [KEY])
+    refused(r"expected a JPEG or PNG image, got TIFF. If it is a depth", lambda: open_dataset(root).frames(0, [KEY]))
 
 
 def test_all_that_is_said_of_features_comes_along(tmp_path: Path):

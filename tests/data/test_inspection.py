@@ -21,6 +21,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.findings import Problem
 from tests.conftest import put_video
 from tests.data.edits import edit_info, read_info, set_column
+from tests.errors import refused
 from tests.real import BRIDGE, needs_real
 
 
@@ -196,10 +197,8 @@ def test_options_restrict_and_say_what_they_would_do(make_dataset):
     assert "With a stride of 3 frames, 22% of the frames have no partner." in text
     assert "With a horizon of 4, 22% of the chunks run over the end" in text
     assert "`stride`: expected a gap" in inspect_dataset(dataset, stride=9).render().replace("\n" + " " * 8, " ")
-    with pytest.raises(LattokError, match="`horizon`: expected at most 1,000,000,000, got 10000"):
-        inspect_dataset(dataset, horizon=10**25)
-    with pytest.raises(LattokError, match="`columns`: expected one of action, .*, got 'joints'"):
-        inspect_dataset(dataset, columns=["joints"])
+    refused("`horizon`: expected at most 1,000,000,000, got 10000", inspect_dataset, dataset, horizon=10**25)
+    refused("`columns`: expected one of action, .*, got 'joints'", inspect_dataset, dataset, columns=["joints"])
     assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()
 
 

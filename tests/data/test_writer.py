@@ -13,6 +13,7 @@ from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.video import decode_at
 from lattok.utils.checks import LattokError
 from tests.data.memory import encode_image
+from tests.errors import refused
 
 FEATURES = {
     "action": Feature("float32", (2,), ("x", "y")),
@@ -150,16 +151,14 @@ def test_a_failure_at_the_end_leaves_nothing(tmp_path, rng, monkeypatch):
     writer = create(tmp_path / "d")
     writer.add_episode(*episode(rng), "push")
     (tmp_path / "d").mkdir()
-    with pytest.raises(LattokError, match="`root`: expected a folder that does not exist yet"):
-        writer.finalize()
+    refused("`root`: expected a folder that does not exist yet", writer.finalize)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_two_writers_of_one_folder(tmp_path, rng):
     with create(tmp_path / "d") as writer:
         writer.add_episode(*episode(rng), "push")
-        with pytest.raises(LattokError, match="`root`: another process is at work on .*d. "):
-            create(tmp_path / "d")
+        refused("`root`: another process is at work on .*d. ", create, tmp_path / "d")
         writer.add_episode(*episode(rng), "push")
     assert len(open_dataset(tmp_path / "d").episodes) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
@@ -181,8 +180,7 @@ def test_a_folder_of_somebody_else_with_that_name_is_not_touched(tmp_path, name)
     theirs = tmp_path / ".d.writing" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("four years of work")
-    with pytest.raises(LattokError, match=r"\.d\.writing is in the way and was not made by lattok\. Move it away\."):
-        create(tmp_path / "d")
+    refused(r"\.d\.writing is in the way and was not made by lattok\. Move it away\.", create, tmp_path / "d")
     assert theirs.read_text() == "four years of work"
     assert [path.name for path in tmp_path.iterdir()] == [".d.writing"]
 
@@ -190,14 +188,12 @@ def test_a_folder_of_somebody_else_with_that_name_is_not_touched(tmp_path, name)
 def test_a_link_is_no_working_folder(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".d.writing").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(LattokError, match="was not made by lattok"):
-        create(tmp_path / "d")
+    refused("was not made by lattok", create, tmp_path / "d")
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "d").mkdir()
-    with pytest.raises(LattokError, match="`root`: expected a folder that does not exist yet"):
-        create(tmp_path / "d")
+    refused("`root`: expected a folder that does not exist yet", create, tmp_path / "d")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +212,7 @@ def test_episodes_that_do_not_fit(tmp_path, rng, change, says):
     columns, frames = episode(rng)
     change(columns, frames)
     writer = create(tmp_path / "d")
-    with pytest.raises(LattokError, match=says):
-        writer.add_episode(columns, frames, "push")
+    refused(says, writer.add_episode, columns, frames, "push")
 
 
 @pytest.mark.parametrize(
@@ -235,8 +230,7 @@ def test_episodes_that_do_not_fit(tmp_path, rng, change, says):
 def test_numbers_that_a_column_cannot_hold_are_refused_before_anything_is_written(tmp_path, dtype, given, says):
     """They were cut off, wrapped around or made infinite, and nothing was said."""
     writer = LeRobotWriter.create(tmp_path / "d", 10, {"a": Feature(dtype, (1,), None)})
-    with pytest.raises(LattokError, match=says):
-        writer.add_episode({"a": np.array(given)}, {}, "push")
+    refused(says, writer.add_episode, {"a": np.array(given)}, {}, "push")
     writer.add_episode({"a": np.array(["x", None], dtype=object) if dtype == "string" else np.ones(2)}, {}, "push")
     assert len(open_dataset(writer.finalize()).episodes) == 1
 
@@ -253,16 +247,13 @@ def test_numbers_that_a_column_cannot_hold_are_refused_before_anything_is_writte
     ],
 )
 def test_features_that_cannot_be_written(tmp_path, features, says):
-    with pytest.raises(LattokError, match=says):
-        LeRobotWriter.create(tmp_path / "d", 10, features)
+    refused(says, LeRobotWriter.create, tmp_path / "d", 10, features)
 
 
 def test_a_task_is_needed(tmp_path, rng):
     writer = create(tmp_path / "d")
-    with pytest.raises(LattokError, match="`task`: expected an instruction, .* got None"):
-        writer.add_episode(*episode(rng), None)
-    with pytest.raises(LattokError, match="`task`: expected 6 instructions, one per frame, got 2"):
-        writer.add_episode(*episode(rng), ["push", "lift"])
+    refused("`task`: expected an instruction, .* got None", lambda: writer.add_episode(*episode(rng), None))
+    refused("`task`: expected 6 instructions, one per", lambda: writer.add_episode(*episode(rng), ["push", "lift"]))
 
 
 IMAGES = {
@@ -326,15 +317,13 @@ def test_images_that_do_not_fit(tmp_path, rng, change, says):
     frames["kept"] = encoded(frames["given"][:, :, :10])
     change(frames)
     writer = LeRobotWriter.create(tmp_path / "d", 5, IMAGES, video_codec="h264")
-    with pytest.raises(LattokError, match=says):
-        writer.add_episode({"action": np.zeros((5, 2))}, frames, "push")
+    refused(says, writer.add_episode, {"action": np.zeros((5, 2))}, frames, "push")
 
 
 def test_frames_that_an_old_encoder_dies_of_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("lattok.data.video.SMALLEST_AV1", 32)
     camera = {"camera": Feature("video", (16, 48, 3), None)}
-    with pytest.raises(LattokError, match="`video_codec`: expected h264 for frames below 32 .*, got libsvtav1 for 16"):
-        LeRobotWriter.create(tmp_path / "d", 10, camera)
+    refused("`video_codec`: expected h264 for frames below 32 ", LeRobotWriter.create, tmp_path / "d", 10, camera)
     assert not list(tmp_path.iterdir())
     LeRobotWriter.create(tmp_path / "d", 10, camera, video_codec="h264")
 

@@ -60,9 +60,8 @@ def test_stacked_split_and_reshaped_tensors():
 
 def test_everything_that_does_not_fit_is_one_message():
     foreign = {"theirs.w": torch.zeros(3, 2), "x": torch.zeros(1), "y": torch.zeros(1)}
-    with pytest.raises(LattokError) as error:
-        translate(foreign, {**MAP, "b": "theirs.c"}, OURS, "some.pt")
-    assert str(error.value) == (
+    said = refused(None, translate, foreign, {**MAP, "b": "theirs.c"}, OURS, "some.pt")
+    assert said == (
         "`some.pt`: expected the 3 tensors of such a checkpoint, got missing theirs.b; missing theirs.c; unexpected x; "
         "unexpected y; nothing for our steps; no b in our model; theirs.w has shape [3, 2], expected [2, 3]."
     )
@@ -84,9 +83,15 @@ def test_a_tensor_that_cannot_be_a_weight_is_refused(tensor, text):
 
 def test_a_transform_that_meets_another_shape_is_listed_with_the_rest():
     key_map = {"a.weight": Join(("w", "v"), lambda w, v: torch.cat([w, v])), "a.bias": "b"}
-    with pytest.raises(LattokError) as error:
-        translate({"w": torch.zeros(1, 3), "v": torch.zeros(1, 4)}, key_map, OURS, "file", kept=["steps"])
-    assert "missing b; w + v has shape [1, 3] and [1, 4], which cannot become [2, 3]" in str(error.value)
+    refused(
+        re.escape("missing b; w + v has shape [1, 3] and [1, 4], which cannot become [2, 3]"),
+        translate,
+        {"w": torch.zeros(1, 3), "v": torch.zeros(1, 4)},
+        key_map,
+        OURS,
+        "file",
+        kept=["steps"],
+    )
 
 
 def test_other_precisions_become_ours():
@@ -105,8 +110,7 @@ def test_one_entry_of_a_file_with_settings(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 3, "hparams": {"lr": 0.1}}, tmp_path / "x.ckpt")
     assert list(read_checkpoint(tmp_path / "x.ckpt", entry="state_dict")) == ["w"]
     refused(re.escape("expected tensors alone, got int 3 at epoch"), read_checkpoint, tmp_path / "x.ckpt")
-    with pytest.raises(LattokError, match="the entry weights, got a dictionary with state_dict, epoch, hparams"):
-        read_checkpoint(tmp_path / "x.ckpt", entry="weights")
+    refused("the entry weights, got a dictionary with", read_checkpoint, tmp_path / "x.ckpt", entry="weights")
 
 
 def test_the_rest_of_a_file_with_a_prefix_is_left_out(tmp_path):
@@ -169,11 +173,9 @@ def holds_itself():
 )
 def test_anything_but_tensors_is_refused_with_the_reason(content, text, tmp_path):
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(LattokError) as error:
-        read_checkpoint(tmp_path / "x.pt")
-    assert text in str(error.value)
-    assert str(tmp_path / "x.pt") in str(error.value)
-    assert "\n" not in str(error.value)
+    said = refused(None, read_checkpoint, tmp_path / "x.pt")
+    assert text in said
+    assert str(tmp_path / "x.pt") in said
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
@@ -227,11 +229,9 @@ def write_zip(path, member):
 )
 def test_what_is_no_checkpoint_says_so_in_one_line(name, write, tmp_path):
     write(tmp_path / name)
-    with pytest.raises(LattokError, match="one that cannot be read") as error:
-        read_checkpoint(tmp_path / name)
-    assert "\n" not in str(error.value)
-    assert name in str(error.value)
-    assert len(str(error.value)) < 300 + len(str(tmp_path))
+    said = refused("one that cannot be read", read_checkpoint, tmp_path / name)
+    assert name in said
+    assert len(said) < 300 + len(str(tmp_path))
 
 
 def test_a_path_that_is_no_file(tmp_path):
@@ -248,15 +248,13 @@ def test_an_archive_that_is_compressed_is_refused(tmp_path):
     with plain, packed:
         for name in plain.namelist():
             packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
-    with pytest.raises(LattokError, match="expected an archive as torch.save writes it, got one with .* compressed"):
-        read_checkpoint(tmp_path / "packed.pt")
+    refused("expected an archive as torch.save writes it, got one with ", read_checkpoint, tmp_path / "packed.pt")
 
 
 def test_tensors_claim_no_more_than_the_file_holds(tmp_path):
     """A view of one number can have any shape; tied weights, which lie in the file once, are fine."""
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20), "b": torch.zeros(2)}, tmp_path / "huge.pt")
-    with pytest.raises(LattokError, match=r"every number of its tensors, got a of shape \[1048576, 1048576\] in"):
-        read_checkpoint(tmp_path / "huge.pt")
+    refused(r"every number of its tensors, got a of shape \[1048576, 1048576\]", read_checkpoint, tmp_path / "huge.pt")
     tied = torch.arange(1000.0)
     torch.save({"a": tied, "b": tied, "c": torch.zeros(1).expand(1, 77)}, tmp_path / "tied.pt")
     assert torch.equal(read_checkpoint(tmp_path / "tied.pt")["b"], tied)
@@ -307,10 +305,8 @@ def test_settings_that_cannot_be_read_are_one_line(tmp_path, name, text, said):
     """YAML's aliases let a few lines stand for any amount, and brackets took its reader fifteen seconds."""
     (tmp_path / name).write_text(text)
     begun = time.process_time()
-    with pytest.raises(LattokError, match=f"`config`: {said}") as caught:
-        published_settings(tmp_path / name)
+    refused(f"`config`: {said}", published_settings, tmp_path / name)
     assert time.process_time() - begun < 1
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

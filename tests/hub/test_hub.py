@@ -251,24 +251,18 @@ RemoteProtocolError.__module__ = "httpx2"
 def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, text, hub):
     hub.answer = error()
     for load in (lattok.load, lattok.open_dataset, lambda *a, **o: FAST.from_published(*a, **o)):
-        with pytest.raises(LattokError) as caught:
-            load("org/name", revision="v9")
-        assert text.replace("co/org", "co/datasets/org" if load is lattok.open_dataset else "co/org") in str(
-            caught.value
-        )
-        assert "'org/name' at v9 could not be fetched" in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert ".." not in str(caught.value)
+        said = refused(None, load, "org/name", revision="v9")
+        assert text.replace("co/org", "co/datasets/org" if load is lattok.open_dataset else "co/org") in said
+        assert "'org/name' at v9 could not be fetched" in said
+        assert ".." not in said
         unseen = any(part in text for part in ("private", "not logged in", "switched off", "Check"))
-        assert str(caught.value).endswith(" There is no folder org/name here either.") == unseen
+        assert said.endswith(" There is no folder org/name here either.") == unseen
 
 
 @pytest.mark.parametrize("name", ["../x", "org/..", "a/b/c", "org name/x", "-x/y", "org/na\0me", "org/" + "n" * 5000])
 def test_odd_names_never_reach_the_client(name, hub):
     for load in (lattok.load, lattok.open_dataset):
-        with pytest.raises(LattokError) as caught:
-            load(name)
-        assert "\n" not in str(caught.value)
+        refused(None, load, name)
     assert not hub.asked
 
 
@@ -313,8 +307,7 @@ def test_a_license_in_the_card_stays(folder):
 def test_a_push_that_cannot_work_is_refused_before_anything_is_sent(repo_id, options, text, folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", None)
     refused(text, lambda: lattok.load(folder).push_to_hub(repo_id, **options))
-    with pytest.raises(LattokError, match="keywords of an upload together with push_to_hub=True"):
-        lattok.load(folder).save_pretrained(folder, private=True)
+    refused("keywords of an upload together with", lambda: lattok.load(folder).save_pretrained(folder, private=True))
 
 
 def test_cards_show_hostile_names_as_text(folder, tmp_path):
@@ -377,8 +370,7 @@ def test_a_card_that_somebody_wrote_stays_and_goes_along(folder, tmp_path, edit)
     assert json.loads((folder / "evaluation.json").read_text())["headline"] == "Good."
     model.save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy" / "README.md").read_text() == mine
-    with pytest.raises(LattokError, match="`license`: expected the licence of a README.md that lattok wrote"):
-        model.push_to_hub("org/name", license="mit")
+    refused("`license`: expected the licence of a README.md that lattok", model.push_to_hub, "org/name", license="mit")
     other = tmp_path / "mine"
     other.mkdir()
     (other / "README.md").write_text("# A folder of mine\n")

@@ -20,7 +20,6 @@ from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.nn import kmeans
 from lattok.nn.levels import LevelGrid
-from lattok.utils.checks import LattokError
 from tests import golden
 from tests.action_vq.families import cases, fitted
 from tests.conftest import CAMERAS
@@ -144,9 +143,8 @@ def test_the_refusal_says_what_to_install_and_is_one_line(tmp_path, monkeypatch)
         f"got 1 of {len(record['codes'])} others. Here is tokenizers 0.23.3; it was saved with: "
         "pip install tokenizers==0.99.1"
     )
-    with pytest.raises(LattokError) as error:
-        lattok.load(folder)
-    assert str(error.value) == expected
+    said = refused(None, lattok.load, folder)
+    assert said == expected
 
 
 def test_without_another_package_it_is_lattok_or_the_file(tmp_path):
@@ -181,10 +179,8 @@ def test_a_strange_record_is_one_line(number, tmp_path):
     text, said = list(BAD.items())[number]
     folder = model_of("uniform-bins").save_pretrained(tmp_path)
     rewrite(folder, text)
-    with pytest.raises(LattokError, match=re.escape(said)) as error:
-        lattok.load(folder)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 1000
+    message = refused(re.escape(said), lattok.load, folder)
+    assert len(message) < 1000
 
 
 def test_a_record_for_a_model_without_codes_is_refused(tmp_path):

@@ -119,10 +119,8 @@ def test_sizes_that_the_file_does_not_hold_are_refused_before_memory_is_taken(fa
     folder = MODELS[family]().save_pretrained(tmp_path / "m")
     edit(folder / CONFIG, **changes)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(LattokError) as caught:
-        lattok.load(folder)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 50_000
+    said = refused(None, lattok.load, folder)
+    assert len(said) < 50_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800 << 10
     assert time.process_time() - start < 15
 
@@ -215,9 +213,8 @@ def test_headers_that_lie_are_one_line(tmp_path):
     refused("its header claims 1,099,511,627,776 bytes", lattok.load, folder)
     many = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(5_000)}
     write_raw(path, json.dumps(many).encode())
-    with pytest.raises(LattokError, match="and 5... more") as caught:
-        lattok.load(folder)
-    assert len(str(caught.value)) < 6000
+    said = refused("and 5... more", lattok.load, folder)
+    assert len(said) < 6000
 
 
 def test_features_in_a_folder_have_its_whole_path(tmp_path, monkeypatch):

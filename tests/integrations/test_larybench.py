@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.utils.checks import LattokError
 from lattok_larybench import export
 from lattok_larybench.larybench import ProbeOptions, regression_probe
+from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 
 NAMES = ("x", "y", "z", "gripper")
@@ -60,8 +60,7 @@ def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action
     with pytest.raises(KeyboardInterrupt):
         export(world, models, tmp_path / "stopped", **CHOSEN)
     assert not (tmp_path / "stopped").exists()
-    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .* which holds something"):
-        export(world, models, out, **CHOSEN)
+    refused("`out`: expected a new or empty folder, got .* which holds something", export, world, models, out, **CHOSEN)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +73,7 @@ def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action
     ],
 )
 def test_what_cannot_be_exported_gets_one_line_and_leaves_nothing(given, options, says, world, tmp_path):
-    with pytest.raises(LattokError, match=f"^{says}"):
-        export(world, given, tmp_path / "out", **CHOSEN, **options)
+    refused(f"^{says}", export, world, given, tmp_path / "out", **CHOSEN, **options)
     assert not (tmp_path / "out").exists()
 
 

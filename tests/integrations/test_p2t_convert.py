@@ -13,11 +13,11 @@ from torch.testing import assert_close
 import lattok
 from lattok.cli import main, run_verb
 from lattok.cli.flags import Verb
-from lattok.utils.checks import LattokError
 from lattok_p2t_policy.__main__ import convert as command
 from lattok_p2t_policy.convert import p2t_vla, read_p2t_vla
 from lattok_p2t_policy.released import ReleasedVLA
 from tests.backbones.conftest import need_transformers
+from tests.errors import refused
 from tests.process_jobs import afresh
 
 ROOT = Path(__file__).parents[2]
@@ -123,9 +123,7 @@ def test_converted_pooling_and_projector_compute_what_the_published_ones_do(tmp_
 
 
 def test_published_sizes_are_the_defaults(tmp_path):
-    with pytest.raises(LattokError) as error:
-        p2t_vla(write(tmp_path, {}))
-    assert "expected the 151 tensors" in str(error.value)  # 11 blocks of 13 tensors, 8 around them
+    refused("expected the 151 tensors", lambda: p2t_vla(write(tmp_path, {})))
 
 
 # The adapter and the language model.
@@ -265,8 +263,7 @@ QV = f"vlm.base_model.model.{LAYERS[0]}"
     ],
 )
 def test_what_does_not_fit_is_listed(changes, text, tmp_path):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        read_p2t_vla(write(tmp_path, changed(changes)), **FACTS)
+    refused(re.escape(text), lambda: read_p2t_vla(write(tmp_path, changed(changes)), **FACTS))
 
 
 def no_base_layer():

@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from lattok.hub.checkpoint import translate
-from lattok.utils.checks import LattokError
 from lattok_p2t_policy.convert import key_map, sizes
 from lattok_p2t_policy.released import ReleasedAlign, ReleasedPooling, ReleasedVLA, ReleasedVLAConfig, turned
+from tests.errors import refused
 
 PARITY = Path(__file__).parents[1] / "parity"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -141,15 +141,13 @@ def test_position_factors_are_not_a_rotation():
 )
 def test_other_shapes_are_refused(hidden, proprio, text):
     model = ReleasedVLA(ReleasedVLAConfig(dim=32, blocks=3, proprio_dim=8))
-    with pytest.raises(LattokError, match=text):
-        model(torch.zeros(hidden), None if proprio is None else torch.zeros(proprio))
+    refused(text, model, torch.zeros(hidden), None if proprio is None else torch.zeros(proprio))
 
 
 def test_a_policy_without_proprio():
     model = ReleasedVLA(ReleasedVLAConfig(dim=32, blocks=2, image_tokens=4))
     assert model(torch.randn(2, 3, 9, 32)).shape == (2, 8, 7)
-    with pytest.raises(LattokError, match="this policy does not read it"):
-        model(torch.zeros(2, 3, 9, 32), torch.zeros(2, 8))
+    refused("this policy does not read it", model, torch.zeros(2, 3, 9, 32), torch.zeros(2, 8))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +161,7 @@ def test_a_policy_without_proprio():
     ],
 )
 def test_impossible_sizes_are_refused(changes, text):
-    with pytest.raises(LattokError, match=text):
-        ReleasedVLAConfig(**changes)
+    refused(text, ReleasedVLAConfig, **changes)
 
 
 def pooling():

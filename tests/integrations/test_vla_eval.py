@@ -20,7 +20,6 @@ import torch
 
 from lattok.action_vq import FAST, UniformBins
 from lattok.data.actions.space import UNIFIED_STATE
-from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.vla import fakes
 
@@ -38,6 +37,7 @@ from vla_eval.specs import check_specs
 
 from lattok_vla_eval import PolicyServer
 from lattok_vla_eval import server as serving
+from tests.errors import refused
 from tests.integrations.serving_worlds import STEPS, Table, drawn
 
 ROOT = Path(__file__).parents[2]
@@ -195,23 +195,14 @@ def with_image(image: Any) -> dict[str, Any]:
 BAD = {
     "no images": (without("images"), "`images`: expected `agentview`, which stands for .* camera front, got none"),
     "no camera": (without("images", "wrist"), "`images`: expected `wrist`, .* got only agentview"),
-    "size": (
-        with_image(np.zeros((32, 24, 3), np.uint8)),
-        "`observation.images.front`: expected images of 24x32, as in training, got 32x24",
-    ),
+    "size": (with_image(np.zeros((32, 24, 3), np.uint8)), "`observation.images.front`: expected images of 24x32, as"),
     "grey": (with_image(np.zeros((24, 32), np.uint8)), r"`images.agentview`: expected uint8 \[H, W, 3\], got"),
     "float": (with_image(np.zeros((24, 32, 3), np.float32)), r"`images.agentview`: expected .*, got torch.float32"),
     "text": (with_image("a picture"), "`images.agentview`: expected an array of numbers, got <U9"),
     "ragged": (with_image([[1, 2], [3]]), "`images.agentview`: expected an array of numbers, got object"),
     "no state": (without("states"), "`states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"),
-    "short state": (
-        drawn(0) | {"states": np.zeros(4)},
-        r"`observation.state`: expected 5 numbers \(a, b, c, d, e\), got 4",
-    ),
-    "nan state": (
-        drawn(0) | {"states": np.array([0, 1, np.nan, 0, 0])},
-        "`observation.state`: expected finite numbers, got nan in sample 0, dimension c",
-    ),
+    "short state": (drawn(0) | {"states": np.zeros(4)}, r"`observation.state`: expected 5 numbers \(a, b, c, d, e\)"),
+    "nan state": (drawn(0) | {"states": np.array([0, 1, np.nan, 0, 0])}, "`observation.state`: expected finite"),
     "no task": (without("task_description"), "`task`: expected a list of instructions"),
 }
 
@@ -282,8 +273,7 @@ def test_another_instruction_is_planned_for_in_its_session_alone(policy):
 def test_images_are_resized_only_on_request(policy):
     large = drawn(0)
     large["images"]["agentview"] = large["images"]["agentview"].repeat(2, 0).repeat(2, 1)
-    with pytest.raises(LattokError, match="expected images of 24x32, as in training, got 48x64"):
-        PolicyServer(policy, **ARGS).see(large)
+    refused("expected images of 24x32, as in training, got 48x64", lambda: PolicyServer(policy, **ARGS).see(large))
     assert PolicyServer(policy, **ARGS, resize=True).see(large).images.shape == (1, 2, 16, 16, 3)
 
 
@@ -305,8 +295,7 @@ def test_images_are_resized_only_on_request(policy):
     ],
 )
 def test_what_contradicts_is_refused_before_the_first_episode(policy, changes, text):
-    with pytest.raises(LattokError, match=text):
-        PolicyServer(policy, **ARGS | changes)
+    refused(text, PolicyServer, policy, **ARGS | changes)
 
 
 @pytest.mark.parametrize("arm", ["left", "right"])
@@ -383,8 +372,7 @@ def test_a_policy_of_the_unified_state_reads_the_state_of_the_robot(monkeypatch)
     ],
 )
 def test_a_state_that_lacks_what_the_policy_knows_is_refused(moved, changes, text):
-    with pytest.raises(LattokError, match=text):
-        PolicyServer(unified_policy(*moved), **UNIFIED_ARGS | changes)
+    refused(text, lambda: PolicyServer(unified_policy(*moved), **UNIFIED_ARGS | changes))
 
 
 @pytest.mark.parametrize(
@@ -395,13 +383,11 @@ def test_a_state_that_lacks_what_the_policy_knows_is_refused(moved, changes, tex
     ],
 )
 def test_a_state_of_another_robot_fails_its_episode(state, text):
-    with pytest.raises(LattokError, match=text):
-        PolicyServer(unified_policy(0, 1), **UNIFIED_ARGS).see(drawn(0) | {"states": state})
+    refused(text, lambda: PolicyServer(unified_policy(0, 1), **UNIFIED_ARGS).see(drawn(0) | {"states": state}))
 
 
 def test_the_state_of_other_policies_is_given_as_it_is(policy):
-    with pytest.raises(LattokError, match="`benchmark_state`: expected none unless the policy has the unified state"):
-        PolicyServer(policy, **ARGS | {"benchmark_state": STATE})
+    refused("`benchmark_state`: expected none unless the", PolicyServer, policy, **ARGS | {"benchmark_state": STATE})
 
 
 # what the harness warns about although it is right: see model_servers/simpler_widowx.yaml
@@ -490,8 +476,7 @@ def test_the_harness_can_start_every_server(path, monkeypatch):
 def test_a_checkpoint_of_the_lerobot_plugin_is_its_policy(policy, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"type": "lattok"}))
     monkeypatch.setitem(sys.modules, "lerobot_policy_lattok", None)
-    with pytest.raises(LattokError, match=r"the plugin installed, .* pip install ./integrations/lerobot_policy_lattok"):
-        serving.open_policy(str(tmp_path))
+    refused(r"the plugin installed, .* pip install", serving.open_policy, str(tmp_path))
     plugin = SimpleNamespace(LattokPolicy=SimpleNamespace(from_pretrained=lambda folder: SimpleNamespace(model=policy)))
     monkeypatch.setitem(sys.modules, "lerobot_policy_lattok", SimpleNamespace(modeling_lattok=plugin))
     monkeypatch.setitem(sys.modules, "lerobot_policy_lattok.modeling_lattok", plugin)
@@ -566,8 +551,7 @@ def test_without_the_harness_it_says_what_to_install(monkeypatch):
     for name in ("lattok_vla_eval.server", "vla_eval"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "vla_eval", None)
-    with pytest.raises(LattokError, match=r"needs vla_eval, .* pip install ./integrations/vla_eval"):
-        importlib.import_module("lattok_vla_eval.server")
+    refused(r"needs vla_eval, .* pip install", importlib.import_module, "lattok_vla_eval.server")
 
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:

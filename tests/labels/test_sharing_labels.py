@@ -13,7 +13,6 @@ from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.data.opening import open_dataset
 from lattok.labels.sharing import Listing, _card, listing
-from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.errors import refused
@@ -122,8 +121,7 @@ def test_labels_of_a_dataset_that_is_not_lerobot_are_pushed_alone(hub: LocalHub,
 
 def test_what_cannot_be_pushed_is_one_line(hub: LocalHub, source: Path, tmp_path: Path):
     for folder in (tmp_path / "nowhere", write_rlds(tmp_path / "bridge")):
-        with pytest.raises(LattokError, match="`folder`: expected a LeRobot dataset or labels on this machine, got"):
-            lattok.push_dataset(folder, REPO)
+        refused("`folder`: expected a LeRobot dataset or labels on this machine", lattok.push_dataset, folder, REPO)
     hub.guarded = True
     refused("'org/arm' could not be pushed: your token does not allow it", lattok.push_dataset, source, REPO)
     shutil.rmtree(source / "meta")

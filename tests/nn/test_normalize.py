@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lattok.nn.normalize import KINDS, Normalizer, OpenChoice, clipped_kinds, for_dataset, kinds_of, read_statistics
-from lattok.utils.checks import LattokError
 from tests.errors import refused
 
 
@@ -71,26 +70,14 @@ def test_only_valid_values_count():
         (lambda: Normalizer(2).fit(torch.tensor([[0.0, 0], [0, np.nan]])), "`values`"),
         (lambda: Normalizer(2).set({"median": [0, 0], "mean": [0, 0]}), "`statistics`"),
         (lambda: Normalizer(2).set({}), "`statistics`"),
-        (
-            lambda: Normalizer(2).set({"mean": [0, 0], "std": [1, 1, 1]}),
-            r"`statistics\['std'\]`: expected 2 numbers, got 3",
-        ),
+        (lambda: Normalizer(2).set({"mean": [0, 0], "std": [1, 1, 1]}), r"`statistics\['std'\]`: expected 2 numbers"),
         (
             lambda: Normalizer(2).set({"mean": ["a", "b"], "std": [1, 1]}),  # pyright: ignore[reportArgumentType]
             r"`statistics\['mean'\]`: expected numbers, got \['a', 'b'\]",
         ),
-        (
-            lambda: Normalizer(2).set({"min": [0, 0], "max": [1, np.inf]}),
-            r"`statistics\['max'\]`: expected finite numbers, got NaN or infinity",
-        ),
-        (
-            lambda: Normalizer(2).set({"mean": [0, 0], "std": [1, -0.1]}),
-            r"`statistics\['std'\]`: expected a spread of at least 0 in every dimension, got a negative one",
-        ),
-        (
-            lambda: Normalizer(2).set({"q01": [0, 2], "q99": [1, 1]}),
-            r"`statistics\['q99'\]`: expected a spread of at least 0",
-        ),
+        (lambda: Normalizer(2).set({"min": [0, 0], "max": [1, np.inf]}), r"`statistics\['max'\]`: expected finite"),
+        (lambda: Normalizer(2).set({"mean": [0, 0], "std": [1, -0.1]}), r"`statistics\['std'\]`: expected a spread of"),
+        (lambda: Normalizer(2).set({"q01": [0, 2], "q99": [1, 1]}), r"`statistics\['q99'\]`: expected a spread of at"),
         (lambda: Normalizer(2).set({"q01": [-1e308, 0], "q99": [1e308, 1]}), "`statistics`"),
         (lambda: read_statistics([1, 2]), "`statistics`"),  # pyright: ignore[reportArgumentType]
         (lambda: read_statistics(None, "quantile"), "`normalize`"),
@@ -250,12 +237,10 @@ def test_kinds_by_name_index_and_pattern():
     ]  # fmt: skip
     assert clipped_kinds(["mean_std", "quantile"], False) == [False, False]
     refused("`normalize_clip`", clipped_kinds, ["mean_std", "identity"], True)
-    with pytest.raises(LattokError, match="dimension among x, Left_Gripper, y, gripper.pos, got 'z=identity'"):
-        kinds_of("quantile", ("z=identity",), names, 4)
+    refused("dimension among x, Left_Gripper, y, gripper.pos, got", kinds_of, "quantile", ("z=identity",), names, 4)
     refused("`normalize`", kinds_of, "log", (), (), 3)
     refused(r"dimension among 0\.\.2, got '3=identity'", kinds_of, "quantile", ("3=identity",), (), 3)
-    with pytest.raises(LattokError, match="`normalize_exceptions .gripper=big.`: expected one of mean_std"):
-        kinds_of("quantile", ("gripper=big",), (), 3)
+    refused("`normalize_exceptions .gripper=big.`: expected one of", kinds_of, "quantile", ("gripper=big",), (), 3)
 
 
 def test_a_normaliser_that_is_still_to_be_chosen_says_among_which():

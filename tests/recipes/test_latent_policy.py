@@ -9,7 +9,6 @@ import torch
 
 import lattok
 from lattok.data import open_dataset
-from lattok.utils.checks import LattokError
 from lattok.utils.options import flat
 from tests.annotation.test_fill import model, write
 from tests.conftest import CAMERAS
@@ -113,8 +112,9 @@ def test_a_policy_begins_with_another(place, tmp_path):
     assert own["placeholders"].shape != theirs["placeholders"].shape
     inputs = json.loads((tmp_path / "two/run/recipe.json").read_text())["inputs"]
     assert inputs["init"] == first.describe()["weights_sha256"]
-    with pytest.raises(LattokError, match="`image_size`"):
-        lattok.VLARecipe.from_preset(place / "data", tmp_path / "x", **{**options, "image_size": 32})
+    refused(
+        "`image_size`", lattok.VLARecipe.from_preset, place / "data", tmp_path / "x", **{**options, "image_size": 32}
+    )
 
 
 @pytest.mark.parametrize("name", ["timm:local-dir:{}", "hf:{}", "dc-ae:{}"])

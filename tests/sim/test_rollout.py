@@ -15,7 +15,7 @@ if find_spec("gymnasium") is None or find_spec("mujoco") is None:
 from lattok.data.video import probe
 from lattok.sim import rollout
 from lattok.sim.scores import wilson
-from lattok.utils.checks import LattokError
+from tests.errors import refused
 from tests.sim.toy import Toy
 
 STATE = "observation.state"
@@ -61,8 +61,7 @@ def test_scores_are_counted_per_task_and_in_all() -> None:
     needed = [int(np.ceil(round((1 - start) / 0.1, 9))) for start in starts]
     assert [played.decisions for played in found.episodes if played.task == "toy/right"] == needed
     assert right.decisions == np.mean(needed)
-    with pytest.raises(LattokError, match="`task`: expected one of toy/left, toy/right, got 'toy/lft'. Did you mean"):
-        found.score("toy/lft")
+    refused("`task`: expected one of toy/left, toy/right, got 'toy/lft'. Did you mean", found.score, "toy/lft")
     assert [(played.task, played.seed) for played in found.episodes] == [
         (task, seed) for task in ("toy/left", "toy/right") for seed in range(3, 8)
     ]
@@ -176,13 +175,10 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
     rollout(obedient, ["toy/left", "toy/right"], 2, **options)  # the same again
     assert (tmp_path / "out" / "rollouts.json").read_bytes() == before
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["decisions_per_second"] > 0
-    with pytest.raises(LattokError, match="`out`: .* holds the rollout of another model"):
-        rollout(deaf, ["toy/left", "toy/right"], 2, **options)
-    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
-        rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
+    refused("`out`: .* holds the rollout of another model", rollout, deaf, ["toy/left", "toy/right"], 2, **options)
+    refused("`out`: expected a new or", rollout, obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
     (tmp_path / "speed.json").write_text('{"subject": "another", "models": {}}')  # as reports have one
-    with pytest.raises(LattokError, match="`out`: .*speed.json is not a rollout of lattok's"):
-        rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
+    refused("`out`: .*speed.json is", rollout, obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
 
 
 def test_a_rollout_that_ended_while_it_wrote_films_is_repeated(tmp_path, monkeypatch) -> None:
@@ -228,8 +224,7 @@ def broken(value: Any) -> Any:
     ],
 )
 def test_errors_are_one_line(agent: Any, options: dict[str, Any], text: str) -> None:
-    with pytest.raises(LattokError, match=f"^{text}"):
-        rollout(agent, "toy/left", 1, **{"seed": 7, **options})
+    refused(f"^{text}", rollout, agent, "toy/left", 1, **{"seed": 7, **options})
 
 
 def test_the_largest_seed_is_played_again(tmp_path) -> None:
@@ -241,5 +236,4 @@ def test_the_largest_seed_is_played_again(tmp_path) -> None:
 
 def test_only_scenes_of_two_tasks_have_an_opposite(monkeypatch) -> None:
     monkeypatch.setattr(Toy, "opposite", property(lambda self: None, lambda self, value: None))
-    with pytest.raises(LattokError, match="`instruction`: expected own or blank where no other task shares the scene"):
-        rollout(obedient, "toy/left", 1, instruction="swapped")
+    refused("`instruction`: expected own or blank where no", rollout, obedient, "toy/left", 1, instruction="swapped")

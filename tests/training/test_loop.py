@@ -556,8 +556,7 @@ class Diverging(Toy):
 
 def test_a_run_that_diverges_names_the_step_and_keeps_the_state_before_it(tmp_path):
     """The loss is looked at where something is logged or saved, and before either."""
-    with pytest.raises(LattokError, match="got reconstruction not finite at step 7 in"):
-        run(tmp_path, model=Diverging(), log_every=5, save_every=5)
+    refused("got reconstruction not finite at", lambda: run(tmp_path, model=Diverging(), log_every=5, save_every=5))
     saved = torch.load(tmp_path / RUN / CHECKPOINT, weights_only=True)
     assert saved["step"] == 5
     assert all(torch.isfinite(value).all() for value in saved["model"].values())

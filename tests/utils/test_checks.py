@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from lattok import LattokError
 from lattok.utils.checks import (
     did_you_mean,
     fail,
     printable,
     warn,
 )
+from tests.errors import refused
 
 OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidden", "log_every", "seed", "schedule")
 
@@ -39,10 +39,8 @@ def test_a_name_that_is_nearly_known_is_named(word, meant):
 def test_errors_do_not_command_a_terminal():
     """What a stranger wrote may clear a screen, name a window or turn text around."""
     shown = "`x`: expected a name, got saw\ufffd]0;owned\ufffd\ufffd[2J\ufffdtxt.exe."
-    with pytest.raises(LattokError, match=f"^{re.escape(shown)}$"):
-        fail("x", "a name", "saw\x1b]0;owned\x07\x1b[2J\u202etxt.exe")
-    with pytest.raises(LattokError, match="^`x`: expected a name, got two lines.$"):
-        fail("x", "a name", "two\nlines")
+    refused(f"^{re.escape(shown)}$", fail, "x", "a name", "saw\x1b]0;owned\x07\x1b[2J\u202etxt.exe")
+    refused("^`x`: expected a name, got two lines.$", fail, "x", "a name", "two\nlines")
     with pytest.warns(UserWarning, match="^saw\ufffd\\[2J$") as told:
         warn("saw\x1b[2J")
     assert told[0].filename == __file__

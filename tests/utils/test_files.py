@@ -6,7 +6,6 @@ import os
 import pytest
 
 from lattok.utils import files
-from lattok.utils.checks import LattokError
 from tests.errors import refused
 
 DEEP = 100_000
@@ -37,9 +36,7 @@ DEEP = 100_000
 def test_odd_json_is_one_line_that_names_the_file(tmp_path, content, text):
     path = tmp_path / "info.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(LattokError) as caught:
-        files.read_json(path)
-    message = str(caught.value)
+    message = refused(None, files.read_json, path)
     assert str(path) in message
     assert text in message
     assert "\n" not in message

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, TrainedPairModel
 from lattok.labels import LatentSpec
 from lattok.nn.losses import draw_flow
@@ -485,36 +485,19 @@ def lacking(part: str):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (
-            lambda: joint(head="regression"),
-            "`align_on`: expected placeholder with head=regression, got head. Only a flow head is given actions",
-        ),
+        (lambda: joint(head="regression"), "`align_on`: expected placeholder with head=regression, got head. Only a"),
         (lambda: joint(on="both", head="flow"), "`align_on`: expected one of head, placeholder, got 'both'"),
         (lambda: joint(detach="both"), "`detach`: expected one of none, lam, policy, got 'both'"),
         (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
-        (
-            lambda: joint()(batch(config())),
-            "`batch`: expected a batch with later frames and their mask",
-        ),
-        (
-            lambda: lacking("later"),
-            "`batch`: expected a batch with later frames and their mask, got one",
-        ),
-        (
-            lambda: lacking("pairs"),
-            "`batch`: expected a batch with later frames and their mask, got one",
-        ),
-        (
-            lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
-            "`model`: expected one that labels video, got a stage-1 model",
-        ),
+        (lambda: joint()(batch(config())), "`batch`: expected a batch with later frames and their mask"),
+        (lambda: lacking("later"), "`batch`: expected a batch with later frames and their mask, got one"),
+        (lambda: lacking("pairs"), "`batch`: expected a batch with later frames and their mask, got one"),
+        (lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)), "`model`: expected one that labels video"),
         (lambda: LARALoss(lam_of(), 8, lam_weight=-1), "`lam_weight`: expected a number of at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(call, text: str):
-    with pytest.raises(LattokError) as error:
-        call()
-    assert text in str(error.value)
+    refused(re.escape(text), call)
 
 
 # somebody else's policy
@@ -580,11 +563,7 @@ def test_figures_beside_the_loss_teach_nothing_and_do_not_depend_on_its_reductio
         (states, "median", "`reduction`: expected one of"),
         (states[:, 0], "mean", "`states`: expected"),
         (states[:, :0], "mean", "`states of a sample`: expected a whole number of at least 1, got 0"),
-        (
-            states[..., 1:],
-            "mean",
-            f"`states`: expected {loss.dim} numbers in each state, got {loss.dim - 1}. Build the",
-        ),
+        (states[..., 1:], "mean", f"`states`: expected {loss.dim} numbers in each state, got {loss.dim - 1}. Build"),
         (states[1:], "mean", f"`states`: expected {B} samples, as the target has, got {B - 1}"),
     ):
         refused(text, loss, changed, target, reduction)
@@ -648,9 +627,7 @@ def test_it_acts_and_is_saved_as_before(tmp_path):
 )
 def test_batches_that_do_not_fit(change: dict, text: str):
     model, _ = supervised()
-    with pytest.raises(LattokError) as error:
-        model(frames_batch() | change)
-    assert text in str(error.value)
+    refused(re.escape(text), lambda: model(frames_batch() | change))
 
 
 def test_keep_pairs_gives_the_policy_the_present_and_the_loss_all():
@@ -685,8 +662,7 @@ def test_a_later_frame_is_there_where_all_cameras_have_it():
     assert out.keys() == {*cameras, "action_is_pad", FRAMES, VALID}
     assert all(torch.equal(out[name], given[name][:, 0]) for name in cameras)
     for names in (["a"], ["a", "b"]):
-        with pytest.raises(LattokError, match="`a`: expected"):
-            keep_pairs(dict, names)({name: torch.rand(4, 3, 6, 8) for name in names})
+        refused("`a`: expected", keep_pairs(dict, names), {name: torch.rand(4, 3, 6, 8) for name in names})
 
 
 def test_configs_of_lam_stay_as_they_are():

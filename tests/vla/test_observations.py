@@ -153,10 +153,7 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"strategy": "la_direct", "latent": {"codebook_size": 0}}, "`latent`"),
         ({"strategy": "la_align", "latent": {"latent_dim": 0}}, "`latent`"),
         ({"strategy": "la_direct", "latent": {"steps": 5}}, "`latent`"),
-        (
-            {"strategy": "la_tok", "latent": {"horizon": 8}},
-            "for chunks of 4 steps, got labels of 4 steps, of chunks of 8",
-        ),
+        ({"strategy": "la_tok", "latent": {"horizon": 8}}, "for chunks of 4 steps, got labels of 4 steps, of chunks"),
         ({"strategy": "la_tok", "latent": {"target": "steps"}}, "`latent`"),
         ({"action_names": ("x",) * 9}, "`action_names`"),
         ({"proprio_names": ("x",)}, "`proprio_names`"),

@@ -17,8 +17,8 @@ from lattok.data.actions.space import (
     Position,
     Rotation,
 )
-from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
+from tests.errors import refused
 
 LIBERO = [Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")]
 HANDS = [
@@ -54,8 +54,7 @@ def test_numbers_stand_where_the_paper_says():
     ],
 )
 def test_what_has_no_place_is_refused(make, text):
-    with pytest.raises(LattokError, match=text):
-        make()
+    refused(text, make)
 
 
 def test_a_description_of_three_lines_converts_actions_and_state(tmp_path):
@@ -79,5 +78,4 @@ def test_a_description_of_three_lines_converts_actions_and_state(tmp_path):
     assert dataset.actions_as["action"][-1]["absent"][0] == "left_z"
     again = pickle.loads(pickle.dumps(dataset)).columns(1, keys)
     assert all(np.array_equal(again[key], found[key]) for key in keys)
-    with pytest.raises(LattokError, match="`dataset`: expected one whose columns are all there, got `action` in parts"):
-        export(dataset, tmp_path / "out")
+    refused("`dataset`: expected one whose columns are all there, got `action` in", export, dataset, tmp_path / "out")

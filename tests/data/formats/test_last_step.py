@@ -12,8 +12,8 @@ from lattok.data import LeRobotV3, inspect_dataset, open_dataset
 from lattok.labels import with_labels
 from lattok.recipes import recipe_for
 from lattok.samples import ActionWindows, FramePairs, PairLabels
-from lattok.utils.checks import LattokError
 from tests.data.rlds_sample import describe, episode, example, open_rlds, record, shard_path, write_rlds
+from tests.errors import refused
 
 LENGTHS = (9, 12, 7, 10)
 NAN = np.float32(np.nan)
@@ -55,8 +55,7 @@ def test_an_action_that_fills_its_row_is_left_out(tmp_path, end):
         images = dataset.encoded_images(index, "observation.images.image")
         assert images == steps["steps/observation/image"][:-1]
         assert len(dataset.frames(index, ["image"])) == count
-        with pytest.raises(LattokError, match="frame indices from 0"):
-            dataset.frames(index, ["image"], [count])
+        refused("frame indices from 0", dataset.frames, index, ["image"], [count])
     found = [finding for finding in inspect_dataset(dataset).findings if "is_last" in finding.what]
     assert [finding.severity for finding in found] == ["warning"]
     assert '"last_action": "keep"' in found[0].advice
@@ -89,16 +88,14 @@ def test_the_description_file_decides(tmp_path, end):
         dataset = open_dataset(tmp_path / "toy.json")
         assert [each.length for each in dataset.episodes] == [length - less for length in LENGTHS]
         assert dataset.findings == ()
-    with pytest.raises(LattokError, match="`last_action`: expected one of drop, keep, got 'never'"):
-        open_rlds(tmp_path / "toy", last_action="never")
+    refused("`last_action`: expected one of drop, keep, got 'never'", open_rlds, tmp_path / "toy", last_action="never")
 
 
 def test_an_episode_of_one_step_has_no_action(tmp_path):
     write_ends(tmp_path / "toy", "zeros", (5, 1, 6))
     dataset = open_rlds(tmp_path / "toy")
     assert [(each.index, each.length) for each in dataset.episodes] == [(0, 4), (2, 5)]
-    with pytest.raises(LattokError, match="episode 1: its only step is the last one, which has no action"):
-        dataset.columns(1, ["action"])
+    refused("episode 1: its only step is the last one, which has no action", dataset.columns, 1, ["action"])
 
 
 def test_nothing_learns_from_it(tmp_path, capsys):

@@ -12,7 +12,6 @@ from PIL import Image
 from lattok.convert import lapa_laq
 from lattok.hub.checkpoint import read_checkpoint
 from lattok.image_lam.published.lapa import CodeMaps, LapaConfig, LapaLAQ, lapa_config
-from lattok.utils.checks import LattokError
 from tests.errors import refused
 from tests.image_lam.published.parity import Case, close, open_case
 
@@ -99,8 +98,13 @@ def test_numbers_of_codes_and_their_convolutions():
         tensors = {} if kernel is None else {"vq.cnn_encoder.2.weight": torch.empty(0, 0, *kernel)}
         assert lapa_config(tensors, None, None).tokens == codes
         assert lapa_config(tensors, None, None).image_size == 32 * POSITIONS[codes]
-    with pytest.raises(LattokError, match=re.escape("expected a kernel of 4 x 4, 3 x 4 or 3 x 3, got one of [5, 5]")):
-        lapa_config({"vq.cnn_encoder.2.weight": torch.empty(0, 0, 5, 5)}, None, None)
+    refused(
+        re.escape("expected a kernel of 4 x 4, 3 x 4 or 3 x 3, got one of [5, 5]"),
+        lapa_config,
+        {"vq.cnn_encoder.2.weight": torch.empty(0, 0, 5, 5)},
+        None,
+        None,
+    )
     for codes, published in POSITIONS.items():
         maps = CodeMaps(LapaConfig(tokens=codes, width=2, latent_dim=2))
         for side in {*range(1, 34)} | {published}:
