@@ -252,13 +252,17 @@ def cell(text: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages to the navigation."""
+    """Add the pages to the last section of the navigation."""
     titles = {"presets": "Presets", "configurations": "Configurations", "lattok": "lattok"}
     first, *others = commands()
     typed = [{page.removeprefix("commands-").replace("-", " ", 1): f"reference/{page}.md"} for page in others]
     names = [*titles, *(name.replace("cli.", "") for name in PUBLIC if _exists(name))]
     reference = [{titles.get(name, f"lattok.{name}"): f"reference/{name}.md"} for name in names]
-    config.nav = [*config.nav, {"Reference": [{"Commands": [f"reference/{first}.md", *typed]}, *reference]}]
+    *sections, last = config.nav
+    config.nav = [
+        *sections,
+        {"Reference": [{"Commands": [f"reference/{first}.md", *typed]}, *reference, *last["Reference"]]},
+    ]
     return config
 
 

@@ -72,6 +72,13 @@ def test_the_reference_leaves_nothing_out():
     assert "lapa_laq" in pages["convert"]
 
 
+def test_what_is_typed_comes_first():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500
+    for page in (ROOT / "docs/howto").glob("*.md"):
+        _, first, *_ = page.read_text(encoding="utf-8").split("\n\n")
+        assert first.startswith(("```", "<!-- ")), page.name
+
+
 def commands(page: Path) -> list[str]:
     blocks = [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "bash"]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
