@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# small tensors gain nothing from threads, and where others compute as well they wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# whatever is set: small tensors gain nothing from threads, and a forked test would wait for those it does not have
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
