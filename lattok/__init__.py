@@ -65,6 +65,11 @@ _PLACES = {  # where the names above live; a test compares the two lists
     "lattok.vla": "LatentVLA",
 }
 HOMES = {name: home for home, names in _PLACES.items() for name in names.split()}
+# what timm, transformers and LeRobot call the same
+ELSEWHERE = {"AutoModel": "load", "AutoTokenizer": "load", "AutoProcessor": "load", "pipeline": "load"}
+ELSEWHERE |= {"create_model": "load", "from_pretrained": "load", "make_policy": "load", "PreTrainedModel": "load"}
+ELSEWHERE |= {"LeRobotDataset": "open_dataset", "make_dataset": "open_dataset", "Dataset": "open_dataset"}
+ELSEWHERE |= {"Trainer": "train", "PreTrainedTokenizer": "load"}
 MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
 
 
@@ -76,7 +81,8 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         from lattok.utils.checks import did_you_mean
 
-        hint = "" if name.startswith("_") else did_you_mean(name, HOMES)
+        known = f"Did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else did_you_mean(name, HOMES)
+        hint = "" if name.startswith("_") else known
         raise AttributeError(f"module 'lattok' has no attribute {name!r}" + (f". {hint}" if hint else ""))
     value = globals()[name] = getattr(import_module(HOMES[name]), name)
     return value

@@ -11,7 +11,7 @@ from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.labelling import Video, VideoEncoder, torch_encoder
 from lattok.types import Gap, LatentActions, VideoLabeller
 from lattok.utils import checks
-from lattok.utils.arrays import Values, like
+from lattok.utils.arrays import Values, in_pairs, like
 from lattok.utils.devices import float32_by_default
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,8 +65,9 @@ class FastImageLAM(VideoLabeller):
         return self._lam.label_video(frames, stride, self._encoder, fps=fps)
 
     @torch.no_grad()
-    def encode(self, frames: Values) -> LatentActions:
+    def encode(self, frames: Values, later: Values | None = None) -> LatentActions:
         """Turn frame pairs uint8 [B, 2, V, H, W, 3] into latent actions; both frames of every pair are computed."""
+        frames = frames if later is None else in_pairs(frames, later)
         given, frames = frames, self._lam.checked_pairs(frames)
         if not len(frames):
             return self._lam.encode(given)

@@ -146,6 +146,10 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
             "chunks = model.decode(codes)  # with repair=True every code sequence decodes",
         ]
 
+    @classmethod
+    def how_made(cls) -> str:
+        return f"Fit one to chunks [N, H, m]: {cls.__name__}.fit(chunks). {super().how_made()}"
+
     def extra_repr(self) -> str:
         most = "" if self.fixed_length else "at most "
         chunk = f"{checks.counted(self.horizon, 'step')} of {', '.join(self.config.names)}, in the units of the data"

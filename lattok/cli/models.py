@@ -185,6 +185,7 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
     include: Names = (),
+    dry_run: bool = False,
 ) -> None:
     """Publish a model or an annotated dataset on the Hub, with its card. Log in before (`hf auth login`).
 
@@ -199,16 +200,18 @@ def push(
         revision: Branch, created if it does not exist.
         create_pr: Open a pull request instead.
         include: Further files of a dataset's folder, by their paths in it; otherwise only the dataset is uploaded.
+        dry_run: Say what would be sent, and send nothing.
     """
     from lattok.labels.sharing import listing
 
     options: dict[str, Any] = {"license": license, "commit_message": message, "revision": revision}
-    options |= {"create_pr": create_pr, "private": private or None}
+    options |= {"create_pr": create_pr, "private": private or None, "dry_run": dry_run}
     if (Path(folder) / "report.json").is_file():
         hint = "Push the model: its card says what its last evaluation gave."
         checks.fail("folder", "that of a model, a dataset or labels", f"{folder}, which holds a report", hint)
     if (Path(folder) / "meta").is_dir():
-        print(listing(folder, include).report(), flush=True)  # before anything is sent
+        if not dry_run:
+            print(listing(folder, include).report(), flush=True)  # before anything is sent
         print(lattok.push_dataset(folder, repo_id, include=include, **options))
     elif include:
         checks.fail("include", "to be left out: a model goes up with its own files", " ".join(include))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
+from torch.utils.data._utils.collate import default_collate_fn_map  # torch's documented place
 
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
@@ -54,6 +55,18 @@ class ColumnPart(NamedTuple):
         """Return its rows [T] or [T, n] of those of the column, [T] or [T, m]."""
         rows = np.ascontiguousarray(values.reshape(len(values), -1)[:, self.start : self.end])
         return rows[:, 0] if self.end - self.start == 1 else rows
+
+
+class EpisodeColumns(dict[str, Any]):
+    """What `dataset[i]` is: all of an episode."""
+
+
+def _collate_episodes(batch: list[EpisodeColumns], *, collate_fn_map: Any = None) -> NoReturn:
+    hint = "DataLoader(dataset, batch_size=None) gives one at a time; lattok.samples has frame pairs and action chunks."
+    checks.fail("batch_size", "None, as the items of a dataset are whole episodes", f"a batch of {len(batch)}", hint)
+
+
+default_collate_fn_map[EpisodeColumns] = _collate_episodes
 
 
 class Damage(NamedTuple):  # an episode that cannot be read at all, and why
@@ -201,7 +214,20 @@ class RobotDataset(ABC):
         """Return what is known of an episode: `episode`, and each column [T] or [T, ...]; images have `frames`."""
         episode = self.episodes[place]
         columns = self.columns(episode.index, [key for key in self.features if key not in self.cameras])
-        return {"episode": episode, **columns}
+        return EpisodeColumns(episode=episode, **columns)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episodes)
+
+    @property
+    def num_frames(self) -> int:
+        return sum(episode.length for episode in self.episodes)
+
+    def actions(self, episode_index: int, key: str = "action") -> np.ndarray:
+        """Read the actions [T, m] of an episode, in the units of the dataset; NaN where they are unknown."""
+        vector_key(self, "key", key)
+        return self.columns(episode_index, [key])[key]
 
     @cached_property
     def _lengths(self) -> dict[int, int]:
@@ -288,8 +314,8 @@ class RobotDataset(ABC):
         checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
 
     def __repr__(self) -> str:
-        episodes = checks.counted(len(self.episodes), "episode")
-        frames = checks.counted(sum(episode.length for episode in self.episodes), "frame")
+        episodes = checks.counted(self.num_episodes, "episode")
+        frames = checks.counted(self.num_frames, "frame")
         return f"{type(self).__name__}({self.name!r}, {episodes}, {frames}, {self.fps:g} fps)"
 
 

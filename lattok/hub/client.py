@@ -71,6 +71,7 @@ class PushOptions(TypedDict, total=False):
     private: bool | None
     token: str | None
     license: str | None  # such as "apache-2.0", for the card
+    dry_run: bool  # say what would be sent, and send nothing
 
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -101,10 +102,14 @@ def find_local_or_hub(argument: str, name: object, expected: str, hint: str = ""
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = find_local(name, folder)
     if place is None and str(name).split("/")[0] == "sample":
-        checks.fail(argument, f"one of {', '.join(SAMPLES)}, or {expected}", repr(name)[:200])
+        known = [sample for sample in SAMPLES if (sample == "sample/dataset") == argument.startswith("dataset")]
+        meant = checks.did_you_mean(str(name), known)
+        checks.fail(argument, f"one of {', '.join(known)}, or {expected}", repr(name)[:200], meant)
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
-        checks.fail(argument, expected, f"{shown!r:.200}, which is neither", hint)
+        near = [] if argument.startswith("dataset") else [each.parent.name for each in folder.glob("*/config.json")]
+        meant = hint or checks.did_you_mean(shown, [*near, *SAMPLES])
+        checks.fail(argument, expected, f"{shown!r:.200}, which is neither", meant)
     return place
 
 
@@ -154,6 +159,15 @@ def push(
         raise
     except Exception as error:  # those of its HTTP package have no base class in common
         fail("repo_id", repo_id, revision, error, kind, did="pushed")
+
+
+def would_push(repo_id: str, folder: Path) -> str:
+    """Say what a push of this folder would send, and where to."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    listed = ", ".join(f"{name} ({size:,} bytes)" for name, size in sizes.items() if not name.startswith("."))
+    return checks.printable(f"Nothing was sent. To {repo_id} would go {listed}.")
 
 
 def check_push(repo_id: str | None, given: Mapping[str, Any]) -> None:
@@ -258,7 +272,7 @@ def fail(
     at = "" if revision is None else f" at {revision}"
     unseen = way_out == AGAIN or reason.startswith(("there is no such", "it is not in the cache"))
     if did == "fetched" and not file and unseen:
-        way_out += f" There is no folder {repo_id} here either."
+        way_out += f" There is no folder {repo_id} here either. {checks.did_you_mean(repo_id, SAMPLES)}".rstrip()
     raise checks.LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import tempfile
-from abc import ABC
+from abc import ABC, ABCMeta
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
@@ -76,7 +76,19 @@ def resolve(
     return Place(client.inside(snapshot, subfolder), name, snapshot.name)
 
 
-class HubModel(nn.Module):
+class HubModelType(ABCMeta):
+    """Says of a model that is made without its configuration how one is made: `ImageLAM()` has none to guess."""
+
+    def __call__(cls, *given: Any, **named: Any) -> Any:
+        family: Any = cls
+        config = given[0] if given else named.get("config")
+        if not isinstance(config, family.config_class):
+            got = type(config).__name__ if given or "config" in named else checks.listed(named) if named else "none"
+            checks.fail("config", f"{family.config_class.__name__}(...)", got, family.how_made())
+        return super().__call__(*given, **named)
+
+
+class HubModel(nn.Module, metaclass=HubModelType):
     """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
 
     A subclass sets `type`, a word in config.json that `lattok.load` looks for, and `config_class`, a frozen dataclass.
@@ -130,6 +142,10 @@ class HubModel(nn.Module):
         if push and not push_to_hub:
             checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
         client.check_push(repo_id, push)
+        if push.get("dry_run"):
+            checks.fail(
+                "dry_run", "to be left out here", "True", "See what goes up: model.push_to_hub(repo_id, dry_run=True)."
+            )
         self._check_loads_again(name or folder.resolve().name)
         self._save(folder, name)
         if push_to_hub:  # with the card that lies there
@@ -186,19 +202,33 @@ class HubModel(nn.Module):
         """Return the model card, under that name."""
         return records.card_of(self, name)
 
+    @classmethod
+    def how_made(cls) -> str:
+        """Say how users get one."""
+        return "A saved one is loaded with lattok.load(FOLDER)."
+
     @property
     def device(self) -> torch.device:
         held = next(chain(self.buffers(), self.parameters()), None)
         return torch.device("cpu") if held is None else held.device
 
-    def extra_repr(self) -> str:  # the first lines of `repr`
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Count the parameters, frozen features included, or only those that training changes."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def __repr__(self) -> str:
+        """Say in a few lines what it is; `nn.Module.__repr__(model)` lists every layer."""
+        lines = "".join(f"\n  {line}" for line in self.extra_repr().splitlines())
+        return f"{type(self).__name__}({lines}\n)"
+
+    def extra_repr(self) -> str:  # the lines of `repr`
         learned = records.datasets_of(self.trained_on)
         return f"{self.summary()}\ntrained on {', '.join(learned)}" if learned else self.summary()
 
     @property
     def size(self) -> str:
         """How many parameters there are; of a model that has hardly any, numbers in its tables."""
-        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        millions = self.num_parameters() / 1e6
         numbers = sum(tensor.numel() for tensor in self.saved_tensors().values())
         return f"{millions:.2f} M parameters" if millions >= 0.005 else f"{numbers:,} numbers"
 
@@ -317,6 +347,7 @@ class HubModel(nn.Module):
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> str:
         """Upload as one commit; returns its address. Files of an earlier push that this model lacks are removed.
 
+        With `dry_run` nothing is sent: it returns what would be.
         A card that somebody wrote or changed is uploaded as it is.
         """
         client.check_push(repo_id, options)
@@ -330,6 +361,8 @@ class HubModel(nn.Module):
         self.license = license or self.license
         message = f"lattok {__version__}: {self.type}"
         with tempfile.TemporaryDirectory() as scratch:
+            if options.get("dry_run"):
+                return client.would_push(repo_id, self.save_pretrained(scratch, repo_id))
             return client.push(repo_id, lambda repo: self.save_pretrained(scratch, repo), message, options, ALL)
 
     def saved_tensors(self) -> dict[str, Tensor]:

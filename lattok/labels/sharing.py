@@ -66,7 +66,9 @@ def push_dataset(
     client.check_push(repo_id, options)
     root = Path(folder).expanduser()
     subject = _subject(root)
-    sent = listing(root, include).sent
+    found = listing(root, include)
+    if options.get("dry_run"):
+        return f"Nothing was sent. {found.report()}"
     version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
 
     def prepare(repo: str) -> Path:
@@ -77,7 +79,7 @@ def push_dataset(
         return root
 
     message, tag = f"lattok {__version__}: dataset with latent actions", None if version is None else str(version)
-    return client.push(repo_id, prepare, message, options, REPLACED, "dataset", only=sent, tag=tag)
+    return client.push(repo_id, prepare, message, options, REPLACED, "dataset", only=found.sent, tag=tag)
 
 
 def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> Listing:

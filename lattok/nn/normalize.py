@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from lattok.nn.blocks import same_precision
 from lattok.utils import checks, files
+from lattok.utils.options import SavedConfig
 
 PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 Normalization = Literal["mean_std", "quantile", "min_max", "identity", "bounded"]
@@ -156,7 +157,7 @@ def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
     return [clip and kind in CLIPPED for kind in kinds]
 
 
-class NormalizedActions:
+class NormalizedActions(SavedConfig):
     """Properties of configs that say how actions are normalised."""
 
     action_dim: int

@@ -1,6 +1,5 @@
 """Recipe of the paper's action tokenizer, which is trained."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from lattok.samples.order import BatchSampler, Passes
 from lattok.samples.windows import MixedWindows
 from lattok.training import fit
 from lattok.types import ActionBatch
-from lattok.utils import checks
+from lattok.utils.log import say
 from lattok.utils.seeds import derive_seed
 
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
@@ -92,5 +91,5 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             if several:
                 model.use_normalizers(model.normalizers.in_use())
             if first_process() and not several:
-                print(checks.printable(fit_summary(model.cpu(), parts[0], names)), file=sys.stderr)
+                say(fit_summary(model.cpu(), parts[0], names))
             return finish({"": model}, out)[""]

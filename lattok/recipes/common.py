@@ -3,7 +3,6 @@
 import inspect
 import re
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from lattok.training.runlog import check_tracker
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called
+from lattok.utils.log import caution, say
 from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output, unused
 from lattok.utils.registry import Registry
@@ -295,14 +295,13 @@ class Recipe(ABC, Generic[Model]):
             files.sweep(out / RUN)
             self.folder(resume)  # again: another run may have been here since
             for source in sources if self.data.episodes == "train" and not resume else ():
-                said = f"note: {source.dataset.name}: {split_text(source.dataset)}"
-                print(checks.printable(said), file=sys.stderr)
+                say(f"note: {source.dataset.name}: {split_text(source.dataset)}")
             for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
                 if found.severity == "warning":
-                    print(checks.printable(f"warning: {name}: {found}"), file=sys.stderr)
+                    caution(f"warning: {name}: {found}")
             for source in sources if not resume else ():
                 if said := copies_text(source.dataset):
-                    print(checks.printable(f"warning: {source.dataset.name}: {said}"), file=sys.stderr)
+                    caution(f"warning: {source.dataset.name}: {said}")
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})

@@ -1,7 +1,6 @@
 """Recipes of the action tokenizers that are fitted to all windows at once: one for each family."""
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -19,6 +18,7 @@ from lattok.recipes.common import Recipe
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.utils import checks
+from lattok.utils.log import say
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SUMMARY_CHUNKS = 2048  # chunks that the summary after fitting looks at
@@ -57,7 +57,7 @@ class FitRecipe(Recipe[Tokenizer]):
             model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **config)
             model.trained_on = self.trained_on(sources, len(windows), contents)
             if first_process():
-                print(checks.printable(fit_summary(model, windows, names)), file=sys.stderr)
+                say(fit_summary(model, windows, names))
             return finish({"": model}, out)[""]
 
 

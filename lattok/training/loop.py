@@ -9,7 +9,6 @@ No step waits for a GPU: numbers are read where something is logged or saved, th
 import copy
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks, files
 from lattok.utils.devices import check_device, module_of
+from lattok.utils.log import say
 from lattok.utils.options import check_choices
 from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
@@ -184,7 +184,7 @@ def fit(
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {checks.counted(count, 'thread')} of torch" if device.type == "cpu" else str(device)
-            print(f"{out.name}: {checks.counted(options.steps - first, 'step')} on {where}", file=sys.stderr)
+            say(f"{out.name}: {checks.counted(options.steps - first, 'step')} on {where}")
         try:
             last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
         finally:  # the model of the caller computes in its own precision again

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from lattok.nn.quantize import CodeUsage, QuantizerConfig
 from lattok.utils import checks, files
 from lattok.utils.devices import module_of
+from lattok.utils.log import caution, said, say
 from lattok.version import install_extra
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
@@ -44,7 +45,12 @@ class RunLog:
         self._board = _board(folder / BOARD, first)
         self._tracker = _wandb(folder, title, first, config or {}) if tracker == "wandb" else None
         self._bar = tqdm(
-            total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+            total=steps,
+            initial=first,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (said() and sys.stderr.isatty()),
         )
         self._first, self._steps, self._begun, self._warned = first, steps, time.monotonic(), set[str]()
         self._tenth = 10 * first // steps
@@ -75,9 +81,9 @@ class RunLog:
             self._tracker.log(dict(values), step=done)
         kinds = {text.split(":")[0]: text for text in warnings}
         for kind in kinds.keys() - self._warned:
-            tqdm.write(f"step {done}: {kinds[kind]}", file=sys.stderr)
+            caution(f"step {done}: {kinds[kind]}")
         for kind in sorted(self._warned - kinds.keys()):
-            tqdm.write(f"step {done}: over: {kind}", file=sys.stderr)
+            caution(f"step {done}: over: {kind}")
         self._warned = set(kinds)
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
         self.tick(done)
@@ -86,7 +92,7 @@ class RunLog:
             self._tenth = tenth
             rate = (time.monotonic() - self._begun) / max(1, done - self._first)
             left = rate * (self._steps - done)
-            print(f"step {done}/{self._steps}  loss {values['loss']:.4f}  {left:.0f} s left", file=sys.stderr)
+            say(f"step {done}/{self._steps}  loss {values['loss']:.4f}  {left:.0f} s left")
 
 
 def check_tracker(name: str) -> None:

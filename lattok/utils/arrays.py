@@ -23,6 +23,8 @@ def as_tensor(name: str, values: object) -> Tensor:
             values = torch.stack(list(values)) if values and isinstance(values[0], Tensor) else np.asarray(values)
         except (ValueError, TypeError, RuntimeError, OverflowError):
             checks.fail(name, "rows of numbers, all of one length", f"a list of {len(values)} that are not")
+    if hasattr(values, "__array_interface__") and not isinstance(values, np.ndarray):  # a picture of PIL
+        values = np.array(values)
     if isinstance(values, np.ndarray):
         if isinstance(values, np.ma.MaskedArray):
             hint = "Use .filled(0), and valid= for what counts."
@@ -41,6 +43,16 @@ def as_tensor(name: str, values: object) -> Tensor:
     if values.is_complex():
         checks.fail(name, "real numbers", f"dtype {values.dtype}")
     return values
+
+
+def in_pairs(now: Values, later: Values) -> Values:
+    """Put frames [B, ...] and later ones together, [B, 2, ...], as arrays where the first are arrays."""
+    pair = [as_tensor("frames", now), as_tensor("later", later)]
+    if pair[0].shape != pair[1].shape:
+        checks.fail("later", f"frames of shape {list(pair[0].shape)}, as the first ones have", list(pair[1].shape))
+    if pair[0].dtype != pair[1].dtype:
+        checks.fail("later", f"{pair[0].dtype}, as the first ones are", pair[1].dtype)
+    return like(now, torch.stack([pair[0], pair[1].to(pair[0].device)], min(1, pair[0].ndim)))
 
 
 def like(given: object, result: Result) -> Result:

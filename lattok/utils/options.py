@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -33,6 +33,14 @@ REQUIRED = {"from_data": True, "required": True}
 
 # metadata of fields that came after models were published: at their default they are no part of a model's identity
 ADDED = {"added": True}
+
+
+class SavedConfig:
+    """Base of the configurations that are saved with models."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values, groups as dictionaries of their own: what config.json holds of them."""
+        return asdict(self)  # pyright: ignore[reportArgumentType]
 
 
 class Option(NamedTuple):  # a field that holds a value, not a group

@@ -5,6 +5,8 @@ import time
 
 from tqdm.auto import tqdm
 
+from lattok.utils import log
+
 EVERY_S = 30.0  # between two lines
 ALIKE = 10  # a few units are of different kinds: the next one may take much longer
 
@@ -13,7 +15,7 @@ class ProgressBar:
     """Progress as a callable, (done, total) or (stage, done, total), with the time left; silent if `quiet`."""
 
     def __init__(self, title: str, quiet: bool = False):
-        terminal = sys.stderr.isatty()
+        terminal, quiet = sys.stderr.isatty(), quiet or not log.said()
         self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=quiet or not terminal)
         self._lines, self._title, self._first = not (quiet or terminal), title, -1
         self._begun = self._said = time.monotonic()
@@ -37,7 +39,7 @@ class ProgressBar:
             self._said = now
             left = (now - self._begun) / max(1, done - self._first) * (total - done)
             known = f", {left:.0f} s left" if done > self._first and total >= ALIKE else ""
-            print(f"{self._title}: {done}/{total}{known}", file=sys.stderr)
+            log.say(f"{self._title}: {done}/{total}{known}")
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

@@ -102,6 +102,10 @@ class LatentVLA(OfDatasets, BackboneModel):
             self.decoder.eval()
         return self
 
+    @classmethod
+    def how_made(cls) -> str:
+        return f'Train one: lattok.train("vla", DATASET, out=FOLDER). {super().how_made()}'
+
     def extra_repr(self) -> str:
         return f"{card_texts.summary(self.config)}\n{super().extra_repr()}"
 

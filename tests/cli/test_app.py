@@ -310,7 +310,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
         (["train", "lam", "D"], "lattok train has no `lam`. Did you mean image-lam?"),
         (["train", "policy", "D"], "lattok train has no `policy`. Did you mean vla?"),
-        (["inspect", "sample"], "expected one of sample/dataset, sample/lam,"),
+        (["inspect", "sample"], "expected one of sample/dataset, or"),
         (["inspect", "sample/lam"], "models/lam, which holds a model."),
         (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset"),
         (["annotate", "sample/dataset", "--model", "a", "--out", "x", "--cpus-per-worker", "7"], "`cpus_per_worker`"),

@@ -207,6 +207,9 @@ class EpisodeTable(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        return f"EpisodeTable({len(self)} episodes from {self.indices[0]} to {self.indices[-1]})"
+
     def __getitem__(self, row: int | slice) -> Any:  # an episode, or a tuple of several
         if isinstance(row, slice):
             return tuple(self[i] for i in range(len(self))[row])

@@ -9,7 +9,7 @@ from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, check_scaling
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.samples.frame_pairs import check_action_target
 from lattok.utils import checks
-from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, built, check_choices, knows_data, options_of
+from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, SavedConfig, built, check_choices, knows_data, options_of
 
 MOST_FUTURES = 64  # of a pair that are trained along
 ENV_TERMS = ("codebook", "commitment", "kl")  # losses of each stream
@@ -64,7 +64,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class TrainedPairConfig:
+class TrainedPairConfig(SavedConfig):
     """Architecture, preprocessing and losses; a family adds its encoder and its decoder.
 
     Attributes:

@@ -9,7 +9,8 @@ Frames are taken in blocks that begin at frame 0 of the episode and end with it,
 pieces the video came in nor other episodes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import IOBase
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,11 +21,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.nn.blocks import Attention
+from lattok.types import LatentActions
 from lattok.utils import checks
+from lattok.utils.arrays import as_tensor
 
 MAX_BLOCK = 32  # frames, and pairs, at a time
 NUMBERS_IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
 SCORES_IN_CACHE = 2**23  # scores of attention at a time
+
+READ = "A file is read by lattok.open_dataset(FOLDER).frames(0), of a folder that it is in."
 
 Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -129,6 +134,15 @@ def of_cameras(name: str, frames: Array, axes: str, cameras: Sequence[str]) -> A
     return frames
 
 
+def as_latents(latents: object) -> LatentActions:
+    """Return latent actions as tensors, whichever kind `encode` gave."""
+    if not isinstance(latents, LatentActions):
+        checks.fail("latents", "what `encode` or `label_video` gives", type(latents).__name__)
+    env = None if latents.env is None else as_latents(latents.env)
+    codes, vectors, quantized = (as_tensor("latents", part) for part in latents[:3])
+    return LatentActions(codes, vectors, quantized, env)
+
+
 class VideoEncoder(NamedTuple):
     """Query tokens of frames, float32, in two steps: the first is shared by the pairs that a frame belongs to."""
 
@@ -180,8 +194,18 @@ def query_tokens(
 
 def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]:
     """Yield frames [n, V, H, W, 3], `size` at a time, in the end fewer."""
-    given = [video] if isinstance(video, np.ndarray | Tensor) else video
-    pieces = (piece.numpy(force=True) if isinstance(piece, Tensor) else piece for piece in given)
-    frames = chain.from_iterable(of_cameras("frames", piece, "T V H W 3", cameras) for piece in pieces)
+    if isinstance(video, str | bytes | Mapping | IOBase) or not isinstance(video, np.ndarray | Tensor | Iterable):
+        checks.fail("frames", "uint8 [T, V, H, W, 3], or pieces of it in turn", type(video).__name__, READ)
+    whole = isinstance(video, np.ndarray | Tensor)
+    frames = chain.from_iterable(_frames(piece, cameras, whole) for piece in ([video] if whole else video))
     while block := list(islice(frames, size)):
+        if len({frame.shape for frame in block}) > 1:
+            checks.fail("frames", "frames of one size", ", ".join(sorted({str(list(f.shape)) for f in block})))
         yield torch.from_numpy(np.stack(block))  # a copy: what was decoded may be read-only
+
+
+def _frames(piece: Any, cameras: Sequence[str], whole: bool) -> np.ndarray:
+    """Return frames [T, V, H, W, 3] of a piece: an array or, of a video that is not `whole`, one frame or picture."""
+    found = piece if isinstance(piece, np.ndarray) else as_tensor("frames", piece).numpy(force=True)
+    alone = not whole and found.ndim == (3 if len(cameras) == 1 else 4)
+    return of_cameras("frames", found[None] if alone else found, "T V H W 3", cameras)

@@ -16,10 +16,10 @@ from typing_extensions import Self
 from lattok.hub import HubModel
 from lattok.hub.client import FilePath
 from lattok.image_lam.base.features import PIXEL_PATCH, FrozenFeatures
-from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
+from lattok.image_lam.base.labelling import Video, VideoEncoder, as_latents, block_size, of_cameras, query_tokens
 from lattok.types import Gap, LatentActions, VideoLabeller, join
 from lattok.utils import checks
-from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.arrays import Values, as_tensor, in_pairs, like
 
 PACKAGES = {"timm": "timm", "hf": "transformers", "dc-ae": "diffusers"}  # by the source of features
 WHITE = {"unit": 1.0, "bytes": 255.0}  # a white pixel as `encode_pixels` gets it; else "normalized", by mean and std
@@ -59,6 +59,10 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
         config, parts = super().opened(config, folder, backbone)
         return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}
+
+    @classmethod
+    def how_made(cls) -> str:
+        return f'Train one: lattok.train("{cls.type}", DATASET, out=FOLDER). {super().how_made()}'
 
     def saved_tensors(self) -> dict[str, Tensor]:
         held = self.holds_features(self.config)
@@ -156,11 +160,13 @@ class PairModel(FrozenFeaturesModel, ABC):
             labels = f"{checks.counted(c.tokens, 'code')} of {c.codebook_size}, latents of width {c.latent_dim}"
         return f"{labels}, {self.size}, frames of {c.image_size} pixels"
 
-    def encode(self, frames: Values) -> LatentActions:
+    def encode(self, frames: Values, later: Values | None = None) -> LatentActions:
         """Turn frame pairs uint8 [B, 2, V, H, W, 3] into `LatentActions`; V may be left out when there is one camera.
 
-        Arrays in, arrays out. For all pairs of a video see `label_video`.
+        Pairs may also come apart: first frames [B, V, H, W, 3], and the `later` ones. Arrays in, arrays out. For all
+        pairs of a video see `label_video`.
         """
+        frames = frames if later is None else in_pairs(frames, later)
         with self.inference():
             return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
 
@@ -195,12 +201,15 @@ class PairModel(FrozenFeaturesModel, ABC):
         return found.to(self.features.mean)
 
     @torch.no_grad()
-    def decode(self, frames: Values, latents: LatentActions) -> Tensor:
-        """Predict later frames, as `predict` does, from frames uint8 [B, V, H, W, 3] and their latent actions."""
+    def decode(self, frames: Values, latents: LatentActions) -> Any:
+        """Predict later frames, as `predict` does, from frames uint8 [B, V, H, W, 3] and their latent actions.
+
+        Arrays in, arrays out.
+        """
         now = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
-        checks.size("latents", "latent actions, one for each frame", len(latents.quantized), len(now))
+        checks.size("latents", "latent actions, one for each frame", len(as_latents(latents).quantized), len(now))
         with self.inference():
-            return self.predict(self.frame_targets(now), latents)
+            return like(frames, self.predict(self.frame_targets(now), latents))
 
     @torch.no_grad()
     def features_of(self, targets: Tensor) -> Tensor:

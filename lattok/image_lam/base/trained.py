@@ -23,7 +23,7 @@ from lattok.image_lam.base import losses
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, trial_of
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
+from lattok.image_lam.base.labelling import VideoEncoder, as_latents, torch_encoder
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.nn.blocks import upcast
 from lattok.nn.normalize import Normalizer
@@ -232,6 +232,8 @@ class TrainedPairModel(PairModel, ABC):
         quantized latent actions: features, or pixels in patches, as `frame_targets` gives them.
         """
         here = self.features.mean
+        latents, features = as_latents(latents), as_tensor("features", features)
+        checks.rank("features", features, "B N D")
         vectors = [stream.quantized.to(here) for stream in (latents, latents.env) if stream is not None]
         return self.decoder(features.to(here), *vectors, **self._conditions(len(features), text, text_mask))
 

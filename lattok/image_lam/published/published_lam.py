@@ -21,18 +21,19 @@ from lattok.hub.trials import Trial
 from lattok.image_lam.base.bottlenecks import between, fixed_codes
 from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import VideoEncoder
+from lattok.image_lam.base.labelling import VideoEncoder, as_latents
 from lattok.image_lam.base.pair_model import WHITE, PairModel
 from lattok.nn.kmeans import nearest
 from lattok.types import LatentActions
 from lattok.utils import checks
-from lattok.utils.arrays import Values, like
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.options import SavedConfig
 
 ENTRIES = ("state_dict", "model")  # under which a container may hold the weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedConfig:
+class PublishedConfig(SavedConfig):
     """Preprocessing of a published model, and the sizes of its latent actions."""
 
     quantizer: ClassVar[str] = "vq"  # "none": a continuous model
@@ -84,6 +85,10 @@ class PublishedLAM(PairModel, ABC):
         """Make what is in front of the model, by default patches of its pixels."""
         return cls.cut("pixels", *cls.sight(config), patch=config.patch)
 
+    @classmethod
+    def how_made(cls) -> str:
+        return f"lattok convert makes one of published weights. {super(PairModel, cls).how_made()}"
+
     @abstractmethod
     def of_frame(self, features: Tensor) -> Tensor:
         """Turn features [n, N, D] of frames into what their pairs need of them, whichever role they play."""
@@ -98,7 +103,7 @@ class PublishedLAM(PairModel, ABC):
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
         here = self.features.mean
-        return self._predict(features.to(here), latents.quantized.to(here))
+        return self._predict(as_tensor("features", features).to(here), as_latents(latents).quantized.to(here))
 
     @torch.no_grad()
     def encode_features(self, features: Values) -> LatentActions:
