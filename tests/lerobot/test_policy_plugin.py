@@ -15,12 +15,13 @@ import torch
 from packaging.version import Version
 
 import lattok
-from lattok import LattokError, annotate, open_dataset
+from lattok import annotate, open_dataset
 from lattok.action_vq import ResidualVQ
 from lattok.backbones.model import open_backbone
 from lattok.nn.normalize import Normalizer
 from lattok.version import installed
 from tests.data.memory import SPEC, labels_for
+from tests.errors import refused
 from tests.lerobot.policies import batches, lerobot, processors, run_training, script
 
 pytestmark = [
@@ -202,8 +203,7 @@ def test_a_baseline_as_long_as_others_needs_no_codes(point, lerobot_dataset, tmp
     assert policy.model.segments["action"].per_step == 1  # vectors of a step
     (batch,) = batches(smooth, 1, processors(policy)[0])
     assert torch.isfinite(policy(batch)[0])
-    with pytest.raises(LattokError, match="has no `latent.codes`. Its model is continuous"):
-        fresh(smooth, strategy="la_cond")
+    refused("has no `latent.codes`. Its model is continuous", fresh, smooth, strategy="la_cond")
 
 
 def test_a_baseline_needs_no_labels(point, lerobot_dataset, tmp_path):
@@ -214,10 +214,8 @@ def test_a_baseline_needs_no_labels(point, lerobot_dataset, tmp_path):
     loss, logs = policy(batch)
     assert set(logs) == {"action_loss"}
     assert float(loss) == pytest.approx(logs["action_loss"])
-    with pytest.raises(LattokError, match="has no `latent.codes`, `latent.valid`.*lattok annotate"):
-        fresh(plain, strategy="la_cond")
-    with pytest.raises(LattokError, match="`reduction`: expected mean"):
-        policy(batch, reduction="none")
+    refused("has no `latent.codes`, `latent.valid`.*lattok annotate", fresh, plain, strategy="la_cond")
+    refused("`reduction`: expected mean", policy, batch, reduction="none")
 
 
 def test_labels_beside_the_dataset(point, lerobot_dataset, tmp_path):
@@ -284,8 +282,10 @@ def test_a_policy_of_lattok_as_a_checkpoint(given, trained, annotated, dataset, 
     loss.backward()
     assert set(logs) == {"action_loss", "latent_loss", "latent_cosine"}
     torch.testing.assert_close(further.model.action_normalizer.scale, model.action_normalizer.scale)
-    with pytest.raises(LattokError, match="`model`: expected a policy, got Where"):
-        export(importlib.import_module("tests.lerobot.point").Where("video"), tmp_path / "no")
+    refused(
+        "`model`: expected a policy, got Where",
+        lambda: export(importlib.import_module("tests.lerobot.point").Where("video"), tmp_path / "no"),
+    )
 
 
 def test_a_robot(trained, dataset):
@@ -346,8 +346,7 @@ def test_loading_is_strict(trained, tmp_path):
         (folder / "config.json").write_bytes((trained / "config.json").read_bytes())
         safetensors.torch.save_file(tensors, folder / "model.safetensors")
         for strict in (False, True):
-            with pytest.raises(LattokError, match=expected):
-                kind.from_pretrained(folder, strict=strict)
+            refused(expected, kind.from_pretrained, folder, strict=strict)
 
 
 def test_a_checkpoint_without_the_base_model(dataset, tmp_path, monkeypatch):
@@ -395,40 +394,31 @@ def test_a_checkpoint_learns_from_the_labels_that_it_knows(trained, dataset, poi
     meta = lerobot("datasets.lerobot_dataset").LeRobotDatasetMetadata("org/name", root=root)
     loaded = load(trained).config
     loaded.pretrained_path = trained
-    with pytest.raises(LattokError, match="`codebook_size`: expected 8, as in the checkpoint, got 9"):
-        lerobot("policies.factory").make_policy(loaded, ds_meta=meta)
+    refused("`codebook_size`: expected 8, as in", lambda: lerobot("policies.factory").make_policy(loaded, ds_meta=meta))
 
 
 def test_a_checkpoint_may_not_choose_a_folder_of_this_machine(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "theirs")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "backbone": str(tmp_path)}))
-    with pytest.raises(LattokError, match="`backbone` in .*: expected a Hub id: a model may not choose"):
-        load(folder)
+    refused("`backbone` in .*: expected a Hub id: a model may not choose", load, folder)
 
 
 def test_bad_options(dataset):
     modes = lerobot("configs.types").NormalizationMode
-    with pytest.raises(LattokError, match="`normalization_mapping`: expected IDENTITY for everything"):
-        config(normalization_mapping={"ACTION": modes.MEAN_STD})
-    with pytest.raises(LattokError, match="`n_action_steps`: expected at most chunk_size 4, got 5"):
-        config(n_action_steps=5)
-    with pytest.raises(LattokError, match="`strategy`: expected one of baseline"):
-        config(strategy="la")
-    with pytest.raises(LattokError, match=r"`cameras`: expected cameras among observation.images.front, got top"):
-        fresh(dataset, cameras=["top"])
-    with pytest.raises(LattokError, match="`normalize`: expected one of mean_std, quantile, min_max"):
-        fresh(dataset, normalize="other")
-    with pytest.raises(LattokError, match="`peft`: expected none for this policy.*backbone_lora_rank"):
-        fresh(dataset).wrap_with_peft()
+    refused("`normalization_mapping`: expected IDENTITY for", config, normalization_mapping={"ACTION": modes.MEAN_STD})
+    refused("`n_action_steps`: expected at most chunk_size 4, got 5", config, n_action_steps=5)
+    refused("`strategy`: expected one of baseline", config, strategy="la")
+    refused(r"`cameras`: expected cameras among observation.images.front, got top", fresh, dataset, cameras=["top"])
+    refused("`normalize`: expected one of mean_std, quantile, min_max", fresh, dataset, normalize="other")
+    refused("`peft`: expected none for this policy.*backbone_lora_rank", lambda: fresh(dataset).wrap_with_peft())
 
 
 def test_pretrained_backbones_need_newer_packages(dataset):
     """Beside LeRobot 0.4 transformers is too old for them, or not there; the error says what is needed."""
     if Version(installed(["transformers"]).get("transformers", "0")) >= Version("5.4"):
         pytest.skip("transformers is new enough")
-    with pytest.raises(LattokError, match=r"`backbone`: expected .*transformers.* \(pip install .*\[vla\]'\)"):
-        fresh(dataset, backbone="Qwen/Qwen3-VL-2B-Instruct")
+    refused(r"`backbone`: expected .*transformers.* \(pip", fresh, dataset, backbone="Qwen/Qwen3-VL-2B-Instruct")
 
 
 def test_the_schedule():
@@ -458,5 +448,4 @@ def test_a_policy_that_acts_by_tokens_is_trained_saved_loaded_and_goes_on(annota
     assert chunk.shape == (2, H, policy.config.action_dim)
     policy.save_pretrained(tmp_path / "again")
     torch.testing.assert_close(load(tmp_path / "again").predict_action_chunk(seen), chunk, rtol=0, atol=0)
-    with pytest.raises(LattokError, match="an action tokenizer, whose codes head=tokens predicts"):
-        train(annotated, tmp_path / "other", 1, head="tokens")
+    refused("an action tokenizer, whose codes head=tokens", train, annotated, tmp_path / "other", 1, head="tokens")
