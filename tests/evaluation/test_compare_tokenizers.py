@@ -14,7 +14,6 @@ from lattok.evaluation.comparison_of_tokenizers import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.report import Answer
 from lattok.recipes import recipe_for, train
-from lattok.utils.checks import LattokError
 from tests.errors import refused
 from tests.evaluation.worlds import World
 
@@ -122,5 +121,4 @@ def test_what_was_trained_on_these_episodes_or_for_a_trial_is_not_named(bins):
 
 def test_options_that_a_tokenizer_has_no_use_for_are_refused(bins):
     world, models = bins
-    with pytest.raises(LattokError, match="2 bins: `cameras`: expected none for uniform-bins"):
-        compare(world, models, episodes=[2, 5], cameras=("front",))
+    refused("2 bins: `cameras`: expected none for", compare, world, models, episodes=[2, 5], cameras=("front",))

@@ -20,8 +20,8 @@ from lattok.types import (
     VideoLabeller,
     lacks,
 )
-from lattok.utils.checks import LattokError
 from tests import strangers
+from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, World
 from tests.process_jobs import afresh
 
@@ -169,8 +169,7 @@ def test_a_labeller_that_reads_tasks_is_told_that_of_each_frame():
     ],
 )
 def test_labels_that_are_none_are_refused_by_name(changes, says):
-    with pytest.raises(LattokError, match=says):
-        evaluate(Plain(**changes), World(episodes=3, length=12), episodes=[2])
+    refused(says, lambda: evaluate(Plain(**changes), World(episodes=3, length=12), episodes=[2]))
 
 
 def test_a_model_can_what_it_has_all_methods_for():
