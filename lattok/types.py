@@ -85,6 +85,17 @@ class LabelsVideo(Protocol):
     def label_video(self, frames: np.ndarray, stride: Gap = None) -> LatentActions: ...
 
 
+class HoldsLabels(Protocol):
+    """Holds the latent actions of frames by the number of their episode, whatever made them."""
+
+    def stride_frames(self, fps: float) -> int: ...
+    def resize(self, frames: np.ndarray) -> np.ndarray: ...
+    def labels_of(self, episode: int) -> LatentActions: ...
+    def labelled(self, episode: int) -> np.ndarray:
+        """Tell which frames of an episode have a label, bool [T]."""
+        ...
+
+
 class EncodesFeatures(Protocol):
     """Gives the latent actions of frame pairs from features of each frame, so that frames may be changed first."""
 

@@ -14,6 +14,7 @@ from lattok.cli.flags import (
     Device,
     Folder,
     Format,
+    MaybeDataset,
     MaybeFolder,
     Model,
     Models,
@@ -55,10 +56,12 @@ class EvalFlags:
 
 
 def evaluate(
-    model: Model,
-    dataset: Dataset,
-    evaluation: EvalFlags,
+    model: Annotated[str, Arg("MODEL", "Folder of a model, or a Hub id; none with --labels.", positional=True)],
+    dataset: MaybeDataset = None,
+    evaluation: EvalFlags = EvalFlags(),
     out: MaybeFolder = None,
+    labels: str | None = None,
+    stride: str | None = None,
     controls: Literal["quick", "trained"] = "quick",
     revision: Revision = None,
     env: Names = (),
@@ -66,13 +69,18 @@ def evaluate(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Judge a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls.
+    """Judge a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls; or
+    labels that are there already: lattok evaluate DATASET --labels COLUMN_OR_FOLDER.
 
     Writes report.json and report.html.
 
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
     Args:
+        labels: What to judge in place of a model: a column (codes, vectors or actions), a prefix of columns, a folder
+            that annotate wrote, or one of episode_000012.npy.
+        stride: Gap of a frame pair, over which actions are averaged: frames ("16") or seconds ("0.2s"); default: the
+            model's own, or what is known of labels, else 1.
         out: Folder for the report (default: report/ in the model's folder, or here if the model is not a folder).
         controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
             latents; or an inverse dynamics model that sees no later frames.
@@ -83,13 +91,23 @@ def evaluate(
     from lattok.evaluation.evidence import facts_of
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
+    if labels is not None and dataset is None:
+        _evaluate_labels(in_format(model, format), labels, out, {**evaluation.keywords, "stride": stride})
+        return
+    if dataset is None:
+        flags.refuse("lattok evaluate", f" needs DATASET {flags.WHERE.rstrip('.')}, after MODEL.")
+    if labels is not None:
+        flags.refuse(
+            "lattok evaluate",
+            f" takes no model beside labels. Both: lattok compare DATASET --models MODEL --labels {labels}",
+        )
     dataset = in_format(dataset, format)
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
     check_folder(target)
     replaces = (target / REPORT_HTML).exists()
-    options = {**evaluation.keywords, "controls": controls}
+    options = {**evaluation.keywords, "controls": controls, "stride": stride}
     if env:
         from lattok.nn.normalize import for_dataset
 
@@ -105,29 +123,47 @@ def evaluate(
     print(f"Report{', in place of the last one' * replaces}: {target / REPORT_HTML}")
 
 
+def _evaluate_labels(dataset: str, labels: str, out: str | None, options: dict[str, Any]) -> None:
+    from lattok.evaluation.page import REPORT_HTML, check_folder
+
+    target = Path(out) if out else Path.cwd() / "report"
+    check_folder(target)
+    with ProgressBar("evaluate") as progress:
+        report = lattok.evaluate(dataset, labels=labels, out=target, progress=progress.stage, **options)
+    if out:
+        report = replace(report, steps=tuple(step.with_words("evaluate", "--out", out) for step in report.steps))
+    print(checks.printable(report.to_text()))
+    print(f"Report: {target / REPORT_HTML}")
+
+
 def compare(
     dataset: Dataset,
-    models: Models,
     evaluation: EvalFlags,
+    models: Models = (),
+    labels: Names = (),
     out: Folder = "comparison",
     stride: str | None = None,
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Judge latent action models, or action tokenizers, side by side on held-out episodes: report.json, report.html.
+    """Judge latent action models and labels, or action tokenizers, side by side on held-out episodes.
+
+    Writes report.json and report.html.
 
     Example: lattok compare path/to/dataset --models my-lam other-lam org/lam --out comparison
 
     Args:
         models: Folders or Hub ids of latent action models of video, or of action tokenizers; published ones after
             `lattok convert`.
+        labels: Labels that are there already, beside latent action models: columns, prefixes or folders, as
+            `lattok evaluate --labels` takes them.
         out: Folder for the report.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
     """
     from lattok.data.opening import in_format
 
     files.check_writable(Path(out))
-    options = {**evaluation.keywords, "stride": stride, "device": device}
+    options = {**evaluation.keywords, "stride": stride, "device": device, "labels": labels}
     with ProgressBar("compare") as progress:
         report = lattok.compare(in_format(dataset, format), models, out=out, progress=progress.stage, **options)
     print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))

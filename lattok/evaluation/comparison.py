@@ -24,15 +24,18 @@ COMPARED = {"labels": compare_labels, "chunks": compare_tokenizers}  # by the ki
 
 def compare(
     dataset: RobotDataset | str | os.PathLike[str],
-    models: Sequence[Any] | Mapping[str, Any],
+    models: Sequence[Any] | Mapping[str, Any] = (),
     *,
+    labels: Sequence[Any] | Mapping[str, Any] = (),
     device: str | None = None,
     **options: Any,
 ) -> Report:
-    """Judge latent action models, or action tokenizers, on the same episodes: a row for each.
+    """Judge latent action models and labels, or action tokenizers, on the same episodes: a row for each.
 
-    `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
-    to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
+    `labels` are there already, each as `evaluate` takes it: columns and folders, or a mapping of these and of arrays by
+    name. `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other,
+    moved to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded
+    ones.
     A model of video is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras`
     as it has. Other `options` are those of `EvalOptions`; figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
 
@@ -40,7 +43,7 @@ def compare(
     without actions, and where `out` holds something else.
     """
     chosen, dataset = EvalOptions.of(options, "device"), as_dataset(dataset)
-    named, kind = _named(models)
+    named, kind = _named(models, _given(labels, dataset, chosen))
     action_key = chosen.action_key
     if action_key is None or not own_vectors(dataset):
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
@@ -62,17 +65,31 @@ def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
     return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
 
 
-def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], str]:
+def _given(labels: Sequence[Any] | Mapping[str, Any], dataset: RobotDataset, chosen: EvalOptions) -> dict[str, Any]:
+    """Return labels by their names."""
+    if not isinstance(labels, Mapping):
+        texts = isinstance(labels, list | tuple) and all(isinstance(each, str | os.PathLike) for each in labels)
+        if not texts or len({*map(str, labels)}) < len(labels):
+            hint = 'Name arrays: labels={"theirs": ARRAY}.'
+            checks.fail("labels", "different columns or folders, or a mapping by name", f"{labels!r:.60}", hint)
+        labels = {os.fspath(each): each for each in labels}
+    return {str(name): chosen.labelled(dataset, each, str(name)) for name, each in labels.items()}
+
+
+def _named(
+    models: Sequence[Any] | Mapping[str, Any], labels: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, hub.Place | None]], str]:
     """Name the models, loaded or by their place, and the kind of evidence about all of them; none is loaded here."""
-    if isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence) or not models:
+    wrong = isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence)
+    if wrong or not (models or labels):
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     found: dict[str, tuple[Any, hub.Place | None]] = {}
     found_kinds = set[str]()
     given = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
-    for name, model in given:
+    for name, model in [*given, *labels.items()]:
         place = hub.resolve(model, argument="models") if isinstance(model, str | os.PathLike) else None
         known: Any = model if place is None else hub.family_of(place.folder, "models")
-        found_kinds |= {kind.name for kind in kinds_of(known)[:1]} & {*COMPARED} or {"other"}
+        found_kinds |= {name for name in COMPARED for kind in kinds_of(known)[:1] if kind.answers([name])} or {"other"}
         if found_kinds not in ({kind} for kind in COMPARED):
             got = type(model).__name__ if place is None else f"{known.type!r} in {place.folder}"
             checks.fail("models", "latent action models of frame pairs or clips, or action tokenizers alone", got)

@@ -1,5 +1,5 @@
-"""What labels video, side by side on the same held-out episodes, with the probes and controls of `evaluate`: a row for
-each, their controls as columns, and which of them may label.
+"""What labels video, and labels alone, side by side on the same held-out episodes, with the probes and controls of
+`evaluate`: a row for each, their controls as columns, and which of them may label.
 
 Every figure that a single evaluation has is the same one here, under its name after that of the model.
 """
@@ -18,8 +18,8 @@ from torch import Tensor
 from lattok.data import RobotDataset
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
-from lattok.evaluation.evidence.latent_evidence import LABEL, LatentEvidence
-from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence
+from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import next_steps, with_advice
@@ -27,6 +27,7 @@ from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, 
 from lattok.evaluation.questions.readout import MEASURE, only, readout_figures, readout_verdicts
 from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, printed
+from lattok.labels import GivenLabels
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
 from lattok.utils import checks
@@ -39,6 +40,7 @@ FACTS = ("cameras", "stride_frames", "held_out_pairs")
 MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
 MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
+OF_LABELS = "Which of these labels should a policy learn from?"  # where some are there already
 OWN = {"r2": "all", "gain": "gain over the best control"}  # columns, by figure: of all tasks, and of new ones
 OWN |= {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}
 NEW = {"task_r2": "new tasks", "task_gain": "gain over the best control", "r2": "all tasks"}
@@ -80,6 +82,11 @@ class Candidate(NamedTuple):
         return value, None if low is None or high is None else (low, high)
 
     @property
+    def given(self) -> bool:
+        """Whether these are labels that are there already, rather than a model's."""
+        return self.facts["type"] == GivenLabels.type
+
+    @property
     def r2(self) -> float | None:
         """R^2 of its labels over all dimensions; None where the actions never change."""
         return self.figure("r2", self.kind)[0]
@@ -106,10 +113,11 @@ def _candidate(
     named.check_rate(model, dataset)
     case = Case(model, dataset, split, named)
     with case.eval_mode():
-        evidence = LatentEvidence.gather(case, decoded)
+        given = isinstance(model, GivenLabels)
+        evidence = (GivenEvidence if given else LatentEvidence).gather(case, decoded)
         assert evidence.target is not None  # `compare` asks for actions
         probes = probe_rows(evidence, evidence.target)
-        size, speed = _cost(evidence)
+        size, speed = _size(evidence), {} if given else _speed(evidence)
         kind = next(iter(probes))
         against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
@@ -158,10 +166,22 @@ def _figures(evidence: LatentEvidence, probes: Mapping[str, Sequence[ProbeRow]])
     return figures
 
 
+def _size(evidence: LatentEvidence) -> dict[str, float]:
+    """Return the size of labels, and that of a model that gives them, frozen features included."""
+    size, model = dict[str, float](), evidence.model
+    if not isinstance(model, GivenLabels):
+        module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+        held = {tensor.data_ptr(): tensor for tensor in (*module.parameters(), *module.buffers())}.values()
+        size["megabytes"] = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
+        size["parameters"] = float(sum(p.numel() for p in module.parameters()))
+    size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
+    return size | {"stride_frames": float(evidence.source.stride), "cameras": float(len(evidence.source.cameras))}
+
+
 @torch.no_grad()
-def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure a model's size, frozen features included, and on the device where it is how fast it labels. It labels the
-    beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are one frame."""
+def _speed(evidence: LatentEvidence) -> dict[str, Any]:
+    """Measure how fast a model labels, on the device where it is. It labels the beginning of the longest episode,
+    decoded and at its size, a few times. All cameras of a moment are one frame."""
     evidence.case.options.note("speed", 0, 1)
     model, stride, frames = evidence.model, evidence.source.stride, evidence.held_out.frames
     device = getattr(model, "device", torch.device("cpu"))
@@ -178,15 +198,9 @@ def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
         start = time.perf_counter()
         model.label_video(video, stride, **inputs)
         took.append(time.perf_counter() - start)
-    module_like = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
-    held = {tensor.data_ptr(): tensor for tensor in (*module_like.parameters(), *module_like.buffers())}.values()
-    megabytes = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
     evidence.case.options.note("speed", 1, 1)
     peak = None if module is None else module.max_memory_allocated(device) / 1e6
-    size = {"megabytes": megabytes, "parameters": float(sum(p.numel() for p in module_like.parameters()))}
-    size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
-    size |= {"stride_frames": float(stride), "cameras": float(len(evidence.source.cameras))}
-    return size, {"frames_per_second": len(video) / min(took), "device_megabytes": peak, "device": device.type}
+    return {"frames_per_second": len(video) / min(took), "device_megabytes": peak, "device": device.type}
 
 
 def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: dict[str, Any]) -> Report:
@@ -194,9 +208,12 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     first = ranked[0].case
 
     def judge(addresses: list[str]) -> Command:
-        where = first.dataset.address or DATASET
+        where, words = first.dataset.address or DATASET, list[str]()
+        for flag, given in (("--models", False), ("--labels", True)):
+            named = [name for name, each in zip(addresses, candidates, strict=True) if each.given == given]
+            words += [flag, *named] if named else []
         stride = [] if options.stride is None else ["--stride", str(options.stride)]
-        return command("compare", where, "--models", *addresses, *stride, *options.flags)
+        return command("compare", where, *words, *stride, *options.flags)
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     strides = sorted({each.facts["stride_frames"] for each in candidates})
@@ -214,7 +231,8 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
         tuple(table for kind in CONTROLS if (table := _table(candidates, kind, columns)).rows) for columns in (OWN, NEW)
     )
     pictures = () if ranked[0].r2 is None else (_bars(ranked), _picture(candidates))
-    read = Section("What do the labels say about the action?", text, read_tables, pictures, open=True)
+    every = () if len(ranked) == 1 or ranked[0].r2 is None else (_differences(ranked),)
+    read = Section("What do the labels say about the action?", text, (*every, *read_tables), pictures, open=True)
     tasks = Section(
         "Do labels mean the same in other tasks?",
         "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
@@ -231,10 +249,14 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
-    title = f"{checks.counted(len(candidates), 'latent action model')} on {first.dataset.name}"
+    given = sum(each.given for each in candidates)
+    counts = {"latent action model": len(candidates) - given, "set": given}
+    counted = [checks.counted(count, noun) for noun, count in counts.items() if count]
+    title = f"{' and '.join(counted)}{' of labels' if given else ''} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
-    speed = {each.name: each.speed for each in candidates}
-    steps = next_steps(answer, verdicts, first.filled(advise(f"Label data with {ranked[0].name}", LABEL)))
+    speed = {each.name: each.speed for each in candidates if each.speed}
+    use = NOTHING if ranked[0].given else first.filled(advise(f"Label data with {ranked[0].name}", LABEL))
+    steps = next_steps(answer, verdicts, use)
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
 
@@ -252,23 +274,25 @@ def _reading(ranked: Sequence[Candidate]) -> str:
 
 def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
     best, value = ranked[0], ranked[0].r2
+    given = any(each.given for each in ranked)
+    question, what = (OF_LABELS, "labels") if given else (QUESTION, "models")
     if value is None:
-        return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
+        return Answer(question, None, "That cannot be told: the actions of these episodes never change.")
     if text := doubted({each.name: each.verdicts for each in ranked}):
-        return Answer(QUESTION, None, text)
+        return Answer(question, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
     shown = f"(R² {printed(value, '.2f')})."
     if (count := best.bootstrap.count) < FEW_HELD_OUT:
         text = f"That cannot be told: {only(count)} held out, and {FEW_EPISODES}."
-        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown}", hold_out)
+        return Answer(question, None, f"{text} Here {says} most about the action {shown}", hold_out)
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
-        return Answer(QUESTION, False, f"{text} {shown}")
+        return Answer(question, False, f"{text} {shown}")
     if len(ranked) == 1:
-        return Answer(QUESTION, against, f"{says} most about the action {shown}")
+        return Answer(question, against, f"{says} most about the action {shown}")
     if len(strides) > 1 or len({each.bootstrap.count for each in ranked}) > 1:
-        text = "That cannot be told: the models are asked about different strides or episodes. Give a stride"
-        return Answer(QUESTION, None, f"{text} to ask all about the same. By its own, {says} most {shown}")
+        text = f"That cannot be told: the {what} are asked about different strides or episodes. Give a stride"
+        return Answer(question, None, f"{text} to ask all about the same. By its own, {says} most {shown}")
     near = ranked[1]
     gain = value - (near.r2 or 0.0)
     span = best.bootstrap.interval(best.draws - near.draws)
@@ -277,8 +301,33 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
     if holds:
         caveat = "" if against else " Mind that its lead over the best control is within the noise."
-        return Answer(QUESTION, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
-    return Answer(QUESTION, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
+        return Answer(question, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
+    return Answer(question, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
+
+
+def _differences(ranked: Sequence[Candidate]) -> Table:
+    """Put all in one table, the best first, each by what it is compared by; differences are over the same draws."""
+    best, rows = ranked[0], []
+    for each in ranked:
+        cells = [each.figure("r2", each.kind), (None, None)]
+        if each is not best and each.r2 is not None and best.r2 is not None:
+            span = (
+                best.bootstrap.interval(each.draws - best.draws)
+                if each.bootstrap.count == best.bootstrap.count
+                else None
+            )
+            cells[1] = each.r2 - best.r2, span
+        cells += [each.figure(what, each.kind) for what in ("gain", "task_r2")]
+        cells.append((each.figures.get(f"r2_from_latents/{AS_THEY_ARE}"), None))
+        values, spans = zip(*cells, strict=True)
+        rows.append(TableRow(each.name, f"{each.name}, {each.kind}", values, control=False, intervals=spans))
+    columns = ("R²", f"less than {best.name}", "gain over the best control", "new tasks", "without a probe")
+    shown = [i for i in range(len(columns)) if any(row.values[i] is not None for row in rows)]
+    rows = [
+        replace(row, values=tuple(row.values[i] for i in shown), intervals=tuple(row.intervals[i] for i in shown))
+        for row in rows
+    ]
+    return Table("R² of all, the best first", tuple(columns[i] for i in shown), tuple(rows), "higher", digits="+.2f")
 
 
 def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str]) -> Table:

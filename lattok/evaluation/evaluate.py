@@ -19,9 +19,10 @@ HEADLINE = 2  # questions whose findings it repeats
 
 
 def evaluate(
-    model: Any,
-    dataset: RobotDataset | str | os.PathLike[str],
+    model: Any = None,
+    dataset: RobotDataset | str | os.PathLike[str] | None = None,
     *,
+    labels: Any = None,
     controls: Literal["quick", "trained"] = "quick",
     control_loop: LoopOptions | None = None,
     rollouts: Mapping[str, Any] | None = None,
@@ -31,6 +32,11 @@ def evaluate(
 
     It is an action tokenizer, a latent action model, an inverse dynamics model or a policy, of any package: what is
     asked depends on its methods (the protocols in `lattok.types`), and the report names what could not be asked.
+
+    Labels that are there already are judged without a model: `evaluate(dataset, labels=...)`. They are codes, vectors
+    or actions: a column of the dataset or the prefix of several (`latent`), a folder that `annotate` wrote or one of
+    `episode_000012.npy`, an array of all frames [F, n], or a list of arrays, one for each episode
+    (`lattok.labels.given_labels` says which rows an episode may have).
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
     `max_episodes`, `seed`, `progress`, `overwrite`, `any_rate`. With `out`, writes `report.json` and `report.html`
@@ -43,7 +49,16 @@ def evaluate(
     """
     chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts")
     checks.one_of("controls", controls, ("quick", "trained"))
+    if labels is not None and dataset is None:  # evaluate(dataset, labels=...)
+        model, dataset = None, model
+    if labels is not None and model is not None:
+        hint = "lattok.compare(dataset, [MODEL], labels=...) judges both."
+        checks.fail("labels", "none beside a model", "both", hint)
+    if dataset is None:
+        checks.fail("dataset", "a dataset, a path or a Hub id", "none")
     model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
+    if labels is not None:
+        model = chosen.labelled(dataset, labels)
     if not (kinds := kinds_of(model)):
         expected = "an action tokenizer, a latent action model, an inverse dynamics model or a policy"
         got = model.type if isinstance(getattr(model, "type", None), str) else type(model).__name__
@@ -61,7 +76,7 @@ def evaluate(
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():
         evidence, found = {kind.name: kind.cls.gather(case) for kind in kinds}, list[Outcome | None]()
-        asked_of = [(each, name) for each in in_order() for name in evidence if name in each.of]
+        asked_of = [(each, kind.name) for each in in_order() for kind in kinds if kind.answers(each.of)]
         missing = {each.name: lacks(model, *each.needs) for each, _ in asked_of}
         asked_of = [(each, name) for each, name in asked_of if not missing[each.name]]
         for question, name in asked_of:
@@ -69,7 +84,8 @@ def evaluate(
             found.append(question.ask(evidence[name]))
         chosen.note("questions", len(found), len(asked_of))
     if any(missing.values()):
-        reasons = {name: f"the model has no {' or '.join(these)}" for name, these in missing.items() if these}
+        whose = "labels alone have" if labels is not None else "the model has"
+        reasons = {name: f"{whose} no {' or '.join(these)}" for name, these in missing.items() if these}
         provenance["not_asked"] = reasons
     report = _report([*evidence.values()], [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:

@@ -60,7 +60,7 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
 
 UNUSABLE = {  # flags of verbs like them
     "inspect": ["--batch-size", "--device", "--config"],
-    "evaluate": ["--batch-size", "--stride", "--horizon", "--config"],
+    "evaluate": ["--batch-size", "--horizon", "--config"],
     "annotate": ["--batch-size", "--stride", "--horizon", "--episodes", "--state-key", "--config"],
     "train action-vq": ["--cameras", "--state-key", "--stride", "--features", "--study", "--stage", "--crop"],
     "train residual-vq": ["--cameras", "--mix", "--batch-size", "--device", "--schedule", "--study"],

@@ -228,7 +228,7 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     assert main([*words, str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     text = capsys.readouterr().out
     assert text.startswith("Which of these models should label this dataset?")
-    assert "R² of codes (higher is better)" in text
+    assert "R² of all, the best first (higher is better)" in text
     assert text.endswith(f"Report: {tmp_path / 'out' / 'report.html'}\n")
     lattok.train(recipe_for(UniformBins).from_preset(dataset.root, tmp_path / "bins", horizon=2))
     capsys.readouterr()

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from lattok.data import RobotDataset, select_episodes
+from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.alike import check_cameras, note_rate
 from lattok.data.copies import with_copies
 from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
+from lattok.labels import GivenLabels, given_labels
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
-from lattok.types import Episode, LabelsVideo, lacks
+from lattok.types import Episode, HoldsLabels, LabelsVideo, lacks
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise
 from lattok.utils.registry import Registry
@@ -94,7 +95,7 @@ class EvalOptions:
 
     def seen_by(self, model: Any) -> "EvalOptions":
         """Keep as many cameras as a model sees; raises `LattokError` for fewer, and for what it has no use for."""
-        own = None if lacks(model, LabelsVideo) else model.cameras
+        own = None if lacks(model, LabelsVideo) and lacks(model, HoldsLabels) else model.cameras
         for name in ("cameras", "stride"):
             if own is None and getattr(self, name) is not None:
                 checks.fail(name, f"none for {model.type}, which has no choice of them", f"{getattr(self, name)!r:.60}")
@@ -104,6 +105,16 @@ class EvalOptions:
         checks.size("cameras", "names, as many as the model sees", len(cameras), len(own))
         check_cameras(self.cameras, own)
         return replace(self, cameras=cameras)
+
+    def labelled(self, dataset: RobotDataset, labels: Any, name: str = "") -> GivenLabels:
+        """Return given labels as a labeller, whose controls see the cameras asked for, or all."""
+        found = given_labels(dataset, labels, name)
+        if self.action_key is not None and found.column == self.action_key:
+            hint = "Name the column that they are compared with: action_key."
+            checks.fail("labels", "others than the actions that judge them", f"{found.column!r}", hint)
+        if self.cameras is not None:
+            found.cameras = camera_keys(dataset, self.cameras)
+        return found
 
     @property
     def flags(self) -> list[str]:
@@ -207,6 +218,9 @@ class Case:
             flags += prefix_flags(self.dataset, "inferred" if fills else "latent")
             return command.filled(places, [*flags, *self.options.seen])
         if command.verb == "evaluate":
+            if isinstance(self.model, GivenLabels):
+                words = (self.dataset.address or DATASET, "--labels", self.model.address)
+                return Command(command.verb, (*words, *self.options.chosen, *self.options.flags))
             again = self.options.chosen if "--controls" in command.words else []  # the same once more
             return command.filled(places, [*again, *self.options.flags])
         return command.filled(places).extended(*(self.options.flags if command.verb == "compare" else ()))
@@ -252,6 +266,10 @@ class EvidenceKind:
 
     def __repr__(self) -> str:
         return f"{self.cls.__module__}.{self.cls.__qualname__}"
+
+    def answers(self, kinds: Collection[str]) -> bool:
+        """Tell whether questions of these kinds of evidence are asked of this one: it is one of them, or a subclass."""
+        return any(issubclass(self.cls, EVIDENCE[name].cls) for name in kinds if name in EVIDENCE)
 
     def fits(self, model: Any) -> bool:
         """Tell whether a model, or a class of models, gives such evidence."""

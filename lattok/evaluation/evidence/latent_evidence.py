@@ -24,11 +24,12 @@ from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, 
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, labels_only
 from lattok.image_lam import TrainedPairModel
+from lattok.labels import GivenLabels
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
-from lattok.types import Episode, InfersActions, LabelsVideo, StartsAfresh, lacks
+from lattok.types import Episode, HoldsLabels, InfersActions, LabelsVideo, StartsAfresh, lacks
 from lattok.utils import checks
-from lattok.utils.commands import DATASET, MODEL, advise, command
+from lattok.utils.commands import DATASET, MODEL, NOTHING, advise, command
 
 ITERATIONS = 50
 FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory
@@ -298,7 +299,9 @@ class LatentEvidence(Evidence):
     @property
     def inputs(self) -> dict[str, Callable[[Any], Tensor]]:
         """What probes read from latent actions of the model, [n, d] each; only what it has."""
-        found: dict[str, Callable[[Any], Tensor]] = {"latents": lambda x: x.latents.flatten(1)}
+        found = dict[str, Callable[[Any], Tensor]]()
+        if self.held_out.latents.latents.shape[1]:
+            found["latents"] = lambda x: x.latents.flatten(1)
         if self.codes:
             found["codes"] = lambda x: one_hot(x.codes, self.size)
         if self.held_out.latents.env is not None:
@@ -315,3 +318,12 @@ class LatentEvidence(Evidence):
         pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
         frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
         return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds[1]}
+
+
+@register_evidence("given", of=(HoldsLabels,), place=40)
+class GivenEvidence(LatentEvidence):
+    """The same about labels that are there already."""
+
+    kind = GivenLabels.type
+    asks = "May a policy learn from these labels?"
+    use = NOTHING

@@ -23,6 +23,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel, PairModel
 from lattok.image_lam.clips import ClipLAM
+from lattok.labels import GivenLabels
 from lattok.samples import FramePairs, PairLabels
 from lattok.types import EncodesFeatures, LatentActions, PredictsFrames, VideoLabeller, join
 from lattok.utils import checks
@@ -99,7 +100,7 @@ class PairSet:
 
     @property
     def text(self) -> str:
-        spaced = ", evenly spaced" if len(self.rows) < len(self.frames) else ""
+        spaced = ", evenly spaced" if len(self.rows) in MAX_PAIRS and len(self.rows) < len(self.frames) else ""
         return f"{out_of(len(self.rows), len(self.frames))}{spaced}"
 
     @property
@@ -200,7 +201,8 @@ def read_pair_set(
     `fresh` is the model untrained, or None.
     """
     sight, frames = Sight.of(model), source.pairs(model, episodes)
-    rows = evenly(len(frames), most).numpy()
+    kept = _labelled(model, frames)
+    rows = kept[evenly(len(kept), most).numpy()]
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = sight.side(min(MAX_FRAME_NUMBERS, MAX_SPLIT_NUMBERS // len(used)))
     features = torch.empty(len(used), sight.views * grid**2 * sight.features.dim)
@@ -229,6 +231,22 @@ def read_pair_set(
     return PairSet(sight, frames, rows, features, first, second, change, moved, latents, next(iter(untrained), None))
 
 
+def _labelled(model: Any, frames: FramePairs) -> np.ndarray:
+    """List the pairs [n] whose first frame has a label: of what labels video all."""
+    if not isinstance(model, GivenLabels):
+        return np.arange(len(frames))
+    known = {index: model.labelled(index) for index in np.unique(frames.episode_of).tolist()}
+    pairs = zip(frames.episode_of.tolist(), frames.frame_of.tolist(), strict=True)
+    kept = np.flatnonzero([known[episode][frame] for episode, frame in pairs])
+    if not len(kept):
+        checks.fail(
+            "labels", f"labels of frames from which another is {frames.stride} later", "none", "Give a shorter stride."
+        )
+    if len(kept) < len(frames):
+        checks.note(f"{model.source}: {len(frames) - len(kept)} of {len(frames)} pairs have no label and are left out")
+    return kept
+
+
 def _labels(
     model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor, position: Sequence[Tensor]
 ) -> LatentActions:
@@ -246,7 +264,10 @@ def _labels(
     if model.reads_task:
         moments = np.arange(last - first + 1).clip(max=len(whole) - 1)  # none of the last ones begins a pair
         inputs = {"task": [frames.tasks[i] for i in frames.task_of[whole[moments]]]}
-    labels = model.label_video(np.asarray(frames.frames[first : last + 1]), frames.stride, **inputs)
+    if isinstance(model, GivenLabels):
+        labels = model.labels_of(int(frames.episode_of[pairs[0]]))
+    else:
+        labels = model.label_video(np.asarray(frames.frames[first : last + 1]), frames.stride, **inputs)
     what = f"labels of {model.type or type(model).__name__}"
     checked = _checked(labels, what, last - first + 1, model.codebook_size or 0)
     return to_cpu(take_rows(checked, torch.from_numpy(frames.first[pairs] - first)))

@@ -1,17 +1,27 @@
-"""What linear probes read of the action from a model's codes and latents, and from the controls of either."""
+"""What linear probes read of the action from a model's codes and latents, and from the controls of either.
+
+Two controls are made of the labels themselves:
+
+another episode's   the label at the same share of another episode of the task, of training     task and moment alone
+the label before    of the latest pair that ends where this one begins, zeros without one       what is past alone
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.data.instructions import task_group
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot
+from lattok.evaluation.evidence.pair_set import PairSet
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot, score
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.report import Interval, TableRow
 from lattok.evaluation.wording import NEEDS_TRAINING, NO_START, NOT_TRAINED
+from lattok.labels import GivenLabels
 
 PREFIXES = {"linear": "", "task_linear": "task_"}  # of figures, by kind of probe: all held-out episodes, new tasks
 OWN = {  # what is read of the model itself
@@ -20,6 +30,12 @@ OWN = {  # what is read of the model itself
     "latents": "latents before quantization",
     "env_latents": "environment latents",
 }
+OF_LABELS = {  # controls that are made of the labels
+    "other_episode": "labels of another episode, same task and moment",
+    "label_before": "label of the pair before",
+}
+APART = (LABELS_ONLY, NO_LATER, *OF_LABELS)  # controls that say something else than whether to take the model
+AS_THEY_ARE = "as_actions"  # labels as wide as actions, of one frame each, compared without a probe
 PLAIN = {  # controls in words for a reader who has not met them, and in such that fit next to a bar
     "residual_kmeans": ("simple clustering of frame changes", "frame clusters"),
     "flow_kmeans": ("simple motion clustering", "motion clusters"),
@@ -96,7 +112,24 @@ def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[Probe
     for number, (row, inputs) in every.items():
         rows[number] = row if row.not_run else row._replace(scores=_scores(evidence, target, inputs))
         evidence.case.options.note("probes", len(rows), len(every))
-    return {kind: [rows[id(each)] for each in inputs] for kind, inputs in asked.items() if inputs}
+    found = {kind: [rows[id(each)] for each in inputs] for kind, inputs in asked.items()}
+    if (known := _as_they_are(evidence, target)) is not None:
+        found["latents"].insert(1, known)
+    return found
+
+
+def _as_they_are(evidence: LatentEvidence, target: Target) -> ProbeRow | None:
+    """Compare given labels with actions as they are, without a probe, where they have the same number of dimensions."""
+    labels = evidence.held_out.latents.latents.flatten(1).double()
+    if (
+        not isinstance(evidence.model, GivenLabels)
+        or labels.shape[1] != target.held_out.shape[1]
+        or evidence.source.stride > 1
+    ):
+        return None
+    probe = score(labels, target.held_out.double(), target.train.double())
+    scores = {"linear": Score.of(probe, evidence.bootstrap, evidence.space)}
+    return ProbeRow(AS_THEY_ARE, "labels as they are, without a probe", scores, control=False)
 
 
 def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
@@ -110,8 +143,8 @@ def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor]) ->
 
 
 def rivals_of(rows: Sequence[ProbeRow]) -> list[ProbeRow]:
-    """List the controls that the model is asked to beat."""
-    return [row for row in rows if row.control and not row.reference and row.key not in (LABELS_ONLY, NO_LATER)]
+    """List the controls that the model is asked to beat: what learned nothing, or sees less."""
+    return [row for row in rows if row.control and not row.reference and row.key not in APART]
 
 
 def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow | None:
@@ -124,7 +157,7 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     train, held_out, change = evidence.train, evidence.held_out, evidence.change
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
-    equal = min(train.latents.latents.flatten(1).shape[1], change.train.shape[1])
+    equal = max(1, min(train.latents.latents.flatten(1).shape[1], change.train.shape[1]))
     unlimited: list[Input] = [
         (ProbeRow("current_frame", f"current frame only (PCA {scene_width})"), scene.first(scene_width)),
         (ProbeRow("mean", "mean action"), [torch.zeros(len(x.rows), 1) for x in (train, held_out)]),
@@ -155,4 +188,43 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     else:
         moved = ProbeRow("proprio_change", "change of proprioception (reads the robot's own sensors)", reference=True)
         continuous += [(row, (train.states, held_out.states)), (moved, (train.state_change, held_out.state_change))]
-    return {"codes": [*discrete, labelled[0], *unlimited] if discrete else [], "latents": [*continuous, *unlimited]}
+    picks, kinds = evidence.inputs, {"codes": [*discrete, labelled[0]], "latents": continuous}
+    found = dict[str, list[Input]]()
+    for kind, rows in kinds.items():
+        if kind in picks:
+            labels = picks[kind](train.latents), picks[kind](held_out.latents)
+            found[kind] = [*rows, *unlimited, *_of_labels(evidence, *labels)]
+    return found
+
+
+def _of_labels(evidence: LatentEvidence, train: Tensor, held_out: Tensor) -> list[Input]:
+    """Make the controls that are made of the labels themselves, [n, d] and [N, d]."""
+    splits = {id(evidence.train): train, id(evidence.held_out): held_out}
+    others = [train[_partners(evidence, pairs)] for pairs in (evidence.train, evidence.held_out)]
+    before = [_before(pairs, splits[id(pairs)]) for pairs in (evidence.train, evidence.held_out)]
+    return [(ProbeRow(*named), inputs) for named, inputs in zip(OF_LABELS.items(), (others, before), strict=True)]
+
+
+def _partners(evidence: LatentEvidence, pairs: PairSet) -> Tensor:
+    """Find for each pair a training pair of the next other episode of its task, at the same share of it; of any task
+    where there is no other."""
+    task_of = {episode.index: task_group(episode) for episode in evidence.case.dataset.episodes}
+    places = {
+        int(index): np.flatnonzero(evidence.train.episode_of == index) for index in np.unique(evidence.train.episode_of)
+    }
+    found = np.empty(len(pairs.rows), dtype=np.int64)
+    for episode in np.unique(pairs.episode_of).tolist():
+        others = [index for index in places if index != episode] or [*places]
+        others = [index for index in others if task_of[index] == task_of[episode]] or others
+        there = places[next((index for index in others if index > episode), others[0])]
+        here = np.flatnonzero(pairs.episode_of == episode)
+        found[here] = there[np.linspace(0, len(there) - 1, len(here)).round().astype(np.int64)]
+    return torch.from_numpy(found)
+
+
+def _before(pairs: PairSet, labels: Tensor) -> Tensor:
+    """Take for each pair the label [n, d] of the latest one of its episode that ends where it begins, or earlier."""
+    first, episodes = pairs.frames.first[pairs.rows], pairs.episode_of
+    last = np.searchsorted(first, first - pairs.frames.stride, side="right") - 1
+    known = (last >= 0) & (episodes[last] == episodes)
+    return labels[torch.from_numpy(np.where(known, last, 0))] * torch.from_numpy(known)[:, None]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import GivenEvidence, LatentEvidence
 from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
@@ -126,10 +126,12 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
     if against is None or best is None:
         return None
     value, rival = (printed(row.value("linear", 0) or 0.0, ".2f") for row in (own, best))
+    given = isinstance(evidence, GivenEvidence)  # nothing says what made them, and from which episodes
+    where, whose = ("held-out episodes", "the") if given else ("episodes it has not seen", "its")
     texts = {
-        True: f"Yes: on episodes it has not seen, its {kind} say more about the robot's action than {best.plain}",
-        None: f"It makes no clear difference: its {kind} say about as much about the action as {best.plain}",
-        False: f"No: {best.plain} says as much about the action as its {kind} do",
+        True: f"Yes: on {where}, {whose} {kind} say more about the robot's action than {best.plain}",
+        None: f"It makes no clear difference: {whose} {kind} say about as much about the action as {best.plain}",
+        False: f"No: {best.plain} says as much about the action as {whose} {kind} do",
     }
     return decision(evidence, against, texts, f"R² {value} against {rival}", "held out")
 

@@ -1,0 +1,145 @@
+"""Labels that are there already are judged without a model: as it is through one, at any rate, beside one another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.cli import main
+from lattok.evaluation import compare, evaluate
+from lattok.labels import given, given_labels
+from tests.errors import refused
+from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, tiny_lam
+
+HELD_OUT: dict[str, Any] = {"episodes": [1, 2, 3, 6, 7]}
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(tasks=2)
+
+
+@pytest.fixture(scope="module")
+def oracle(world) -> Any:
+    return tiny_lam(Oracle, world, tokens=3)
+
+
+@pytest.fixture(scope="module")
+def codes(world, oracle) -> np.ndarray:
+    """Codes of all frames [F, 3], as whoever has the model makes them."""
+    later = np.arange(40).clip(max=35) + STRIDE
+    pairs = (torch.from_numpy(np.stack([video, video[later]], 1)) for video in world.video)
+    with torch.no_grad():
+        return np.concatenate([oracle.encode_features(oracle.frame_features(each)).codes.numpy() for each in pairs])
+
+
+@pytest.mark.usefixtures("short_mlps")
+def test_codes_are_judged_as_they_are_through_their_model(world, oracle, codes):
+    through, alone = evaluate(oracle, world, **HELD_OUT), evaluate(world, labels=codes, stride=STRIDE, **HELD_OUT)
+    same = [
+        key
+        for key in alone.figures
+        if key.endswith(("/codes", "/model", "/ceiling", "/other_episode", "/label_before"))
+    ]
+    assert len(same) >= 18
+    assert {key: alone.figures[key] for key in same} == {key: through.figures[key] for key in same}
+    assert answer_of(alone).question == "May a policy learn from these labels?"
+    assert answer_of(alone).holds is answer_of(through).holds is True
+    assert {*alone.provenance["not_asked"]} == {"dependence", "distractor", "transfer"}
+    assert not any("latents" in key for key in alone.figures)
+
+
+def test_controls_of_labels_are_those_of_numpy(world, codes):
+    """The labels of another episode hold nothing of this one, and those before nothing of what follows."""
+    figures = evaluate(world, labels=codes, stride=STRIDE, **HELD_OUT).figures
+    assert figures["r2_from_codes/codes"] > 0.4
+    assert max(figures["r2_from_codes/other_episode"], figures["r2_from_codes/label_before"]) < 0.1
+    states = evaluate(world, labels=[*world.actions.cumsum(1)], stride=STRIDE, **HELD_OUT).figures
+    assert states["r2_from_latents/latents"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("rows_of", "expected"),
+    [
+        (lambda rows: rows, lambda rows: rows),
+        (lambda rows: rows[:-3], lambda rows: rows[:-3]),
+        (lambda rows: rows[::4], lambda rows: rows[np.arange(len(rows)) // 4 * 4]),
+        (lambda rows: rows[: len(rows) // 3 * 3 : 3], lambda rows: rows[np.arange(len(rows)) // 3 * 3]),
+        (lambda rows: np.repeat(rows, 2, axis=0), lambda rows: np.concatenate([rows, rows], 1)),
+    ],
+)
+def test_rows_of_any_rate_are_those_of_their_frames(world, rows_of, expected):
+    every = [np.random.default_rng(i).normal(size=(40, 2)).astype(np.float32) for i in range(10)]
+    given = given_labels(world, {i: rows_of(rows) for i, rows in enumerate(every)})
+    for i, rows in enumerate(every):
+        known, wanted = given.labelled(i), expected(rows)
+        assert known.sum() in (len(wanted), 39)  # of 40 frames, the last of which begins no third
+        np.testing.assert_array_equal(given.labels_of(i).latents[known, 0], wanted[: known.sum()])
+
+
+def test_actions_of_a_foreign_script_stand_beside_others_in_one_table(world, codes, tmp_path):
+    noise = np.random.default_rng(0).normal(scale=0.3, size=world.actions.shape)
+    for i, rows in enumerate(world.actions + noise):
+        np.save(tmp_path / f"episode_{i:06d}.npy", rows)
+    labels = {"theirs": tmp_path, "ours": world.actions + noise[::-1] / 2, "codes": codes}
+    report = compare(
+        world,
+        labels={k: v if k == "theirs" else list(v.reshape(10, 40, -1)) for k, v in labels.items()},
+        stride=1,
+        **HELD_OUT,
+    )
+    judged = HELD_OUT["episodes"]
+    train = np.delete(world.actions, judged, 0)[:, :-1].reshape(-1, 3)
+    true, off = (each[judged, :-1].reshape(-1, 3) for each in (world.actions, noise))
+    wanted = 1 - (off**2).sum(0) / ((true - train.mean(0, dtype=np.float64)) ** 2).sum(0)
+    assert report.figures["theirs/r2_from_latents/as_actions"] == pytest.approx(wanted.mean(), abs=1e-6)
+    table = json.loads(report.to_json())["sections"][0]["tables"][0]
+    assert [row["key"] for row in table["rows"]] == ["ours", "theirs", "codes"]
+    assert table["rows"][1]["intervals"]["less than ours"][1] < 0
+    assert answer_of(report).text.startswith("ours, whose latents say most")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("actoin", "a column of planted, or a folder of labels"),
+        ("action", "others than the actions that judge them"),
+        (np.zeros((3, 2)), r"400 rows, one for each frame of planted"),
+        ([np.zeros((n, 2)) for n in (40, 39, *[40] * 8)], "a row for each frame"),
+        ({0: np.zeros((40, 2))}, "labels of all 10 episodes"),
+        (np.full((400, 2), np.nan), "labels of frames from which another is 1 later"),
+        (np.tile([3, -1], (400, 1)), "as many codes in every row"),
+        (np.full((400, 1), "a"), "an array of real numbers"),
+        (np.arange(400)[:, None] * 10**9, "at most 50 different codes"),
+    ],
+)
+def test_what_is_no_label_is_refused_by_name(world, labels, says, monkeypatch):
+    monkeypatch.setattr(given, "MOST_DIFFERENT", 50)
+    refused(says, evaluate, world, labels=labels, **HELD_OUT)
+
+
+def test_missing_labels_are_left_out_and_said(world, codes, capsys):
+    known = codes.astype(float)
+    known[:40] = np.nan
+    report = evaluate(world, labels=known, stride=STRIDE, **HELD_OUT)
+    assert "36 of 180 pairs have no label" in capsys.readouterr().err
+    assert report.provenance["training_pairs"] == "144 of 180"
+
+
+@pytest.mark.ci
+def test_from_the_command_line(make_dataset, tmp_path, capsys):
+    root = make_dataset([12, 15, 11, 14]).root
+    tiny_lam(stride="3").save_pretrained(tmp_path / "lam")
+    assert main(["annotate", str(root), "--model", str(tmp_path / "lam"), "--out", str(tmp_path / "labelled")]) == 0
+    assert main(["evaluate", str(root), "--labels", str(tmp_path / "labelled"), "--out", str(tmp_path / "report")]) == 0
+    assert "May a policy learn from these labels?" in capsys.readouterr().out
+    assert Path(tmp_path / "report" / "report.html").is_file()
+    words = ["compare", str(root), "--models", str(tmp_path / "lam"), "--labels", "observation.state"]
+    assert main([*words, "--stride", "3", "--out", str(tmp_path / "both")]) == 0
+    figures = json.loads((tmp_path / "both" / "report.json").read_text())["figures"]
+    assert figures["observation.state/latent_width"] > 0 < figures["lam/parameters"]
+    assert main(["evaluate", str(tmp_path / "lam"), str(root), "--labels", "latent"]) == 2
+    assert main(["evaluate", str(tmp_path / "lam")]) == 2
