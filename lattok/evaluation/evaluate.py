@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from lattok.data import RobotDataset, as_dataset
 from lattok.evaluation.evidence import Case, EvalOptions, Evidence, kinds_of, provenance_of
 from lattok.evaluation.page import check_place, write
-from lattok.evaluation.questions import answer, in_order, next_steps, with_advice
+from lattok.evaluation.questions import answer, heaviest, in_order, next_steps, with_advice
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
@@ -99,7 +100,9 @@ def _report(every: Sequence[Evidence], outcomes: list[Outcome], provenance: Mapp
     readings = [outcome.headline or outcome.sections[0].reading for outcome in shown]
     verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case)
     decisions = [outcome.decision for outcome in outcomes if outcome.decision is not None]
-    found = answer(evidence.asks, decisions, verdicts)
+    found, decided = answer(evidence.asks, decisions, verdicts), heaviest(decisions)
+    by = None if decided is None else decided.by
+    verdicts = tuple(replace(each, decides=each.about is by) for each in verdicts)
     said = "" if found is None else found.text  # stands right above
     return Report(
         kind=evidence.kind,

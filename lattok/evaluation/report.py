@@ -18,6 +18,7 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Figures = Mapping[str, float]
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
+DECIDES = " (this decides the answer)"
 LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
 
 
@@ -145,6 +146,7 @@ class Verdict:
     holds: bool | None  # None: not decided, e.g. because a control was not run
     about: Criterion
     advice: Advice = NOTHING  # what to do about it with this model
+    decides: bool = False  # the answer is Yes only where this one holds
 
     @property
     def key(self) -> str:
@@ -153,13 +155,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a question says to the answer of a report; the gravest of all questions decides."""
+    """What a question says to the answer of a report; the gravest of all questions decides. It says Yes only where the
+    verdict `by` holds, if it names one."""
 
     weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed, 25: learnable, 20: others
     holds: bool | None
     text: str
     caveats: bool = True  # those of verdicts that fall short follow
     way_out: Advice = NOTHING  # stands last
+    by: Criterion | None = None  # what its verdict is about
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,7 @@ class Report:
         """Print answer, headline and verdicts for a terminal, with options and commands as they are typed."""
         marks = {True: "+", False: "-", None: "?"}
         lines = [*self._answer, *lines_of(self.headline, WIDTH), "", *lines_of(LEGEND, WIDTH)]
-        points = [f"{marks[verdict.holds]} {verdict.text}" for verdict in self.verdicts]
+        points = [f"{marks[each.holds]} {each.text}{DECIDES * each.decides}" for each in self.verdicts]
         for name, reason in self.provenance.get("not_asked", {}).items():
             points.append(f"? {name.replace('_', ' ')}: not asked, {reason}")
         for point in points:

@@ -352,7 +352,7 @@ def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said
     said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
     assert "That cannot be told: only 2 episodes were held out, and fewer than five episodes have no interval" in report
-    assert "Record 15 episodes or more, of which 5 judge." in report
+    assert "Record 15 episodes or more, of which 5 judge: you have 6." in report
 
 
 def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said: Said):

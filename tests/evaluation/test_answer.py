@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lattok.evaluation import evaluate
@@ -85,7 +86,7 @@ def test_what_else_speaks_against_it_is_named_the_heaviest_first():
         (tokenizer(0.004, kmeans=0.03, uniform_bins=0.09, fast=0.01, mean=1.0), True, "Yes. It loses 0.4 %"),
         (
             tokenizer(0.04, kmeans=0.034, uniform_bins=0.045, fast=0.01, mean=1.0),
-            True,
+            None,
             f"Yes as a target for supervision, no as a codec that stores or replays actions. {FOUR}.",
         ),
         (
@@ -105,6 +106,26 @@ def test_what_else_speaks_against_it_is_named_the_heaviest_first():
 def test_a_tokenizer_is_judged_as_a_target_and_as_a_codec(found, holds, begins):
     assert found.holds is holds
     assert found.text.startswith(begins)
+
+
+def test_yes_needs_the_verdict_that_decides_to_hold():
+    by, text = verdict("acted_by", False), "Yes. It does."
+    with pytest.raises(ValueError, match="acted_by does not hold"):
+        answer("May I?", [Decision(20, True, text, by=by.about)], [by])
+    assert answer("May I?", [Decision(20, True, text)], [by]) == Answer("May I?", True, text)
+    report = evaluate(tiny_lam(Oracle, world := World(episodes=16, length=24)), world)
+    (deciding,) = [each for each in report.verdicts if each.decides]
+    assert (deciding.key, deciding.holds) == ("codes_against_controls", answer_of(report).holds)
+    assert f"{deciding.text} (this decides the answer)" in render(report)
+
+
+def test_known_episodes_are_counted_where_too_few_judge():
+    world = World(episodes=48, length=24, tasks=2)
+    world.actions[12:] = np.nan
+    report = evaluate(tiny_lam(tokens=2), world, episodes="8:12")
+    assert answer_of(report).text.endswith(
+        "Record 15 episodes with known actions or more, of which 5 judge: you have 12."
+    )
 
 
 def test_a_trial_run_is_marked_wherever_its_figures_appear():
@@ -180,7 +201,7 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     expected = "Run: lattok train ... --episodes train && lattok evaluate MODEL-again DATASET"
     assert again.answer.text.endswith(expected)
     few = evaluate(tiny_lam(Oracle, world), World(episodes=3, length=24))
-    assert few.answer.text.endswith("Record 15 episodes or more, of which 5 judge.")
+    assert few.answer.text.endswith("Record 15 episodes or more, of which 5 judge: you have 3.")
     some = evaluate(tiny_lam(Oracle, world), world, episodes="11:15")
     assert some.answer.text.startswith("That cannot be told: only 4 episodes were held out, and fewer than five ")
     assert not any("r2" in name and name.endswith("low/codes") for name in some.figures)

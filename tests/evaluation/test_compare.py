@@ -130,7 +130,7 @@ def test_a_single_held_out_episode_decides_nothing(world, models):
     report = compare(world, [models["oracle"]], episodes=[7])
     assert answer_of(report).holds is None
     assert answer_of(report).text.startswith("That cannot be told: only one episode was held out")
-    assert answer_of(report).text.endswith("Record 15 episodes or more, of which 5 judge.")
+    assert answer_of(report).text.endswith("Record 15 episodes or more, of which 5 judge: you have 10.")
 
 
 def _tensors() -> list[torch.Tensor]:

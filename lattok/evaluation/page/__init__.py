@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import Pictures, Report, Section, Table, TableRow
+from lattok.evaluation.report import DECIDES, Pictures, Report, Section, Table, TableRow
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
@@ -122,7 +122,8 @@ def _verdicts(report: Report) -> Iterator[str]:
         lines = []
         for verdict in (each for each in report.verdicts if each.holds is holds):
             todo = f'<span class="todo">{escape(str(verdict.advice))}</span>' if verdict.advice else ""
-            lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
+            said = escape(verdict.text) + DECIDES * verdict.decides
+            lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{said}{todo}</span></li>')
         if lines:
             title, body = f"{name} ({len(lines)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
             groups += f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'

@@ -148,11 +148,22 @@ def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
     return tuple(replace(each, advice=case.filled(advice)) for each, advice in advised)
 
 
+def heaviest(decisions: Iterable[Decision]) -> Decision | None:
+    return max(decisions, key=lambda each: each.weight, default=None)
+
+
 def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Answer | None:
-    """Answer by the heaviest decision, of equals the first, with caveats of what falls short; None without any."""
-    decision = max(decisions, key=lambda each: each.weight, default=None)
+    """Answer by the heaviest decision, of equals the first, with caveats of what falls short; None without any. A Yes
+    over its own verdict, which does not hold, is an error of the question."""
+    decision = heaviest(decisions)
     if decision is None:
         return None
+    if (
+        decision.holds
+        and decision.by is not None
+        and not all(each.holds for each in verdicts if each.about is decision.by)
+    ):
+        raise ValueError(f"{decision.by.key} does not hold, and the answer is: {decision.text}")
     short = [each.about for each in verdicts if each.holds is False and each.about.caveat and decision.caveats]
     *others, last = [each.caveat for each in sorted(short, key=lambda about: -about.weight)] or [""]
     caveats = f" Mind that {', '.join(others)}{' and ' if others else ''}{last}." if last else ""

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
 from lattok.data.copies import known_to_differ
-from lattok.data.episodes import FEW_HELD_OUT, RECORD
+from lattok.data.episodes import FEW_HELD_OUT
 from lattok.data.schema import same_split
-from lattok.evaluation.evidence import Case
+from lattok.evaluation.evidence import Case, measured
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
@@ -89,9 +89,12 @@ def doubted(found: Mapping[str, Sequence[Verdict]]) -> str:
 def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) -> Advice:
     """Say how enough episodes judge the models of these cases; `judge` makes the command from where these lie."""
     dataset, steps, found = cases[0].dataset, list[Command](), list[str]()
-    held_out = split_by_task(dataset)[1]
-    if len(held_out) < FEW_HELD_OUT:
-        return advise(f"{RECORD[0].upper()}{RECORD[1:]}.")
+    held_out, known = split_by_task(dataset)[1], [each.index for each in dataset.episodes]
+    key, needed, noun = cases[0].column or cases[0].options.action_key, 3 * FEW_HELD_OUT, "episodes"
+    if key in dataset.features and len(found_known := measured(dataset, key, known)) < len(known):
+        known, noun = [each.index for each in found_known], "episodes with known actions"
+    if len({*held_out} & {*known}) < FEW_HELD_OUT:
+        return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} judge: you have {len(known)}.")
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or MODEL)
         if any(_seen(model.trained_on, dataset, held_out)[:2]):

@@ -200,9 +200,10 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
         figures["rank_consistency"] = rank_consistency(truth[whole], evidence.decoded[held_out.rows][whole], scale)
     own, other = figures["policy_error"], figures["policy_error/regression"]
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
-    verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
     worth = bootstrap.interval(bootstrap.mean(found["/mean"] - found["/regression"]))
-    decision = _decision(codec, figures, worth)
+    decision = replace(_decision(codec, figures, worth), by=ACTED_BY)
+    asked = f"; by the better way it should keep {LEAST_KEPT:.0%} of what regression gains over the mean action"
+    verdict = Verdict(f"{text}{asked}", decision.holds, ACTED_BY)
     return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
 
 

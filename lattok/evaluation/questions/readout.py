@@ -144,7 +144,7 @@ def only(count: int) -> str:
 def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, judged: str) -> Decision:
     """Decide as the verdict against the best control does; where too few episodes are `judged`, say how more are."""
     if FEW_EPISODES not in against.text:
-        return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).")
+        return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).", by=against.about)
     case = evidence.case
     hold_out = hold_out_more([case], lambda found: case.fill(command("evaluate", MODEL, DATASET), found[0]))
     few = f"{only(evidence.bootstrap.count)} {judged}"
