@@ -92,7 +92,10 @@ def evaluate(
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
     if labels is not None and dataset is None:
-        _evaluate_labels(in_format(model, format), labels, out, {**evaluation.keywords, "stride": stride})
+        if env:
+            checks.fail("env", "no tasks for labels, which do not act", " ".join(env))
+        options = {**evaluation.keywords, "stride": stride, "controls": controls}
+        _evaluate_labels(in_format(model, format), labels, out, options)
         return
     if dataset is None:
         flags.refuse("lattok evaluate", f" needs DATASET {flags.WHERE.rstrip('.')}, after MODEL.")

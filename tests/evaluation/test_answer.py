@@ -122,7 +122,8 @@ def test_yes_needs_the_verdict_that_decides_to_hold():
 def test_known_episodes_are_counted_where_too_few_judge():
     world = World(episodes=48, length=24, tasks=2)
     world.actions[12:] = np.nan
-    report = evaluate(tiny_lam(tokens=2), world, episodes="8:12")
+    knowing = tiny_lam(Oracle, World(episodes=48, length=24, tasks=2))
+    report = evaluate(knowing, world, episodes="8:12")
     assert answer_of(report).text.endswith(
         "Record 15 episodes with known actions or more, of which 5 judge: you have 12."
     )

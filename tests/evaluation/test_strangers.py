@@ -1,6 +1,7 @@
 """What other packages add is judged as ours is: each is one file that touches no name of lattok's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 
 from lattok.data import Feature, LeRobotWriter
 from lattok.evaluation import evaluate
+from lattok.evaluation.evidence.policy_evidence import policy_errors
+from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import (
+    ActionTokenizer,
     Acts,
     EncodesFeatures,
     InfersActions,
@@ -156,20 +160,68 @@ def test_a_labeller_that_reads_tasks_is_told_that_of_each_frame():
     assert {*report.provenance["not_asked"]} == {"dependence", "distractor", "transfer"}
 
 
+class Inferring(Plain):
+    """Infers what it is told to."""
+
+    def unit_frames(self, fps: float) -> int:
+        return 1
+
+    def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
+        return self.changes["found"](len(frames))
+
+
+class Halves(ActionTokenizer):
+    """Whether the numbers of a chunk are above zero, as 12 codes, unless it is told otherwise."""
+
+    horizon, action_dim, vocab_size, tokens_per_chunk = 4, 3, 2, 12
+
+    def __init__(self, **changes: Any):
+        self.changes = changes
+
+    def encode(self, chunks: Any, valid: Any = None) -> Any:
+        codes = (chunks > 0).flatten(1).long()
+        return self.changes["encode"](codes) if "encode" in self.changes else codes
+
+    def decode(self, codes: Any, *, repair: bool = False) -> Any:
+        chunks = codes.clamp(0, 1).view(-1, 4, 3).float() - 0.5
+        return self.changes["decode"](chunks) if "decode" in self.changes else chunks
+
+    def latent_actions(self, chunks: Any, valid: Any = None) -> Any: ...
+
+
+def inferred(**fields: Any) -> Any:
+    return SimpleNamespace(spread=None, **fields)
+
+
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("model", "says"),
     [
+        (Plain(codes=lambda frames: torch.full((len(frames), 2), 4)), "of Plain, codes`: expected 0 to 3, got 4 to 4"),
+        (Plain(codes=torch.zeros(3, 2).long()), "codes`: expected 12 rows, one for each frame, got 3"),
+        (Plain(latents=lambda frames: torch.zeros(len(frames), 3)), r"latents`: expected shape \[T, P, d\]"),
+        (Plain(codes="none"), "labels of Plain`: expected a torch tensor"),
+        (Plain(latents=lambda frames: torch.full((len(frames), 2, 3), torch.nan)), "latents`: expected finite numbers"),
+        (Inferring(found=lambda frames: inferred()), "actions of Inferring`: expected shape"),
         (
-            {"codes": lambda frames: torch.full((len(frames), 2), 4)},
-            "labels of Plain, codes`: expected 0 to 3, got 4 to 4",
+            Inferring(found=lambda frames: inferred(actions=np.zeros((frames, 2)))),
+            "actions of Inferring`: expected shape",
         ),
-        ({"codes": torch.zeros(3, 2).long()}, "codes`: expected 12 rows, one for each frame, got 3"),
-        ({"latents": lambda frames: torch.zeros(len(frames), 3)}, r"latents`: expected shape \[T, P, d\]"),
-        ({"codes": "none"}, "labels of Plain`: expected a torch tensor"),
+        (Inferring(found=lambda frames: inferred(actions=np.full((frames, 3), np.nan))), "predictions of the actions"),
+        (Halves(encode=lambda codes: codes[1:]), "codes of .*: expected [0-9]+ rows, one for each chunk"),
+        (Halves(encode=lambda codes: codes + 1), "codes of .*: expected whole numbers below 2"),
+        (Halves(encode=lambda codes: codes / 2), "codes of .*: expected whole numbers below 2"),
+        (Halves(decode=lambda chunks: chunks[..., :2]), "chunks of .*: expected shape"),
+        (Halves(decode=lambda chunks: chunks / 0), "chunks of .*: expected finite numbers"),
     ],
 )
-def test_labels_that_are_none_are_refused_by_name(changes, says):
-    refused(says, lambda: evaluate(Plain(**changes), World(episodes=3, length=12), episodes=[2]))
+def test_what_breaks_its_protocol_is_refused_by_name(model, says):
+    refused(says, evaluate, model, World(episodes=3, length=12), episodes=[2])
+
+
+def test_chunks_of_another_shape_are_no_actions_of_a_policy():
+    windows = PolicyWindows(World(episodes=2, length=12), WindowOptions(4, cameras=(), size=1, state_key=None))
+    said = "the policy's actions`: expected shape"
+    refused(said, policy_errors, lambda batch: batch.actions[:, :1], windows, windows, "action")
 
 
 def test_a_model_can_what_it_has_all_methods_for():

@@ -108,6 +108,8 @@ class EvalOptions:
 
     def labelled(self, dataset: RobotDataset, labels: Any, name: str = "") -> GivenLabels:
         """Return given labels as a labeller, whose controls see the cameras asked for, or all."""
+        if not dataset.cameras:
+            checks.fail("dataset", "one with pictures, which controls look at", f"{dataset.name} without cameras")
         found = given_labels(dataset, labels, name)
         if self.action_key is not None and found.column == self.action_key:
             hint = "Name the column that they are compared with: action_key."

@@ -168,7 +168,8 @@ def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarr
         inputs["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
     found = model.infer_actions(frames, source.stride, **inputs)
     width = source.dataset.features[str(source.action_key)].shape[0]
-    what, shape = f"actions of {model.type or type(model).__name__}", tuple(np.shape(found.actions))
+    actions: Any = getattr(found, "actions", None)
+    what, shape = f"actions of {model.type or type(model).__name__}", tuple(np.shape(actions))
     if shape != (len(frames), width):
         checks.fail(what, f"shape {[len(frames), width]}, a row for each frame", f"shape {[*shape]}")
     return found

@@ -289,6 +289,7 @@ def _checked(labels: LatentActions, what: str, count: int, size: int | None) -> 
     if codes.shape[1] and size is not None and not 0 <= int(codes.min()) <= int(codes.max()) < size:
         got = f"{int(codes.min())} to {int(codes.max())}"
         checks.fail(f"{what}, codes", f"none from a codebook_size of {size}" if not size else f"0 to {size - 1}", got)
+    checks.finite(f"{what}, latents", latents)
     env = None if labels.env is None else _checked(labels.env, f"{what}, env", count, None)
     return LatentActions(codes.long(), latents, quantized, env)
 

@@ -20,6 +20,7 @@ from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Acts, PolicyBatch
 from lattok.utils import checks
+from lattok.utils.arrays import as_tensor
 from lattok.utils.commands import MODEL, advise, command
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA
@@ -117,7 +118,10 @@ def policy_errors(
     chosen = evenly(len(held_out), MAX_WINDOWS)
     wanted, parts = held_out.targets(key)[chosen], []
     for batch in _batches(held_out, chosen.split(BATCH)):
-        parts.append((predict(batch).cpu(), batch.valid))
+        chunks = as_tensor("the policy's actions", predict(batch)).cpu()
+        if chunks.shape != batch.actions.shape:
+            checks.fail("the policy's actions", f"shape {[*batch.actions.shape]}", f"shape {[*chunks.shape]}")
+        parts.append((chunks, batch.valid))
         if progress is not None:
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
     predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))

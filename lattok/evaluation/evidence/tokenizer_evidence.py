@@ -23,6 +23,7 @@ from lattok.samples import ActionWindows
 from lattok.samples.reach import reach_of
 from lattok.types import ActionBatch, ActionTokenizer, TokenizesActions
 from lattok.utils import checks
+from lattok.utils.arrays import as_tensor
 from lattok.utils.commands import DATASET, MODEL, advise, command
 
 BATCH = 1024
@@ -218,18 +219,38 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
 @torch.no_grad()
 def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
     """Encode all windows to codes [N, P]; shorter rows of variable-length families are padded with -1."""
-    parts = [tokenizer.encode(*windows.batch(rows)).cpu() for rows in torch.arange(len(windows)).split(BATCH)]
+    parts = [_encoded(tokenizer, windows.batch(rows)) for rows in torch.arange(len(windows)).split(BATCH)]
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
+
+
+def _encoded(tokenizer: ActionTokenizer, batch: ActionBatch) -> Tensor:
+    """Encode a batch to codes [B, P], and check that they are some."""
+    what = f"codes of {called(tokenizer)}"
+    codes = as_tensor(what, tokenizer.encode(*batch)).cpu()
+    checks.rank(what, codes, "B P")
+    checks.size(what, "rows, one for each chunk", len(codes), len(batch.chunks))
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if codes.is_floating_point() or not -1 <= low <= high < tokenizer.vocab_size:
+        checks.fail(what, f"whole numbers below {tokenizer.vocab_size}, or −1", f"{low} to {high} ({codes.dtype})")
+    return codes
+
+
+def _decoded(tokenizer: ActionTokenizer, codes: Tensor) -> Tensor:
+    """Decode codes [B, P] to chunks [B, H, m], and check that they are some."""
+    what, shape = f"chunks of {called(tokenizer)}", [len(codes), tokenizer.horizon, tokenizer.action_dim]
+    chunks = as_tensor(what, tokenizer.decode(codes)).float().cpu()
+    if [*chunks.shape] != shape:
+        checks.fail(what, f"shape {shape}, as many as rows of codes", f"shape {[*chunks.shape]}")
+    checks.finite(what, chunks)
+    return chunks
 
 
 @torch.no_grad()
 def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Tensor, Tensor]:
     """Encode all windows to codes [N, P] and decode these to chunks [N, H, m]."""
     codes = encode_all(tokenizer, windows)
-    decoded = torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
-    checks.finite("what the tokenizer decodes", decoded)
-    return codes, decoded
+    return codes, torch.cat([_decoded(tokenizer, block) for block in codes.split(BATCH)])
 
 
 def _kmeans_control(
