@@ -25,6 +25,8 @@ OPEN_FILES = 16
 MEGABYTE = 2**20
 LANGUAGE = "language"  # LeRobot's dtype of lists of messages, subtasks and the like in a cell
 # What a file may claim to hold is measured by its size, generously: columns of one value take next to no room.
+NUMBERS = ("episode_index", "frame_index")
+SHORT = 2**14  # rows of a file whose columns are not worth several threads
 FEW_ROWS, ROWS_PER_BYTE = 2**20, 16
 FEW_VALUES, VALUES_PER_BYTE = 2**27, 64  # of a column in a row group
 FEW_BYTES, EXPANSION = 2**28, 100  # of a column in a row group when it is unpacked
@@ -162,8 +164,9 @@ class DataFile:
         self.names = self.schema.names
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
-        self.disordered = self._disordered()  # episodes whose frame_index does not increase
+        together = self._numbers()
+        self.rows = self._rows(together)  # episode index -> rows [first, last), in the file's order
+        self.disordered = self._disordered(together)  # episodes whose frame_index does not increase
 
     def check_types(self, features: Mapping[str, Feature]) -> None:
         """Refuse columns whose type is not what info.json declares, before any of their values is read."""
@@ -176,7 +179,8 @@ class DataFile:
         return self._checked(columns, rows, lambda: self._file.read_row_group(group, columns).select(columns)).column(0)
 
     def whole(self, keys: Sequence[str]) -> pa.Table:
-        return self._checked(keys, self.starts[-1], lambda: self._file.read(columns=list(keys)))
+        rows, columns = self.starts[-1], list(keys)
+        return self._checked(keys, rows, lambda: self._file.read(columns=columns, use_threads=rows > SHORT))
 
     def _checked(self, keys: Sequence[str], rows: int, read: Callable[[], pa.Table]) -> pa.Table:
         names = ", ".join(keys)
@@ -191,10 +195,17 @@ class DataFile:
             raise LattokError(f"{self.path} is damaged: rows of `{names}` are missing. {AGAIN}")
         return table
 
-    def _rows(self) -> dict[int, tuple[int, int]]:
+    def _numbers(self) -> pa.Table | None:
+        """Read both columns that number rows at once, where both can be read: of short files it is most of the work."""
+        try:
+            return self.whole(NUMBERS) if {*NUMBERS} <= {*self.names} else None
+        except LattokError:  # of one of them, which is said where it is read by itself
+            return None
+
+    def _rows(self, together: pa.Table | None) -> dict[int, tuple[int, int]]:
         if "episode_index" not in self.names:
             raise LattokError(f"{self.path}: missing column episode_index. {AGAIN}")
-        column = self.whole(["episode_index"]).column(0)
+        column = (together or self.whole(NUMBERS[:1]))["episode_index"]
         if not pa.types.is_integer(column.type) or column.null_count:
             raise LattokError(f"{self.path}: `episode_index`: expected a whole number in every row. {AGAIN}")
         episodes = column.to_numpy()
@@ -205,11 +216,11 @@ class DataFile:
             raise LattokError(f"{self.path}: the rows of an episode are not together. Write the dataset again.")
         return rows
 
-    def _disordered(self) -> frozenset[int]:
+    def _disordered(self, together: pa.Table | None) -> frozenset[int]:
         """Find them, where the column can be read: what is damaged says so where it is asked for."""
         with suppress(LattokError, ValueError, KeyError):
             if pa.types.is_integer(self.schema.field("frame_index").type):
-                steps = np.diff(self.whole(["frame_index"]).column(0).to_numpy())
+                steps = np.diff((together or self.whole(NUMBERS[1:]))["frame_index"].to_numpy())
                 return frozenset(index for index, (a, b) in self.rows.items() if (steps[a : b - 1] <= 0).any())
         return frozenset()
 

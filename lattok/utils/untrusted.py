@@ -19,6 +19,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from string import Formatter
@@ -37,15 +38,25 @@ MOST_LINKS = 16  # to one folder of a dataset
 NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
 
 
-def inside(root: Path, relative: object, what: str) -> Path:
+def inside(root: Path, relative: object, what: str, folders: set[str] | None = None) -> Path:
     """Return the file that something in a dataset calls `relative`: text without `..` that stays below `root`.
 
-    `what` names file and field in errors. The file need not be there.
+    `what` names file and field in errors. The file need not be there. Who asks for many files keeps the `folders` that
+    are known to be below `root`: a plain file in them is, and no link need be followed.
     """
     text = os.fspath(relative) if isinstance(relative, str | os.PathLike) else None
     if not isinstance(text, str) or not _is_relative(text):
         raise LattokError(f"{what}: expected a path below {root}, got {relative!a:.80}.")
-    return safe_path(root, root / text, what)
+    path = root / text
+    if folders is not None:
+        folder = os.path.dirname(path)
+        with suppress(OSError, LattokError):  # which is said of the file itself
+            if folder not in folders and os.path.isdir(folder):
+                safe_path(root, Path(folder), what)
+                folders.add(folder)
+            if folder in folders and stat.S_ISREG(os.lstat(path).st_mode):
+                return path
+    return safe_path(root, path, what)
 
 
 def safe_path(root: Path, path: Path, what: str) -> Path:

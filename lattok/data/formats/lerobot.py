@@ -84,6 +84,7 @@ class LeRobotV3(TableDataset):
         self.episodes = self._table = self._read_episodes(self.videos)
         self.damaged = self._table.missing
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
+        self._folders: set[str] = set()  # that are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
         self._check_files()
         self._reader = ColumnReader(self.files)
@@ -169,7 +170,7 @@ class LeRobotV3(TableDataset):
         if known not in self._files:
             key = {} if camera is None else {"video_key": camera}
             numbers = dict(zip(self.place_fields, (chunk, file), strict=True))
-            self._files[known] = file_of(self.root, self.info, field, **key, **numbers)
+            self._files[known] = file_of(self.root, self.info, field, self._folders, **key, **numbers)
         return self._files[known]
 
     def _check_files(self) -> None:

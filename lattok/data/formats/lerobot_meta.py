@@ -112,8 +112,10 @@ def restored_provenance(info: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
-    """The file that `data_path` or `video_path` of info.json names; it lies below `root`."""
+def file_of(
+    root: Path, info: dict[str, Any], field: str, folders: set[str] | None = None, /, **place: str | int
+) -> Path:
+    """The file that `data_path` or `video_path` of info.json names; it lies below `root`, as `folders` may do."""
     what = f"{root / 'meta' / 'info.json'}: `{field}`"
     try:
         name = plain_format(info[field], **place)
@@ -123,7 +125,7 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
         raise LattokError(
             f"{what}: expected {expected}, got {str(info[field])[:60]!a}. Correct it, or copy it again."
         ) from None
-    return inside(root, name, what)
+    return inside(root, name, what, folders)
 
 
 def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:

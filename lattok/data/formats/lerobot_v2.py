@@ -8,19 +8,25 @@ Everything but metadata is read as in version 3.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.lerobot_meta import AGAIN, INFO, OUTLINE, PLACE, SPAN, EpisodeTable, read_info, version_of
+from lattok.data.schema import ManyColumns
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns
-from lattok.data.tables import FEW_ROWS, check_rows
+from lattok.data.tables import CACHE_BYTES, FEW_ROWS, SHORT, DataFile, check_rows, column_to_numpy
+from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_int
 from lattok.utils.files import write_text
 from lattok.utils.untrusted import JSON_BYTES, Rule, parse_json, safe_path, typed
@@ -30,6 +36,8 @@ EPISODE_STATS = "meta/episodes_stats.jsonl"
 THEIR_CHUNK = "chunk_index"  # the name of v3, which some write into v2.1 as well
 CHUNK_EPISODES = 1000  # in a folder, unless info.json says otherwise
 LIST_BYTES = 2**27  # of a list of episodes, a million of them
+READERS, RUN_EPISODES = 8, 32  # threads, and episodes that one reads in a row
+ENTRY_BYTES = 400  # that a kept column takes besides its numbers
 Whole = Annotated[int, Rule("a whole number from 0", lambda it: 0 <= it < 2**31)]
 
 
@@ -42,6 +50,24 @@ class EpisodeLine(TypedDict, total=False):
     episode_index: Whole
     length: Annotated[int, Rule("at least 1 frame", lambda it: 1 <= it < 2**31)]
     tasks: list[str]
+
+
+@dataclass
+class Kept:
+    """Columns of single episodes that are kept in memory, up to `CACHE_BYTES`."""
+
+    columns: dict[tuple[int, str], np.ndarray]  # by episode and key
+    taken: int = 0  # bytes
+
+    def add(self, index: int, values: Mapping[str, np.ndarray]) -> None:
+        """Keep columns of an episode, if they are numbers and there is room."""
+        size = sum(value.nbytes + ENTRY_BYTES for value in values.values())
+        if self.taken + size <= CACHE_BYTES and all(value.dtype != object for value in values.values()):
+            self.columns |= {(index, key): value.copy() for key, value in values.items()}
+            self.taken += size
+
+
+_kept: "WeakKeyDictionary[LeRobotV2, Kept]" = WeakKeyDictionary()
 
 
 class LeRobotV2(LeRobotV3):
@@ -82,6 +108,40 @@ class LeRobotV2(LeRobotV3):
 
     def _read_episodes(self, videos: Sequence[str]) -> EpisodeTable:
         return EpisodeList(self.root, self.info, videos, self.tasks, self.fps)
+
+    def columns_of(self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True) -> ManyColumns:
+        """Files are read by several threads, and what is short is kept: whoever begins to train asks several times."""
+        kept = _kept.setdefault(self, Kept({}))
+        for episode in (known := [one for one in episodes if all((one.index, key) in kept.columns for key in keys)]):
+            yield episode.index, {key: kept.columns[episode.index, key].copy() for key in keys}
+        there = {episode.index for episode in known}
+        runs = _runs([episode for episode in episodes if episode.index not in there])
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(runs), READERS):
+                for each in pool.map(lambda run: self._read(run, keys), runs[start : start + READERS]):
+                    for episode, values in each:
+                        if values is None:
+                            yield from super().columns_of([episode], keys)
+                            continue
+                        kept.add(episode.index, values)
+                        yield episode.index, values
+
+    def _read(self, run: Sequence[Episode], keys: Sequence[str]) -> list[tuple[Episode, dict[str, np.ndarray] | None]]:
+        """Read the files of some episodes, each once; None of those that are not as expected."""
+        found = list[tuple[Episode, dict[str, np.ndarray] | None]]()
+        for episode in run:
+            values = None
+            with suppress(LattokError):  # said where it is read by itself
+                path = self.data_file(episode.index)
+                with self.files.at_hand(path) as place:
+                    file = DataFile(place)
+                if file.rows == {episode.index: (0, episode.length)} and not file.disordered:
+                    self.check_columns(keys, [name for name in file.names if name in self.features])
+                    file.check_types({key: self.features[key] for key in keys})
+                    table = file.whole(keys)
+                    values = {key: column_to_numpy(table[key], self.features[key], f"{path}: `{key}`") for key in keys}
+            found.append((episode, values))
+        return found
 
     def outlines(self) -> dict[int, bytes]:
         """Statistics of actions by episode, as those of version 3; of v2.0, and where one is missing, none."""
@@ -126,6 +186,18 @@ class LeRobotV2(LeRobotV3):
                 stats |= _measured(copy, index, [key for key, episodes in new.changed.items() if index in episodes])
             written.append(f"{json.dumps(line)}\n")
         write_text(made / EPISODE_STATS, "".join(written))
+
+
+def _runs(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Divide episodes into runs for a thread each: a few episodes, or one long one."""
+    runs, rows = list[list[Episode]](), 0
+    for episode in episodes:
+        if not runs or len(runs[-1]) == RUN_EPISODES or rows + episode.length > SHORT:
+            runs.append([])
+            rows = 0
+        runs[-1].append(episode)
+        rows += episode.length
+    return runs
 
 
 def _measured(dataset: LeRobotV2, index: int, keys: Sequence[str]) -> dict[str, Any]:

@@ -263,3 +263,23 @@ def test_a_missing_episode_is_named(old):
     dataset = open_dataset(old)
     assert len(dataset.columns(0, ["action"])["action"]) == 12
     refused(r"missing data file .*episode_000001\.parquet", dataset.columns, 1, ["action"])
+
+
+def test_columns_of_many_episodes_are_those_of_each(old):
+    """Read by several threads, and kept: neither shows, nor what somebody does to the arrays."""
+    keys, path = ["action", "observation.state"], old / "data/chunk-000/episode_000001.parquet"
+    dataset, alone = open_dataset(old), open_dataset(old)
+    path.write_bytes(path.read_bytes()[:-9])
+    for asked in (dataset.episodes[:1], dataset.episodes, dataset.episodes):
+        found = dict(dataset.columns_of(asked, keys))
+        assert {*found} == {episode.index for episode in asked}
+        for index, values in found.items():
+            if isinstance(values, LattokError):
+                assert (index, f"{path} is no complete Parquet file" in str(values)) == (1, True)
+                continue
+            expected = alone.columns(index, keys)
+            for key in keys:
+                assert values[key].dtype == expected[key].dtype
+                np.testing.assert_array_equal(values[key], expected[key])
+                if values[key].flags.writeable:
+                    values[key] += 1
