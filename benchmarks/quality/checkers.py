@@ -104,9 +104,11 @@ def main() -> None:
     sound |= {"arm, 50 frames a second": planted.write(work / "fast", planted.clean(2, 50), fps=50)}
     sound |= {"bundled sample": Path(lattok.sample_dataset_path())}
     flawed = {}
-    for plant in (*planted.IN_ARRAYS, *planted.IN_FILES):
-        kind, episodes = planted.planted(plant, work / plant.__name__, sound["arm"])
-        flawed[kind] = work / plant.__name__, episodes
+    for number, plant in enumerate((*planted.IN_ARRAYS, *planted.IN_FILES)):
+        root = work / str(number) / "arm"  # a checker may print the name, which must not name the flaw
+        root.parent.mkdir()
+        kind, episodes = planted.planted(plant, root, sound["arm"])
+        flawed[kind] = root, episodes
     checkers = {"lattok": [sys.executable, "-m", "lattok", "inspect", "{dataset}"]}
     checkers |= {name: [str(given.tools / name / "bin" / words[0]), *words[1:]] for name, (_, words) in PINS.items()}
     known = json.loads(given.out.read_text())["checkers"] if given.only and given.out.exists() else {}
