@@ -37,8 +37,6 @@ def test_the_first_lines_of_readme_run_as_typed(tmp_path, monkeypatch):
     dataset, codes = found["dataset"], found["codes"]
     assert codes.shape == (dataset.episodes[0].length, 4)
     assert len(np.unique(codes)) > 4
-    error = np.abs(found["chunks"] - found["actions"]).mean() / found["actions"].std()
-    assert error < 0.2
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Tables of planned studies: every planned comparison, corrected in its family, nothing before its time."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,7 @@ def test_an_interval_that_nobody_counted_differs(tmp_path, monkeypatch, capsys):
         assert recount.pages(tmp_path, known) == wrong, capsys.readouterr().out
 
 
+@pytest.mark.skipif(find_spec("ogbench") is None, reason="ogbench is not installed")
 def test_worlds_have_demonstrations_and_names_of_their_own():
     """Models and labels of two regimes share a folder only where they see the same."""
     seen = {}

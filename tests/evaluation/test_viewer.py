@@ -27,6 +27,7 @@ from lattok.version import install_extra
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
 from tests.errors import refused
+from tests.process_jobs import forked
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -98,6 +99,15 @@ def test_a_film_has_the_frames():
     np.testing.assert_allclose([image[..., 0].mean() for image in seen], np.arange(7) * 40, atol=12)
     assert len(film_frames(1000)) <= MAX_FILM_FRAMES
     assert film_frames(5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_fork_makes_films_too():
+    """Threads that convert colours in this process are missing in a fork of it."""
+    frames = np.zeros((2, 240, 320, 3), dtype=np.uint8)
+    film(frames, 10.0)
+    with forked(film, frames, 10.0) as process:
+        process.join(30)
+        assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40_000), (40_000, 2)])

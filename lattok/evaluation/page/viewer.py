@@ -21,11 +21,13 @@ from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.instructions import task_group
 from lattok.data.schema import camera_keys, short_name
+from lattok.data.video import ONE_THREAD
 from lattok.evaluation.page import document, head_of
 from lattok.evaluation.report import Progress
 from lattok.types import Episode
@@ -66,9 +68,10 @@ def film(frames: np.ndarray, fps: float) -> bytes:
         rate = Fraction(fps).limit_denominator(1001)
         stream = cast(VideoStream, container.add_stream("h264", rate, options={"crf": CRF, "preset": "veryfast"}))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        to_yuv = VideoReformatter()  # of one thread: the converter that PyAV 19 shares has several, which forks lack
         for image in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame.reformat(width, height, "yuv420p")))
+            container.mux(stream.encode(to_yuv.reformat(frame, width, height, "yuv420p", **ONE_THREAD)))
         container.mux(stream.encode())
     return data.getvalue()
 
