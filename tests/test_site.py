@@ -49,7 +49,7 @@ def test_the_reference_leaves_nothing_out():
     for name, verb in VERBS.items():
         assert f"\n## {name}\n" in pages["commands"]
         below = verb.names() if isinstance(verb, cli.Group) else ()
-        assert all(f"# {name} {kind}\n" in pages.get(f"{name}-{kind}", pages["commands-convert"]) for kind in below)
+        assert all(f"# {name} {kind}\n" in (pages.get(f"{name}-{kind}") or pages[f"commands-{name}"]) for kind in below)
     for kind in kinds():
         recipe = recipe_of(kind)
         for option in recipe.from_preset("d", "o").options():

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from lattok.annotation.assembly import Job, UnreadableRows, assemble, check_readable
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
+from lattok.annotation.hiding import HideResult, hide
 from lattok.annotation.labels import Work, check_models, identities_of, request_hash
 from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
 from lattok.annotation.verify import Verification, verify
@@ -31,7 +32,8 @@ from lattok.utils.files import make_room
 from lattok.utils.output import Busy, Output
 from lattok.utils.signals import restate
 
-__all__ = ["Engine", "LocalEngine", "Options", "RayEngine", "Verification", "annotate", "label", "verify"]
+__all__ = ["Engine", "HideResult", "LocalEngine", "Options", "RayEngine", "Verification", "annotate", "hide", "label"]
+__all__ += ["verify"]
 UNIT_FRAMES = 4096
 INFERRED = "inferred"  # prefix of a model that stands alone and fills a column
 MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file

@@ -22,7 +22,8 @@ from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
-from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
+from lattok.data.opening import source_of
+from lattok.data.schema import INDEX_KEYS, PROVENANCE, SOURCE, Feature, readable
 from lattok.data.summaries import RowSample, Stats, column_stats, merge_stats
 from lattok.data.table_dataset import NewColumns, tables_of
 from lattok.data.tables import DAMAGE, column_to_numpy, open_table, to_arrow
@@ -68,6 +69,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
             entry["unreadable"] = [part._asdict() for part in unreadable]
     if source is None:
         write_json(staging.made / PROVENANCE, labels, indent=4)
+        if (opened := source_of(job.work.dataset, staging.place)) is not None:
+            write_json(staging.made / SOURCE, opened, indent=4)
         return unreadable
     before = read_json(inside(root, PROVENANCE, str(root))) if (root / PROVENANCE).exists() else {}
     write_json(staging.made / PROVENANCE, before | labels, indent=4)

@@ -39,6 +39,11 @@ VERBS: Mapping[str, Verb | Group] = {
         lambda: import_module(EVERYTHING).kinds(),
         models.train_verb,
     ),
+    "try": Group(
+        "Try what something would be worth on a dataset (few-actions), before it is relied upon.",
+        lambda: ["few-actions"],
+        lambda name, _: Verb(judging.few_actions),
+    ),
     "presets": Verb(models.presets),
     "evaluate": Verb(judging.evaluate),
     "compare": Verb(judging.compare),
@@ -47,6 +52,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(datasets.annotate, "lattok.annotation"),
     "verify": Verb(datasets.verify, "lattok.annotation"),
+    "hide": Verb(datasets.hide, "lattok.annotation"),
     "export": Verb(datasets.export, "lattok.data"),
     "collect": Verb(datasets.collect, "lattok.sim"),
     "convert": Group(

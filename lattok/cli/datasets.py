@@ -18,6 +18,7 @@ from lattok.cli.flags import (
     Episodes,
     Folder,
     Format,
+    Labels,
     MaybeFile,
     MaybeFolder,
     Models,
@@ -50,6 +51,7 @@ def inspect(
     episodes: Episodes = None,
     stride: str | None = None,
     horizon: int | None = None,
+    labels: Labels = (),
     format: Format = None,
     json_: bool = False,
 ) -> int:
@@ -70,7 +72,7 @@ def inspect(
     from lattok.data.schema import vector_key
 
     try:
-        opened = lattok.open_dataset(dataset, format=format)
+        opened = lattok.open_dataset(dataset, format=format, labels=labels)
     except checks.LattokError as error:
         if json_:
             print(json.dumps(not_opened(dataset, error), indent=1))
@@ -84,6 +86,7 @@ def inspect(
     found = lattok.data.inspect_dataset(opened, **options)
     sound = not any(finding.severity == "error" for finding in found.findings)
     said, words = _next(opened, found, action_key) if sound else ("", [])
+    words += ["--labels", *labels] if words and labels else []
     words += ["--format", format] if words and format else []
     mend = advice_for(found.findings, opened.address, unused("repaired"))
     if json_:
@@ -162,7 +165,7 @@ def repair(
 def view(
     dataset: Dataset,
     out: MaybeFile = None,
-    labels: str | None = None,
+    labels: Labels = (),
     cameras: Names = (),
     episodes: Episodes = None,
     format: Format = None,
@@ -173,13 +176,11 @@ def view(
 
     Args:
         out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
-        labels: Folder of labels that belongs to the dataset.
         cameras: Cameras to show, short names allowed (default: the first two).
     """
     from lattok.evaluation.page.viewer import view
 
-    opened = lattok.open_dataset(dataset, format=format)
-    opened = opened if labels is None else lattok.labels.with_labels(opened, labels)
+    opened = lattok.open_dataset(dataset, format=format, labels=labels)
     replaces = Path(out or "view.html").exists()
     with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
@@ -290,6 +291,7 @@ def annotate(
     any_rate: bool = False,
     device: Device = "auto",
     engines: Engines = Engines(),
+    labels: Labels = (),
     format: Format = None,
 ) -> int:
     """Label a dataset with latent actions: a copy with more columns, or a folder of labels if it is not LeRobot.
@@ -311,12 +313,11 @@ def annotate(
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
-    from lattok.data.schema import own_vectors
     from lattok.data.table_dataset import tables_of
 
     engine = engines.make()
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
-    names, source = _by_prefix(model, prefix), lattok.open_dataset(dataset, format=format)
+    names, source = _by_prefix(model, prefix), lattok.open_dataset(dataset, format=format, labels=labels)
     written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions", "any_rate": any_rate}
     options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
@@ -330,11 +331,10 @@ def annotate(
     own, dataset = tables_of(source) is None, source.address
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     described = not own and dataset.endswith(".json")
-    place = [_describe(dataset, out)] if described else [dataset, "--labels", out] if own else [out]
+    place = [_describe(dataset, out) if described else out]
     _say_what_next(place, model, prefix, revision)
     if own:
-        use = ", to train a policy" if options.fill or own_vectors(source) else ""
-        print(f"Join them{use}: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
+        print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
     return 0 if result.complete else 1
 
 
@@ -363,11 +363,38 @@ def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[s
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
 
 
+def hide(
+    dataset: Dataset,
+    keep: Annotated[str, Arg(said=flags.CHOSEN)],
+    out: Folder,
+    tasks: Annotated[tuple[str, ...], Arg("TEXT ...")] = (),
+    action_key: str = "action",
+    format: Format = None,
+) -> None:
+    """Copy a dataset with the actions of most episodes unknown, to try what few known ones are worth.
+
+    Example: lattok hide path/to/dataset --keep "2 per task" --out few
+
+    Args:
+        keep: Episodes whose actions stay known.
+        out: New folder for the copy; the dataset stays as it is.
+        tasks: Of these, only episodes with one of these instructions stay known.
+        action_key: Column with the actions.
+    """
+    source = lattok.open_dataset(dataset, format=format)
+    done = lattok.hide(source, out, keep, tasks=tasks, action_key=action_key)
+    known, hidden = len(done.known), len(done.hidden)
+    print(f"Actions known in {checks.counted(known, 'episode')}, hidden in {hidden}: {done.path}")
+    key = ["--action-key", action_key] if action_key != "action" else []
+    train = ["lattok", "train", "idm", str(done.path), "--out", unused("my-idm"), *key, "--preset", "tiny"]
+    print(f"{INFERS}\n  {shlex.join(train)}")
+
+
 def verify(
     dataset: Dataset,
     model: Models,
     prefix: Names = (),
-    labels: MaybeFolder = None,
+    labels: Labels = (),
     sample: int = 20,
     seed: int = 0,
     revision: Revision = None,
@@ -381,15 +408,13 @@ def verify(
     Args:
         model: The models (folders or Hub ids), in the order of --prefix.
         prefix: Column prefix of each model (default: latent for the only one).
-        labels: Folder of labels for a dataset of another format than LeRobot, as annotate wrote it.
         sample: Episodes to label again.
         seed: Which episodes are drawn.
     """
     from lattok.annotation.verify import known_labels
 
     names = _by_prefix(model, prefix)
-    source = lattok.open_dataset(dataset, format=format)
-    source = source if labels is None else lattok.labels.with_labels(source, labels)
+    source = lattok.open_dataset(dataset, format=format, labels=labels)
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
         precision = provenance.get(column, {}).get("model", {}).get("precision", "float32")
@@ -402,7 +427,7 @@ def verify(
 def export(
     dataset: Dataset,
     out: Folder,
-    labels: MaybeFolder = None,
+    labels: Labels = (),
     format: Annotated[str, Arg("NAME")] = "lerobot",
     episodes: Episodes = None,
     images: Literal["auto", "video", "image"] = "auto",
@@ -416,7 +441,6 @@ def export(
 
     Args:
         out: New folder for the dataset.
-        labels: Labels that `lattok annotate` wrote for a dataset of another format.
         format: What is written: lerobot (LeRobot v3), rlds (for code that reads TFDS), or the format of a package that
             adds one. What is read is named in front of it, as in rlds::path/to/dataset.
         images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
@@ -425,8 +449,7 @@ def export(
         size: Height and width to resize all frames to; needed where they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """
-    source = lattok.open_dataset(dataset)
-    source = source if labels is None else lattok.labels.with_labels(source, labels)
+    source = lattok.open_dataset(dataset, labels=labels)
     options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
     with ProgressBar("export") as progress:
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)

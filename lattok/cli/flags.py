@@ -53,6 +53,7 @@ Models = Annotated[tuple[str, ...], Arg("MODEL ...")]
 WHERE = "Folder, file, Hub id or description file (*.json)."
 Dataset = Annotated[str, Arg("DATASET", WHERE, positional=True)]
 Format = Annotated[str | None, Arg("NAME", "Format of the dataset, such as rlds, where it is not recognised.")]
+Labels = Annotated[tuple[str, ...], Arg("DIR ...", "Folders of labels that `lattok annotate` wrote for the dataset.")]
 MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
 CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
 File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]

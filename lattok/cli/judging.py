@@ -176,6 +176,43 @@ def compare(
     print(f"Report: {Path(out) / 'report.html'}")
 
 
+def few_actions(
+    dataset: Dataset,
+    out: Folder = "few-actions",
+    keep: Annotated[str, Arg(said=flags.CHOSEN)] = "2 per task",
+    seeds: int = 3,
+    steps: int | None = None,
+    idm_steps: int | None = None,
+    action_key: str = "action",
+    cameras: Names = (),
+    device: Device = "auto",
+    format: Format = None,
+) -> None:
+    """Hide most actions of a dataset, infer them from video, and compare policies: is it worth it on this data?
+
+    Three small policies with the same seeds learn from known, inferred and all actions; one table of their errors on
+    held-out episodes. Run it again to continue after an interruption.
+
+    Example: lattok try few-actions path/to/dataset --keep "2 per task"
+
+    Args:
+        out: Folder for all that is made: few_actions.md has the table.
+        keep: Episodes whose actions stay known.
+        seeds: Trainings of each policy.
+        steps: Steps of a policy (default: those of its preset).
+        idm_steps: Steps of the inverse dynamics model.
+        action_key: Column with the actions.
+        cameras: Cameras to look at, short names allowed (default: all).
+    """
+    from lattok.recipes.few_actions import TABLE, try_few_actions
+
+    source = lattok.open_dataset(dataset, format=format)
+    both: dict[str, Any] = {"device": device} | ({"cameras": list(cameras)} if cameras else {})
+    idm, policy = ({**both, **({} if each is None else {"steps": each})} for each in (idm_steps, steps))
+    found = try_few_actions(source, out, keep, seeds=seeds, action_key=action_key, idm=idm, policy=policy)
+    print(f"\n{found.table}\n\n{found.answer}\nTable: {Path(out) / TABLE}")
+
+
 def compare_rollouts(
     results: Annotated[tuple[str, ...], Arg("FILE ...", RESULTS, positional=True)],
     baseline: str | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 from lattok import hub
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.opening import holds_labels_alone
-from lattok.data.schema import LABELS, PROVENANCE
+from lattok.data.schema import LABELS, PROVENANCE, SOURCE
 from lattok.data.tables import open_table
 from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.questions.history import training_entries
@@ -195,8 +195,9 @@ def dataset(subject: str, revision: str | None) -> Found:
 def sidecar(subject: str, revision: str | None) -> Found:
     """Examine a folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
+    both = [subject] if (root / SOURCE).is_file() else ["DATASET", "--labels", subject]
     yield "labels", "of a dataset that is not LeRobot; make one of both:"
-    yield "", f"lattok export DATASET --labels {shlex.join([subject])} --out joined"
+    yield "", shlex.join(["lattok", "export", *both, "--out", "joined"])
     tables = sorted(root.glob(LABELS))
     if not tables:
         yield NO_LABELS.finding(folder=root / "labels")

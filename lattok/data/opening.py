@@ -5,10 +5,11 @@
 Datasets of a mixture are opened together; what they must have in common is checked here.
 """
 
+import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from lattok.data.schema import (
     FORMATS,
     LONGEST_NAME,
     PROVENANCE,
+    SOURCE,
     RobotDataset,
     camera_keys,
     short_name,
@@ -31,7 +33,7 @@ from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.registry import is_ours
+from lattok.utils.registry import Registry, is_ours
 from lattok.utils.untrusted import safe_path
 
 
@@ -47,6 +49,10 @@ def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
 _VIEWS = {"cameras": with_cameras, "columns": with_columns, "dimensions": with_dimensions}
 _VIEWS |= {"instruction": with_instruction, "action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
+# what is read beside a dataset, by the option that says where
+BESIDE: Registry[Callable[[RobotDataset, Any], RobotDataset]] = Registry(
+    "lattok.beside", named={"labels": "lattok.labels.sidecar"}
+)
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
@@ -70,6 +76,9 @@ def open_dataset(
     file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "format": "rlds", "fps": 5,
     ...}`.
 
+    `labels` are folders that `annotate` wrote for the dataset, one or several, whose columns are then among its own.
+    Such a folder is a dataset by itself: the one that it was written for, as it was opened then, with these labels.
+
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
     first read. `cache_gb`, also in a description file, limits how many GB of these are kept: the least recently used
@@ -78,9 +87,13 @@ def open_dataset(
     A dataset or a description cannot name files outside its folder, not even by links (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}
-    address = in_format(path, format)
+    address, labels = in_format(path, format), options.pop("labels", ())
     found = _find(address, revision, options)
+    if labels:
+        found = BESIDE["labels"](found, labels)
+        options["labels"] = (labels,) if isinstance(labels, str | os.PathLike) else tuple(labels)
     found.address = address
+    found.opened_with = options if revision is None else {**options, "revision": revision}
     return found
 
 
@@ -177,7 +190,8 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     """Open what a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
     kinds = {name: kind for each in formats() for name, kind in each.options.items()}
-    checks.known_keys(str(file), entry, ("dataset", "format", "revision", "cache_gb", "name", *kinds, *_VIEWS))
+    known = ("dataset", "format", "revision", "cache_gb", "name", "labels", *kinds, *_VIEWS)
+    checks.known_keys(str(file), entry, known)
     if twice := sorted(set(entry) & set(options)):
         checks.fail(twice[0], f"one value, here or in {file}", "two")
     target = entry.pop("dataset", None)
@@ -189,9 +203,13 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
         entry[name] = safe_path(file.parent, place, f"`{name}` of `{file}`")
     hint = f"There is no {file.parent / target}."
     local = client.find_local_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
+    if "labels" in entry:
+        given = [entry["labels"]] if isinstance(entry["labels"], str) else entry["labels"]
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            checks.fail(f"labels` of `{file}", "folders of labels", repr(given))
+        entry["labels"] = [safe_path(file.parent, file.parent / name, f"`labels` of `{file}`") for name in given]
     if local is None:
-        named = entry.pop("format", None)
-        return _open_from_hub(target, entry.pop("revision", None), entry | options, named)
+        return open_dataset(target, **entry, **options)
     safe_path(file.parent, local, f"`dataset` of `{file}`")
     return open_dataset(local, **entry, **options)
 
@@ -200,9 +218,13 @@ def _open(place: Path, options: dict[str, Any], named: str | None, files: LocalF
     try:
         place = place.absolute()  # workers of Ray live in another folder
         plain = Path(os.path.normpath(place))  # without `..`, which behind a link may lead elsewhere
-        format_, place = _recognise(plain if plain.exists() and plain.samefile(place) else place, named)
+        place = plain if plain.exists() and plain.samefile(place) else place
+        labelled = files is None and named is None and (place / SOURCE).is_file() and holds_labels_alone(place)
+        format_, place = (None, place) if labelled else _recognise(place, named)
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
+    if format_ is None:
+        return _open_labelled(place, options)
     options = {key: value for key, value in options.items() if key not in _HUB}
     name, asked = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
     kinds = format_.options
@@ -241,9 +263,7 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
     if theirs := [each for each in found if not is_ours(each[0])]:  # whoever installed a reader wants it to read
         found = theirs
     if not found and (place / PROVENANCE).is_file():
-        shown = shlex.quote(str(place))
-        way_out = f"lattok verify and view take both: DATASET --labels {shown}. For others make one dataset of them: "
-        way_out += f"lattok export DATASET --labels {shown} --out joined"
+        way_out = f"Give both: lattok inspect DATASET --labels {shlex.quote(str(place))}"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found = found or [(each, place) for each in known if named or each.guess(place)]
     if len(found) != 1:
@@ -258,6 +278,48 @@ def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
     inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
     found = [path.name for path in inner if any(each.marked and each.recognise(path) for each in known)]
     return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
+
+
+def source_of(dataset: RobotDataset, labels: Path) -> dict[str, Any] | None:
+    """Return what `SOURCE` in a folder of labels says of their dataset: its place, as that folder sees it, and the
+    options that it was opened with. None for one that only Python can open again."""
+    named, place = _parsed(dataset.address)
+    options = {name: value for name, value in dataset.opened_with.items() if name not in _HUB or name == "subfolder"}
+    if not place or any(kind is Path and name in options for each in formats() for name, kind in each.options.items()):
+        return None
+
+    def seen(given: str | Path) -> str:
+        return os.path.relpath(os.path.realpath(Path(given).expanduser()), os.path.realpath(labels))
+
+    if "labels" in options:
+        options["labels"] = [seen(each) for each in options["labels"]]
+    bundled = place in client.SAMPLES and not os.path.lexists(place)
+    address = place if bundled or client.find_local(place) is None else seen(place)
+    entry = {"dataset": address, **({"format": named} if named else {}), **options}
+    try:
+        json.dumps(entry)
+    except (TypeError, ValueError):  # objects of Python
+        return None
+    return entry
+
+
+def _open_labelled(place: Path, options: dict[str, Any]) -> RobotDataset:
+    """Open the dataset of a folder of labels, as it was opened when they were made, with them."""
+    file, base = place / SOURCE, Path(os.path.realpath(place))
+    entry = {key: value for key, value in read_json(safe_path(place, file, str(file))).items() if value is not None}
+    target, beside = entry.pop("dataset", None), entry.pop("labels", [])
+    if not isinstance(target, str):
+        checks.fail(f"dataset` of `{file}", "the place of a dataset", repr(target)[:200])
+    if not isinstance(beside, list) or not all(isinstance(each, str) for each in beside):
+        checks.fail(f"labels` of `{file}", "folders of labels", repr(beside)[:200])
+    kinds = {name for each in formats() for name, kind in each.options.items() if kind is not Path}
+    checks.known_keys(str(file), entry, ("format", "revision", "subfolder", "name", *sorted(kinds), *_VIEWS))
+    local = None if target in client.SAMPLES else client.find_local(target, base)
+    if local is None and target.startswith(("/", "../")):
+        way_out = f"Say where it is: lattok inspect DATASET --labels {shlex.quote(str(place))}"
+        checks.fail("dataset", f"the dataset of {place} in {os.path.normpath(base / target)}", "nothing there", way_out)
+    address = target if local is None else os.path.normpath(local)
+    return open_dataset(address, **{**entry, **options}, labels=[*(base / each for each in beside), place])
 
 
 def holds_labels_alone(place: Path) -> bool:

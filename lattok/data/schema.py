@@ -29,6 +29,7 @@ NONE: Mapping[str, Any] = {}
 NONE_KNOWN: Mapping[int, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
+SOURCE = Path("meta") / "source.json"  # which dataset labels in a folder of their own are of
 LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their PROVENANCE
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -102,6 +103,7 @@ class RobotDataset(ABC):
     root: Path  # folder of the dataset, or its only file
     name: str  # for titles and messages
     address: str = ""  # what `open_dataset` was given: commands that are suggested name it
+    opened_with: Mapping[str, Any] = NONE  # its options
     fps: float
     features: dict[str, Feature]  # all of them, by key
     cameras: tuple[str, ...]  # full keys
@@ -120,7 +122,7 @@ class RobotDataset(ABC):
     columns_apart: bool = False  # from the images: reading columns is cheap
     videos_at_rate: bool = False  # its videos show a frame for each row, at `fps`; others are resampled
     files: LocalFiles = LocalFiles()  # all here, or fetched from the Hub when they are read
-    labels: Any = None  # labels from another folder, whose columns are among the features
+    labels: Any = None  # those of other folders, whose columns are among the features: their `provenance`
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
     robot_spaces: Mapping[str, Any] = NONE  # spaces of the robot's own numbers, of columns that are in a unified one

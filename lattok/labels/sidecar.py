@@ -1,4 +1,4 @@
-"""Labels in a folder of their own, for datasets that are not LeRobot: `with_labels(dataset, folder)` joins the two.
+"""Labels in folders of their own, for datasets that are not LeRobot: `with_labels(dataset, folder)` joins them.
 
 `labels/file-*.parquet` hold `episode_index`, `frame_index` and the label columns, `meta/lattok.json` says how they were
 made. Reading is lazy; memory does not grow with the dataset but for 32 bytes per episode.
@@ -8,12 +8,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.opening import as_dataset
+from lattok.data.opening import BESIDE, as_dataset
 from lattok.data.schema import LABELS, LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import ColumnsView
@@ -77,12 +77,20 @@ class Sidecar:
         return row
 
 
+class Joined(NamedTuple):
+    """What a dataset says of the labels in all folders that are read beside it."""
+
+    provenance: dict[str, Any]  # by prefix
+
+
 class LabelledDataset(ColumnsView):
     """A dataset and its labels as one dataset: all label columns stand among its features."""
 
     def __init__(self, dataset: RobotDataset, labels: Sidecar):
         super().__init__(dataset)
-        self.labels = labels
+        self.sidecar = labels
+        before = {} if dataset.labels is None else dataset.labels.provenance
+        self.labels = Joined({**before, **labels.provenance})
         self.features = dataset.features | labels.features
         self.filled = {}  # by column: the prefix of what fills it
         for prefix, entry in labels.provenance.items():
@@ -102,38 +110,46 @@ class LabelledDataset(ColumnsView):
                 self.features = {key: feature} | self.features  # that of the dataset, where it has one
 
     def __repr__(self) -> str:
-        return f"{self.dataset!r} with labels {', '.join(self.labels.provenance)}"
+        return f"{self.dataset!r} with labels {', '.join(self.sidecar.provenance)}"
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        return (*self.dataset.files_of(episode_index), self.labels.file_of(episode_index))
+        return (*self.dataset.files_of(episode_index), self.sidecar.file_of(episode_index))
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
         checks.names("keys", keys)
-        own, labels = self.dataset.features, self.labels.features
+        own, labels = self.dataset.features, self.sidecar.features
         return [key for key in keys if (key in own if key in self.filled else key not in labels)]
 
     def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        labels = [key for key in keys if key in self.labels.features and key not in self.filled]
-        values = {**read, **(self.labels.columns(episode_index, labels) if labels else {})}
+        labels = [key for key in keys if key in self.sidecar.features and key not in self.filled]
+        values = {**read, **(self.sidecar.columns(episode_index, labels) if labels else {})}
         values |= {key: self._filled(episode_index, key, read.get(key)) for key in keys if key in self.filled}
         return {key: values[key] for key in keys}
 
     def _filled(self, episode_index: int, key: str, own: np.ndarray | None) -> np.ndarray:
         """Return the dataset's own column, if it has one, with what was inferred where nobody knows it."""
         keys = [f"{self.filled[key]}.{name}" for name in ("action", "filled")]
-        inferred, rows = self.labels.columns(episode_index, keys).values()
+        inferred, rows = self.sidecar.columns(episode_index, keys).values()
         own = np.full(inferred.shape, np.nan, dtype=np.float32) if own is None else own
         chosen = rows.reshape(len(rows), *[1] * (own.ndim - 1))
         return np.where(chosen, inferred.reshape(own.shape), own).astype(own.dtype)
 
 
-def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:
-    """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns."""
-    dataset, sidecar = as_dataset(dataset), Sidecar(labels)
-    _check_source(dataset, sidecar)
-    if taken := dataset.features.keys() & sidecar.features.keys():
-        checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
-    return LabelledDataset(dataset, sidecar)
+def with_labels(
+    dataset: RobotDataset | str | os.PathLike[str], labels: str | Path | Sequence[str | Path]
+) -> RobotDataset:
+    """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns, or in several."""
+    dataset = as_dataset(dataset)
+    for folder in (labels,) if isinstance(labels, str | os.PathLike) else labels:
+        sidecar = Sidecar(folder)
+        _check_source(dataset, sidecar)
+        if taken := dataset.features.keys() & sidecar.features.keys():
+            checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
+        dataset = LabelledDataset(dataset, sidecar)
+    return dataset
+
+
+BESIDE.add("labels", with_labels)
 
 
 def _features(files: Sequence[Path]) -> dict[str, Feature]:

@@ -20,7 +20,7 @@ from lattok.data.content import Content, content_of, record_of
 from lattok.data.copies import copies_text, with_copies
 from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
-from lattok.data.schema import short_name
+from lattok.data.schema import SOURCE, short_name
 from lattok.hub.records import NUMBERS
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, judged_words, never_saved, read_recipe
@@ -61,10 +61,12 @@ class DataOptions:
     Attributes:
         action_key: column with the actions
         episodes: "train", "test" (last of each task, more where tasks are few), "0:40", "0,3,5:9", "10%", "5 per task"
+        labels: folders of labels that `lattok annotate` wrote for the dataset
     """
 
     action_key: str = "action"
     episodes: str = "train"
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,9 @@ class Recipe(ABC, Generic[Model]):
             checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
         if dataset is not None and mix:
             raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
+        if mix and recipe.data.labels:
+            hint = "Mix folders of labels, as annotate writes them: each is its dataset with these labels."
+            raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
         for text in mix or ():
             parse_source(text)
         return recipe
@@ -226,7 +231,9 @@ class Recipe(ABC, Generic[Model]):
 
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""
-        return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
+        if self.dataset is None:
+            return open_mixture(self.data.mix)
+        return [Source(open_dataset(self.dataset, labels=getattr(self.data, "labels", ())), 1.0)]
 
     def trained_on(
         self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
@@ -321,10 +328,11 @@ class Recipe(ABC, Generic[Model]):
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
-        source = self.dataset or parse_source(self.data.mix[0])[0]
+        source, labels = self.dataset or parse_source(self.data.mix[0])[0], getattr(self.data, "labels", ())
+        beside = ["--labels", *labels] if labels else []
         rest = []
         with suppress(LattokError):  # it may be gone by now
-            dataset, spec = open_dataset(source), self.data.episodes
+            dataset, spec = open_dataset(source, labels=labels), self.data.episodes
             if isinstance(spec, str) and not re.search("[a-z%]", spec):  # all that it has not seen may judge it
                 seen = with_copies(dataset, (episode.index for episode in select_episodes(dataset, spec)))
                 others = [episode for episode in dataset.episodes if episode.index not in seen]
@@ -332,9 +340,11 @@ class Recipe(ABC, Generic[Model]):
                     others = measured_episodes(dataset, self.data.action_key, others)
                 rest = index_runs(episode.index for episode in others)
             if not split_by_task(dataset)[1] and not rest:
-                words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")]
+                words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels"), *beside]
                 said = shlex.join([*words, *prefix_flags(dataset, "latent")])
                 return f"No episode is held out to judge it by: {MORE}. Label with it: {said}"
+        if len(labels) == 1 and (Path(labels[0]) / SOURCE).is_file():
+            source = labels[0]  # which is the dataset with these labels
         words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
         return f"Judge it: {shlex.join(words)}"

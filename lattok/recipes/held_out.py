@@ -12,7 +12,8 @@ from lattok.data.episodes import EpisodeSpec
 from lattok.evaluation.evidence.policy_evidence import PolicyErrors, policy_errors
 from lattok.labels.spec import measured_episodes
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.policy_data import PolicyData, PolicySource
+from lattok.recipes.policy_data import PolicyData
+from lattok.recipes.policy_sources import PolicySource
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 from lattok.utils import checks, files

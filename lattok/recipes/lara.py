@@ -180,7 +180,7 @@ class LARARecipe(VLARecipe):
 def _continued(recipe: LARARecipe, data: PolicyData) -> LatentVLA:
     """Return the policy in `init` for this data, which must be as that which it was trained on."""
     policy = recipe.load_earlier(str(recipe.data.init))
-    policy = for_dataset(policy, data.datasets[0].name)
+    policy = for_dataset(policy, data.lead.dataset.name)
     before, now = policy.config, data.config()
     now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)
     had = flat(before)

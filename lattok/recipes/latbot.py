@@ -65,7 +65,7 @@ class LatBotOptions(PolicyOptions):
             own, unused = getattr(self, name), getattr(LatBotOptions, name)
             if self.phase == "finetune" and own != unused:
                 checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
-        for name in ("prefix", "labels", "latent_stride", "decoder", "init"):
+        for name in ("prefix", "latent_stride", "decoder", "init"):
             if getattr(self, name) is not None:
                 checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
         checks.one_of("strategy", self.strategy, ("baseline",))

@@ -1,5 +1,6 @@
 """Options of what is read where actions may be unknown, and of what a policy learns from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,8 +44,13 @@ class PolicyOptions(ActedOptions):
         layer: hidden state that LA-Align looks at: index, or fraction of the layers
         latent_weight: weight of the latent loss (lambda of Eq. 4); left out: the strategy's own
         align_projection: projection of LA-Align; left out: linear
+        stages: "joint", all losses at once; "pretrain,finetune", latents of everything first, in OUT/pretrain, then the
+            sources with actions, in OUT/finetune; or one of the two stages
+        pretrain_steps: steps of the first stage; 0: as many as `steps`
+        latent_head: in the second stage the latent loss goes on ("kept") or has no weight ("dropped"); decoded to
+            actions they are with `decoder`, in one stage
+        latents_only: datasets of `mix`, by name, whose actions do not teach: only their labels do
         prefix: prefix of the label columns; left out: the only one that fits the strategy
-        labels: folder of labels that `lattok annotate` wrote for a dataset of another format
         tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by, and the
             horizon is its own; with la_tok it labels while the policy trains, in place of columns
         decoder: inverse dynamics model that made the labels; it turns latents that the policy predicts into actions
@@ -60,8 +66,11 @@ class PolicyOptions(ActedOptions):
     layer: int | float | None = None
     latent_weight: float | None = None
     align_projection: Literal["linear", "mlp"] | None = None
+    stages: Literal["joint", "pretrain", "finetune", "pretrain,finetune"] = "joint"
+    pretrain_steps: int = 0
+    latent_head: Literal["kept", "dropped"] = "kept"
+    latents_only: tuple[str, ...] = ()
     prefix: str | None = None
-    labels: str | None = None
     tokenizer: str | None = None
     decoder: str | None = None
     init: str | None = None
@@ -78,11 +87,21 @@ class PolicyOptions(ActedOptions):
     @property
     def plan(self) -> Strategy:
         """Return the strategy with its layer and weight."""
-        changes = {"layer": self.layer, "weight": self.latent_weight, "projection": self.align_projection}
+        weight = 0.0 if (self.stages, self.latent_head) == ("finetune", "dropped") else self.latent_weight
+        changes = {"layer": self.layer, "weight": weight, "projection": self.align_projection}
         plan = strategy_of(self.strategy, **changes)
+        if self.stages == "pretrain":
+            plan = replace(
+                plan, acts=False, next_step="lattok train vla DATASET --stages finetune --init MODEL --out my-policy"
+            )
         if self.decoder is None:
             return plan
         return replace(plan, labels=plan.labels or "steps", predicts="latents", title=f"{plan.title}, of latents")
+
+    def check_latents_only(self, names: Sequence[str]) -> None:
+        """Require that `latents_only` names datasets of the mixture."""
+        for name in self.latents_only:
+            checks.one_of("latents_only", name, names)
 
     @property
     def compared_key(self) -> str:
@@ -91,4 +110,15 @@ class PolicyOptions(ActedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.latents_only and not self.mix:
+            raise LattokError("`latents_only` names datasets of a mixture. Give `mix`, or leave it out.")
+        checks.whole(pretrain_steps=self.pretrain_steps)
+        if "pretrain" not in self.stages and self.pretrain_steps:
+            checks.fail("pretrain_steps", "0 without a first stage (stages=pretrain,finetune)", self.pretrain_steps)
+        if "finetune" not in self.stages and self.latent_head != "kept":
+            checks.fail("latent_head", "kept without a second stage (stages=pretrain,finetune)", self.latent_head)
+        if self.stages != "joint" and not self.plan.losses:
+            checks.fail("stages", "joint with a strategy without a latent loss", f"{self.stages} with {self.strategy}")
+        if self.stages != "joint" and self.decoder is not None:
+            checks.fail("stages", "joint with a decoder, whose latents are the policy's actions", self.stages)
         _ = self.plan  # which checks its own numbers

@@ -16,7 +16,6 @@ from lattok.data import RobotDataset
 from lattok.evaluation.page import sheet
 from lattok.evaluation.page.svg import plot
 from lattok.evaluation.report import Pictures
-from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
 from lattok.recipes.held_out import HELD_OUT, held_out_episodes
 from lattok.recipes.run_folder import first_process, wait_for_all
@@ -47,7 +46,7 @@ def train_study(
             hint = "where each strategy has its own" if name != "strategy" else "which trains them all"
             raise LattokError(f"`{name}` cannot be set in a study, {hint} (got {value}).")
     sources = recipe.open()
-    dataset = sources[0].dataset if data.labels is None else with_labels(sources[0].dataset, data.labels)
+    dataset = sources[0].dataset
     if not held_out_episodes(dataset, data.episodes, data.compared_key):
         hint = "A study compares on held-out episodes whose actions are known."
         checks.fail("episodes", "some that leave others", data.episodes, hint)

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data.opening import Source
-from lattok.hub import HubModel, config_of, read_config, resolve
+from lattok.hub import CONFIG, TRAINING, HubModel, config_of, read_config, resolve
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
-from lattok.recipes.held_out import judge
+from lattok.recipes.held_out import HELD_OUT, judge
 from lattok.recipes.policy_data import PolicyData
 from lattok.recipes.policy_options import PolicyOptions
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
-from lattok.training import fit
-from lattok.utils import checks
+from lattok.training import RECIPE, RUN, fit
+from lattok.utils import checks, files
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.model import begin_with, share_backbone, shared_options
 
@@ -147,6 +148,10 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
+        if self.data.stages != "joint" and self.kind != VLARecipe.kind:
+            checks.fail("stages", f"joint in {self.kind}", self.data.stages, "lattok train vla has stages.")
+        if "," in self.data.stages:
+            return self._in_stages(resume, resume_command)
         out, sources = self.folder(resume), self.open()
         data = self.policy_data(sources)
         torch.manual_seed(self.loop.seed)
@@ -169,6 +174,8 @@ class VLARecipe(Recipe[LatentVLA]):
                 resume_command=resume_command,
             )
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
+            for entry, gave in zip(history.get("mixture", ()), data.record(parts), strict=False):
+                entry.update(gave)
             if policy.datasets:
                 policy.use_normalizers(policy.normalizers.in_use())
             finish(self.artefacts(learner, history), out)
@@ -176,6 +183,37 @@ class VLARecipe(Recipe[LatentVLA]):
                 judge(policy, data, parts, out)
             wait_for_all()
             return policy
+
+    def _in_stages(self, resume: bool, resume_command: str) -> LatentVLA:
+        """Train one stage after the other, each in a folder of its own, and save the last policy."""
+        out, sources, policy = self.folder(resume), self.open(), None
+        stages = {name: self._stage(name) for name in self.data.stages.split(",")}
+        with self.begin(resume, sources, resume_command=resume_command):
+            for name, stage in stages.items():
+                if (out / name / CONFIG).is_file():
+                    continue
+                if first_process():
+                    print(f"\n== {name}", flush=True)
+                policy = stage.train((out / name / RUN / RECIPE).is_file(), resume_command)
+            policy = policy or LatentVLA.from_pretrained(out / name)
+            before = files.read_json(out / next(iter(stages)) / TRAINING)
+            policy.trained_on = {**(policy.trained_on or {}), "pretrained": before}
+            finish({"": policy}, out)
+            if first_process() and (out / name / HELD_OUT).is_file():
+                files.write_json(out / HELD_OUT, files.read_json(out / name / HELD_OUT))
+            wait_for_all()
+            return policy
+
+    def _stage(self, name: str) -> Self:
+        """Return the recipe of one stage; the second goes on with the policy of the first."""
+        data, place, loop = self.data, Path(self.out), self.loop
+        first = name == "pretrain"
+        data = replace(data, stages=name, pretrain_steps=0, latent_head="kept" if first else data.latent_head)
+        if first:
+            loop = replace(loop, steps=self.data.pretrain_steps or loop.steps)
+        else:
+            data = replace(data, init=str(place / "pretrain"))
+        return replace(self, out=str(place / name), data=data, loop=loop)
 
     def policy_data(self, sources: Sequence[Source]) -> PolicyData:
         """Read what the policy learns from in the datasets of this recipe."""
@@ -200,7 +238,10 @@ class VLARecipe(Recipe[LatentVLA]):
             inputs["decoder"] = decoder.describe()["weights_sha256"]
         if config.tokens is not None:
             inputs["tokenizer"] = config.tokens.weights_sha256
-        return Learner(policy, policy, policy.config.loss_weights, inputs=inputs)
+        weights = policy.config.loss_weights
+        if self.data.stages == "pretrain":
+            weights = {**weights, "action": 0.0}
+        return Learner(policy, policy, weights, inputs=inputs)
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
         """Return the models that the run saves, by folder, each with the record of its training."""
@@ -208,7 +249,8 @@ class VLARecipe(Recipe[LatentVLA]):
         return {"": learner.policy}
 
     def next_step(self) -> str:
-        chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""
+        several = len(self.data.mix) > 1 and read_config(Path(self.out), "out").get("normalizers")
+        chosen = '.for_dataset("NAME")' if several else ""
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
 
 

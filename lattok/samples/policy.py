@@ -43,6 +43,8 @@ class WindowOptions:
         episodes: which episodes samples come from
         action_episodes: episodes whose actions are known (None: all); others, and those whose actions are all NaN,
             teach through labels
+        acts: False: no action is known, and labels alone teach
+        labelled: False: no label is, and actions alone teach
         confident_share: share of the actions that a model inferred (annotate --as actions) that teaches, the most
             confident first
         extra_keys: other columns like actions, which `PolicyWindows.targets` gives
@@ -62,6 +64,8 @@ class WindowOptions:
     state_key: str | None = "observation.state"
     episodes: EpisodeSpec = None
     action_episodes: EpisodeSpec = None
+    acts: bool = True
+    labelled: bool = True
     confident_share: float = 1.0
     extra_keys: Sequence[str] = ()
     gaps: Sequence[int] = ()
@@ -96,7 +100,7 @@ class PolicyWindows(Samples):
         self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
-        self.acted = self._known_actions(dataset, action_key, options.action_episodes)
+        self.acted = self._known_actions(dataset, action_key, options)
         self.measured, self._sure = self._confident(dataset, action_key, options.confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
@@ -115,25 +119,26 @@ class PolicyWindows(Samples):
         self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and options.tokenizer is None:
-            self._labels = self._stored_labels(dataset, self.latent, options.parts)
+            self._labels = self._stored_labels(dataset, self.latent, options)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         resize = partial(_resized, size, options.interpolation)
         self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, resize)
         empty = partial(np.empty, (len(self), 0, size, size, 3), np.uint8)
         self._all_frames = partial(self.reader.all, progress=progress) if self.cameras else empty
 
-    def _known_actions(self, dataset: RobotDataset, key: str, episodes: EpisodeSpec) -> Tensor:
-        """Tell which samples have a known action that may teach, bool [N]; `episodes` may have some (None: all)."""
+    def _known_actions(self, dataset: RobotDataset, key: str, options: WindowOptions) -> Tensor:
+        """Tell which samples have a known action that may teach, bool [N]."""
+        episodes = options.action_episodes
         lengths = np.array([e.length for e in self.episodes], dtype=np.int64)
         acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
-        if not acted.any():
+        if not acted.any() and options.acts:
             named = "" if episodes is None else f", of {episodes!r}"
             checks.fail(key, f"known actions in one of the episodes that are trained on{named}", "NaN in all")
         return acted
 
-    def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, parts: Sequence[str]) -> dict[str, Tensor]:
-        labels = read_rows(dataset, spec, self.episodes, parts)
-        if not labels["valid"].any():
+    def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, options: WindowOptions) -> dict[str, Tensor]:
+        labels = read_rows(dataset, spec, self.episodes, options.parts)
+        if not labels["valid"].any() and options.labelled:
             what = f"none of the {checks.counted(len(self), 'frame')} of the chosen episodes has a label"
             raise checks.LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
         return labels
@@ -285,7 +290,8 @@ class MixedPolicyWindows(MixedSamples):
     """Samples of several datasets; actions and proprio are normalised, those of each dataset by maps of its own."""
 
     def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
-        """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"."""
+        """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"; None: its
+        samples stay as they are."""
         super().__init__(parts)
         self.weights, self._maps = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
         self._partly = not all(part.known.all() for part in parts)
@@ -301,10 +307,11 @@ class MixedPolicyWindows(MixedSamples):
 
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PolicyBatch:
         given, maps = self.parts[part].batch(indices, *frames), self._maps[part]
-        proprio = None if given.proprio is None else maps["proprio"](given.proprio)
+        proprio = given.proprio if given.proprio is None or maps is None else maps["proprio"](given.proprio)
+        actions = given.actions if maps is None else maps["action"](given.actions)
         known = self.parts[part].known.repeat(len(given.actions), 1) if self._partly else None
         texts = given.subtasks or ([""] * len(given.actions) if self.has_subtask is not None else None)
-        return given._replace(actions=maps["action"](given.actions), proprio=proprio, known=known, subtasks=texts)
+        return given._replace(actions=actions, proprio=proprio, known=known, subtasks=texts)
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -41,7 +41,7 @@ def check(dataset, models, out: Path) -> None:
     """Labels beside the data follow the contract, verify, and survive an export."""
     annotate(dataset, models, out)
     before = tree(out)
-    assert sorted(before) == ["labels/file-000.parquet", "meta/lattok.json"]
+    assert sorted(before) == ["labels/file-000.parquet", "meta/lattok.json", "meta/source.json"]
     labelled = with_labels(dataset, out)
     result = verify(labelled, models)
     assert result.holds, result.render()

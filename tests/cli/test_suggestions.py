@@ -193,23 +193,33 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert "`action_key`: expected a column of actions: they are what labels are compared by, got 'action'" in refused
     labelled = said("annotate vids --model lam --out labels --device cpu")
     verify, look = after("Check them", labelled), after("Look at them", labelled)
-    assert verify == "lattok verify vids --labels labels --model lam"
+    assert verify == "lattok verify labels --model lam"
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
     assert "Page, in place of the last one: view.html" in said(f"{look} --out view.html")
+    Path("elsewhere").mkdir()
+    moved = Path("labels").rename("elsewhere/labels")  # their dataset is not where they look for it
     for verb, rest in {"verify": "--model lam", "view": "--out view.html"}.items():
-        (both,) = re.findall(r"both: (DATASET --labels \S+)\. For", refused := said(f"{verb} labels {rest}", 2))
+        (both,) = re.findall(
+            r"Say where it is: lattok inspect (DATASET --labels \S+)", said(f"{verb} {moved} {rest}", 2)
+        )
         said(f"{verb} {both.replace('DATASET', videos)} {rest}")
-    (join,) = re.findall(r"lattok export DATASET --labels \S+ --out joined", refused)
-    assert join.replace("DATASET", videos).replace(str(Path.cwd()) + "/", "") == after("Join them", labelled)
+    moved.rename("labels")
     said(f"{after('Join them', labelled)} --video-codec h264")
     assert {"latent.codes", "observation.images.video"} <= open_dataset("joined").features.keys()
     said("verify vids --model lam", 2)
+    said("annotate labels --model lam --prefix more --out second --device cpu")  # of a labelled dataset again
+    Path("both.json").write_text(json.dumps({"dataset": "vids", "labels": ["labels"], "name": "vids"}))
+    for place in ("second", "both.json --labels second"):
+        said(f"verify {place} --prefix latent more --model lam lam")
+    said("inspect vids --labels labels second")
+    said("verify vids --labels labels labels --model lam", 2)  # twice the same
     said(["annotate", "vids", "--model", "lam", "--out", "of video", "--device", "cpu"])
     (join,) = re.findall(r"lattok export .*? --out joined", doctored("of video"))
     said(f"{join.replace('DATASET', videos).replace('joined', 'both')} --video-codec h264")
     assert "latent.codes" in open_dataset("both").features
-    (both,) = re.findall(r"both: (DATASET --labels .*of video')\. For", said(["view", "of video"], 2))
+    Path("of video/meta/source.json").unlink()  # as lattok wrote labels before
+    (both,) = re.findall(r"both: lattok inspect (DATASET --labels .*of video')", said(["view", "of video"], 2))
     said(f"view {both.replace('DATASET', videos)} --out view.html")
 
 

@@ -13,6 +13,7 @@ from lattok import open_dataset
 from lattok.cli import main
 from lattok.data.schema import FORMATS
 from lattok.utils.registry import is_ours
+from tests.conftest import write_dataset
 from tests.data.formats import test_agibot as agibot_world
 from tests.data.formats import test_array_layouts as arrays
 from tests.data.formats import test_mcap as ros
@@ -139,6 +140,8 @@ def test_a_format_goes_through_every_verb(
     if not any(words[0] == "annotate" for words in done):
         done += follow(capsys, "annotate", *place, "--model", model, "--out", "labels")
     assert {"verify", "view"} <= {words[0] for words in done}
+    labels = next(words[words.index("--out") + 1] for words in done if words[0] == "annotate")
+    run("inspect", labels)
     if not Path("joined").exists():  # labels are columns of a copy
         run("export", "labels", "--out", "joined", *MORE["export"])
     joined = open_dataset("joined")
@@ -155,4 +158,12 @@ def test_a_format_goes_through_every_verb(
         run("train", "idm", *place, "--out", "idm", "--preset", "tiny", "--image-size", "32", *TINY)
         policy = ["--backbone", "scratch", "--strategy", "la_direct", "--horizon", "2", "--cameras", dataset.cameras[0]]
         policy += [] if "observation.state" in dataset.features else ["--no-proprio"]
-        run("train", "vla", "joined", "--out", "policy", *policy, *TINY)
+        run("train", "vla", labels, "--out", "policy", *policy, *TINY)
+        run("hide", *place, "--keep", str(dataset.episodes[0].index), "--out", "few")
+        run("annotate", "few", "--model", "idm", "--as", "actions", "--out", "filled")
+        run("train", "vla", "filled", "--out", "of-few", *policy[:2], *policy[4:], *TINY)
+    else:  # films, beside a robot
+        robot, seen = write_dataset(Path("robot"), [8, 9, 8]), ("--cameras", "front", "--any-rate")
+        run("annotate", robot, "--model", model, "--out", "robot-labels", *seen)
+        mixed = ("--mix", f"{labels}:1.0", "robot-labels:1.0", "--backbone", "scratch", "--strategy", "la_direct")
+        run("train", "vla", *mixed, "--out", "policy", "--horizon", "2", *TINY)

@@ -76,7 +76,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
     (tmp_path / "meta" / "episodes").mkdir(parents=True)
     refused(r"LeRobot's meta/info\.json is missing: copy the dataset again\.", open_dataset, tmp_path)
     (tmp_path / "meta" / "lattok.json").write_text("{}")
-    refused(r"holds only the labels of one\. lattok verify and view take both", open_dataset, tmp_path)
+    refused(r"holds only the labels of one\. Give both: lattok inspect DATASET --labels", open_dataset, tmp_path)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path):

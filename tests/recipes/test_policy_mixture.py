@@ -196,7 +196,7 @@ def relabelled(roots, place: Path, model: dict, spec: dict) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"labels": "x"}, r"`labels` are of one dataset, not of a mixture\. Mix datasets that hold theirs"),
+        ({"labels": "x"}, r"`labels` are of one dataset, not of a mixture\. Mix folders of labels"),
         ({"acted_share": 0.5, "action_episodes": "0"}, r"`acted_share` is of one dataset\. In a mixture the weights"),
     ],
 )

@@ -1,0 +1,160 @@
+"""What a few known actions would be worth on a dataset: `try_few_actions(dataset, out)`.
+
+    known     a policy that learns from the episodes whose actions are known
+    inferred  one that learns from all, the other actions inferred from video
+    all       one that learns from all true actions
+
+The same policy and the same seeds; errors of the actions in the same held-out episodes, in units of the variance of all
+true training actions. Every step is kept in `out`: an interrupted study continues, and ends with the same numbers.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.annotation import annotate, hide
+from lattok.backbones import SCRATCH
+from lattok.data import RobotDataset, as_dataset, export, open_dataset, select_episodes, split_by_task
+from lattok.data.table_dataset import tables_of
+from lattok.evaluation import student
+from lattok.evaluation.evidence.policy_evidence import policy_errors
+from lattok.evaluation.wording import Interval
+from lattok.hub import CONFIG
+from lattok.recipes.idm import InverseDynamicsRecipe
+from lattok.recipes.vla import VLARecipe
+from lattok.samples.policy import PolicyWindows, WindowOptions
+from lattok.training import RECIPE, RUN
+from lattok.utils import checks, files
+from lattok.utils.devices import moved
+from lattok.utils.output import Output
+from lattok.vla import LatentVLA
+
+ARMS = {"known": "known actions alone", "inferred": "and inferred ones", "all": "all true actions"}
+SETTINGS, RESULTS, TABLE, ERRORS, LOCK = "settings.json", "few_actions.json", "few_actions.md", "errors.json", "lock"
+FEWEST = 5  # held-out episodes of an interval
+
+
+class FewActions(NamedTuple):
+    """Errors by arm [seeds, episodes]; the table and the answer as text."""
+
+    errors: dict[str, np.ndarray]
+    gain: Interval | None  # of what inferred actions take from the error of known ones alone
+    answer: str
+    table: str
+
+
+def try_few_actions(
+    dataset: RobotDataset | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    keep: str | Sequence[int] = "2 per task",
+    *,
+    seeds: int = 3,
+    action_key: str = "action",
+    idm: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
+) -> FewActions:
+    """Hide all actions but those of the episodes `keep`, infer them from video, and train policies on known, inferred
+    and all actions. `idm` and `policy` are options of `lattok train idm` and `lattok train vla`. Raises `LattokError`
+    where no episode is held out, or where `out` holds a study with other settings."""
+    checks.counts(seeds=seeds)
+    source, out = as_dataset(dataset), Path(out).expanduser()
+    with Output(out).locked(out / LOCK):
+        if tables_of(source) is None:  # so that all three see the same pictures
+            if not (out / "all").exists():
+                export(source, out / "all")
+            source = open_dataset(out / "all")
+        test = sorted(split_by_task(source)[1])
+        if not test:
+            checks.fail("dataset", "episodes that are held out", "none", "Record more episodes of a task.")
+        kept = [episode.index for episode in select_episodes(source, keep) if episode.index not in test]
+        settings = {"dataset": source.name, "kept": kept, "test": test, "seeds": seeds, "action_key": action_key}
+        settings |= {"idm": dict(idm or {}), "policy": dict(policy or {})}
+        settings["episodes"] = [len(source.episodes), sum(episode.length for episode in source.episodes)]
+        before = files.read_json(out / SETTINGS) if (out / SETTINGS).is_file() else None
+        if before is not None and before != files.finite(settings):
+            odd = ", ".join(name for name, value in settings.items() if before.get(name) != value)
+            checks.fail("out", "a study with the same settings, or a new folder", f"{out}, of another {odd}")
+        files.write_json(out / SETTINGS, settings)
+        if not (out / "few").exists():
+            hide(source, out / "few", [*kept, *test], action_key=action_key)
+        model = _trained(InverseDynamicsRecipe, out / "few", out / "idm", "tiny", action_key=action_key, **(idm or {}))
+        if not (out / "filled").exists():
+            annotate(out / "few", str(model), out / "filled", fill=True, action_key=action_key)
+        errors = {arm: np.array([_errors(source, out, arm, seed, settings) for seed in range(seeds)]) for arm in ARMS}
+        found = _answer(errors)
+        facts = {"errors": {arm: values.tolist() for arm, values in errors.items()}, "answer": found.answer}
+        files.write_json(out / RESULTS, {**facts, "gain": found.gain, "settings": settings})
+        files.write_text(out / TABLE, f"{found.table}\n\n{found.answer}\n")
+    return found
+
+
+def _trained(kind: Any, data: Path | str, out: Path, preset: str | None, **options: Any) -> Path:
+    """Train a model, or go on with what is there of it."""
+    if not (out / CONFIG).is_file():
+        begun = (out / RUN / RECIPE).is_file()
+        recipe = kind.stored(out) if begun else kind.from_preset(data, out, preset, **options)
+        recipe.train(begun)
+    return out
+
+
+def _errors(source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapping[str, Any]) -> list[float]:
+    """Train a policy of an arm, and return its error in each held-out episode."""
+    place, key = out / "policies" / f"{arm}-{seed}", settings["action_key"]
+    if (place / ERRORS).is_file():
+        return files.read_json(place / ERRORS)["errors"]
+    print(f"\n== policy: {ARMS[arm]}, seed {seed}", flush=True)
+    data = {"known": out / "few", "inferred": out / "filled", "all": source.address or source.root}[arm]
+    options: dict[str, Any] = {"backbone": SCRATCH, "action_key": key, "seed": seed}
+    options["episodes"] = ",".join(map(str, settings["kept"])) if arm == "known" else "train"
+    if "observation.state" not in source.features:
+        options["proprio"] = False
+    _trained(VLARecipe, str(data), place, None, **{**options, **settings["policy"]})
+    policy = moved(LatentVLA.from_pretrained(place), settings["policy"].get("device", "auto"))
+    config = policy.config
+    about: dict[str, Any] = {"horizon": config.horizon, "size": config.image_size, "action_key": key}
+    units = PolicyWindows(source, WindowOptions(cameras=(), state_key=None, episodes="train", **about))
+    about |= {"cameras": config.cameras, "interpolation": config.interpolation}
+    about["state_key"] = config.state_key if config.proprio_dim else None
+    found = []
+    for index in settings["test"]:
+        held_out = PolicyWindows(source, WindowOptions(episodes=[index], **about))
+        found.append(policy_errors(policy.predict_chunk, units, held_out, key).error)
+    files.write_json(place / ERRORS, {"errors": found})
+    return found
+
+
+def _answer(errors: Mapping[str, np.ndarray]) -> FewActions:
+    """Compare the arms over held-out episodes, each with the mean of its errors over the seeds."""
+    each = {arm: values.mean(0) for arm, values in errors.items()}
+    rows = ["| the policy learns from | error of held-out actions |", "|---|---|"]
+    rows += [f"| {ARMS[arm]} | {_with_interval(values)} |" for arm, values in each.items()]
+    gains = each["known"] - each["inferred"]
+    gain, episodes = _interval(gains), checks.counted(len(gains), "held-out episode")
+    change = gains.mean() / each["known"].mean() if each["known"].mean() else 0.0
+    by = f"the error is {abs(change):.0%} {'lower' if change >= 0 else 'higher'} than with known actions alone"
+    if gain is None:
+        answer = f"That cannot be told from {episodes}, and an interval needs {FEWEST}: {by}."
+    elif gain[0] > 0:
+        answer = f"Inferring the other actions is worth it here: {by} ({episodes})."
+    elif gain[1] < 0:
+        answer = f"Inferring the other actions is not worth it here: {by} ({episodes})."
+    else:
+        answer = f"It is not shown to be worth it here: {by}, and the interval includes no change ({episodes})."
+    return FewActions(dict(errors), gain, answer, "\n".join(rows))
+
+
+def _interval(values: np.ndarray) -> Interval | None:
+    """Return the 95 % interval of a mean over episodes (Student's t); None where they are too few."""
+    if (count := len(values)) < FEWEST:
+        return None
+    half = student.quantile(0.975, count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _with_interval(values: np.ndarray) -> str:
+    found = _interval(values)
+    return f"{values.mean():.3f}" + ("" if found is None else f" ± {(found[1] - found[0]) / 2:.3f}")
