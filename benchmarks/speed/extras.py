@@ -40,7 +40,7 @@ EXTRAS = {
         ("tests/test_loading.py", "tests/golden"),
     ),
     "sim": Extra("lattok.sim, metaworld, ogbench", ("tests/sim",)),
-    "vla": Extra("lattok.vla, transformers, peft", ("tests/backbones",)),
+    "vla": Extra("lattok.vla, transformers", ("tests/backbones",)),
     "ray": Extra("lattok.annotation, ray", ("tests/annotation/test_ray.py",)),
     "hdf5": Extra("lattok.data, h5py", ("tests/data/formats/test_hdf5.py",)),
     "lpips": Extra("lattok, lpips", ("tests/image_lam/moto/test_perceptual.py",)),

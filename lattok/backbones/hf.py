@@ -5,9 +5,8 @@ be: the vocabulary is never resized, positions and masks are the model's own, an
 """
 
 import inspect
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
@@ -20,12 +19,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.backbones import Backbone, BackboneOut, Inputs, LoraSpec, Train, pretrained
+from lattok.backbones.fewer import launch_less
+from lattok.backbones.lora import AdapterGroup, add_adapters, merge_adapters, round_adapters
 from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
-IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the other
 IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
 
 
@@ -47,7 +47,7 @@ class HFBackbone(Backbone):
         self.hidden_size, self.num_layers = int(text.hidden_size), int(text.num_hidden_layers)
         self.embedding_rms = _embedding_rms(model.get_input_embeddings())
         self.train_mode: str | None = None  # what `adapt` was told
-        self._adapters: tuple[Any, ...] = ()  # peft's view of the model; in a tuple it is no second submodule
+        self._adapters: list[AdapterGroup] = []
         self._trained: list[str] = []
         self._checkpointing = False
         self._tokenizer = getattr(processor, "tokenizer", processor)
@@ -55,9 +55,7 @@ class HFBackbone(Backbone):
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
-        for part in model.modules():
-            if type(part).__name__ == IMAGE_ATTENTION:
-                part.forward = partial(_attend_at_once, part)
+        launch_less(model)
         self.eval()
 
     @classmethod
@@ -100,7 +98,7 @@ class HFBackbone(Backbone):
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
         counts, tensors = inputs.get(IMAGE_COUNTS), {key: value for key, value in inputs.items() if key != IMAGE_COUNTS}
         inputs = self._with_placeholders(tensors, queries.shape[1])
-        with self._as_embeddings(queries):
+        with self._as_embeddings(queries), self._own_precision():
             asked = {"output_hidden_states": wanted if _selects_states() else True}
             hidden = self.model.model(**inputs, **asked, use_cache=False).hidden_states
         ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -181,9 +179,8 @@ class HFBackbone(Backbone):
 
     def merge(self) -> None:
         """Add the adapters to the weights that they adapt, in place. The base model is then to be saved, not they."""
-        if self._adapters:
-            self.model = self._adapters[0].merge_and_unload()
-        self._adapters, self._trained = (), []
+        merge_adapters(self.model)
+        self._adapters, self._trained = [], []
 
     def save_base(self, folder: str | Path) -> Path:
         """Write the model and its processor, so that `load(folder)` opens them. Adapters must be merged before."""
@@ -206,24 +203,28 @@ class HFBackbone(Backbone):
         return [part for each in found for part in (each if isinstance(each, nn.ModuleList) else [each])]
 
     def _add_lora(self, lora: LoraSpec) -> None:
-        peft = pretrained.require("peft")
         whole = self._projector() if lora.projector else []
         inside = {id(module) for part in whole for module in part.modules()}
-        linear = self.linear_layers(lora.vision)
-        config = peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=[name for name in linear if id(self.model.get_submodule(name)) not in inside],
-            init_lora_weights="gaussian",
-        )
-        self._adapters = (peft.LoraModel(self.model, config, "default"),)  # edits the model in place
+        linear = [name for name in self.linear_layers(lora.vision) if id(self.model.get_submodule(name)) not in inside]
+        self._adapters = add_adapters(self.model, linear, lora)
         for part in whole:
             part.requires_grad_(True).register_forward_pre_hook(_in_own_precision)
             part.register_forward_hook(partial(_in_precision, self.model.dtype))
-        for value in self.model.parameters():
-            if value.requires_grad:
+            for value in part.parameters():
                 value.data = value.data.float()
+
+    @contextmanager
+    def _own_precision(self) -> Iterator[None]:
+        """Compute a model of a lower precision in that one, for which autocast would cast nearly everything twice.
+
+        What learns beside adapters is float32, which autocast rounds.
+        """
+        device, dtype = self.model.device.type, self.model.dtype
+        alone = dtype != torch.float32 and not any(".lora_" not in name for name in self._trained)
+        with torch.autocast(device, enabled=False) if alone else nullcontext():
+            autocast = torch.is_autocast_enabled(device)
+            round_adapters(self._adapters, torch.get_autocast_dtype(device) if autocast else dtype)
+            yield
 
     def _train_parts(self, module: nn.Module, inherited: bool) -> None:
         """Set training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
@@ -283,26 +284,6 @@ class HFBackbone(Backbone):
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
 
 
-def _attend_at_once(
-    part: Any, states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **given: Any
-) -> Tensor:
-    """Attend within all images of a batch at once; one by one, a GPU waited half of a step (an H100, 64 images).
-
-    They have one size here. Images of several are left to transformers where the CPU sees it, and are NaN elsewhere.
-    """
-    count, lengths = len(cu_seqlens) - 1, cu_seqlens.diff()
-    alike = (lengths == lengths[0]).all()
-    if not alike.is_cpu or alike:
-        rotated = sys.modules[type(part).__module__].apply_rotary_pos_emb_vision
-        query, key, value = part.qkv(states).reshape(len(states), 3, part.num_heads, -1).unbind(1)
-        query, key = rotated(query, key, *position_embeddings)
-        each = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in (query, key, value)]
-        mixed = F.scaled_dot_product_attention(*each, scale=part.scaling)
-        unless = torch.where(alike, 0.0, torch.nan).to(states.dtype)
-        return part.proj(mixed.transpose(1, 2).reshape(len(states), -1)) + unless
-    return type(part).forward(part, states, cu_seqlens, position_embeddings=position_embeddings, **given)
-
-
 @cache
 def _selects_states() -> bool:
     """Tell whether transformers gives the hidden states of a list alone; from 5.17 to 5.22 they are of other layers."""
@@ -320,7 +301,7 @@ def _in_precision(dtype: torch.dtype, part: nn.Module, args: Any, out: Any) -> A
 
 
 def _stable(name: str) -> str:
-    """Drop peft's name for the adapter, and name a parameter as every transformers from 5.4 on does."""
+    """Drop the name of the adapter, and name a parameter as every transformers from 5.4 on does."""
     return name.replace(".default.", ".").replace(".vision_tower.vision_model.", ".vision_tower.")
 
 

@@ -19,7 +19,7 @@ from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
 from lattok.version import install_extra
 
-MIN_VERSIONS = {"transformers": "5.4", "peft": "0.18"}
+MIN_VERSIONS = {"transformers": "5.4"}
 SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
 MODEL_FILES = [*SMALL_FILES, "*.safetensors"]
 EXPECTED = "a folder with config.json, or a Hub id like org/name"

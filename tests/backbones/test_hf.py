@@ -15,7 +15,7 @@ from tests.backbones.conftest import need_transformers
 
 need_transformers()
 
-from lattok.backbones import hf  # noqa: E402
+from lattok.backbones import fewer, hf  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
 from lattok.backbones.pretrained import TEXT  # noqa: E402
 from tests.errors import refused  # noqa: E402
@@ -143,7 +143,7 @@ def test_layers_are_the_same_where_transformers_cannot_select_them(
 def test_images_are_attended_to_at_once(load: Load):
     """With the numbers and gradients of transformers, which attends to one after the other; of any sizes."""
     backbone, plain = load("qwen3_vl"), load("qwen3_vl")
-    parts = [part for part in plain.model.modules() if type(part).__name__ == hf.IMAGE_ATTENTION]
+    parts = [part for part in plain.model.modules() if type(part).__name__ == fewer.IMAGE_ATTENTION]
     assert parts
     for part in parts:
         del part.forward
@@ -161,7 +161,7 @@ def test_images_are_attended_to_at_once(load: Load):
     tower = parts[0].qkv.weight
     draw = torch.Generator().manual_seed(0)
     states, ends = torch.randn(10, tower.shape[1], generator=draw), torch.tensor([0, 4, 10])
-    own = next(part for part in backbone.model.modules() if type(part).__name__ == hf.IMAGE_ATTENTION)
+    own = next(part for part in backbone.model.modules() if type(part).__name__ == fewer.IMAGE_ATTENTION)
     places = (torch.ones(10, own.head_dim), torch.zeros(10, own.head_dim))
     torch.testing.assert_close(own(states, ends, places), parts[0](states, ends, places), rtol=0, atol=0)
 
@@ -392,7 +392,7 @@ def test_lora_starts_as_the_base_model_with_the_scale_of_the_paper(load: Load):
     backbone.adapt("lora", LoraSpec(rank=64, alpha=16))
     torch.testing.assert_close(run(backbone, queries(backbone)).hidden[4], before, rtol=0, atol=0)
     layer = backbone.model.model.language_model.layers[0].mlp.down_proj
-    assert layer.scaling == {"default": 0.25}
+    assert layer.scale == 0.25
     down = backbone.saved_tensors()["model.language_model.layers.0.mlp.down_proj.lora_A.weight"]
     assert down.std().item() == pytest.approx(1 / 64, rel=0.1)
 
@@ -421,7 +421,7 @@ def test_frozen_parts_stay_in_evaluation_mode(load: Load, family: str):
     layers = backbone.model.get_decoder().layers
     assert backbone.training
     assert layers[0].training
-    assert layers[0].mlp.down_proj.lora_dropout["default"].training
+    assert layers[0].mlp.down_proj.dropout.training
     assert not layers[0].mlp.down_proj.base_layer.training
     assert not backbone.model.get_input_embeddings().training
     if family != "text":

@@ -139,8 +139,8 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch):
     old.__version__ = "4.57.6"  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "transformers", old)
     refused(r"transformers 5.4 or newer \(pip install .*\[vla\]'.*\)", pretrained.load, "org/name", None, "float32")
-    monkeypatch.setitem(sys.modules, "peft", None)
-    refused(r"package peft .*\[vla\]'.*\), got none\. .*backbone=scratch", pretrained.require, "peft")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refused(r"package transformers .*\[vla\]'.*\), got none\. .*backbone=scratch", pretrained.require, "transformers")
     refused("`dtype`", pretrained.load, "org/name", None, "float16")
 
 
