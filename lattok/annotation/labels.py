@@ -37,11 +37,11 @@ from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, InfersActions, LatentActions, VideoLabeller, lacks
 from lattok.utils import checks, files
-from lattok.utils.parallel import Prefetcher, Request
+from lattok.utils.parallel import Prefetcher, Request, piece_size
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer
-PIECE_FRAMES = 512  # frames of an episode at a time; a long one is never in memory as a whole
+PIECE_FRAMES = 512  # frames of an episode at a time, at most; a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the model: 0.6 GB for two cameras at 224 x 224
 
 Models = Mapping[str, ActionTokenizer | VideoLabeller]
@@ -226,7 +226,8 @@ def _one(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf, 
 
 
 def _spans(length: int) -> list[tuple[int, int]]:
-    return [(first, min(first + PIECE_FRAMES, length)) for first in range(0, length, PIECE_FRAMES)]
+    size = piece_size(AHEAD_FRAMES, PIECE_FRAMES)
+    return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
 def _columns(out: LatentActions, options: Options) -> Labels:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request, check_wanted
+from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request, check_wanted, piece_size
 from tests.errors import refused
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
@@ -128,6 +128,27 @@ def test_results_come_in_order_and_within_the_bound(rng):
             assert ahead(i) == i * i
     assert sorted(begun) == list(range(40))
     assert most <= 9
+
+
+@pytest.mark.parametrize("threads", [1, 3, 4, 7, 16])
+def test_every_core_but_one_has_a_piece_of_one_long_video(monkeypatch, threads):
+    monkeypatch.setattr("lattok.utils.parallel.cores", lambda: threads + 1)
+    size = piece_size(2048, 512)
+    assert size % 32 == 0
+    assert size <= 512
+    begun, first = [], threading.Event()
+    everybody = threading.Barrier(threads + 1, action=first.set)
+
+    def work(i):
+        begun.append(i)
+        if not first.is_set():
+            everybody.wait(timeout=30)
+        return i
+
+    with Prefetcher(work, [Request((i,), size) for i in range(40)], limit=2048) as ahead:
+        everybody.wait(timeout=30)  # so many pieces are in flight
+        assert len(begun) * size <= 2048
+        assert [ahead(i) for i in range(40)] == list(range(40))
 
 
 def test_a_job_larger_than_the_bound_is_done_alone():

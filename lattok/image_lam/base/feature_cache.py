@@ -32,11 +32,11 @@ from lattok.samples.frames import Decoded, Reader
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
-from lattok.utils.parallel import Prefetcher, Request, check_wanted
+from lattok.utils.parallel import Prefetcher, Request, check_wanted, piece_size
 from lattok.utils.untrusted import is_file_name
 
 BLOCK = 32  # frames that the network sees at a time
-PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
+PIECE = 16 * BLOCK  # of an episode at a time, at most: a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
 WAIT_S = 0.2  # until another process may be done with an episode
 Take = tuple[int, str]  # an episode as one camera saw it: what a file holds the features of
@@ -188,7 +188,8 @@ class FeatureReader(Reader):
 
     def _pieces(self, take: Take) -> list[tuple[Take, int, int]]:
         frames = self.places[take].shape[0]
-        return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
+        size = piece_size(AHEAD_FRAMES, PIECE)  # whole blocks
+        return [(take, first, min(first + size, frames)) for first in range(0, frames, size)]
 
     def _pixels(self, take: Take, first: int, last: int) -> np.ndarray:
         episode, camera = take
