@@ -74,7 +74,7 @@ def attend_at_once(
     else:
         query, key = rotated(both, *(x[:, None, None] for x in position_embeddings)).unbind(1)
     each = [x.unflatten(0, (len(cu_seqlens) - 1, -1)).transpose(1, 2) for x in (query, key, value[:, 0])]
-    mixed = F.scaled_dot_product_attention(*each, scale=part.scaling)
+    mixed = F.scaled_dot_product_attention(each[0], each[1], each[2], scale=part.scaling)
     out = part.proj(mixed.transpose(1, 2).reshape(len(states), -1))
     return out if unless is None else out + unless.to(out.dtype)
 
