@@ -189,7 +189,8 @@ def oat(
     model = checkpoint.converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=("low", "high"))
     tables = {"encoder.pos_emb": model.places, "decoder.sample_pos_emb": model.places}
     for name, table in (tables | {"decoder.latent_pos_emb": model.token_places}).items():
-        stored = foreign.get(f"{name}.posembs", table.T[None])
+        given = f"{name}.posembs"
+        stored = foreign[given] if given in foreign else table.T[None]
         if stored.shape != (1, *table.T.shape) or not torch.allclose(stored[0].T.float(), table, atol=1e-3):
             checks.fail(str(path), f"sines and cosines of {len(table)} places as {name}.posembs", "another table")
     return model

@@ -113,7 +113,7 @@ def _train(recipe: Any, again: str) -> Any:
     out = Path(recipe.out)
     if (out / CONFIG).is_file():
         return lattok.load(out)
-    return lattok.train(recipe, (out / RUN / RECIPE).is_file(), resume_command=again)
+    return lattok.train(recipe, resume=(out / RUN / RECIPE).is_file(), resume_command=again)
 
 
 def _say(title: str) -> None:

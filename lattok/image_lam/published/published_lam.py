@@ -87,7 +87,7 @@ class PublishedLAM(PairModel, ABC):
 
     @classmethod
     def how_made(cls) -> str:
-        return f"lattok convert makes one of published weights. {super(PairModel, cls).how_made()}"
+        return f"Published weights become one by lattok convert. {super(PairModel, cls).how_made()}"
 
     @abstractmethod
     def of_frame(self, features: Tensor) -> Tensor:
