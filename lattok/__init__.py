@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lattok.image_lam import MotoLAM as MotoLAM
     from lattok.image_lam.clips import ClipLAM as ClipLAM
     from lattok.image_lam.inverse import InverseDynamics as InverseDynamics
+    from lattok.image_lam.inverse import ProprioMap as ProprioMap
     from lattok.inference import for_inference as for_inference
     from lattok.labels import push_dataset as push_dataset
     from lattok.loading import list_families as list_families
@@ -56,7 +57,7 @@ _PLACES = {  # where the names above live; a test compares the two lists
     "lattok.evaluation": "compare compare_rollouts evaluate",
     "lattok.image_lam": "ImageLAM MotoLAM",
     "lattok.image_lam.clips": "ClipLAM",
-    "lattok.image_lam.inverse": "InverseDynamics",
+    "lattok.image_lam.inverse": "InverseDynamics ProprioMap",
     "lattok.inference": "for_inference",
     "lattok.labels": "push_dataset",
     "lattok.loading": "list_families list_models load",

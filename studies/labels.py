@@ -15,7 +15,7 @@ import lattok
 from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
-from lattok.evaluation.evidence.probes import ridge_predictions
+from lattok.nn.ridge import ridge_predictions
 from lattok.recipes import recipe_of
 from lattok.samples.frame_pairs import FramePairs, PairLabels
 from lattok.sim.worlds.metaworld import INSTRUCTIONS

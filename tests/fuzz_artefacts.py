@@ -28,7 +28,7 @@ from lattok.cli import main
 from lattok.evaluation.questions import learnability
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.action_vq.families import cases as tokenizers
 from tests.annotation.fakes import tree
@@ -84,6 +84,7 @@ def small_models(dim: int) -> dict[str, Any]:
         "policy": policy(backbone_width=8, backbone_depth=1, backbone_heads=2, head_dim=8, head_heads=2),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
         "idm": InverseDynamics(InverseDynamicsConfig(CAMERAS[:1], dim, features="pixels", **IDM)),
+        "proprio-map": ProprioMap(ProprioMapConfig(dim, state_dim=2)),
         "moto-lam": MotoLAM(MotoLAMConfig.of(CAMERAS[:1], features="held", codebook_size=4, **sizes, **HELD)),
     }
     for model in made.values():

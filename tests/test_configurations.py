@@ -12,7 +12,7 @@ from tests.errors import refused
 from tests.fuzz_artefacts import small_models
 from tests.image_lam.clips.fakes import clip_lam
 
-OTHERS = ("image-lam", "moto-lam", "idm", "policy", "clip-lam")
+OTHERS = ("image-lam", "moto-lam", "idm", "proprio-map", "policy", "clip-lam")
 SIGNED = ("min_token", "max_token")  # of FAST: any whole number
 WRONG: dict[type, tuple[Any, ...]] = {  # by the type of what is right
     bool: (2, "yes"),

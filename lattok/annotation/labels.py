@@ -177,6 +177,8 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
 def piece_of_frames(work: Work, prefix: str, index: int, first: int, last: int) -> np.ndarray:
     """Return what the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3]."""
     model = cast(VideoLabeller, work.models[prefix])
+    if not model.cameras:
+        return np.empty((last - first, 0, 1, 1, 3), np.uint8)
     return work.dataset.frames(index, cameras_of(work, model), np.arange(first, last), model.resize)
 
 
@@ -190,7 +192,9 @@ def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
 
 
 def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
-    """Return the cameras of the dataset that stand for the model's."""
+    """Return the cameras of the dataset that stand for the model's; none of one that reads states alone."""
+    if not model.cameras:
+        return ()
     if len(work.dataset.cameras) < len(model.cameras):
         own, there = (", ".join(map(short_name, keys)) for keys in (model.cameras, work.dataset.cameras))
         checks.fail(
@@ -245,10 +249,11 @@ def _columns(out: LatentActions, options: Options) -> Labels:
 def _inferred(work: Work, prefix: str, index: int, video: Iterable[np.ndarray], inputs: Mapping[str, Any]) -> Labels:
     """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
     model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
-    states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]
+    key = model.state_key
+    states = None if key is None else torch.as_tensor(dataset.columns(index, [key])[key])  # tensors in, tensors out
     found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **inputs)
     arrays = {"action": found.actions.float().cpu().numpy()}
-    if model.config.members > 1:  # one alone cannot say
+    if getattr(model.config, "members", 1) > 1:  # one alone cannot say
         arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()
     arrays |= _columns(LatentActions(found.codes, found.latents, found.latents), replace(options, quantized=False))
     if options.fill:

@@ -173,6 +173,12 @@ class PolicyWindows(Samples):
         rows, inside = self._windows.rows(torch.arange(len(self)))
         return sure[rows] & inside
 
+    def teach(self, actions: Tensor) -> None:
+        """Teach other numbers [F, m] in place of the actions, such as what these add to the state."""
+        for key, own in self._vectors.items():
+            self._vectors[key] = actions if own is self.actions else own
+        self.actions = actions
+
     def check_share(self, share: float) -> None:
         """Refuse a share of known actions where there are no others, or where none was measured."""
         if share and not self.measured.any():

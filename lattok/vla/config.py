@@ -210,7 +210,7 @@ class VLAConfig(NormalizedActions):
         if (latent.vectors, latent.latent_dim) != (decoder.members, decoder.latent_dim):
             expected = f"labels of {decoder.members} x {decoder.latent_dim} numbers, as the decoder has"
             checks.fail("latent", expected, f"{latent.vectors} x {latent.latent_dim}")
-        if decoder.proprio:
+        if decoder.reads_state:
             checks.fail("decoder", "one without proprio, whose changes nobody knows ahead", "one with proprio")
         if self.head.name == "flow" or self.action_loss == BCE or self.normalizers:
             got = ", ".join(each for each in (self.head.name, self.action_loss, *self.normalizers) if each)

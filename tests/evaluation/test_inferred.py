@@ -14,12 +14,12 @@ from lattok.data import Feature, RobotDataset
 from lattok.data.views import View
 from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions, measured
-from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained
+from lattok.evaluation.evidence.action_evidence import ActionEvidence, _by_episode, _map_config, _trained, _vectors
 from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.page import render
 from lattok.evaluation.questions.inferred import cells_of, systematic_squares
-from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig, ProprioMap
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
 from tests.errors import refused
@@ -178,13 +178,43 @@ def test_state_and_instruction_are_a_ridge_regression():
     assert float(probe.r2.mean()) > 0.8
 
 
-def test_differences_of_state_are_those_around_each_frame():
+def test_a_map_of_state_changes_that_is_better_is_what_to_take(world: World, knowing: Knowing):
+    moving = World(episodes=11, length=LENGTH)
+    moved = np.concatenate([moving.states[:, 2:], moving.states[:, -1:], moving.states[:, -1:]], 1) - moving.states
+    moving.actions = np.concatenate([moved, moved[..., :1]], -1).astype(np.float32)
+    noisy = small(Knowing)
+    noise = np.random.default_rng(8).standard_normal((11 * LENGTH, 3))
+    noisy.said = (moving.actions.reshape(-1, 3) + 0.4 * moving.actions.std() * noise).astype(np.float32)
+    report = evaluate(noisy, moving, episodes=HELD_OUT)
+    assert report.figures["r2_actions/proprio_map"] > 0.99 > report.figures["r2_actions/model"] > 0.5
+    assert holds(report)["inferred_against_controls"] is True
+    assert holds(report)["inferred_against_state_changes"] is False
+    assert answer_of(report).holds is False
+    assert answer_of(report).text.startswith("No: take proprio where the state is recorded.")
+    advice = {verdict.key: str(verdict.advice) for verdict in report.verdicts}
+    assert "--from proprio" in advice["inferred_against_state_changes"]
+    assert not any("--proprio" in each for each in advice.values())
+    exact = gathered(noisy, moving)
+    own = ProprioMap.fit(
+        _map_config(windows := _vectors(exact.source, moving.episodes[:6])), *_by_episode(windows)
+    ).model
+    report = evaluate(own, moving, episodes=HELD_OUT)
+    assert answer_of(report).text.startswith("Yes:")
+    assert "r2_actions/proprio_map" not in report.figures  # which it is itself
+    assert report.figures["r2_actions/model"] == pytest.approx(
+        next(row for row in exact.rows if row.key == "proprio_map").value("linear", 0)
+    )
+
+
+def test_of_absolute_commands_what_they_add_to_the_state_is_judged():
+    """The state as it is would have most of the variance; a model that says no more of commands than that has none."""
     world = World(episodes=11, length=LENGTH)
-    moved = np.concatenate([world.states[:, 2:], world.states[:, -1:], world.states[:, -1:]], 1) - world.states
-    world.actions = np.concatenate([moved, moved[..., :1]], -1).astype(np.float32)
-    row = next(row for row in gathered(small(), world).rows if row.key == "proprio_change")
-    assert row.reference
-    assert float(row.scores["linear"].probe.r2.min()) > 0.999
+    rng = np.random.default_rng(9)
+    world.actions = np.c_[world.states.reshape(-1, 2), np.zeros(11 * LENGTH)].reshape(11, LENGTH, 3).astype(np.float32)
+    world.actions += 0.1 * rng.standard_normal(world.actions.shape).astype(np.float32)
+    model = small(Knowing, state_dim=2, anchors=(0, 1, -1))
+    model.said = np.c_[world.states.reshape(-1, 2), np.zeros(11 * LENGTH)].astype(np.float32)
+    assert evaluate(model, world, episodes=HELD_OUT).figures["r2_actions/model"] == pytest.approx(0, abs=0.02)
 
 
 def test_controls_learn_from_what_the_model_knew(world: World):
@@ -310,7 +340,7 @@ def test_only_measured_actions_judge_and_teach():
 def test_without_states_only_what_is_seen_counts():
     report = evaluate(small(), World(episodes=11, length=LENGTH, state=False), episodes=HELD_OUT)
     assert "not run: the dataset has no states" in report.sections[0].tables[0].to_text()
-    assert "r2_actions/proprio_change" not in report.figures
+    assert "r2_actions/proprio_map" not in report.figures
 
 
 def test_what_does_not_fit_is_refused(make_dataset, world: World):

@@ -5,9 +5,11 @@ state              ridge on proprio at the moment and the instruction       what
 block matching     PCA of the motion over the model's span, ridge           what a classical method shows
 its k-means codes  of that motion, 4 of 16                                  the same in 16 bits
 no later frames    the same network with its later frames as earlier ones   what a policy could know as well
-state differences  ridge on s_{t+k} - s_t, k = -2 .. 4 frames               what the robot's own sensors say: for scale
+state changes      `ProprioMap`: ridge on s_{t+k} - s_t                     what the robot's own sensors say
+earlier ones       the same without k > 0                                   for scale
 
-Controls learn from the episodes whose actions the model knew, as far as it says which, but for held-out ones.
+Controls learn from the episodes whose actions the model knew, as far as it says which, but for held-out ones. Of a
+model whose actions are added to the state, what is added is judged: the state alone says most of a command.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +31,15 @@ from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score, spread_of
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
-from lattok.evaluation.wording import NEEDS_TRAINING, NOT_TRAINED, printed
+from lattok.evaluation.wording import NEEDS_TRAINING, NOT_TRAINED
 from lattok.image_lam.base.losses import block_flow
-from lattok.image_lam.inverse import InverseDynamics
-from lattok.image_lam.inverse.model import state_changes
+from lattok.image_lam.inverse import InverseDynamics, ProprioMap, ProprioMapConfig
+from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
+from lattok.image_lam.inverse.states import state_changes, values_at
 from lattok.nn.normalize import space_dims
+from lattok.nn.ridge import spread_of
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import BatchOptions, PolicyBatches
 from lattok.samples.frames import FrameReader
@@ -44,8 +48,8 @@ from lattok.types import Episode, InfersActions
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, advise, command
 
+PROPRIO_MAP = "proprio_map"  # row of the control
 CODES, LEVELS = 16, 4  # of the k-means control
-AROUND = tuple(range(-2, 5))  # frames of the state differences
 CHANGES = Augmentation(crop=1.0, shift=0.125, brightness=0.2, contrast=0.2)  # of images, as the presets have it
 
 
@@ -78,21 +82,31 @@ class ActionEvidence(Evidence):
         note = partial(case.options.note, "episodes", total=len(held_out) + len(episodes))
         flows, actions = [], []
         for done, (episode, frames) in enumerate(_decoded(case.model, source, [*held_out, *episodes])):
-            flows.append(_motion(case.model, source, frames))
+            if source.cameras:
+                flows.append(_motion(case.model, source, frames))
             if done < len(held_out):
                 actions.append(torch.as_tensor(_inferred(case.model, source, episode, frames).actions))
             note(done + 1)
-        judged, train = (_vectors(source, chosen) for chosen in (held_out, episodes))
-        motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
+        judged, train = (_taught(case.model, source, chosen) for chosen in (held_out, episodes))
+        own = torch.cat(actions).double()
+        if anchors := _anchors(case.model):
+            own = own - values_at(_states(judged).double(), anchors)
         fitted = train.actions.double()
         bootstrap = Bootstrap(judged.episode_of, case.options.seed)
         judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.action_names))
-        own = score(torch.cat(actions).double(), judged.actions.double(), fitted)
         rows = [
-            ProbeRow("model", "inferred actions", {"linear": judge(own)}, control=False),
+            ProbeRow(
+                "model",
+                "inferred actions",
+                {"linear": judge(score(own, judged.actions.double(), fitted))},
+                control=False,
+            ),
             _without_later(case, source, held_out, episodes, judge),
-            *_controls(train, judged, motion, judge, case.options.seed),
         ]
+        if source.cameras:
+            motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
+            rows += _motion_controls(train, judged, motion, judge, case.options.seed)
+        rows += _controls(train, judged, judge, None if isinstance(case.model, ProprioMap) else source)
         return cls(case, source, judged, rows, spread_of(fitted), bootstrap, known)
 
     @property
@@ -102,6 +116,11 @@ class ActionEvidence(Evidence):
     @property
     def space(self) -> list[int]:
         return space_dims(self.names)
+
+    @property
+    def added(self) -> bool:
+        """Whether what is judged is added to the state."""
+        return bool(_anchors(self.case.model))
 
     def gaps(self, row: ProbeRow) -> Tensor:
         """Return how far a row's actions are off, [F, m] in deviations of the known actions."""
@@ -119,14 +138,15 @@ def _source(case: Case) -> PairSource:
     own = getattr(getattr(model, "config", None), "action_key", "action")
     key = own if given in (None, "action") else given
     width = vector_key(dataset, "action_key", key).shape[0]
-    ours = isinstance(model, InverseDynamics)
+    ours = isinstance(model, InverseDynamics | ProprioMap)
     if ours:
         checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
     check_actions(model, dataset, key)
     if ours and model.state_key is not None:
         check_states(model.config.state_names, model.config.state_dim, dataset, model.state_key)
     source = PairSource.of(case, model.unit_frames(dataset.fps))
-    return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
+    cameras = camera_keys(dataset, source.cameras) if model.cameras else ()
+    return replace(source, action_key=key, cameras=cameras)
 
 
 def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
@@ -149,16 +169,25 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
 
 
 def _vectors(source: PairSource, episodes: list[Episode], **options: Any) -> PolicyWindows:
-    """Read the samples of episodes; unless `options` say otherwise without pictures, with states around each frame."""
-    given: dict[str, Any] = {"cameras": (), "size": 1, "state_key": source.state_key, "gaps": [k for k in AROUND if k]}
+    """Read the samples of episodes; unless `options` say otherwise without pictures."""
+    given: dict[str, Any] = {"cameras": (), "size": 1, "state_key": source.state_key}
     given |= {"action_key": source.action_key, "episodes": [e.index for e in episodes], "states_around": True}
     return PolicyWindows(source.dataset, WindowOptions(1, **{**given, **options}))
 
 
 def _decoded(model: Any, source: PairSource, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, np.ndarray]]:
-    """Yield episodes with their frames at the model's size, uint8 [T, V, h, w, 3]."""
+    """Yield episodes with their frames at the model's size, uint8 [T, V, h, w, 3]; V = 0 of one that looks at none."""
     for episode in episodes:
-        yield episode, FrameReader(source.dataset, [episode], source.cameras, model.resize).all()
+        if source.cameras:
+            yield episode, FrameReader(source.dataset, [episode], source.cameras, model.resize).all()
+        else:
+            yield episode, np.empty((episode.length, 0, 1, 1, 3), np.uint8)
+
+
+def _anchors(model: Any) -> tuple[int, ...]:
+    """Return which numbers of the state a model adds its actions to; none of most."""
+    known = getattr(model, "proprio_map", None)
+    return tuple(getattr(getattr(model if known is None else known, "config", None), "anchors", ()))
 
 
 def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarray) -> Any:
@@ -185,16 +214,26 @@ def _motion(model: Any, source: PairSource, frames: np.ndarray) -> Tensor:
     return torch.cat([block_flow(torch.from_numpy(block)) for block in blocks])
 
 
-def _differences(samples: PolicyWindows, offsets: tuple[int, ...]) -> Tensor:
-    """Compute how the state differs `offsets` frames from each of F frames, [F, offsets but 0, s]."""
-    return state_changes(samples.proprio(torch.arange(len(samples))).unflatten(1, (len(offsets), -1)), offsets)
+def _taught(model: Any, source: PairSource, episodes: list[Episode], **options: Any) -> PolicyWindows:
+    """Read samples whose actions are what a model adds to the state."""
+    samples = _vectors(source, episodes, **options)
+    if anchors := _anchors(model):
+        samples.teach(samples.actions - values_at(_states(samples), anchors))
+    return samples
 
 
-def _controls(
+def _states(samples: PolicyWindows) -> Tensor:
+    if samples.states is None:
+        hint = "The model adds its actions to them."
+        checks.fail("state_key", "the column with the robot's state", "none", hint)
+    return samples.states
+
+
+def _motion_controls(
     train: PolicyWindows, judged: PolicyWindows, flow: Coordinates, judge: Callable[[Probe], Score], seed: int
 ) -> list[ProbeRow]:
-    """Fit the controls that are quick; `flow` is the motion that block matching finds."""
-    target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
+    """Fit the controls that read `flow`, the motion that block matching finds."""
+    target = Target(train.actions, train.episode_of, judged.actions)
     width = flow.best_size(target)
 
     def codes(width: int) -> list[Tensor]:
@@ -204,23 +243,55 @@ def _controls(
     coded = {width: codes(width) for width in flow.sizes}
     best = max(coded, key=lambda width: target.probe(*coded[width]).validation)
 
-    def row(key: str, name: str, inputs: Sequence[Tensor], reference: bool = False) -> ProbeRow:
-        return ProbeRow(key, name, {"linear": judge(target.probe(*inputs))}, reference=reference)
+    def row(key: str, name: str, inputs: Sequence[Tensor]) -> ProbeRow:
+        return ProbeRow(key, name, {"linear": judge(target.probe(*inputs))})
 
-    found = [
+    return [
         row("flow", f"motion by block matching (PCA {width})", flow.first(width)),
         row("flow_kmeans", f"its k-means codes, {LEVELS} of {CODES} (PCA {best})", coded[best]),
-        row("mean", "mean known action", [torch.zeros(len(each), 1) for each in both]),
     ]
+
+
+def _controls(
+    train: PolicyWindows, judged: PolicyWindows, judge: Callable[[Probe], Score], mapped: PairSource | None
+) -> list[ProbeRow]:
+    """Fit the controls that look at no picture; a map of state changes unless the model itself is one."""
+    target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
+    zeros = [torch.zeros(len(each), 1) for each in both]
+    found = [ProbeRow("mean", "mean known action", {"linear": judge(target.probe(*zeros))})]
     if train.states is None or judged.states is None:
         return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
     known = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
-    name = f"state differences, {printed(AROUND[0], 'd')} to {AROUND[-1]} frames (read the robot's own sensors)"
-    return [
-        *found,
-        row("proprio", "state and instruction, without looking", [torch.cat(each, 1) for each in known]),
-        row("proprio_change", name, [_differences(each, AROUND).flatten(1) for each in both], reference=True),
-    ]
+    probe = target.probe(*[torch.cat(each, 1) for each in known])
+    found.append(ProbeRow("proprio", "state and instruction, without looking", {"linear": judge(probe)}))
+
+    def read(config: ProprioMapConfig) -> dict[str, Score]:
+        (acts, states), (_, asked) = (_by_episode(each) for each in both)
+        fitted = ProprioMap.fit(config, acts, states).model
+        said = torch.cat([torch.as_tensor(fitted.infer_actions(None, 1, states=each).actions) for each in asked])
+        return {"linear": judge(score(said.double(), judged.actions.double(), train.actions.double()))}
+
+    config = _map_config(train)
+    past = replace(config, offsets=tuple(sorted({-abs(offset) for offset in config.offsets})))
+    if mapped is not None:
+        found.append(ProbeRow(PROPRIO_MAP, f"map of state changes, up to {config.offsets[-1]} frames", read(config)))
+    return [*found, ProbeRow("proprio_past", "the same of earlier changes alone", read(past), reference=True)]
+
+
+def _map_config(train: PolicyWindows) -> ProprioMapConfig:
+    """Return the configuration of a map as `lattok train idm` would fit it to these episodes."""
+    acts, states = _by_episode(train)
+    fps = train.reader.dataset.fps
+    offsets = proposed_offsets([each.numpy() for each in acts], [each.numpy() for each in states], fps)
+    widths = acts[0].shape[1], states[0].shape[1]
+    anchors = proposed_anchors(train.action_names, train.state_names, *widths)
+    return ProprioMapConfig(widths[0], train.action_names, widths[1], train.state_names, anchors, offsets)
+
+
+def _by_episode(samples: PolicyWindows) -> tuple[list[Tensor], list[Tensor]]:
+    """Return actions and states of each episode."""
+    lengths, states = [episode.length for episode in samples.episodes], samples.states
+    return list(samples.actions.split(lengths)), [] if states is None else list(states.split(lengths))
 
 
 def _without_later(
@@ -243,7 +314,7 @@ def _without_later(
         return {"actions": torch.cat([torch.as_tensor(each.actions) for each in found])}
 
     actions = training.result(NO_LATER, model, [*map(len, numbers)], make, known=numbers)["actions"]
-    wanted, fitted = (_vectors(source, each).actions.double() for each in (held_out, known))
+    wanted, fitted = (_taught(model, source, each).actions.double() for each in (held_out, known))
     return row._replace(scores={"linear": judge(score(actions.double(), wanted, fitted))})
 
 
@@ -251,14 +322,16 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     """Train on the known actions alone: later frames become as many earlier ones."""
     offsets, seed = tuple(sorted({-abs(offset) for offset in model.config.offsets})), training.options.seed
     config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_forward=0.0, loss_reversal=0.0, reversible=0)
+    config = replace(config, anchors=(), proprio_map=None)
     sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
     gaps = [gap for gap in config.gaps(source.stride) if gap]
-    samples = _vectors(source, known, state_key=model.state_key, gaps=gaps, **sight)
+    samples = _taught(model, source, known, state_key=model.state_key, gaps=gaps, **sight)
     torch.default_generator.manual_seed(seed)  # `Case.eval_mode` restores the caller's
     control = InverseDynamics(config, model.features)
     control.set_range(samples.known_actions)
     if control.state_normalizer is not None:
-        control.state_normalizer.fit(_differences(samples, offsets).flatten(0, 1))
+        states = samples.proprio(torch.arange(len(samples))).unflatten(1, (len(offsets), -1))
+        control.state_normalizer.fit(state_changes(states, offsets).flatten(0, 1))
     drawn = BatchOptions(training.options.batch_size, seed, changes=changes_of(model) or CHANGES)
     batches = PolicyBatches(samples, drawn)
     training.fit("the same network without later frames", control, batches, config.loss_weights, model)

@@ -1,6 +1,5 @@
 """Probes: ridge regression from inputs to actions, MLPs on top of it, exact PCA for wide inputs, bootstrap intervals.
 
-W = argmin |XW - Y|^2 + lambda n |W|^2        X, Y standardised on the training rows
 y^ = ridge(x) + W2 relu(W1 x + b1) + b2        W2 = 0 at the start, so that an MLP begins as the linear probe
 R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimension, on held-out rows
 R^2* = 1 - sum_e w_e SSE_e / sum_e w_e SST_e        w: how often each of E episodes is drawn in E draws
@@ -12,7 +11,7 @@ decay of MLPs, "no hidden layer" among the choices, are chosen on training episo
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,10 +23,10 @@ from torch import Tensor
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation import student
 from lattok.evaluation.report import Interval
+from lattok.nn.ridge import RIDGES, ridge_predictions, spread_of
 from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 
-RIDGES = tuple(10.0**i for i in range(-6, 3))
 COLUMNS = 4096
 LEAVE_OUT_EVERY = 4  # every fourth training episode chooses the regularisation
 DRAWS = 1000  # of episodes, for intervals
@@ -89,15 +88,6 @@ def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
     return Probe(predicted, errors, squares, sum(ridges) / len(probes), sum(scores) / len(probes))
 
 
-def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]:
-    """Solve for weights [d, m] for every lambda from x [n, d], y [n, m] float64, by one eigendecomposition."""
-    wide = x.shape[1] > x.shape[0]
-    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    target = vectors.T @ (y if wide else x.T @ y)
-    weights = [vectors @ (target / (values.clamp_min(0) + ridge * len(x))[:, None]) for ridge in ridges]
-    return [x.T @ weight for weight in weights] if wide else weights
-
-
 def validation_rows(groups: np.ndarray) -> Tensor:
     """Mark the rows [N] that choose hyperparameters: every fourth episode, or the last quarter of a single one."""
     episodes = np.unique(groups)
@@ -120,19 +110,6 @@ def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_tes
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
     """Average R^2 over dimensions, of predictions for rows that were left out of `train` [n, m]."""
     return float(score(predicted, actual, train).r2.nan_to_num(0.0).mean())
-
-
-def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
-    """Predict for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
-    shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
-    x, x_test = (x - shift) / scale, (x_test - shift) / scale
-    return [x_test @ weight * spread + mean for weight in ridge_weights(x, (y - mean) / spread, ridges)]
-
-
-def spread_of(x: Tensor) -> Tensor:
-    """Compute the standard deviation [d]; 1 for columns that never change."""
-    spread = x.std(0, unbiased=False)
-    return torch.where(spread > 1e-9, spread, 1.0)
 
 
 def pca(rows: Tensor, k: int) -> Components:

@@ -38,6 +38,7 @@ KINDS = {
     "action-vq": "Action tokenizer",
     "image-lam": "Image latent action model",
     "idm": "Inverse dynamics model",
+    "proprio-map": "Map of state changes",
     "latent-vla": "Policy",
     "comparison": "Models side by side",
     "rollouts": "Methods by rollouts",

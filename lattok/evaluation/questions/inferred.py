@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.action_evidence import ActionEvidence
+from lattok.evaluation.evidence.action_evidence import PROPRIO_MAP, ActionEvidence
 from lattok.evaluation.evidence.probe_rows import ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.evidence.trained_controls import NO_LATER
@@ -28,20 +28,28 @@ from lattok.evaluation.questions.readout import MEASURE, comparison, decision, r
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 from lattok.utils import checks
-from lattok.utils.commands import advise
+from lattok.utils.commands import DATASET, advise, command
 
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
-MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too ({proprio})."
+MORE = "Let it know the actions of more episodes, or show it other cameras."
 of_actions = partial(Criterion, recipe="idm")  # what to train instead of a model that lattok did not train
-ALL = of_actions("inferred_against_controls", advise(MORE, proprio="True"))
+ALL = of_actions("inferred_against_controls", advise(MORE))
 SPACE = of_actions(
     "inferred_against_controls_xyz",
     advise(
         f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
-        proprio="True",
     ),
     caveat="about x, y and z its actions say no more than the best control",
+    weight=2,
+)
+PROPRIO = of_actions(
+    "inferred_against_state_changes",
+    advise(
+        "Where episodes have the robot's state, infer actions from its changes",
+        command("train", "idm", DATASET, "--from", "proprio", "--out", "new"),
+    ),
+    caveat="where the state is recorded, a map of its changes is as good",
     weight=2,
 )
 LATER = of_actions(
@@ -53,21 +61,29 @@ LATER = of_actions(
 )
 SYSTEMATIC = of_actions(
     "inferred_systematic",
-    advise(f"Imitation learns such errors, and more video does not average them out. {MORE}", proprio="True"),
+    advise(f"Imitation learns such errors, and more video does not average them out. {MORE}"),
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
 )
-DRAWN = {NO_LATER: "control", "flow": "rival", "proprio": "control"}  # controls, and their colours
+DRAWN = {
+    NO_LATER: "control",
+    PROPRIO_MAP: "rival",
+    "flow": "rival",
+    "proprio": "control",
+}  # controls, and their colours
 
 
-@question("inferred", of=("actions",), criteria=(ALL, SPACE, LATER), place=10)
+@question("inferred", of=("actions",), criteria=(ALL, SPACE, PROPRIO, LATER), place=10)
 def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     """Compare inferred actions with the known ones of held-out episodes, beside the controls."""
     own, rows = evidence.rows[0], evidence.rows
-    best, later = strongest(rivals_of(rows), "linear"), next(row for row in rows if row.key == NO_LATER)
-    pairs = [(best, "Inferred actions", 0, ALL), (later, "Inferred actions", 0, LATER)]
+    later = next(row for row in rows if row.key == NO_LATER)
+    mapped, rivals = next((row for row in rows if row.key == PROPRIO_MAP), None), rivals_to_all(rows)
+    best = strongest(rivals, "linear")
+    pairs = [(best, "Inferred actions", 0, ALL), (mapped, "Inferred actions", 0, PROPRIO)]
+    pairs.append((later, "Inferred actions", 0, LATER))
     if evidence.space:
-        pairs.insert(1, (strongest(rivals_of(rows), "linear", 1), "Inferred movement (x, y, z)", 1, SPACE))
+        pairs.insert(1, (strongest(rivals, "linear", 1), "Inferred movement (x, y, z)", 1, SPACE))
     compared = (comparison(evidence, what, own, row, "linear", *rest) for row, what, *rest in pairs if row is not None)
     verdicts = [verdict for verdict in compared if verdict is not None]
     if later.not_run == NEEDS_TRAINING:
@@ -85,14 +101,26 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         f"Actions are inferred for all {checks.counted(len(evidence.held_out), 'frame')} of "
         f"{checks.counted(judged, 'held-out episode')}{others} and "
         f"compared with `{evidence.source.action_key}`: R² = 1 − squared error ÷ squared distance to the mean known "
-        "action, with 95 % intervals over episodes. Differences of the robot's state are shown for scale: video need "
-        "not beat what its own sensors say.",
+        f"action, with 95 % intervals over episodes. {_of_what(evidence)}",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
         (chart,),
         _reading(own, best),
     )
     figures = readout_figures(evidence, "actions", rows)
-    return Outcome((section,), figures, verdicts, _decision(evidence, own, best, verdicts))
+    top = strongest([row for row in (best, mapped) if row is not None], "linear")
+    return Outcome((section,), figures, verdicts, _decision(evidence, own, top, verdicts))
+
+
+def rivals_to_all(rows: Sequence[ProbeRow]) -> list[ProbeRow]:
+    """List the controls that see no more than the model: all but a map of the robot's own state."""
+    later = [row for row in rows if row.key == NO_LATER and row.scores]
+    return [row for row in (*rivals_of(rows), *later) if row.key != PROPRIO_MAP]
+
+
+def _of_what(evidence: ActionEvidence) -> str:
+    if evidence.added:
+        return f"Judged is what actions add to `{evidence.source.state_key}`, which says most of a command already."
+    return "Where episodes have the robot's state, the best row may be a map of its changes, which looks at no picture."
 
 
 def _reading(own: ProbeRow, best: ProbeRow | None) -> str:
@@ -105,7 +133,8 @@ def _reading(own: ProbeRow, best: ProbeRow | None) -> str:
 
 def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, verdicts: Sequence[Verdict]) -> Decision:
     """Say whether the actions can stand in for unknown ones: better than any control, and most of what varies."""
-    against = next((each for each in verdicts if each.about is ALL), None)
+    wanted = PROPRIO if best is not None and best.key == PROPRIO_MAP else ALL
+    against = next((each for each in verdicts if each.about is wanted), None)
     if against is None or best is None:
         return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
@@ -118,6 +147,9 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         None: f"It makes no clear difference: its actions are about as good as what {best.plain} gives",
         False: f"No: its actions are no better than what {best.plain} gives",
     }
+    if wanted is PROPRIO:
+        texts[None] = "Take proprio where the state is recorded: a map of its changes gives actions as good"
+        texts[False] = "No: take proprio where the state is recorded. A map of its changes gives better actions"
     found = decision(evidence, against, texts, numbers, "held out with known actions")
     if found.holds and value < HALF:
         text = f"With care: it beats every control, but explains only {share} ({numbers})."
@@ -139,7 +171,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         figures |= {f"systematic_error/{row.key}": values[0], f"error/{row.key}": values[1]}
     own, verdicts = figures["systematic_error/model"], []
     reading = f"Its systematic error is {own:.2f} standard deviations of the known actions"
-    if (best := strongest(rivals_of(rows), "linear")) is not None:
+    if (best := strongest(rivals_to_all(rows), "linear")) is not None:
         rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
         holds = above_zero(rival - own, span)
         word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"

@@ -6,11 +6,11 @@ from typing import Literal
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.image_lam.base.features import IMAGENET
+from lattok.image_lam.inverse.proprio_map import ProprioMapConfig, check_anchors, check_offsets
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, named_dims
 from lattok.utils import checks
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 
-MOST_OFFSETS = 64
 OF_CODEBOOKS = {"codebook": 1.0, "commitment": 0.25}  # weights of terms that quantizers have
 MOST_MEMBERS = 64
 MOST_LAYERS = 16
@@ -57,6 +57,8 @@ class InverseDynamicsConfig(NormalizedActions):
         normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
         normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
         state_key: column with the proprio
+        anchors: for each number of an action, that of the state to which what is read is added; -1: none
+        proprio_map: map from changes of the state, to which what is read is added
     """
 
     cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
@@ -99,6 +101,8 @@ class InverseDynamicsConfig(NormalizedActions):
     normalize_clip: bool = False
     action_key: str = "action"
     state_key: str = "observation.state"
+    anchors: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    proprio_map: ProprioMapConfig | None = field(default=None, metadata=FROM_DATA | ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -125,17 +129,28 @@ class InverseDynamicsConfig(NormalizedActions):
             checks.fail("loss_action", "more than 0: an inverse model learns from actions", self.loss_action)
         self._check_offsets()
         self._check_bottleneck()
+        self._check_added_to()
         self.check_normalization()
 
     def _check_offsets(self) -> None:
-        given, most = self.offsets, checks.MOST_STRIDE
-        ordered = all(checks.is_int(each) and abs(each) <= most for each in given) and sorted({*given}) == [*given]
-        if not ordered or 0 not in given or not 2 <= len(given) <= MOST_OFFSETS:
-            checks.fail("offsets", f"0 and others in order, 2 to {MOST_OFFSETS} of them", repr(given))
+        given = self.offsets
+        check_offsets(given)
         if self.reverses and [given[-1] - each for each in reversed(given)] != [*given]:
             option = "loss_reversal" if self.loss_reversal else "reversible"
             expected = f"those of a clip that is the same backwards, such as 0 1 2, with {option}"
             checks.fail("offsets", expected, " ".join(map(str, given)))
+
+    def _check_added_to(self) -> None:
+        """What is read is added to one thing at most; the map has the model's own columns."""
+        check_anchors(self.anchors, self.action_dim, self.state_dim)
+        if (known := self.proprio_map) is None:
+            return
+        if self.anchors or self.proprio or self.reverses:
+            given = [name for name in ("anchors", "proprio", "loss_reversal", "reversible") if getattr(self, name)]
+            checks.fail(given[0], "none beside proprio_map", getattr(self, given[0]))
+        for name in ("action_dim", "state_dim", "state_key", "action_key"):
+            if getattr(known, name) != getattr(self, name):
+                checks.fail(f"proprio_map.{name}", repr(getattr(self, name)), repr(getattr(known, name)))
 
     def _check_bottleneck(self) -> None:
         checks.one_of("quantizer", self.quantizer, BOTTLENECKS)
@@ -162,6 +177,18 @@ class InverseDynamicsConfig(NormalizedActions):
     def reverses(self) -> bool:
         """Tell whether clips are also read backwards."""
         return self.loss_reversal > 0 or self.reversible > 0
+
+    @property
+    def reads_state(self) -> bool:
+        """Tell whether the robot's own state is needed to infer its actions."""
+        return self.proprio or bool(self.anchors) or self.proprio_map is not None
+
+    @property
+    def state_offsets(self) -> tuple[int, ...]:
+        """Return the offsets at which the state is read."""
+        if self.proprio_map is not None:
+            return self.proprio_map.offsets
+        return self.offsets if self.proprio else (0,)
 
     @property
     def reversed_dims(self) -> list[int]:

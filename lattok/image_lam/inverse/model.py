@@ -17,7 +17,7 @@ for every clip: half of z changes its sign with the direction, half does not, an
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,11 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
+from lattok.image_lam.inverse.inferred_actions import InferredActions as InferredActions
+from lattok.image_lam.inverse.proprio_map import ProprioMap, checked_states
+from lattok.image_lam.inverse.states import around_each as around_each
+from lattok.image_lam.inverse.states import state_changes as state_changes
+from lattok.image_lam.inverse.states import values_at
 from lattok.nn.blocks import onto, upcast
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
@@ -42,6 +47,7 @@ from lattok.utils.options import check_knows_data
 CHANGE = 2.0  # times the difference of frames, next to the frame itself
 SMALLEST = 4  # places on a side that convolutions leave
 GROUPS = 8  # of channels that are normalised together
+BLOCKS = 10  # of held-out frames, between which the gain from video varies
 COARSE = 16  # places on a side of what `loss_forward` predicts
 
 
@@ -104,15 +110,6 @@ def coarse(maps: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(found.flatten(0, 1), min(COARSE, found.shape[-1])).unflatten(0, maps.shape[:2])
 
 
-class InferredActions(NamedTuple):
-    """Actions that were read from frames."""
-
-    actions: Tensor  # [B, m] in physical units, within the range of those that were known
-    spread: Tensor  # [B] deviation of the members, in deviations of the known actions; 0 of one member
-    latents: Tensor  # [B, members, d], which say what happened
-    codes: Tensor  # [B, members * tokens] int64; [B, 0] without a codebook
-
-
 class InverseDynamics(FrozenFeaturesModel):
     """Actions read from frames around them, with how sure that is.
 
@@ -131,7 +128,7 @@ class InverseDynamics(FrozenFeaturesModel):
         self.config, self.cameras = config, config.cameras
         self.reads_task = config.task_given
         self.codebook_size = None if config.quantizer == "none" else config.codebook.size
-        self.state_key = config.state_key if config.proprio else None
+        self.state_key = config.state_key if config.reads_state else None
         self.features = features or self.frozen_features(config)
         if self.features.side**2 != self.features.count:
             checks.fail("features", "a network that gives a square of patches", config.features)
@@ -146,6 +143,8 @@ class InverseDynamics(FrozenFeaturesModel):
         self.state_normalizer = Normalizer(config.state_dim) if config.proprio else None  # of differences
         self.low = nn.Buffer(torch.full((config.action_dim,), -1.0))
         self.high = nn.Buffer(torch.ones(config.action_dim))
+        self.proprio_map = None if config.proprio_map is None else ProprioMap(config.proprio_map)
+        self.gain = None if config.proprio_map is None else nn.Buffer(torch.zeros(config.action_dim))
 
     def summary(self) -> str:
         c = self.config
@@ -154,12 +153,16 @@ class InverseDynamics(FrozenFeaturesModel):
         seen = f"frames {frames} (x {c.stride}) of {cameras}, {c.image_size} pixels, {c.features}"
         more = [word for word, given in {"the instruction": c.task_given, "proprio": c.proprio}.items() if given]
         names = ", ".join(c.action_names) or checks.counted(c.action_dim, "number")
-        return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
+        added = sum(place >= 0 for place in c.anchors)
+        rest = f"; {added} of {c.action_dim} are added to the state" if added else ""
+        if self.gain is not None:
+            rest = f"; added to a map of state changes, with weight {float(self.gain.mean()):.2f}"
+        return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}{rest}"
 
     def usage(self) -> list[str]:
         given = ["video", f"fps={self.rate(20)}"]
         given += ['task="what the robot does"'] * self.config.task_given
-        given += [f"states=np.zeros((20, {self.config.state_dim}))"] * self.config.proprio
+        given += [f"states=np.zeros((20, {self.config.state_dim}), np.float32)"] * (self.state_key is not None)
         return self.usage_of(f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]")
 
     def unit_frames(self, fps: float) -> int:
@@ -171,10 +174,11 @@ class InverseDynamics(FrozenFeaturesModel):
         return self.config.span * self.unit_frames(fps)
 
     def later_frames(self, fps: float) -> int:
-        return self.config.offsets[-1] * self.unit_frames(fps)
+        later = self.config.offsets[-1] * self.unit_frames(fps)
+        return later if self.proprio_map is None else max(later, self.proprio_map.later_frames(fps))
 
     def set_range(self, actions: Tensor) -> None:
-        """Fit the normaliser and the range of what is read to the known actions [N, m]."""
+        """Fit the normaliser and the range of what is read to the known actions [N, m], less what it is added to."""
         actions = actions.to(self.low)
         done = torch.cat([actions, self._opposite(actions)]) if self.config.reverses else actions  # and backwards
         self.action_normalizer.fit(done if self.config.reversible else actions, self.config.action_kinds)
@@ -248,8 +252,8 @@ class InverseDynamics(FrozenFeaturesModel):
     ) -> InferredActions:
         """Turn latents [B, members, d] into actions [B, m] in physical units, and how far members disagree.
 
-        `task` is one for all, or one for each; `states` [B, offsets, s] is the proprio of each clip, for a model that
-        reads it. Arrays in, arrays out.
+        `task` is one for all, or one for each; `states` [B, F, s] is the proprio of each clip at the config's
+        `state_offsets`, for a model that reads it. Arrays in, arrays out.
         """
         given, latents = latents, as_tensor("latents", latents).to(self.low.device)
         checks.rank("latents", latents, "B E d")
@@ -260,11 +264,65 @@ class InverseDynamics(FrozenFeaturesModel):
             z = narrowed.quantized
             tasks = [task] * len(z) if isinstance(task, str) else task
             checks.size("task", "instructions, one for each sample", len(tasks), len(z))
-            more = self._known(tasks, None if states is None else as_tensor("states", states))
-            read = torch.stack([self._head(i, z[:, i], *more) for i in range(len(self.members))], 1).float()  # b e m
+            around = self._checked(None if states is None else as_tensor("states", states))
+            read = self._heads(z, self._known(tasks, around))
             spread = read.std(1, correction=0).mean(1)
-            actions = self.action_normalizer.inverse(read).clamp(self.low, self.high).mean(1)
+            if self.gain is not None:
+                spread = spread * self.gain.mean()
+            actions = self._added(self._in_units(read), around)
         return like(given, InferredActions(actions, spread, latents, narrowed.codes))
+
+    def _heads(self, z: Tensor, more: tuple[Tensor, Tensor]) -> Tensor:
+        """Read normalised actions [B, members, m] from latents [B, members, d] after the bottleneck."""
+        return torch.stack([self._head(i, z[:, i], *more) for i in range(len(self.members))], 1).float()
+
+    def _in_units(self, read: Tensor) -> Tensor:
+        return self.action_normalizer.inverse(read).clamp(self.low, self.high).mean(1)
+
+    @torch.no_grad()
+    def beyond_map(self, frames: Video, unit: int, task: str) -> Tensor:
+        """Return what video says beyond the map of state changes, before it is weighted, [T, m]."""
+        z = self.label_video(frames, self.config.span * unit).quantized
+        with self.inference():
+            z = as_tensor("latents", z).to(self.low)
+            return self._in_units(self._heads(z, self._known([task] * len(z), None)))
+
+    @torch.no_grad()
+    def weigh_video(self, said: Tensor, left: Tensor) -> tuple[float, float]:
+        """Set the weight of video, of each number: least squares, from 0 to 1, on frames [N, m] of known episodes that
+        did not teach, from what video `said` there and what the map `left` over. All are 0 unless that lowers the error
+        by more than its standard error over `BLOCKS` stretches of time. Returns both errors, in deviations."""
+        gain = ((said * left).sum(0) / said.square().sum(0).clamp_min(1e-12)).clamp(0, 1)
+        squares = torch.stack([left.square(), (left - gain * said).square()]) / left.square().mean(0).clamp_min(1e-12)
+        before, after = squares.mean(2)
+        gains = torch.stack([part.mean() for part in (before - after).tensor_split(BLOCKS) if len(part)])
+        helps = len(gains) > 1 and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
+        cast(Tensor, self.gain).copy_(gain if helps else torch.zeros_like(gain))
+        return float(before.mean().sqrt()), float((after if helps else before).mean().sqrt())
+
+    def _checked(self, states: Tensor | None) -> Tensor | None:
+        """Return states [B, F, s] where the model reads any; refuse none, and others."""
+        if self.state_key is None:
+            return None
+        if states is None:
+            checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
+        checks.rank("states", states, "B F s")
+        checks.size("states", "moments of a clip", states.shape[1], len(self.config.state_offsets))
+        checks.size("states", "numbers", states.shape[2], self.config.state_dim)
+        return states.to(self.low)
+
+    def _added(self, actions: Tensor, around: Tensor | None) -> Tensor:
+        """Return actions [B, m] from what was read of them, and states [B, F, s]."""
+        config = self.config
+        if around is None:
+            return actions
+        now = around[:, config.state_offsets.index(0)]
+        if self.proprio_map is None or self.gain is None:
+            return actions + values_at(now, config.anchors) if config.anchors else actions
+        own = self.proprio_map
+        both = own.added(around) + self.gain * actions
+        both = torch.minimum(torch.maximum(both, own.low), own.high)
+        return both + values_at(now, own.config.anchors) if own.config.anchors else both
 
     @torch.no_grad()
     def infer_actions(
@@ -286,10 +344,8 @@ class InverseDynamics(FrozenFeaturesModel):
         found = self.label_video(frames, self.config.span * unit)
         around = None
         if states is not None:
-            series = as_tensor("states", states)
-            checks.rank("states", series, "T s")
-            checks.size("states", "rows, as there are frames", len(series), len(found.latents))
-            around = around_each(series, self.config.gaps(unit))
+            series = checked_states(states, self.config.state_dim or None, len(found.latents))
+            around = around_each(series, [offset * unit for offset in self.config.state_offsets])
         return self.decode_actions(found.latents, task, around)
 
     def _head(self, number: int, z: Tensor, more: Tensor, more_back: Tensor) -> Tensor:
@@ -310,12 +366,7 @@ class InverseDynamics(FrozenFeaturesModel):
             task = onto(one_hot.to(self.low.dtype), self.low.device)
         if self.state_normalizer is None:
             return task, task
-        if states is None:
-            checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
-        checks.rank("states", states, "B F s")
-        checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
-        checks.size("states", "numbers", states.shape[2], self.config.state_dim)
-        states = states.to(self.low)
+        states = cast(Tensor, self._checked(states))
         changes = (state_changes(way, self.config.offsets) for way in (states, states.flip(1)))
         there, back = (torch.cat([task, self.state_normalizer(each).flatten(1)], 1) for each in changes)
         return there, back
@@ -324,7 +375,7 @@ class InverseDynamics(FrozenFeaturesModel):
         """Return the term "action", of samples whose actions are known, and the other terms, of all samples.
 
         Each member learns from every n-th sample. `batch.later` holds the frames of clips but the current one, in the
-        order of `offsets`, and `batch.proprio` states [B, offsets * s].
+        order of `offsets`, and `batch.proprio` states [B, offsets * s]. The actions are those less what is added.
         """
         if not isinstance(batch, PolicyBatch) or batch.later is None:
             hint = "Call idm.infer_actions(video, unit) for actions."
@@ -335,7 +386,8 @@ class InverseDynamics(FrozenFeaturesModel):
         checks.size("later", "frames besides that of the moment", later.shape[1], moments - 1)
         clips = torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)  # in the order of the offsets
         target = self.action_normalizer(batch.actions)
-        states = None if batch.proprio is None else batch.proprio.unflatten(1, (moments, -1))
+        reads = self.state_normalizer is not None and batch.proprio is not None
+        states = batch.proprio.unflatten(1, (moments, -1)) if reads else None
         (more, more_back), features = self._known(batch.texts, states), self.frame_features(clips)
         read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
         others = list[LossTerms]()
@@ -370,16 +422,3 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def _reversed(self) -> Tensor:
         return onto(torch.tensor(self.config.reversed_dims), self.low.device)
-
-
-def state_changes(states: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Return how states [B, F, s] differ from that of the moment, [B, F - 1, s]."""
-    place = list(offsets).index(0)
-    now = states[:, place : place + 1]
-    return torch.cat([states[:, :place], states[:, place + 1 :]], 1) - now
-
-
-def around_each(series: Tensor, gaps: Sequence[int]) -> Tensor:
-    """Return rows [T, F, s] of a series [T, s] at so many frames from each; beyond the ends the first and the last."""
-    rows = torch.arange(len(series), device=series.device)[:, None] + onto(torch.tensor(list(gaps)), series.device)
-    return series[rows.clamp(0, len(series) - 1)]

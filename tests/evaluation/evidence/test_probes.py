@@ -15,10 +15,10 @@ from lattok.evaluation.evidence.probes import (
     mlp_probe,
     one_hot,
     pca,
-    ridge_weights,
     score,
     validation_rows,
 )
+from lattok.nn.ridge import ridge_weights
 from tests.errors import refused
 
 CENTRED = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)  # training actions, whose mean is 0

@@ -1,0 +1,170 @@
+"""Actions from changes of the robot's state: against least squares by numpy, and through every verb that uses them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.annotation import annotate, verify
+from lattok.data import Feature, LeRobotWriter, open_dataset
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig
+from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
+from tests.errors import refused
+
+CAMERA = "observation.images.top"
+NAMES = ("x", "y")
+TINY = {"features": "pixels", "image_size": 16, "channels": (8,), "latent_dim": 4, "hidden": 8, "members": 2}
+LAG = 3
+
+
+def motion(rng: np.random.Generator, length: int, absolute: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Actions and states of an arm that follows commands after `LAG` steps: of where to go, or of how far."""
+    goal = np.cumsum(np.repeat(rng.normal(size=(length // 4 + 4, 2)), 4, 0), 0)[: length + LAG]
+    states = np.concatenate([np.repeat(goal[:1], LAG, 0), goal])[:length]
+    commands = goal[:length] if absolute else np.diff(goal, axis=0)[:length]
+    return commands, states
+
+
+def write(root: Path, absolute: bool = False, known: int = 4, video: bool = True, shown: float = 0.0) -> Path:
+    """Six episodes; the actions after `known` are NaN. `shown`: a part of the action that pictures alone show."""
+    rng, length = np.random.default_rng(0), 48
+    features = {"action": Feature("float32", (2,), NAMES), "observation.state": Feature("float32", (2,), NAMES)}
+    features |= {CAMERA: Feature("video", (16, 16, 3), None)} if video else {}
+    with LeRobotWriter.create(root, 10.0, features, video_codec="h264", encoder_threads=1) as writer:
+        for episode in range(6):
+            actions, states = motion(rng, length, absolute)
+            light = rng.choice([-1.0, 1.0], length)
+            frames = np.full((length, 16, 16, 3), 128, np.uint8) + (60 * light[:, None, None, None]).astype(np.uint8)
+            actions = actions + shown * light[:, None]
+            told = actions if episode < known else np.full_like(actions, np.nan)
+            writer.add_episode({"action": told, "observation.state": states}, {CAMERA: frames} if video else {}, "go")
+    return root
+
+
+def train(data: Path, out: Path, **options: Any) -> Any:
+    given = {**TINY, "steps": 2, "batch_size": 8, "device": "cpu", "episodes": "0:", **options}
+    return lattok.train(lattok.InverseDynamicsRecipe.from_preset(data, out, "tiny", **given))
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_known_motion_is_read_and_the_map_is_that_of_numpy(absolute: bool):
+    rng = np.random.default_rng(1)
+    actions, states = (list(each) for each in zip(*(motion(rng, 60, absolute) for _ in range(5)), strict=True))
+    config = ProprioMapConfig(2, NAMES, 2, NAMES, (0, 1), (-1, 0, 1, 2, 3, 4))
+    found = ProprioMap.fit(config, *([torch.from_numpy(each) for each in part[:4]] for part in (actions, states)))
+    assert found.model.config.anchors == ((0, 1) if absolute else ())
+    assert float(found.r2.min()) > 0.9
+    read = found.model.infer_actions(None, 1, states=states[4].astype(np.float32)).actions
+    inside = slice(4, -4)  # beyond the ends nothing moves
+    assert (
+        np.square(read - actions[4])[inside].mean() < 0.1 * np.square(actions[4] - states[4] * absolute)[inside].mean()
+    )
+    rows = (np.arange(60)[:, None] + np.array([-1, 1, 2, 3, 4])).clip(0, 59)
+    changes = (states[4][rows] - states[4][:, None]).reshape(60, -1)
+    weight, bias = found.model.weight.numpy(), found.model.bias.numpy()
+    by_hand = changes @ weight.T + bias
+    target = np.concatenate([a - s * absolute for a, s in zip(actions[:4], states[:4], strict=True)])
+    by_hand = by_hand.clip(target.min(0), target.max(0)) + states[4] * absolute
+    np.testing.assert_allclose(read, by_hand, atol=1e-4)
+
+
+def test_commands_that_hardly_move_in_known_episodes_stay_commands():
+    rng = np.random.default_rng(2)
+    pairs = [motion(rng, 60, True) for _ in range(4)]
+    still = [(np.c_[a, np.full(60, 0.5)], np.c_[s, np.full(60, 0.5) + 0.01 * rng.normal(size=60)]) for a, s in pairs]
+    config = ProprioMapConfig(3, state_dim=3, anchors=(0, 1, 2), offsets=(0, 1, 2, 3))
+    actions, states = ([torch.from_numpy(each) for each in part] for part in zip(*still, strict=True))
+    found = ProprioMap.fit(config, actions, states).model
+    assert found.config.anchors[:2] == (0, 1)
+
+
+def test_offsets_reach_as_far_as_the_state_lags_and_anchors_go_by_name():
+    rng = np.random.default_rng(3)
+    actions, states = zip(*(motion(rng, 120, True) for _ in range(4)), strict=True)
+    offsets = proposed_offsets(actions, states, 10.0)
+    assert 0 in offsets
+    assert LAG + 1 <= offsets[-1] <= 2 * LAG + 1
+    assert proposed_anchors(("x", "grip"), ("grip", "z"), 2, 2) == (-1, 0)
+    assert proposed_anchors(("a", "b"), ("c", "d"), 2, 2) == (0, 1)
+    assert proposed_anchors(("a", "b"), ("c", "d", "e"), 2, 3) == ()
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_from_proprio_it_is_saved_fills_and_is_verified(tmp_path: Path, video: bool):
+    data = write(tmp_path / "data", absolute=True, video=video)
+    model = train(data, tmp_path / "map", from_="proprio")
+    again: Any = lattok.load(tmp_path / "map")
+    states = open_dataset(data).columns(5, ["observation.state"])["observation.state"]
+    read = model.infer_actions(None, 1, states=states)
+    assert isinstance(again, ProprioMap)
+    np.testing.assert_array_equal(read.actions, again.infer_actions(None, 1, states=states).actions)
+    out = open_dataset(annotate(data, tmp_path / "map", tmp_path / "out", fill=True))
+    np.testing.assert_allclose(out.columns(5, ["action"])["action"], read.actions, atol=1e-6)
+    assert verify(out.root, {"inferred": str(tmp_path / "map")}).holds
+    assert "inferred.confidence" not in out.features
+    refused("states", model.infer_actions, None, 1)
+
+
+def test_video_learns_what_commands_add_to_the_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write(tmp_path / "data", absolute=True)
+    model = train(data, tmp_path / "idm")
+    assert model.config.anchors == (0, 1)
+    assert "--from proprio" in capsys.readouterr().err
+    columns, frames = open_dataset(data).columns(5, ["observation.state"]), open_dataset(data).frames(5)
+    states = columns["observation.state"]
+    read, far = (model.infer_actions(frames, 1, states=each).actions for each in (states, states + 10))
+    np.testing.assert_allclose(far - read, 10, atol=1e-4)
+    refused("states", model.infer_actions, frames, 1)
+    assert train(data, tmp_path / "plain", add_state=False).config.anchors == ()
+    changes = train(write(tmp_path / "delta"), tmp_path / "delta-idm")
+    assert changes.config.anchors == ()
+    assert changes.state_key is None
+
+
+@pytest.mark.parametrize("shown", [0.0, 3.0])
+def test_both_is_the_map_and_what_video_adds_to_it(tmp_path: Path, shown: float):
+    data = write(tmp_path / "data", shown=shown)
+    options = {"from_": "both", "steps": 150 if shown else 2, "batch_size": 32, "shift": 0.0, "brightness": 0.0}
+    model = train(data, tmp_path / "both", **options, contrast=0.0)
+    gain, own = model.gain.numpy(), model.proprio_map
+    assert (gain > 0.5).all() if shown else (gain < 0.5).all()
+    dataset = open_dataset(data)
+    states, frames = dataset.columns(5, ["observation.state"])["observation.state"], dataset.frames(5)
+    alone = own.infer_actions(None, 1, states=states).actions
+    said = model.beyond_map(frames, 1, "go").numpy()
+    both = (alone + gain * said).clip(own.low.numpy(), own.high.numpy())
+    again: Any = lattok.load(tmp_path / "both")
+    np.testing.assert_allclose(again.infer_actions(frames, 1, states=states).actions, both, atol=1e-4)
+    if shown:
+        refused("two episodes with known actions", train, write(tmp_path / "one", known=1), tmp_path / "x", **options)
+
+
+def test_video_that_says_nothing_has_no_weight():
+    rng = torch.Generator().manual_seed(0)
+    known = ProprioMapConfig(3, state_dim=2)
+    model: Any = InverseDynamics(InverseDynamicsConfig(("front",), 3, state_dim=2, proprio_map=known, **TINY))
+    left = torch.randn(400, 3, generator=rng)
+    before, after = model.weigh_video(torch.randn(400, 3, generator=rng), left)
+    assert after == before
+    assert not model.gain.any()
+    before, after = model.weigh_video(0.5 * left + 0.1 * torch.randn(400, 3, generator=rng), left)
+    assert after < 0.6 * before
+    assert float(model.gain.min()) == 1.0  # never more than video says
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path):
+    for options, text in (
+        ({"offsets": (1, 2)}, "0 and others in order"),
+        ({"anchors": (0,)}, "2 numbers from -1 to 1"),
+        ({"anchors": (0, 2)}, "2 numbers from -1 to 1"),
+        ({"action_names": ("x",)}, "action_names"),
+    ):
+        refused(text, lambda given: ProprioMapConfig(2, state_dim=2, **given), options)
+    known, seen = ProprioMapConfig(3, state_dim=2), {**TINY, "cameras": ("front",), "action_dim": 3, "state_dim": 2}
+    refused("none beside proprio_map", lambda: InverseDynamicsConfig(**seen, proprio_map=known, proprio=True))
+    refused("proprio_map.state_dim", lambda: InverseDynamicsConfig(**{**seen, "state_dim": 3}, proprio_map=known))
+    refused("labels video alone", ProprioMap(known).label_video, None)
+    refused("from_", train, write(tmp_path / "data", video=False), tmp_path / "out", from_="sound")
