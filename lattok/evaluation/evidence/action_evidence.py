@@ -106,7 +106,7 @@ class ActionEvidence(Evidence):
         if source.cameras:
             motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
             rows += _motion_controls(train, judged, motion, judge, case.options.seed)
-        rows += _controls(train, judged, judge, None if isinstance(case.model, ProprioMap) else source)
+        rows += _controls(train, judged, judge, not isinstance(case.model, ProprioMap))
         return cls(case, source, judged, rows, spread_of(fitted), bootstrap, known)
 
     @property
@@ -253,9 +253,9 @@ def _motion_controls(
 
 
 def _controls(
-    train: PolicyWindows, judged: PolicyWindows, judge: Callable[[Probe], Score], mapped: PairSource | None
+    train: PolicyWindows, judged: PolicyWindows, judge: Callable[[Probe], Score], mapped: bool
 ) -> list[ProbeRow]:
-    """Fit the controls that look at no picture; a map of state changes unless the model itself is one."""
+    """Fit the controls that look at no picture; with `mapped` a map of state changes, too."""
     target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
     zeros = [torch.zeros(len(each), 1) for each in both]
     found = [ProbeRow("mean", "mean known action", {"linear": judge(target.probe(*zeros))})]
@@ -273,7 +273,7 @@ def _controls(
 
     config = _map_config(train)
     past = replace(config, offsets=tuple(sorted({-abs(offset) for offset in config.offsets})))
-    if mapped is not None:
+    if mapped:
         found.append(ProbeRow(PROPRIO_MAP, f"map of state changes, up to {config.offsets[-1]} frames", read(config)))
     return [*found, ProbeRow("proprio_past", "the same of earlier changes alone", read(past), reference=True)]
 
