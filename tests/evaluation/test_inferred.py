@@ -14,12 +14,12 @@ from lattok.data import Feature, RobotDataset
 from lattok.data.views import View
 from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions, measured
-from lattok.evaluation.evidence.action_evidence import ActionEvidence, _by_episode, _map_config, _trained, _vectors
+from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained
 from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.page import render
 from lattok.evaluation.questions.inferred import cells_of, systematic_squares
-from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig, ProprioMap
+from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
 from tests.errors import refused
@@ -192,18 +192,7 @@ def test_a_map_of_state_changes_that_is_better_is_what_to_take(world: World, kno
     assert answer_of(report).holds is False
     assert answer_of(report).text.startswith("No: take proprio where the state is recorded.")
     advice = {verdict.key: str(verdict.advice) for verdict in report.verdicts}
-    assert "--from proprio" in advice["inferred_against_state_changes"]
     assert not any("--proprio" in each for each in advice.values())
-    exact = gathered(noisy, moving)
-    own = ProprioMap.fit(
-        _map_config(windows := _vectors(exact.source, moving.episodes[:6])), *_by_episode(windows)
-    ).model
-    report = evaluate(own, moving, episodes=HELD_OUT)
-    assert answer_of(report).text.startswith("Yes:")
-    assert "r2_actions/proprio_map" not in report.figures  # which it is itself
-    assert report.figures["r2_actions/model"] == pytest.approx(
-        next(row for row in exact.rows if row.key == "proprio_map").value("linear", 0)
-    )
 
 
 def test_of_absolute_commands_what_they_add_to_the_state_is_judged():

@@ -280,12 +280,13 @@ class InverseDynamics(FrozenFeaturesModel):
         return self.action_normalizer.inverse(read).clamp(self.low, self.high).mean(1)
 
     @torch.no_grad()
-    def beyond_map(self, frames: Video, unit: int, task: str) -> Tensor:
+    def beyond_map(self, frames: Video, unit: int, task: str | Sequence[str] = "") -> Tensor:
         """Return what video says beyond the map of state changes, before it is weighted, [T, m]."""
         z = self.label_video(frames, self.config.span * unit).quantized
         with self.inference():
             z = as_tensor("latents", z).to(self.low)
-            return self._in_units(self._heads(z, self._known([task] * len(z), None)))
+            tasks = [task] * len(z) if isinstance(task, str) else task
+            return self._in_units(self._heads(z, self._known(tasks, None)))
 
     @torch.no_grad()
     def weigh_video(self, said: Tensor, left: Tensor) -> tuple[float, float]:
