@@ -65,8 +65,8 @@ class Hidden(NamedTuple):
         """Return R² of each judged number over all frames of the hidden episodes."""
         truth = {index: self.columns(index)[1] for index in said}
         reference = np.concatenate([self.columns(index)[1] for index in self.known]).mean(0)
-        errors = sum(np.square(said[index] - truth[index]).sum(0) for index in said)
-        squares = sum(np.square(truth[index] - reference).sum(0) for index in said)
+        errors = np.sum([np.square(said[index] - truth[index]).sum(0) for index in said], axis=0)
+        squares = np.sum([np.square(truth[index] - reference).sum(0) for index in said], axis=0)
         names = self.dataset.features["action"].names or ()
         return {
             name: float(1 - errors[place] / squares[place])
@@ -101,7 +101,7 @@ def from_states(hidden: Hidden, past: bool) -> dict[int, np.ndarray]:
         if episode.index not in hidden.known:
             states = hidden.columns(episode.index)[0]
             read = found.model.infer_actions(None, 1, states=states.astype(np.float32)).actions
-            said[episode.index] = read - (states if hidden.chosen.commands else 0.0)
+            said[episode.index] = np.asarray(read) - (states if hidden.chosen.commands else 0.0)
     return said
 
 

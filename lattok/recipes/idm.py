@@ -104,7 +104,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
         dataset = sources[0].dataset
         known = self._known(dataset)
         found = fit_proprio(self.model, data, dataset, known)
-        if data.from_ == "proprio":
+        if data.from_ == "proprio" and found is not None:
             with self.begin(resume, sources, resume_command=resume_command) as contents:
                 model = found.model
                 model.trained_on = self._learned(sources, contents)
@@ -175,8 +175,8 @@ class InverseDynamicsRecipe(Recipe[Any]):
             known |= {"state_dim": known_map.state_dim, "state_names": known_map.state_names}
             known |= {"proprio_map": known_map} if data.from_ == "both" else {"anchors": known_map.anchors}
         space = action_spaces(dataset).get(data.action_key)
-        absolute = space is not None and "anchors" not in known
-        if chosen.reverses and absolute and "absolute" in {getattr(each, "mode", "") for each in space.parts}:
+        modes = set() if space is None or "anchors" in known else {getattr(each, "mode", "") for each in space.parts}
+        if chosen.reverses and "absolute" in modes:
             option = "loss_reversal" if chosen.loss_reversal else "reversible"
             expected = "0 for absolute actions: played backwards they are not the opposite ones"
             checks.fail(option, expected, getattr(chosen, option))

@@ -80,11 +80,16 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     later = next(row for row in rows if row.key == NO_LATER)
     mapped, rivals = next((row for row in rows if row.key == PROPRIO_MAP), None), rivals_to_all(rows)
     best = strongest(rivals, "linear")
+    pairs: list[tuple[ProbeRow | None, str, int, Criterion]]
     pairs = [(best, "Inferred actions", 0, ALL), (mapped, "Inferred actions", 0, PROPRIO)]
     pairs.append((later, "Inferred actions", 0, LATER))
     if evidence.space:
         pairs.insert(1, (strongest(rivals, "linear", 1), "Inferred movement (x, y, z)", 1, SPACE))
-    compared = (comparison(evidence, what, own, row, "linear", *rest) for row, what, *rest in pairs if row is not None)
+    compared = (
+        comparison(evidence, what, own, row, "linear", column, about)
+        for row, what, column, about in pairs
+        if row is not None
+    )
     verdicts = [verdict for verdict in compared if verdict is not None]
     if later.not_run == NEEDS_TRAINING:
         verdicts.append(Verdict(f"Against the same network without later frames: {NEEDS_TRAINING}", None, LATER))

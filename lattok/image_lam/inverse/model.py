@@ -387,8 +387,8 @@ class InverseDynamics(FrozenFeaturesModel):
         checks.size("later", "frames besides that of the moment", later.shape[1], moments - 1)
         clips = torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)  # in the order of the offsets
         target = self.action_normalizer(batch.actions)
-        reads = self.state_normalizer is not None and batch.proprio is not None
-        states = batch.proprio.unflatten(1, (moments, -1)) if reads else None
+        proprio = None if self.state_normalizer is None else batch.proprio
+        states = None if proprio is None else proprio.unflatten(1, (moments, -1))
         (more, more_back), features = self._known(batch.texts, states), self.frame_features(clips)
         read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
         others = list[LossTerms]()
