@@ -17,6 +17,7 @@ import numpy as np
 
 import lattok
 from lattok.data import RobotDataset
+from lattok.data.schema import dimension_names
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.recipes.idm import InverseOptions
 from lattok.recipes.proprio import fit_proprio
@@ -67,7 +68,7 @@ class Hidden(NamedTuple):
         reference = np.concatenate([self.columns(index)[1] for index in self.known]).mean(0)
         errors = np.sum([np.square(said[index] - truth[index]).sum(0) for index in said], axis=0)
         squares = np.sum([np.square(truth[index] - reference).sum(0) for index in said], axis=0)
-        names = self.dataset.features["action"].names or ()
+        names = dimension_names(self.dataset.features["action"])
         return {
             name: float(1 - errors[place] / squares[place])
             for place, name in enumerate(names)
