@@ -13,13 +13,15 @@ import numpy as np
 
 from lattok.annotation.assembly import append_columns, copy_other_files
 from lattok.annotation.fills import Fill, flat
-from lattok.data import RobotDataset, as_dataset, export, select_episodes
+from lattok.data import RobotDataset, as_dataset, select_episodes
+from lattok.data.carried import Piece
 from lattok.data.episodes import EpisodeSpec, unmeasured
-from lattok.data.exporting import check_export
+from lattok.data.exporting import check_export, plan_export, write_pieces
 from lattok.data.schema import Feature, vector_key
 from lattok.data.summaries import Stats, column_stats
 from lattok.data.table_dataset import NewColumns, TableDataset, tables_of
 from lattok.data.tables import open_table
+from lattok.data.video import codec_for
 from lattok.data.views import ColumnsView
 from lattok.labels.spec import provenance_of
 from lattok.types import Episode
@@ -74,8 +76,11 @@ def hide(
             checks.fail(key, "floats, which can be NaN", each.dtype, "Write it as floats.")
     record = {"column": action_key, "known": index_runs(known), "hidden": index_runs(hidden)}
     if (source := tables_of(dataset)) is None:
-        export(_Hidden(dataset, {action_key, *parts}, hidden), out)
-        write_json(out / RECORD, record)
+        view = _Hidden(dataset, {action_key, *parts}, hidden)
+        writer = check_export(view, out, "lerobot", "auto", None)
+        plan = plan_export(view, view.episodes, "auto", None)
+        codec = codec_for(camera.feature.shape for camera in plan.cameras)
+        write_pieces(writer, out, plan, [*map(Piece.whole, view.episodes)], codec, {RECORD.name: record})
     else:
         check_export(source, out, "lerobot", "auto", None)
         source.files.fetch_all()

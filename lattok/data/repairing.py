@@ -6,7 +6,7 @@ encoded again. Then LeRobot v3 is written. Video files are copied as they are; t
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +27,10 @@ from lattok.data.modality import with_modality
 from lattok.data.opening import as_dataset
 from lattok.data.picture_flaws import BLANK_LEVELS, SAME_LEVELS
 from lattok.data.repairs import REPAIRS, DatasetRepair, EpisodeRows, FlawedPart, repair_of
-from lattok.data.schema import NONE, Feature, Progress, RobotDataset, dimension_names, own_vectors
+from lattok.data.schema import NONE, Progress, RobotDataset, dimension_names, own_vectors
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import tables_of
-from lattok.data.video import BLOCK, SMALLEST_AV1, VideoWriter, decode_at, probe
+from lattok.data.video import BLOCK, VideoWriter, codec_for, decode_at, probe
 from lattok.data.views import ColumnsView
 from lattok.data.writers import WRITERS, Extra
 from lattok.types import Episode
@@ -39,7 +39,7 @@ from lattok.utils.checks import LattokError, counted, few_of
 from lattok.utils.findings import Finding
 
 RECORD = "repair.json"  # in meta/
-FORMAT, CODEC = "lerobot", "libsvtav1"  # that are written
+FORMAT = "lerobot"  # that is written
 ALWAYS = ("unreadable", "cut")  # whatever inspection found, which looks at some frames only
 LEAST_S = 1.0  # of a part of an episode that is kept
 MOST_S = 1e9  # of an episode
@@ -157,7 +157,7 @@ def repair(
     result = RepairResult(None, steps, rows, sum(piece.length for piece in pieces), more)
     if dry_run or out is None:
         return result
-    codec = _codec(camera.feature for camera in exported.cameras)
+    codec = codec_for(camera.feature.shape for camera in exported.cameras)
     record = {"steps": [step._asdict() for step in steps], "pieces": [*map(list, rows)]}
     with videos.encoding():
         write_pieces(WRITERS[FORMAT], Path(out), exported, pieces, codec, {RECORD: record}, progress)
@@ -432,11 +432,6 @@ class _Mended(ColumnsView):
         return frame / self.fps if abs(seconds * self.fps - frame) <= TOLERANCE else float(seconds)
 
 
-def _codec(cameras: Iterable[Feature]) -> str:
-    """Return the codec that the installed PyAV can encode these cameras in."""
-    return "h264" if min((min(each.shape[:2]) for each in cameras), default=SMALLEST_AV1) < SMALLEST_AV1 else CODEC
-
-
 class _Videos(CopiedVideos):
     """Videos of a dataset, copied whole; of pieces that others would read otherwise, encoded again."""
 
@@ -542,7 +537,9 @@ class _Videos(CopiedVideos):
     def _encode(self, piece: Piece, key: str, here: Path) -> None:
         indices, writer = np.arange(piece.first, piece.last), None
         for block in self.view.blocks(piece.episode.index, key, indices):
-            writer = writer or VideoWriter(here, self.view.fps, block.shape[1:3], _codec([self.view.features[key]]))
+            writer = writer or VideoWriter(
+                here, self.view.fps, block.shape[1:3], codec_for([self.view.features[key].shape])
+            )
             writer.add(block)
         assert writer is not None
         writer.close()

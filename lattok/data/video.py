@@ -1,7 +1,7 @@
 """Frames from and to video files (PyAV): decoding by timestamp, encoding with short groups of pictures."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -228,6 +228,11 @@ def check_codec(codec: str, size: tuple[int, ...]) -> None:
     if codec == "libsvtav1" and min(size) < SMALLEST_AV1:
         got = f"{codec} for {size[0]} x {size[1]} with PyAV {av.__version__}"
         checks.fail("video_codec", f"h264 for frames below {SMALLEST_AV1} pixels a side, or PyAV 17", got)
+
+
+def codec_for(cameras: Iterable[tuple[int, ...]], codec: str = "libsvtav1") -> str:
+    """Return `codec`, or h264 where the installed PyAV cannot encode cameras of shapes (height, width, ...) in it."""
+    return "h264" if any(min(shape[:2]) < SMALLEST_AV1 for shape in cameras) else codec
 
 
 def exact_rate(fps: float) -> Fraction:

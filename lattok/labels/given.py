@@ -141,14 +141,9 @@ class GivenLabels(Labeller):
                 return self
         if not (count < length and all(0 < n == frames - length + count for frames, n in pairs)):
             expected = "a row for each frame, for every k-th one, or k for each, in all episodes alike"
-            odd = next(
-                (
-                    (index, n, frames)
-                    for (index, frames), (_, n) in zip(self._lengths.items(), pairs, strict=True)
-                    if n != frames
-                )
-            )
-            checks.fail(str(self.source), expected, f"{odd[1]} rows of episode {odd[0]}, which has {odd[2]} frames")
+            odd = next(index for index, frames in self._lengths.items() if rows[index] != frames)
+            got = f"{rows[odd]} rows of episode {odd}, which has {self._lengths[odd]} frames"
+            checks.fail(str(self.source), expected, got)
         return self
 
 

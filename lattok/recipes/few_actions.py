@@ -20,6 +20,7 @@ from lattok.annotation import annotate, hide
 from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, as_dataset, export, open_dataset, select_episodes, split_by_task
 from lattok.data.table_dataset import tables_of
+from lattok.data.video import codec_for
 from lattok.evaluation import student
 from lattok.evaluation.evidence.policy_evidence import policy_errors
 from lattok.evaluation.wording import Interval
@@ -65,7 +66,7 @@ def try_few_actions(
     with Output(out).locked(out / LOCK):
         if tables_of(source) is None:  # so that all three see the same pictures
             if not (out / "all").exists():
-                export(source, out / "all")
+                export(source, out / "all", video_codec=codec_for(source.features[key].shape for key in source.cameras))
             source = open_dataset(out / "all")
         test = sorted(split_by_task(source)[1])
         if not test:

@@ -1,7 +1,6 @@
 """Recipe of inverse dynamics models, which read actions from the frames around them."""
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.training import fit
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.log import say
 from lattok.utils.options import check_choices
 from lattok.utils.output import unused
 
@@ -104,11 +104,13 @@ class InverseDynamicsRecipe(Recipe[Any]):
         dataset = sources[0].dataset
         known = self._known(dataset)
         found = fit_proprio(self.model, data, dataset, known)
-        if data.from_ == "proprio" and found is not None:
+        if data.from_ == "proprio":
+            assert found is not None  # video alone goes without a map
             with self.begin(resume, sources, resume_command=resume_command) as contents:
                 model = found.model
                 model.trained_on = self._learned(sources, contents)
-                self._say(map_text(found, data.action_key, len(known)))
+                if first_process():
+                    say(map_text(found, data.action_key, len(known)))
                 return finish({"": model}, out)[""]
         torch.manual_seed(self.loop.seed)
         config = self._config(dataset, None if found is None else found.model.config)
@@ -129,8 +131,8 @@ class InverseDynamicsRecipe(Recipe[Any]):
             states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
             model.state_normalizer.fit(state_changes(states, config.offsets).flatten(0, 1))
         with self.begin(resume, sources, resume_command=resume_command) as contents:
-            if found is not None:
-                self._say(route_text(found, data, config, len(known)))
+            if found is not None and first_process():
+                say(route_text(found, data, config, len(known)))
             model.features.load()
             model.trained_on = self._learned(sources, contents)
             drawn = replace(batch_options(data, self.loop, samples, config.image_size), acted_share=share)
@@ -139,7 +141,9 @@ class InverseDynamicsRecipe(Recipe[Any]):
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()
             if found is not None and model.proprio_map is not None:
-                self._say(weigh_video(model, found, dataset, judged))
+                weighed = weigh_video(model, found, dataset, judged)
+                if first_process():
+                    say(weighed)
             return finish({"": model}, out)[""]
 
     def _learned(self, sources: Sequence[Source], contents: Sequence[Content]) -> dict[str, Any]:
@@ -147,11 +151,6 @@ class InverseDynamicsRecipe(Recipe[Any]):
         record.pop("inferred_actions", None)  # none of which it learned
         record["labels"] = {"fraction": 1.0, "unit": "episodes"} | record.get("labels", {})
         return record
-
-    @staticmethod
-    def _say(text: str) -> None:
-        if first_process():
-            print(checks.printable(text), file=sys.stderr)
 
     def next_step(self) -> str:
         words = ["lattok", "annotate", str(self.dataset), "--model", self.out, "--as", "actions"]

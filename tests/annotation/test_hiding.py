@@ -10,6 +10,7 @@ import lattok
 from lattok.cli import main
 from lattok.data.episodes import unmeasured
 from lattok.data.inspection import inspect_dataset
+from lattok.data.video import SMALLEST_AV1
 from tests.annotation.test_fill import model, write
 from tests.conftest import write_dataset
 from tests.data.specimens import WRITERS
@@ -52,7 +53,9 @@ def test_only_the_hidden_actions_change(version: str, tmp_path):
     assert not [each for each in inspect_dataset(copy).findings if each.severity == "error"]
 
 
-def test_other_formats_become_lerobot(tmp_path):
+@pytest.mark.parametrize("smallest", [1, 32], ids=["", "with an encoder that small frames end"])
+def test_other_formats_become_lerobot(tmp_path, monkeypatch, smallest):
+    monkeypatch.setattr("lattok.data.video.SMALLEST_AV1", max(smallest, SMALLEST_AV1))
     pytest.importorskip("h5py")
     WRITERS["hdf5"](tmp_path / "data")
     source = lattok.open_dataset(tmp_path / "data")
@@ -60,6 +63,7 @@ def test_other_formats_become_lerobot(tmp_path):
     copy = lattok.open_dataset(tmp_path / "few")
     unknown = unmeasured(copy, "action", {episode.index for episode in copy.episodes})
     assert len(unknown) == len(done.hidden) == len(copy.episodes) - 1
+    assert json.loads((tmp_path / "few/meta/hidden.json").read_text())["column"] == "action"
 
 
 def test_hidden_actions_are_inferred_and_known_ones_are_not(tmp_path, capsys):

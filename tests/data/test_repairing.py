@@ -269,8 +269,7 @@ def test_a_film_with_fewer_frames_than_rows_cuts_them(tmp_path: Path):
 
 @pytest.mark.parametrize("smallest", [1, 32], ids=["", "with an encoder that small frames end"])
 def test_other_formats_become_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smallest: int):
-    for module in ("video", "repairing"):
-        monkeypatch.setattr(f"lattok.data.{module}.SMALLEST_AV1", max(smallest, SMALLEST_AV1))
+    monkeypatch.setattr("lattok.data.video.SMALLEST_AV1", max(smallest, SMALLEST_AV1))
     h5py = pytest.importorskip("h5py")
     from tests.data.formats.test_hdf5 import write_libero
 
