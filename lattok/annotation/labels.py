@@ -312,7 +312,7 @@ def _check_any_unknown(dataset: RobotDataset, key: str) -> None:
             vector_key(dataset, "action_key", key, f"A new column `{key}` would be inferred throughout.")
     elif not any_unmeasured(dataset, key):
         expected = f"unknown actions to fill in, an episode whose `{key}` is NaN or null in all rows"
-        hint = 'Hide some to try it: lattok hide DATASET --keep "2 per task" --out few. '
+        hint = 'Hide some to try it: lattok hide DATASET --out few --keep "2 per task". '
         hint += "Without as=actions (`fill`) the inferred ones go into columns of their own."
         checks.fail("action_key", expected, f"numbers in all {len(dataset.episodes)} of {dataset.name}", hint)
 

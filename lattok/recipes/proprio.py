@@ -94,7 +94,9 @@ def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episod
     """Say what the state is good for in a run that looks at video."""
     lines = [map_text(found, data.action_key, episodes)]
     if config.proprio_map is None and found.r2 >= HELPS:
-        lines[0] += ". Trained in seconds: lattok train idm DATASET --from proprio; with video: --from both"
+        lines[0] += (
+            ". Trained in seconds: lattok train idm DATASET --out my-map --from proprio; with video: --from both"
+        )
     if config.anchors:
         added = sum(place >= 0 for place in config.anchors)
         lines.append(

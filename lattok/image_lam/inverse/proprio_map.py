@@ -27,7 +27,7 @@ from lattok.nn.ridge import RIDGES, ridge_predictions, ridge_weights, spread_of
 from lattok.types import Gap, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.options import FROM_DATA, REQUIRED, check_choices, check_knows_data, knows_data
+from lattok.utils.options import FROM_DATA, REQUIRED, SavedConfig, check_choices, check_knows_data, knows_data
 
 MOST_OFFSETS = 64
 MOST_FOLDS = 5
@@ -38,7 +38,7 @@ CLOSER = 0.5  # of the squared error, for a command to be taken as absolute
 
 
 @dataclass(frozen=True)
-class ProprioMapConfig:
+class ProprioMapConfig(SavedConfig):
     """Columns and moments of a map from changes of the robot's state to its actions.
 
     Attributes:
@@ -153,6 +153,10 @@ class ProprioMap(HubModel, VideoLabeller):
         flat = squares <= 1e-12 * len(y) * (1 + target.mean(0).square())
         r2 = torch.where(flat, torch.nan, 1 - (read - target).square().sum(0) / squares)
         return MapFit(model.eval(), (read + offset).float(), r2)
+
+    @classmethod
+    def how_made(cls) -> str:
+        return f'Train one: lattok.train("idm", DATASET, out=FOLDER, from_="proprio"). {super().how_made()}'
 
     def summary(self) -> str:
         c = self.config
