@@ -40,6 +40,7 @@ GROUPS = {
         "out_of_domain",
         "few_actions",
         "inferred_actions",
+        "real_robots",
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
@@ -81,6 +82,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "studies/inferred.py",
         "[What they say](studies/few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
+    "real_robots": ("studies/real_robots.py", "[The study](studies/real_robots.md#what-was-found)."),
     "few_actions_predicts": ("studies/predicts.py", ""),
     "acting_by_tokens_predicts": ("studies/predicts.py", ""),
     "tokenizer_figures": ("studies/learnable.py", ""),
@@ -108,6 +110,7 @@ COMMAND = re.compile(
 WHOLE = {  # tables that a study writes, by what stands where they go
     "few actions": "few_actions.md",
     "changed scenes": "out_of_domain.md",
+    "real robots": "real_robots.md",
     "acting by tokens": "acting_by_tokens.md",
     "fresh seeds": "acting_by_tokens_again.md",
 }

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lattok
+from benchmarks.common import COMMIT
 from lattok.data import RobotDataset
 from lattok.data.schema import dimension_names
 from lattok.image_lam.inverse import InverseDynamicsConfig
@@ -169,7 +170,7 @@ def main() -> None:
         wanted = hidden.name == "g1" and len(hidden.known) == 3 and hidden.draw < given.video
         if hidden.key in kept and ("video" in kept[hidden.key]["r2"] or not wanted):
             continue
-        kept[hidden.key] = {"known": hidden.known, "r2": outcomes(hidden, given.folder, given.video)}
+        kept[hidden.key] = {"commit": COMMIT, "known": hidden.known, "r2": outcomes(hidden, given.folder, given.video)}
         files.write_json(path, kept)
         files.write_text(RESULTS / "real_robots.md", table(kept))
     print(table(kept))

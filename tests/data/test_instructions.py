@@ -114,7 +114,7 @@ def test_text_encoders_learn_every_instruction_of_the_rows(several, tmp_path):
 
 def test_inverse_models_know_every_instruction(several, tmp_path):
     recipe = InverseDynamicsRecipe.from_preset(several.root, tmp_path / "idm", "tiny", task_given=True)
-    assert recipe._config(several).tasks == ("grasp", "lift", "reach")
+    assert recipe._config(several, None).tasks == ("grasp", "lift", "reach")
 
 
 def test_numbers_that_stand_for_no_instruction(several):

@@ -60,7 +60,8 @@ def gives(model: Any) -> dict[str, torch.Tensor]:
     if model.label_source == "video":
         video = ((wave(5, len(model.cameras), 16, 16, 3) + 1) * 127).to(torch.uint8)
         if not lacks(model, InfersActions):
-            read = model.infer_actions(video, 1)._asdict()
+            states = {"states": wave(5, model.config.state_dim)} if model.state_key else {}
+            read = model.infer_actions(video, 1, **states)._asdict()
             return {name: torch.as_tensor(read[name]) for name in ("actions", "spread", "latents")}
         labels = model.label_video(video.numpy(), 1)
         return {"codes": torch.as_tensor(labels.codes), "latents": torch.as_tensor(labels.latents)}
