@@ -7,12 +7,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 import lattok
-from docs import model_pages, reference_pages
+from docs import convention_page, doctor_page, model_pages, reference_pages, result_pages
 from lattok import cli
 from lattok.cli import VERBS, main
 from lattok.evaluation.evidence import probes
@@ -26,6 +27,7 @@ from tests.image_lam.published.parity import open_case
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
+MADE = {"reference", "notebooks", "studies", "changelog.md"}  # by the build
 
 
 def test_every_importer_is_on_the_page_of_models():
@@ -77,6 +79,37 @@ def test_what_is_typed_comes_first():
     for page in (ROOT / "docs/howto").glob("*.md"):
         _, first, *_ = page.read_text(encoding="utf-8").split("\n\n")
         assert first.startswith(("```", "<!-- ")), page.name
+
+
+def test_no_link_is_dead():
+    """Headings included; pages that the build generates are checked there."""
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    for hook in (result_pages, model_pages, doctor_page, convention_page):
+        texts = {page: hook.on_page_markdown(text) for page, text in texts.items()}
+    found = 0
+    for page, text in texts.items():
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose):
+            path, _, anchor = link.partition("#")
+            target = Path(os.path.normpath(page.parent / path)) if path else page
+            if target.suffix != ".md" or MADE & set(target.parts):
+                continue
+            assert target.is_file(), (page, link)
+            found += 1
+            assert not anchor or anchor in anchors(texts.get(target) or target.read_text(encoding="utf-8")), (
+                page,
+                link,
+            )
+    assert found > 100
+
+
+def anchors(text: str) -> set[str]:
+    """Return the ids of a page's headings, as Python-Markdown makes them, and those that it sets itself."""
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    prose = re.sub(r"```.*?```", "", ascii_only, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+?)(?: \{.*\})?$", prose, re.MULTILINE)
+    slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", each).strip().lower()) for each in headings}
+    return slugs | set(re.findall(r"\{[^}]*#([\w-]+)[^}]*\}", text)) | set(re.findall(r'id="([\w-]+)"', text))
 
 
 def commands(page: Path) -> list[str]:
