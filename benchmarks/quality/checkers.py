@@ -4,6 +4,7 @@
 
 VENVS has one virtual environment for each checker, called by its package (`PINS`), with what it needs to read LeRobot
 (calibra-robotics: pyarrow, pandas and av; deepen-grade[lerobot]). Each runs as its documentation says.
+lerobot-quality-gates wants meta/episodes.json, which LeRobot does not write, and says so of every dataset.
 A flaw counts as found where a line that the report of the sound dataset lacks names it (`NAMES`), by whatever word. Of
 sound data a report should hold no warning: counted are lines of a warning or worse.
 """
