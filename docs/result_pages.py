@@ -41,6 +41,9 @@ GROUPS = {
         "few_actions",
         "inferred_actions",
         "real_robots",
+        "real_policies",
+        "real_latents",
+        "real_tokenizers",
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
@@ -82,7 +85,10 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "studies/inferred.py",
         "[What they say](studies/few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
-    "real_robots": ("studies/real_robots.py", "[The study](studies/real_robots.md#what-was-found)."),
+    **{
+        name: (f"studies/{name}.py", "[The study](studies/real_robots.md#what-was-found).")
+        for name in ("real_robots", "real_policies", "real_latents", "real_tokenizers")
+    },
     "few_actions_predicts": ("studies/predicts.py", ""),
     "acting_by_tokens_predicts": ("studies/predicts.py", ""),
     "tokenizer_figures": ("studies/learnable.py", ""),
@@ -111,6 +117,9 @@ WHOLE = {  # tables that a study writes, by what stands where they go
     "few actions": "few_actions.md",
     "changed scenes": "out_of_domain.md",
     "real robots": "real_robots.md",
+    "real policies": "real_policies.md",
+    "real latents": "real_latents.md",
+    "real tokenizers": "real_tokenizers.md",
     "acting by tokens": "acting_by_tokens.md",
     "fresh seeds": "acting_by_tokens_again.md",
 }

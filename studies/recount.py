@@ -210,6 +210,68 @@ def within(found, name):
     return float(np.nanmean(each))
 
 
+def columns(path):
+    """Yield the cells of each row of the tables in a Markdown file, without heads."""
+    lines = [re.split(r" *\| *", line.strip("| ")) for line in path.read_text().splitlines()]
+    rules = [place for place, cells in enumerate(lines) if set("".join(cells)) == {"-"}]
+    heads = {place - 1 for place in rules}
+    yield from (cells for place, cells in enumerate(lines) if cells != [""] and place not in heads | {*rules})
+
+
+def compared_cells(what, cells, counted):
+    """Yield every number of a row with the one that was counted, rounded to as many places."""
+    written = re.findall(r"-?\d+(?:\.\d+)?", " ".join(cells))
+    yield f"{what} numbers", len(written), len(counted)
+    for text, number in zip(written, counted, strict=False):
+        half = 0.5001 * 10.0 ** -len(text.partition(".")[2])
+        yield what, float(text), float(text) if abs(float(text) - number) <= half else number
+
+
+def real_robots(kept, rows):
+    """Yield the tables of hidden actions of real robots, from R² by joint."""
+    for where, *cells in rows:
+        if ", " not in where:  # how often left-out known episodes choose the best route
+            draws = [run for key, run in kept.items() if key.startswith(f"{where}.")]
+            lost = []
+            for run in draws:
+                routes = [
+                    (0.0, 0.0),
+                    *((told, mean([*run["r2"][name].values()])) for name, told in run["left_out"].items()),
+                ]
+                lost.append(max(true for _, true in routes) - max(routes)[1])
+            missed = [cost for cost in lost if cost > 0]
+            yield from compared_cells(where, cells, [len(draws), len(draws) - len(missed), *missed])
+            continue
+        route, *cells = cells
+        draws = [run["r2"] for key, run in kept.items() if key.startswith(where.replace(", ", ".") + ".")]
+        values = [mean([*r2[route].values()]) for r2 in draws if route in r2]
+        yield from compared_cells(f"{where} {route}", cells, [len(values), mean(values), min(values), max(values)])
+
+
+def real_policies(kept, rows):
+    """Yield the table of what a small policy gains, from the errors of its draws."""
+    for where, *cells in rows:
+        runs = [run["error"] for key, run in kept.items() if key.startswith(where.replace(", ", ".") + ".")]
+        means = [mean([run[row] for run in runs]) for row in ("known", "proprio", "past proprio", "shuffled", "all")]
+        lost = means[0] - means[-1]
+        won = [100 * (means[0] - means[1]) / lost] if lost > 0 else []
+        yield from compared_cells(where, cells, [len(runs), *means, *won])
+
+
+def real_tokenizers(kept, rows):
+    """Yield the table of tokenizers, from the figures of each seed of the policy."""
+    for where, row, *cells in rows:
+        row = row.removeprefix("*control:* ")
+        runs = [run for key, run in kept.items() if key.rpartition(".")[0] == f"{where}.{row}"]
+        names = [name for name in ("bits", "reconstruction", "error", "mean_of_draws") if name in runs[0]]
+        yield from compared_cells(
+            f"{where} {row}", cells, [*(mean([run[n] for run in runs]) for n in names), len(runs)]
+        )
+
+
+REAL = real_robots, real_policies, real_tokenizers
+
+
 def check(figures, title):
     """Print every figure that differs; return how many there are, and how many differ."""
     count = wrong = 0
@@ -296,6 +358,10 @@ def main():
         labels = json.loads((RESULTS / "inferred_actions.json").read_text())["runs"]
         told = json.loads((RESULTS / "few_actions_predicts.json").read_text())
         wrong += check(correlations(played, labels, told), "correlations: ")[1]
+        for table in REAL:
+            if (kept := RESULTS / f"{table.__name__}.json").is_file():
+                rows = columns(kept.with_suffix(".md"))
+                wrong += check(table(json.loads(kept.read_text()), rows), f"{table.__name__}: ")[1]
         elsewhere, recorded = read_elsewhere(RESULTS / "known_elsewhere.json")
         every = tables(played | elsewhere, labels | recorded)
         wrong += pages(args.root, {each for rows in every for each in written_intervals(rows)})

@@ -64,7 +64,7 @@ def fit_proprio(
         names,
         len(states),
         states,
-        proposed_anchors(names, states, len(names), len(states)),
+        proposed_anchors(names, states, [acts[i] for i in some], [moves[i] for i in some]),
         offsets,
         chosen.stride,
         key,

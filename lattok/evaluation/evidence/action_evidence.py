@@ -284,7 +284,7 @@ def _map_config(train: PolicyWindows) -> ProprioMapConfig:
     fps = train.reader.dataset.fps
     offsets = proposed_offsets([each.numpy() for each in acts], [each.numpy() for each in states], fps)
     widths = acts[0].shape[1], states[0].shape[1]
-    anchors = proposed_anchors(train.action_names, train.state_names, *widths)
+    anchors = proposed_anchors(train.action_names, train.state_names, acts, states)
     return ProprioMapConfig(widths[0], train.action_names, widths[1], train.state_names, anchors, offsets)
 
 

@@ -245,15 +245,23 @@ def proposed_offsets(actions: Sequence[np.ndarray], states: Sequence[np.ndarray]
 
 
 def proposed_anchors(
-    action_names: Sequence[str], state_names: Sequence[str], action_dim: int, state_dim: int
+    action_names: Sequence[str], state_names: Sequence[str], actions: Sequence[Tensor], states: Sequence[Tensor]
 ) -> tuple[int, ...]:
-    """Propose the number of the state that each number of an action may be a command for: that of the same name, or,
-    where no name is the same, that at the same place of as many."""
-    places = {name: place for place, name in enumerate(state_names)}
-    named = tuple(places.get(name, -1) for name in action_names)
-    if any(place >= 0 for place in named):
-        return named
-    return tuple(range(action_dim)) if action_dim == state_dim else ()
+    """Propose the number of the state that each number of an action may be a command for, from names and known episodes
+    of actions [T, m] and states [T, s]: that of the same name; without one, that to which it is nearest; where there
+    are neither, that at the same place of as many."""
+    named = {name: place for place, name in enumerate(state_names)}
+    found = [named.get(name, -1) for name in action_names]
+    acts, moves = (torch.cat([*each]).double() for each in (actions, states))
+    spread = acts.var(0, correction=0)
+    left = torch.stack([(acts - move).var(0, correction=0) for move in moves.T[..., None]], 1)  # m s
+    near = (left < CLOSER * spread[:, None]).any(1)
+    for place in near.nonzero().flatten().tolist():
+        if found[place] < 0:
+            found[place] = int(left[place].argmin())
+    if max(found) >= 0:
+        return tuple(found)
+    return tuple(range(len(found))) if len(found) == moves.shape[1] else ()
 
 
 def _folds(lengths: Sequence[int]) -> list[Tensor]:

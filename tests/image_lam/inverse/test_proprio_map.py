@@ -87,9 +87,22 @@ def test_offsets_reach_as_far_as_the_state_lags_and_anchors_go_by_name():
     offsets = proposed_offsets(actions, states, 10.0)
     assert 0 in offsets
     assert LAG + 1 <= offsets[-1] <= 2 * LAG + 1
-    assert proposed_anchors(("x", "grip"), ("grip", "z"), 2, 2) == (-1, 0)
-    assert proposed_anchors(("a", "b"), ("c", "d"), 2, 2) == (0, 1)
-    assert proposed_anchors(("a", "b"), ("c", "d", "e"), 2, 3) == ()
+    changes = zip(*(motion(rng, 120, False) for _ in range(4)), strict=True)
+    acts, moves = ([torch.as_tensor(each) for each in series] for series in changes)
+    assert proposed_anchors(("x", "grip"), ("grip", "z"), acts, moves) == (-1, 0)
+    assert proposed_anchors(("a", "b"), ("c", "d"), acts, moves) == (0, 1)
+    assert proposed_anchors(("a", "b"), ("c", "d", "e"), acts, [each[:, [0, 1, 1]] for each in moves]) == ()
+
+
+@pytest.mark.parametrize("names", [("shoulder", "elbow"), ("j2", "elbow")])
+def test_a_command_belongs_to_the_number_of_the_state_that_it_is_near(names: tuple[str, str]):
+    """Names of a leader and its follower differ; the follower has more numbers. A name that is the same decides."""
+    rng = np.random.default_rng(1)
+    acts, moves = zip(*(motion(rng, 60, absolute=True) for _ in range(4)), strict=True)
+    states = [np.stack([each[:, 1], rng.normal(size=60), each[:, 0]], 1) for each in moves]
+    tensors = [[torch.as_tensor(each) for each in series] for series in (acts, states)]
+    found = proposed_anchors(names, ("j1", "j2", "j3"), *tensors)
+    assert found == ((2, 0) if names[0] == "shoulder" else (1, 0))
 
 
 @pytest.mark.parametrize("video", [True, False])
