@@ -301,7 +301,7 @@ def _without_later(
     model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames")
     if not isinstance(model, InverseDynamics):
         return row._replace(not_run=NOT_TRAINED)
-    if model.config.offsets[-1] == 0:
+    if model.later_frames(source.dataset.fps) == 0:
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
         return row._replace(not_run=NEEDS_TRAINING)
@@ -322,7 +322,7 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     """Train on the known actions alone: later frames become as many earlier ones."""
     offsets, seed = tuple(sorted({-abs(offset) for offset in model.config.offsets})), training.options.seed
     config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_forward=0.0, loss_reversal=0.0, reversible=0)
-    config = replace(config, anchors=(), proprio_map=None)
+    config = replace(config, smooth=0, anchors=(), proprio_map=None)
     sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
     gaps = [gap for gap in config.gaps(source.stride) if gap]
     samples = _taught(model, source, known, state_key=model.state_key, gaps=gaps, **sight)

@@ -15,6 +15,7 @@ OF_CODEBOOKS = {"codebook": 1.0, "commitment": 0.25}  # weights of terms that qu
 MOST_MEMBERS = 64
 MOST_LAYERS = 16
 MOST_TASKS = 4096
+MOST_SMOOTH = 100
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class InverseDynamicsConfig(NormalizedActions):
         state_names: what they are called
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         offsets: frames to read, counted from that of the action: 0 and others, in order
+        smooth: frames to each side, in units of `stride`, over which actions that are read of a video are averaged
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
@@ -71,6 +73,7 @@ class InverseDynamicsConfig(NormalizedActions):
     std: tuple[float, ...] = field(default=IMAGENET[1], metadata=FROM_DATA)
     stride: str = "1"
     offsets: tuple[int, ...] = (0, 1, 2)
+    smooth: int = field(default=0, metadata=ADDED)
     features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
     features_revision: str | None = None
     image_size: int = 224
@@ -124,6 +127,7 @@ class InverseDynamicsConfig(NormalizedActions):
         checks.named(self.state_dim, state_names=self.state_names)
         check_scaling(self.mean, self.std)
         checks.strides(stride=self.stride)
+        checks.counts(0, MOST_SMOOTH, smooth=self.smooth)
         checks.at_least_zero(**{name: value for name, value in vars(self).items() if name.startswith("loss_")})
         if not self.loss_action:
             checks.fail("loss_action", "more than 0: an inverse model learns from actions", self.loss_action)

@@ -34,8 +34,8 @@ from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.image_lam.inverse.inferred_actions import InferredActions as InferredActions
 from lattok.image_lam.inverse.proprio_map import ProprioMap, checked_states
 from lattok.image_lam.inverse.states import around_each as around_each
+from lattok.image_lam.inverse.states import smoothed, values_at
 from lattok.image_lam.inverse.states import state_changes as state_changes
-from lattok.image_lam.inverse.states import values_at
 from lattok.nn.blocks import onto, upcast
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
@@ -174,7 +174,7 @@ class InverseDynamics(FrozenFeaturesModel):
         return self.config.span * self.unit_frames(fps)
 
     def later_frames(self, fps: float) -> int:
-        later = self.config.offsets[-1] * self.unit_frames(fps)
+        later = (self.config.offsets[-1] + self.config.smooth) * self.unit_frames(fps)
         return later if self.proprio_map is None else max(later, self.proprio_map.later_frames(fps))
 
     def set_range(self, actions: Tensor) -> None:
@@ -246,7 +246,6 @@ class InverseDynamics(FrozenFeaturesModel):
         told = [text for text in texts for _ in range(latents.shape[1])]
         return self.decode_actions(each, told).actions.unflatten(0, latents.shape[:2])
 
-    @torch.no_grad()
     def decode_actions(
         self, latents: Values, task: str | Sequence[str] = "", states: Values | None = None
     ) -> InferredActions:
@@ -255,6 +254,13 @@ class InverseDynamics(FrozenFeaturesModel):
         `task` is one for all, or one for each; `states` [B, F, s] is the proprio of each clip at the config's
         `state_offsets`, for a model that reads it. Arrays in, arrays out.
         """
+        return self._decoded(latents, task, states, 0)
+
+    @torch.no_grad()
+    def _decoded(
+        self, latents: Values, task: str | Sequence[str], states: Values | None, smooth: int
+    ) -> InferredActions:
+        """Decode latents; what is read of neighbours, up to `smooth` rows away, is averaged."""
         given, latents = latents, as_tensor("latents", latents).to(self.low.device)
         checks.rank("latents", latents, "B E d")
         checks.size("latents", "members", latents.shape[1], len(self.members))
@@ -269,7 +275,7 @@ class InverseDynamics(FrozenFeaturesModel):
             spread = read.std(1, correction=0).mean(1)
             if self.gain is not None:
                 spread = spread * self.gain.mean()
-            actions = self._added(self._in_units(read), around)
+            actions = self._added(smoothed(self._in_units(read), smooth), around)
         return like(given, InferredActions(actions, spread, latents, narrowed.codes))
 
     def _heads(self, z: Tensor, more: tuple[Tensor, Tensor]) -> Tensor:
@@ -286,7 +292,8 @@ class InverseDynamics(FrozenFeaturesModel):
         with self.inference():
             z = as_tensor("latents", z).to(self.low)
             tasks = [task] * len(z) if isinstance(task, str) else task
-            return self._in_units(self._heads(z, self._known(tasks, None)))
+            read = self._in_units(self._heads(z, self._known(tasks, None)))
+            return smoothed(read, self.config.smooth * unit)
 
     @torch.no_grad()
     def weigh_video(self, said: Tensor, left: Tensor) -> tuple[float, float]:
@@ -347,7 +354,7 @@ class InverseDynamics(FrozenFeaturesModel):
         if states is not None:
             series = checked_states(states, self.config.state_dim or None, len(found.latents))
             around = around_each(series, [offset * unit for offset in self.config.state_offsets])
-        return self.decode_actions(found.latents, task, around)
+        return self._decoded(found.latents, task, around, self.config.smooth * unit)
 
     def _head(self, number: int, z: Tensor, more: Tensor, more_back: Tensor) -> Tensor:
         head = self.members[number].head

@@ -133,9 +133,9 @@ class ProprioMap(HubModel, VideoLabeller):
         anchored = values_at(now, config.anchors) if config.anchors else torch.zeros_like(y)
         free, added = (_Choice.of(x, target, folds, sets) for target in (y, y - anchored))
         may = torch.tensor(config.anchors or [-1] * y.shape[1]) >= 0
-        kept = may & (added.errors < CLOSER * free.errors)
-        if 2 * kept.sum() > may.sum():  # then also those that hardly move in the known episodes
-            kept = may & (CLOSER * added.errors < free.errors)
+        kept, against = may & (added.errors < CLOSER * free.errors), may & (free.errors < CLOSER * added.errors)
+        if kept.sum() > against.sum():  # then also those of which known episodes say neither
+            kept = may & ~against
         anchors = [place if keep else -1 for place, keep in zip(config.anchors or (), kept.tolist(), strict=False)]
         offset = torch.where(kept, anchored, 0.0)
         target = y - offset
@@ -145,12 +145,17 @@ class ProprioMap(HubModel, VideoLabeller):
             weight, bias = _solve(x[:, choice.columns[dim]], target[:, [dim]], choice.ridges[dim])
             model.weight[dim, choice.columns[dim]] = weight.float()
             model.bias[dim] = bias.float()
-        model.low.copy_(target.min(0).values)
-        model.high.copy_(target.max(0).values)
         read = torch.where(kept, added.predicted, free.predicted)
-        read = torch.minimum(torch.maximum(read, model.low.double()), model.high.double())
         squares = (target - target.mean(0)).square().sum(0)
         flat = squares <= 1e-12 * len(y) * (1 + target.mean(0).square())
+        low, high = target.min(0).values, target.max(0).values
+        if len(states) > 1:  # the better it reads other episodes, the farther it may go
+            right = 1 - (read - target).square().sum(0) / squares.where(~flat, 1)
+            beyond = right.clamp(0, 1).where(~flat, 0) * (high - low)
+            low, high = low - beyond, high + beyond
+        model.low.copy_(low)
+        model.high.copy_(high)
+        read = torch.minimum(torch.maximum(read, model.low.double()), model.high.double())
         r2 = torch.where(flat, torch.nan, 1 - (read - target).square().sum(0) / squares)
         return MapFit(model.eval(), (read + offset).float(), r2)
 

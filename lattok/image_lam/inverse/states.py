@@ -1,4 +1,4 @@
-"""The robot's state around a moment."""
+"""What is around a moment: states, and actions that were read of it."""
 
 from collections.abc import Sequence
 
@@ -25,3 +25,8 @@ def values_at(states: Tensor, anchors: Sequence[int]) -> Tensor:
     """Return the number of states [..., s] that each number of an action is added to, [..., m]; 0 for -1."""
     places = onto(torch.tensor(list(anchors), dtype=torch.long), states.device)
     return torch.where(places >= 0, states[..., places.clamp_min(0)], 0.0)
+
+
+def smoothed(series: Tensor, reach: int) -> Tensor:
+    """Average each row of a series [T, m] with those up to `reach` away; beyond the ends the first and the last."""
+    return around_each(series, range(-reach, reach + 1)).mean(1) if reach else series

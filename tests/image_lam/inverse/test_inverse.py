@@ -82,6 +82,19 @@ def test_actions_are_those_of_the_formula(rng, offsets):
     assert found.latents.shape == (9, 2, 6)
 
 
+@pytest.mark.parametrize("unit", [1, 2])
+def test_what_is_read_of_neighbours_is_averaged_and_not_the_state(unit, rng):
+    """A state that jumps stays as it is; beyond the ends of a video its first and last frame are read."""
+    frames, states = video(rng), rng.normal(size=(9, 2)).astype(np.float32)
+    plain, smooth = (small(smooth=reach, state_dim=2, anchors=(1, -1, 0)) for reach in (0, 1))
+    told = np.c_[states[:, 1], np.zeros(9), states[:, 0]]
+    read = plain.infer_actions(frames, unit, states=states).actions - told
+    padded = np.concatenate([read[:1].repeat(unit, 0), read, read[-1:].repeat(unit, 0)])
+    expected = np.stack([padded[t : t + 2 * unit + 1].mean(0) for t in range(9)]) + told
+    np.testing.assert_allclose(smooth.infer_actions(frames, unit, states=states).actions, expected, atol=1e-5)
+    assert smooth.later_frames(10) == plain.later_frames(10) + 1
+
+
 def test_task_and_changes_of_state_are_read_where_they_are_asked_for(rng):
     model = small(task_given=True, tasks=("lift", "push"), proprio=True, state_dim=2)
     model.state_normalizer.fit(torch.randn(40, 2, generator=torch.Generator().manual_seed(2)))

@@ -67,7 +67,10 @@ def test_known_motion_is_read_and_the_map_is_that_of_numpy(absolute: bool):
     weight, bias = found.model.weight.numpy(), found.model.bias.numpy()
     by_hand = changes @ weight.T + bias
     target = np.concatenate([a - s * absolute for a, s in zip(actions[:4], states[:4], strict=True)])
-    by_hand = by_hand.clip(target.min(0), target.max(0)) + states[4] * absolute
+    low, high = (each.numpy() for each in (found.model.low, found.model.high))
+    for room in (target.min(0) - low, high - target.max(0)):
+        np.testing.assert_allclose(room, found.r2 * np.ptp(target, 0), rtol=0.02)
+    by_hand = by_hand.clip(low, high) + states[4] * absolute
     np.testing.assert_allclose(read, by_hand, atol=1e-4)
 
 
@@ -103,6 +106,18 @@ def test_a_command_belongs_to_the_number_of_the_state_that_it_is_near(names: tup
     tensors = [[torch.as_tensor(each) for each in series] for series in (acts, states)]
     found = proposed_anchors(names, ("j1", "j2", "j3"), *tensors)
     assert found == ((2, 0) if names[0] == "shoulder" else (1, 0))
+
+
+@pytest.mark.parametrize("known", [1, 4])
+def test_a_map_that_reads_other_episodes_may_go_beyond_the_range_of_known_ones(known: int):
+    rng = np.random.default_rng(4)
+    acts, states = zip(*(motion(rng, 60, absolute=True) for _ in range(known)), strict=True)
+    config = ProprioMapConfig(2, state_dim=2, anchors=(0, 1), offsets=(0, LAG))
+    found = ProprioMap.fit(config, *([torch.from_numpy(each) for each in part] for part in (acts, states)))
+    told, moved = motion(rng, 60, absolute=True)
+    wide = [told[0] + 2 * (each - told[0]) for each in (told, moved)]
+    errors = np.abs(found.model.infer_actions(None, 1, states=wide[1]).actions - wide[0])[:-LAG]
+    assert (errors.max() < 0.5) == (known > 1)
 
 
 @pytest.mark.parametrize("video", [True, False])
