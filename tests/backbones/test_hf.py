@@ -92,7 +92,7 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load,
     placeholders, inputs = queries(backbone), backbone.prepare(images(), TEXTS)
     together = backbone(inputs, placeholders, (2, 4))
     more = {**inputs}
-    for key in {"input_ids", "attention_mask", *backbone.family.placeholder_types}:
+    for key in {"input_ids", "attention_mask", "position_ids", *backbone.family.placeholder_types} & {*inputs}:
         filler = {"input_ids": inputs["input_ids"][0, 0]}.get(key, 0)  # the first sample is padded
         more[key] = nn.functional.pad(inputs[key], (7, 0), value=int(filler))
     padded = backbone(more, placeholders, (2, 4))
