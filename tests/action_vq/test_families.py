@@ -44,7 +44,9 @@ def test_another_process_loads_every_family_and_gives_the_same_codes(tmp_path):
         tokenizer.save_pretrained(tmp_path / f"model-{i}")
     subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True)
     for i, tokenizer in enumerate(made):
-        got, codes = np.load(tmp_path / f"model-{i}.npz"), tokenizer.encode(chunks)
+        codes = tokenizer.encode(chunks)
+        with np.load(tmp_path / f"model-{i}.npz") as file:
+            got = dict(file)
         np.testing.assert_array_equal(got["codes"], codes.numpy())
         np.testing.assert_array_equal(got["chunks"], tokenizer.decode(codes).numpy())
 

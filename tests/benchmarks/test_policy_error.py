@@ -25,7 +25,8 @@ def test_every_family_is_measured_at_about_equal_bits():
 
 
 def test_blind_tasks_are_those_that_were_recorded(dataset):
-    stored = np.load(ROOT / "data" / "blind_tasks.npz")
+    with np.load(ROOT / "data" / "blind_tasks.npz") as file:
+        stored = dict(file)
     assert [episode.length for episode in dataset.episodes] == stored["lengths"].tolist()
     assert len({episode.tasks for episode in dataset.episodes}) == 8
     columns = [dataset.columns(i, ("action", "observation.state")) for i in range(len(dataset.episodes))]

@@ -39,7 +39,8 @@ def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action
                 table = list(csv.DictReader(file))
             assert {int(re.findall(r"ep_(\d+)", row["src_img"])[0]) for row in table} == episodes
             for row in table[::25]:
-                held = np.load(out / "latent_actions" / row["la_path"])
+                with np.load(out / "latent_actions" / row["la_path"]) as file:
+                    held = dict(file)
                 episode, t = map(int, re.findall(r"ep_(\d+)/frame_(\d+)", row["src_img"])[0])
                 found = model.encode(world.frames(episode)[None, [t, t + STRIDE]])
                 assert np.array_equal(held["indices"], found.codes[0])

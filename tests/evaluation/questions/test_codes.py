@@ -14,7 +14,8 @@ from lattok.evaluation.report import Verdict
 def sample_streams() -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield codes of sample/lam and of k-means on the frame change at equal bits, [n, 4] each, and which rows are held
     out: of all ten held-out episodes of the sample, and of each one alone."""
-    stored = np.load(Path(__file__).with_name("sample_codes.npz"))
+    with np.load(Path(__file__).with_name("sample_codes.npz")) as file:
+        stored = dict(file)
     model, kmeans = (torch.from_numpy(stored[name]).long() for name in ("model", "kmeans"))
     episode, test = torch.from_numpy(stored["episode"]), range(4, 50, 5)
     for chosen in ([*test], *([index] for index in test)):
