@@ -113,7 +113,7 @@ def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatc
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"type": "somebody-elses"}')
     found = lattok.list_models()
-    assert list(found) == ["sample/lam", "sample/policy", "sample/tokenizer", "model"]
+    assert list(found) == ["sample/lam", "sample/idm", "sample/policy", "sample/tokenizer", "model"]
     for name, said in found.items():
         assert said.startswith(f"{lattok.load(name).type}: ")
     assert [*lattok.list_models("*lam*")] == ["sample/lam"]

@@ -14,7 +14,7 @@ from lattok.hub.weights import read_metadata
 from lattok.version import INSTALL
 from scripts.make_sample_models import make
 
-MODELS = ("sample/lam", "sample/policy", "sample/tokenizer")
+MODELS = ("sample/lam", "sample/idm", "sample/policy", "sample/tokenizer")
 README = Path(__file__).parents[1] / "README.md"
 
 

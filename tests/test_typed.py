@@ -50,7 +50,7 @@ WORKS = {  # a line, and what is true of what it gives
 }
 ENDS = {  # a line, and what its error says
     "lattok.load('sample/lamm')": "got 'sample/lamm'. Did you mean sample/lam?",
-    "lattok.load('sample')": "expected one of sample/lam, sample/policy, sample/tokenizer, or a folder",
+    "lattok.load('sample')": "expected one of sample/lam, sample/idm, sample/policy, sample/tokenizer, or a folder",
     "lattok.ImageLAM()": 'got none. Train one: lattok.train("image-lam", DATASET, out=FOLDER).',
     "lattok.ImageLAM(latent_dim=8)": "expected ImageLAMConfig(...), got latent_dim. Train one",
     "lattok.LatentVLA()": 'Train one: lattok.train("vla", DATASET, out=FOLDER)',

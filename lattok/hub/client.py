@@ -27,6 +27,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SAMPLES = {  # what comes with the package, by the names under which it is loaded and opened
     "sample/dataset": "metaworld_sample",
     "sample/lam": "models/lam",
+    "sample/idm": "models/idm",
     "sample/policy": "models/policy",
     "sample/tokenizer": "models/tokenizer",
 }

@@ -194,6 +194,21 @@ def test_what_is_not_about_the_data_stops_early(make_dataset, tmp_path, monkeypa
     assert run(dataset, tmp_path / "out", {"tok": Lost()}).complete
 
 
+def test_failures_that_are_not_in_a_row_are_of_their_episodes(make_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UNIT_FRAMES", 5)
+    monkeypatch.setattr(module, "MAX_FAILURES_IN_A_ROW", 2)
+    order = dict[bytes, int]()
+
+    class Moody(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            if order.setdefault(chunks.numpy().tobytes(), len(order)) % 2:
+                raise RuntimeError("not these")
+            return super().latent_actions(chunks, valid)
+
+    result = run(make_dataset([5] * 8, cameras=False), tmp_path / "out", {"tok": Moody()})
+    assert 2 < len(result.unlabelled["tok"]) < 8
+
+
 def test_many_damaged_episodes_at_the_start(make_dataset, tmp_path):
     dataset = make_dataset([7] * 50, video_file_mb=0.012)
     first = dataset.video_span(0, dataset.cameras[0])[0]

@@ -200,6 +200,10 @@ def test_a_ray_that_cannot_start_here(words, tmp_path):
     assert run.stderr.endswith("\nlattok: `engine`: Ray cannot start here: no room.\n")
 
 
+def test_without_work_ray_is_not_looked_for(source):
+    assert not [*RayEngine("no address").label(Work(source, MODELS, Options()), ())]
+
+
 def test_what_ray_cannot_do(source, tmp_path, cluster):
     class Unpicklable(FakeLAM):
         def __init__(self):
