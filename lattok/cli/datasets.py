@@ -103,12 +103,17 @@ def inspect(
 
 def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -> tuple[str, list[str]]:
     """Return what can be done next with a dataset and the command that does it, if a finding does not say it."""
+    from lattok.data.actions.conventions import convention_of
     from lattok.data.episodes import unmeasured
     from lattok.data.schema import own_vectors
 
     vectors = own_vectors(opened)
-    if action_key is None and "action" not in vectors:  # as openpi's converters call it
-        action_key = "actions" if "actions" in vectors else None
+    if action_key is None and "action" not in vectors:
+        known = convention_of(opened)
+        whole = known[0].joined if known is not None else ()  # else as openpi's converters call it, or the only ones
+        named = [name for name in ("actions", *whole) if name in vectors] if len(whole) < 2 else []
+        named = named or [name for name in vectors if name.startswith("action")]
+        action_key = named[0] if len(named) == 1 else None
     if (acts := action_key or "action") not in vectors:
         return "", []
     key = ["--action-key", action_key] if action_key else []

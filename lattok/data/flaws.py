@@ -14,6 +14,8 @@ LOST = 1.5  # frame intervals between two frames of which one was lost
 STILL_S = 1.0  # seconds without motion that count
 STILL_SHARE, MUCH = 0.05, 0.25  # of all frames
 STILL_STEP = 1e-3  # of a column's usual range
+UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+OF_UNIT = 0.1  # that a rate may be off and still tell it
 TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
 UNIT = 0.02  # how far the length of a quaternion may be from 1
@@ -24,30 +26,40 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
     """Find times [T] that are not those of frames at `fps`, and say why: they go back, run at another rate, leave
     frames out, or stray."""
     times = rows.columns["timestamp"].astype(np.float64)
-    off = np.abs(times - rows.frames / fps) > TOLERANCE / fps
-    wrong = np.unique(rows.episodes[off | ~np.isfinite(times)])
+    stray = np.abs(times - rows.frames / fps)  # [n] seconds
+    wrong = np.unique(rows.episodes[~(stray <= TOLERANCE / fps)])
     if not len(wrong):
         return
     steps, inside = np.diff(times), (np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)
-    if (back := inside & (steps <= 0)).any():
+    steady = np.isin(rows.episodes, rows.episodes[~(stray < problems.STRAYED / fps)], invert=True)  # [n], none lost
+    if (back := inside & (steps <= 0) & ~steady[1:]).any():
         places = rows.places(np.flatnonzero(back) + 1)
         yield problems.TIMES_GO_BACK.finding((), places, frame=places[0][1])
         return
+    begins = np.repeat(times[rows.frames == 0], [span.stop - span.start for span in rows.spans()])
+    if not steady.all() and (np.abs(times - begins - rows.frames / fps) <= TOLERANCE / fps).all():
+        late = rows.episodes[(rows.frames == 0) & ~steady]
+        yield problems.TIMES_BEGIN.finding(late, seconds=begins[rows.episodes == late[0]][0])
+        return
     middle = float(np.median(steps[inside])) if inside.any() else np.nan
     after = np.where(np.r_[inside[1:], False], np.r_[steps[1:], 0.0], middle)  # short after a step that only strayed
-    lost = inside & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
+    lost = inside & ~steady[1:] & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
     whole = [_rate(times[rows.episodes == episode]) for episode in wrong.tolist()]
     measured = 1 / middle if lost.any() else float(np.median(whole))
     if not abs(measured / fps - 1) <= RATE_TOLERANCE:
         told = f"{measured:.4g}" if np.isfinite(measured) else "unknown"
-        yield problems.OTHER_RATE.finding(wrong, fps=fps, measured=told)
+        unit, by = next(((unit, by) for unit, by in UNITS.items() if abs(measured * by / fps - 1) <= OF_UNIT), ("", 1))
+        yield (
+            problems.TIMES_UNIT.finding(wrong, unit=unit, by=by)
+            if unit
+            else problems.OTHER_RATE.finding(wrong, fps=fps, measured=told)
+        )
     elif lost.any():
         at = int(np.flatnonzero(lost)[0]) + 1
         facts = {"count": int(lost.sum()), "frame": rows.frames[at], "seconds": float(steps[at - 1])}
         yield problems.TIMES_JUMP.finding((), rows.places(np.flatnonzero(lost) + 1), **facts)
     else:
-        stray = float(np.nanmax(np.abs(times - rows.frames / fps))) * 1000
-        yield problems.TIMES_STRAY.finding(wrong, fps=fps, stray=stray)
+        yield problems.TIMES_STRAY.finding(wrong, fps=fps, stray=1000 * float(np.nanmax(stray)))
 
 
 def _rate(times: np.ndarray) -> float:

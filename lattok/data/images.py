@@ -37,7 +37,12 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         # Pillow names the object it reads from by its address, which differs from run to run
         why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else checks.first_line(error)
         raise checks.LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
-    if image.mode != "RGB" or turned:
+    if not turned and image.mode in ("L", "P") and "transparency" not in image.info:
+        pixels = np.asarray(image.convert("RGB"))
+    elif not turned and image.mode == "RGBA" and pixels[..., 3].min() == 255:
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    elif image.mode != "RGB" or turned:
         got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
-        raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
+        way_out = "Write it as RGB, or leave the camera out (`cameras`)."
+        raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. {way_out}")
     return pixels

@@ -29,7 +29,7 @@ from lattok.data.picture_flaws import (
 )
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
-from lattok.data.statistics import check_statistics
+from lattok.data.statistics import check_picture_means, check_statistics
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
@@ -198,9 +198,12 @@ def inspect_dataset(
     keys = camera_keys(dataset, cameras) if dataset.cameras and chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if dataset.files.commit is None:  # of those on the Hub whole files would be fetched
-        findings += _check_pictures(dataset, chosen, [key for key, facts in seen if facts], values)
-    if any(each.problem == problems.OTHER_RATE for each in findings):  # which is why
-        findings = [each for each in findings if each.problem != problems.SPAN]
+        known = {index for each in findings if each.severity == "error" for index in each.episodes}
+        findings += _check_pictures(dataset, chosen, [key for key, facts in seen if facts], values, known)
+    if causes := [each for each in findings if each.problem in problems.OF_TIMES]:  # which is why
+        about = {index for each in causes for index in each.episodes}
+        follow = (problems.SPAN, problems.UNREADABLE_TIMES)
+        findings = [each for each in findings if each.problem not in follow or not about.issuperset(each.episodes)]
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
         findings.append(problems.CAMERA_SIZES.finding())
     try:
@@ -334,10 +337,11 @@ def _check_values(
     findings += [*angles, *check_cut(rows, moving)]
     usual = (next((key for key in keys if key in columns), None) for keys in (ACTIONS, STATES))
     action, state = (key if key in columns else other for key, other in zip(given, usual, strict=True))
-    lag = None
+    lag, copied = None, []
     if action and not _unchanging(rows, action):
         observed = [key for key in columns if key in STATES or key.startswith("observation")]
-        findings += [problems.LEAKED.finding(state=key, column=action) for key in leaked(rows, action, observed)]
+        copied = leaked(rows, action, observed)
+        findings += [problems.LEAKED.finding(state=key, column=action) for key in copied]
         shifted = set[int]()
         if state:
             lag, late = check_lag(rows, action, state, dataset.fps)
@@ -358,7 +362,7 @@ def _check_values(
     findings += [each for each in found if isinstance(each, Finding)]
     by_episode = {} if still is None else {int(rows.episodes[span.start]): still[span] for span in rows.spans()}
     seen = {key for key in columns if key in STATES or key.startswith("observation")}
-    answers = only_actions(rows, [key for key in columns if key.startswith("action")], seen)
+    answers = [*copied, *only_actions(rows, [key for key in columns if key.startswith("action")], seen)]
     summed = [each for each in found if isinstance(each, Dimension)]
     return _Values(summed, lag, rows, action, state, by_episode, answers)
 
@@ -370,12 +374,16 @@ def _unchanging(rows: Rows, key: str) -> bool:
 
 
 def _check_pictures(
-    dataset: RobotDataset, chosen: Sequence[Episode], keys: Sequence[str], values: _Values
+    dataset: RobotDataset, chosen: Sequence[Episode], keys: Sequence[str], values: _Values, known: Collection[int]
 ) -> Iterator[Finding]:
-    """Look at some frames of some episodes of all cameras, and at the motion in a few."""
-    seen = {key: look(dataset, chosen, key) for key in keys}
+    """Look at some frames of some episodes of all cameras, and at the motion in a few; `known` are episodes of which it
+    is said that they cannot be read."""
+    unread: dict[int, checks.LattokError] = {}
+    seen = {key: look(dataset, chosen, key, unread) for key in keys}
+    yield from (problems.unreadable(error, [index]) for index, error in unread.items() if index not in known)
     for key, each in seen.items():
         yield from check_pictures(key, each, values.still)
+        yield from check_picture_means(dataset, key, [viewed.cells for viewed in each.values()])
     yield from check_swapped(seen)
     column = values.state or values.action
     if values.rows is not None and column is not None and not _unchanging(values.rows, column):

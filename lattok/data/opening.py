@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast, get_type_hints
 
 from lattok.data.modality import with_modality
 from lattok.data.schema import (
+    ARRAYS,
     FORMATS,
     LONGEST_NAME,
     PROVENANCE,
@@ -53,7 +54,6 @@ _HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 BESIDE: Registry[Callable[[RobotDataset, Any], RobotDataset]] = Registry(
     "lattok.beside", named={"labels": "lattok.labels.sidecar"}
 )
-ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
@@ -274,9 +274,9 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
 
 
 def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
-    """Name the datasets in a folder of datasets, told by files that only their format has."""
+    """Name the datasets in a folder of datasets."""
     inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
-    found = [path.name for path in inner if any(each.marked and each.recognise(path) for each in known)]
+    found = [path.name for path in inner if any(each.recognise(path) for each in known)]
     return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
 
 

@@ -27,16 +27,19 @@ class Viewed(NamedTuple):  # what frames of one episode show
     cells: np.ndarray  # [k, g, g, 3] float32
 
 
-def look(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[int, Viewed]:
-    """Look at evenly spread frames of evenly spread episodes, of those that can be read."""
+def look(
+    dataset: RobotDataset, chosen: Sequence[Episode], key: str, unread: dict[int, checks.LattokError]
+) -> dict[int, Viewed]:
+    """Look at evenly spread frames of evenly spread episodes; those that cannot be read are added to `unread`."""
     spread = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), EPISODES_LOOKED_AT)).round().astype(int))
     found = dict[int, Viewed]()
     for episode in (chosen[i] for i in spread.tolist() if chosen[i].length > 2):
         at = np.unique(np.linspace(0, episode.length - 1, FRAMES_LOOKED_AT).round().astype(int))
         try:
             pictures = dataset.frames(episode.index, [key], indices=at)[:, 0]
-        except checks.LattokError:
-            continue  # said elsewhere
+        except checks.LattokError as error:
+            unread.setdefault(episode.index, error)
+            continue
         blank = np.ptp(pictures, axis=(1, 2, 3)) <= BLANK_LEVELS
         found[episode.index] = Viewed(at, blank, _cells(pictures))
     return found
@@ -62,7 +65,7 @@ def check_pictures(key: str, seen: Mapping[int, Viewed], still: Mapping[int, np.
     }
     for problem, found in (
         (problems.BLANK_EPISODES, {index: int(at[0]) for index, at in blank.items()}),
-        (problems.FROZEN_EPISODES, {index: at - 1 for index, at in frozen.items()}),
+        (problems.FROZEN_EPISODES if still else problems.FROZEN_FILMS, {index: at - 1 for index, at in frozen.items()}),
     ):
         if found and len(found) < len(seen):  # otherwise it is said of the camera
             yield problem.finding((), found.items(), camera=key, all=len(seen))

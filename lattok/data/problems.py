@@ -155,16 +155,33 @@ TIMES_GO_BACK = error(
     "Split the episode there, or leave it out (`episodes`).",
     kind="times-go-back",
 )
+TIMES_BEGIN = error(
+    "Times of {count:episode|episodes} do not begin at 0 (first: episode {first} at {seconds:.10g} s): they are of a "
+    "clock, or go on over all episodes.",
+    "Frames are looked for at these times. Subtract where each episode begins.",
+    kind="times-begin",
+)
+TIMES_UNIT = error(
+    "Times of {count:episode|episodes} (first: {first}) are in {unit}, not in seconds.",
+    "Divide `timestamp` by {by:,}.",
+    kind="times-unit",
+)
 TIMES_JUMP = warning(
     "Times jump {count:time|times} by more than a frame (first: by {seconds:.3g} s to episode {first}, frame {frame}): "
     "frames were lost.",
     "Pairs and chunks across a jump span more time than others. Leave those episodes out (`episodes`), or split them.",
     kind="times-jump",
 )
+OF_TIMES = (OTHER_RATE, TIMES_GO_BACK, TIMES_BEGIN, TIMES_UNIT, TIMES_JUMP)  # for which frames are not found
 TIMES_STRAY = note(
     "Times of {count:episode|episodes} stray from {fps:g} fps by up to {stray:.0f} ms, as a clock's do.",
-    "lattok takes frames by their number.",
+    "lattok takes the frame that is nearest.",
     kind="times-stray",
+)
+MISSING_PICTURES = warning(
+    "The numbers of pictures jump in {count:episode|episodes} (first: before {file}): pictures are missing.",
+    "Pairs across a jump span more time than others. Leave those episodes out (`episodes`).",
+    kind="missing-pictures",
 )
 STILL = note(
     "In {share:.0%} of the frames nothing moves for a second or more (most in episode {worst}: {most:.0%}).",
@@ -247,14 +264,19 @@ COUNTED_OTHERWISE = error(
 )
 UNREADABLE_STATISTICS = warning("{error}", kind="other-statistics")
 OTHER_STATISTICS = warning(
-    "meta/stats.json does not fit the rows (`{column}`, {dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
+    "{file} does not fit the rows (`{column}`, {dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
     "LeRobot normalises with it; lattok measures what it trains on, and writes right ones into annotated copies. "
     "Write the dataset again, or export it",
     EXPORT,
     kind="other-statistics",
 )
+PICTURE_STATISTICS = warning(
+    "{file} does not fit the pictures (`{camera}`, {channel}: mean {stored:.4g}, of some pictures {measured:.4g}).",
+    "LeRobot may normalise with it. Measure it again.",
+    kind="other-statistics",
+)
 OTHER_QUANTILES = note(
-    "meta/stats.json has averages of the quantiles of episodes, not quantiles of the rows ({columns}; `{column}`, "
+    "{file} has averages of the quantiles of episodes, not quantiles of the rows ({columns}; `{column}`, "
     "{dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
     "Policies of LeRobot that normalise by quantiles see other numbers. lattok measures what it trains on, and writes "
     "right ones into annotated copies and exports",
@@ -262,7 +284,7 @@ OTHER_QUANTILES = note(
     kind="other-quantiles",
 )
 OVERCOUNTED = warning(
-    "meta/stats.json counts {count:,} values of {columns} in {frames:,} frames: LeRobot counted pixels.",
+    "{file} counts {count:,} values of {columns} in {frames:,} frames: LeRobot counted pixels.",
     "When LeRobot merges datasets, it weighs means by these counts. To write others",
     EXPORT,
     kind="overcounted",
@@ -278,11 +300,14 @@ VIDEO_RATE = error(
     kind="video-rate",
 )
 SPAN = error(
-    "Episode {episode} has rows up to {rows:g} s, and {camera} shows {video:g} s of it. Later episodes of the file may "
-    "show other moments than their rows say.",
+    "Episode {episode} has rows up to {rows:g} s, and the last frame of {camera} is of {video:g} s. Later episodes of "
+    "the file may show other moments than their rows say.",
     "Write the dataset again from its source, or leave these episodes out (`episodes`).",
     kind="short-video",
 )
+NOT_INCREASING = "expected seconds that increase from 0"
+UNREADABLE_TIMES = error("{error}", kind="unreadable")
+STRAYED = 0.99  # of a frame: less is the jitter of a clock
 _ROWS_BEYOND = re.compile(r"Episode \d+ has rows up to ")
 SHARED_SPAN = error(
     "Episodes {episode} and {other} claim the same seconds of {camera} in {file}: at least one of them shows other "
@@ -313,6 +338,9 @@ FROZEN_EPISODES = warning(
     "Leave them out (`episodes`), or leave the camera out (`cameras`).",
     kind="frozen",
     cost="Labels of video say there that nothing happens.",
+)
+FROZEN_FILMS = FROZEN_EPISODES._replace(  # where no numbers tell whether the robot moves
+    what="`{camera}` shows one picture from beginning to end in {count} of {all:episode|episodes} looked at: {named}."
 )
 SWAPPED = warning(
     "`{one}` and `{other}` show what the other one shows elsewhere in {count} of {all:episode|episodes} looked at: "
@@ -364,7 +392,7 @@ FOLDERS_AS_CAMERAS = note(
 )
 OWN_SPLITS = note(
     "The files have splits of their own (mask: {splits}); all of them are read{judges}.",
-    'To take one, write {{"dataset": PATH, "split": "{name}"}} into a .json file and open that.',
+    "To take one: {way_out}",
     kind="own-splits",
 )
 
@@ -404,14 +432,14 @@ class Dimension(NamedTuple):  # summary of one dimension of a vector column
 def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     """Find that something cannot be read, for the reason that the error says."""
     text = str(error)
-    known = {FETCH: LFS_POINTER, EMPTY: EMPTY_FILE}
+    known = {FETCH: LFS_POINTER, EMPTY: EMPTY_FILE, NOT_INCREASING: UNREADABLE_TIMES}
     kind = next((each for sign, each in known.items() if sign in text), UNREADABLE)
     return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
 
 
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:
     """Find that rows go on, in seconds, for more than half a frame after the last one that a video shows."""
-    told = {"episode": episode, "camera": camera, "rows": rows, "video": video}
+    told = {"episode": episode, "camera": camera, "rows": rows, "video": max(video - 1 / fps, 0)}
     return SPAN.finding([episode], **told) if rows > video - 0.5 / fps else None
 
 

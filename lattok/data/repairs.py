@@ -194,13 +194,16 @@ def wraps(values: np.ndarray, part: FlawedPart) -> np.ndarray:
 
 for _repair in (
     DatasetRepair(
-        "clock", (problems.TIMES_STRAY,), "Times of {episodes} are frame / fps now; they strayed by up to {why}."
+        "clock",
+        (problems.TIMES_STRAY, problems.TIMES_BEGIN),
+        "Times of {episodes} are frame / fps now; they strayed by up to {why}.",
     ),
     DatasetRepair("numbers", (problems.COUNTED_OTHERWISE,), "Episodes, frames and rows numbered again."),
     DatasetRepair(
         "statistics",
         (
             problems.OTHER_STATISTICS,
+            problems.PICTURE_STATISTICS,
             problems.OTHER_QUANTILES,
             problems.OVERCOUNTED,
             problems.UNREADABLE_STATISTICS,
@@ -220,7 +223,7 @@ for _repair in (
     ),
     DatasetRepair(
         "frozen",
-        (problems.FROZEN_EPISODES,),
+        (problems.FROZEN_EPISODES, problems.FROZEN_FILMS),
         "{episodes} left out, in which a camera shows one picture from beginning to end.",
         asked=True,
     ),

@@ -5,6 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -33,7 +34,10 @@ SOURCE = Path("meta") / "source.json"  # which dataset labels in a folder of the
 LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their PROVENANCE
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"  # why it is left out
+# why they are left out: of LeRobot, and of others
+DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"
+OTHER_DEPTH = "a depth camera, which models here do not read; export leaves it out"
+MOST_LOOKED_AT = 1000  # names in a folder, for a hint
 WITHOUT = "Give a dataset with actions: only latent action models of video need none."
 
 
@@ -85,6 +89,12 @@ def index_column(key: str, length: int, episode_index: int, task_index: int, fps
     if key == "timestamp":
         return (frame / fps).astype(np.float32)  # seconds from the episode's start
     return frame if key == "frame_index" else np.full_like(frame, {"episode_index": episode_index}.get(key, task_index))
+
+
+def holds(folder: Path, suffixes: Collection[str]) -> bool:
+    """Tell whether a folder, or one in it, has a file with one of these endings among its first thousand."""
+    places = (path for pattern in ("*", "*/*") for path in islice(folder.glob(pattern), MOST_LOOKED_AT))
+    return any(path.suffix.lower() in suffixes for path in places)
 
 
 def readable(text: str) -> str:
@@ -285,6 +295,10 @@ class RobotDataset(ABC):
         """Return stored statistics of all rows by column, as {"action": {"mean": [...], ...}}; None without any."""
         return None
 
+    def all_statistics(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield statistics of all rows by column, with the file that says them."""
+        return iter(())
+
     def file_findings(self) -> Iterator[Finding]:
         """Yield what inspection should say of files that nothing else reads, such as some of no episode."""
         return iter(())
@@ -323,9 +337,13 @@ class RobotDataset(ABC):
 
 NUMBERS = ("float", "int")  # kinds of columns that are vectors
 PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
+ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")  # files of arrays
 LONGEST_NAME = 255  # characters, as of folders
 # what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
-NO_PART = re.compile(r"^observation\..*action|terminate|terminal|instruction|language|embedding|discount|reward", re.I)
+NO_PART = re.compile(
+    r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward", re.I
+)
+WHOLE_ACTION = re.compile(r"^actions(_\w+)?$|^action\..*actions", re.I)  # not a part: several say one motion
 KINDS_OF_PARTS = tuple(
     re.compile(words, re.I) for words in ("world_vector|trans|pos|xyz", "rot|quat|ori|rpy|euler", "$^", "gripper")
 )
@@ -340,7 +358,7 @@ def same_split(one: str | None, other: str | None) -> bool:
 
 def depth_cameras(dataset: RobotDataset) -> list[str]:
     """Full keys of the cameras that measure distances, which are among neither its cameras nor its features."""
-    return [key for key, reason in dataset.left_out.items() if reason == DEPTH]
+    return [key for key, reason in dataset.left_out.items() if reason in (DEPTH, OTHER_DEPTH)]
 
 
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -350,7 +368,8 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
     names (`camera_names`) count too.
     """
     if not dataset.cameras:
-        few = f" but {', '.join(depth)}, {DEPTH}" if (depth := depth_cameras(dataset)) else ""
+        depth = depth_cameras(dataset)
+        few = f" but {', '.join(depth)}, {dataset.left_out[depth[0]]}" if depth else ""
         raise LattokError(f"dataset `{dataset.name}` has no cameras{few}. Choose a dataset with images.")
     if names is None:
         return dataset.cameras
@@ -377,7 +396,7 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
         short = [*map(short_name, dataset.cameras)]
         hint = "Put spaces between names." if "," in name else checks.did_you_mean(name, short)
         if depth := [key for key in depth_cameras(dataset) if key == name or key.endswith("." + name)]:
-            hint = f"`{depth[0]}` is {DEPTH}."
+            hint = f"`{depth[0]}` is {dataset.left_out[depth[0]]}."
         checks.fail("cameras", f"names among {', '.join(short)}", repr(name), hint)
     return found[0]
 
@@ -402,6 +421,7 @@ def parts_of(dataset: RobotDataset, without: Collection[str] = ()) -> dict[str, 
         alone = [name for name in own_vectors(dataset, kinds) if name not in {*dataset.joined, *dataset.parts}]
         parts = [name for name in alone if name.startswith(key.partition(".")[0]) and not NO_PART.search(name)]
         parts = [name for name in parts if name not in without]
+        parts = [] if any(WHOLE_ACTION.search(name) for name in parts) else parts
         parts.sort(key=_kind_of_part)
         if key not in dataset.features and len(parts) > 1:
             found[key] = parts

@@ -4,6 +4,7 @@ after a merge they may be of something else, and quantiles are weighted means of
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ PARTS_PER_MERGE = 256
 OF_RANGE, OF_MEAN, OF_STD = 1e-3, 1e-2, 0.05
 # of the largest value: LeRobot sums float32 row by row, so a constant gets another mean, and some std
 ROUNDED, ROUNDED_FLOAT64 = 1e-3, 1e-12
+STORED = ("min", "max", "mean", "std", "count")  # of an episode, whose statistics are compared
+OF_PICTURES, CHANNELS = 0.1, ("red", "green", "blue")  # of the range of a pixel
 OF_QUANTILE = 0.02  # of the range: a quantile is wrong if it is neither near nor between those of neighbouring ranks
 
 
@@ -92,15 +95,18 @@ def overcounted(stored: Mapping[str, Any], frames: int) -> Iterator[tuple[str, i
 
 
 def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool) -> Iterator[Finding]:
-    """Compare meta/stats.json with the rows that were read, all of them if `whole`."""
+    """Compare the statistics that are stored with the rows that were read, all of them if `whole`."""
     try:
-        stored = dataset.statistics()
+        for file, stored in dataset.all_statistics():
+            yield from _check_stored(file, stored, dataset, dimensions, whole)
     except checks.LattokError as error:
         yield problems.UNREADABLE_STATISTICS.finding(error=error)
-        return
-    if stored is None:
-        return
-    command = {"dataset": dataset.address or DATASET, "out": unused("exported")}
+
+
+def _check_stored(
+    file: str, stored: Mapping[str, Any], dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool
+) -> Iterator[Finding]:
+    told = {"file": file, "dataset": dataset.address or DATASET, "out": unused("exported")}
     averaged: dict[str, dict[str, Any]] = {}
     for key, group in groupby(dimensions, key=attrgetter("key")):
         found, feature = list(group), dataset.features[key]
@@ -111,18 +117,69 @@ def check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], who
         measured = {short: np.array([getattr(d, name) for d in found]) for short, name in names.items()}
         if wrong := misfit(stored[key], measured, whole, feature.dtype):
             facts = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
-            yield problems.OTHER_STATISTICS.finding(**facts, **command)
+            yield problems.OTHER_STATISTICS.finding(**facts, **told)
             return
         ranges, spread = np.array([d.quantiles for d in found]), measured["max"] - measured["min"]
         if whole and (wrong := wrong_quantile(stored[key], ranges, spread)):
             averaged[key] = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
     if averaged:
         first = averaged.get("action") or next(iter(averaged.values()))
-        yield problems.OTHER_QUANTILES.finding(columns=checks.listed(list(averaged)), **first, **command)
+        yield problems.OTHER_QUANTILES.finding(columns=checks.listed(list(averaged)), **first, **told)
     frames = sum(episode.length for episode in unwrap(dataset).episodes)
     if counted := dict(overcounted(stored, frames)):
         most = max(counted.values())
-        yield problems.OVERCOUNTED.finding(columns=checks.listed(list(counted)), count=most, frames=frames, **command)
+        yield problems.OVERCOUNTED.finding(columns=checks.listed(list(counted)), count=most, frames=frames, **told)
+
+
+def check_picture_means(dataset: RobotDataset, key: str, cells: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Compare the stored mean of a camera with what some of its frames show, each as means of cells [k, g, g, 3] from 0
+    to 255: the mean of all frames lies between those of single ones."""
+    means = np.concatenate([each.mean((1, 2)) for each in cells]) / 255 if cells else np.zeros((0, 3))
+    with suppress(checks.LattokError):  # which is said of all statistics
+        for file, stored in dataset.all_statistics() if len(means) else ():
+            said = _said(stored.get(dataset.original_camera(key)), "mean", 3)
+            low, high = means.min(0) - OF_PICTURES, means.max(0) + OF_PICTURES
+            with np.errstate(invalid="ignore"):
+                wrong = (said < low) | (said > high)
+            if wrong.any():
+                channel = int(wrong.argmax())
+                facts = {"stored": float(said[channel]), "measured": float(means[:, channel].mean())}
+                yield problems.PICTURE_STATISTICS.finding(file=file, camera=key, channel=CHANNELS[channel], **facts)
+
+
+def together(entries: Iterable[Any], keys: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return min, max, mean, std and count of columns over all rows, from `entries` of single episodes, as LeRobot v2.1
+    stores and aggregates them; of columns among `keys` whose entries are numbers, of one shape."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    spoilt = set[str]()
+    for entry in entries:
+        for key in (key for key in keys if isinstance(entry, dict) and key in entry):
+            try:
+                stats = entry[key]
+                own = {name: np.asarray(stats[name], np.float64).reshape(-1) for name in STORED}
+                known = found.get(key, own)
+                if {value.shape for value in known.values()} != {value.shape for value in own.values()}:
+                    raise ValueError
+                with np.errstate(over="ignore", invalid="ignore"):
+                    found[key] = own if known is own else _both(known, own)
+            except (TypeError, ValueError, KeyError, OverflowError):
+                spoilt.add(key)
+    return {key: stats for key, stats in found.items() if key not in spoilt}
+
+
+def _both(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the statistics of two sets of rows together (Chan et al., 1979)."""
+    counts = one["count"] + other["count"]
+    share = other["count"] / np.maximum(counts, 1)
+    apart = other["mean"] - one["mean"]
+    squares = (1 - share) * one["std"] ** 2 + share * other["std"] ** 2 + share * (1 - share) * apart**2
+    return {
+        "min": np.minimum(one["min"], other["min"]),
+        "max": np.maximum(one["max"], other["max"]),
+        "mean": one["mean"] + share * apart,
+        "std": np.sqrt(np.maximum(squares, 0)),
+        "count": counts,
+    }
 
 
 def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dict[str, Stats], bool]:
@@ -144,14 +201,14 @@ def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dic
 
 def right_statistics(dataset: RobotDataset, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them."""
-    merged, whole = measured_statistics(dataset, [key for key in _compared(dataset) if key in stored])
+    merged, whole = measured_statistics(dataset, [key for key in compared(dataset) if key in stored])
     kinds = {key: dataset.features[key].dtype for key in merged}
     wrong = [key for key, found in merged.items() if misfit(stored[key], found, whole, kinds[key])]
     wrong += [key for key in merged if whole and key not in wrong and _other_quantiles(stored[key], merged[key])]
     return {key: {name: value.tolist() for name, value in merged[key].items()} for key in wrong}
 
 
-def _compared(dataset: RobotDataset) -> list[str]:
+def compared(dataset: RobotDataset) -> list[str]:
     vectors = {key: f for key, f in dataset.features.items() if f.dtype.startswith("float") and len(f.shape) == 1}
     return [key for key, feature in vectors.items() if feature.shape[0] <= MOST_DIMENSIONS]
 
@@ -180,7 +237,7 @@ def _renewed(
     dataset: RobotDataset, table: pa.Table, changed: Mapping[str, Collection[int]], wrong: Counter[str]
 ) -> pa.Table:
     """Return a table of meta/episodes with statistics of its rows; count the `wrong` ones."""
-    keys = dict.fromkeys([*_compared(dataset), *(key for key in changed if key in dataset.features)])
+    keys = dict.fromkeys([*compared(dataset), *(key for key in changed if key in dataset.features)])
     names = {key: [name for name in table.column_names if name.startswith(f"stats/{key}/")] for key in keys}
     names = {key: own for key, own in names.items() if own}
     new = {name: table[name].to_pylist() for own in names.values() for name in own}

@@ -26,7 +26,10 @@ EMPTY_END = 2**26  # bytes: no video ends in as many zeros, and a demuxer search
 # The containers that are opened, by FFmpeg's names. Left to choose, it also takes playlists and scripts, which lead to
 # other files; inside of a container, subtitles and references could do the same.
 SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".ts")
-OTHER_SUFFIXES = (".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".gif")  # videos, not opened
+OTHER_SUFFIXES = (  # videos, not opened
+    *(".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".ogv", ".vob", ".mxf", ".divx"),
+    *(".h264", ".h265", ".hevc", ".mjpeg", ".y4m", ".gif", ".apng"),
+)
 MOV = b"ftyp styp moov moof mdat sidx wide free skip junk pict pnot prfl udta uuid emsg".split()  # first box of a file
 KEEP_IN = {"format_whitelist": "mov,matroska,avi,mpegts", "protocol_whitelist": "file", "enable_drefs": "0"}
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking

@@ -26,6 +26,7 @@ from lattok.data.schema import (
     DEPTH,
     INDEX_KEYS,
     LONGEST_NAME,
+    OTHER_DEPTH,
     PARTS,
     Feature,
     ManyColumns,
@@ -78,6 +79,7 @@ class View(RobotDataset):
     shared_spans = _passed_on("shared_spans")
     provenance = _passed_on("provenance")
     statistics = _passed_on("statistics")
+    all_statistics = _passed_on("all_statistics")
     file_findings = _passed_on("file_findings")
     original_camera = _passed_on("original_camera")
 
@@ -108,7 +110,7 @@ class _Cameras(View):
         self.cameras = tuple(names)
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
         self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
-        self.left_out = {key: reason for key, reason in dataset.left_out.items() if reason != DEPTH}
+        self.left_out = {key: reason for key, reason in dataset.left_out.items() if reason not in (DEPTH, OTHER_DEPTH)}
         new = {key: name for name, key in self._key_of.items()}
         self.camera_names = {name: new[key] for name, key in dataset.camera_names.items() if key in new}
 

@@ -28,6 +28,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "info": {"info": {"is_depth_map": True, "depth_unit": "mm", "calibration": [1.5, 2.5]}},
     "video.info": {"info": {"video.is_depth_map": True, "depth_unit": "mm"}},
     "video_info": {"video_info": {"video.is_depth_map": True}},
+    "its name, and one channel": {},
 }
 NAMES = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 
@@ -154,7 +155,7 @@ def test_what_cannot_be_copied_is_named(tmp_path: Path):
 def test_cells_that_nothing_marks_are_not_called_damaged(tmp_path: Path):
     root = with_depth(tmp_path / "d", "image")
     features = read_info(root)["features"]
-    del features[KEY]["info"]
+    features[KEY] |= {"info": {}, "shape": [32, 32, 3]}
     edit_info(root, features=features)
     refused(r"expected a JPEG or PNG image, got TIFF. If it is a depth", lambda: open_dataset(root).frames(0, [KEY]))
 

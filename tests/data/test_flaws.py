@@ -64,6 +64,19 @@ def slow(values, times):
     times *= 2
 
 
+def of_a_clock(values, times):
+    times += 1.7e9
+
+
+def milliseconds(values, times):
+    times *= 1000
+
+
+def restless(values, times):
+    times[2, 30] += 0.06
+    times[2, 31] -= 0.06
+
+
 def jitter(values, times):
     times[:, 1:] += np.random.default_rng(0).normal(0, 0.015, (EPISODES, LENGTH - 1))
 
@@ -86,6 +99,9 @@ def flip(values, times):
         (back, "error: Times of 1 episode go back (first: episode 2 at frame 30)"),
         (jump, "warning: Times jump 1 time by more than a frame (first: by 0.6 s to episode 1, frame 20)"),
         (slow, "error: Timestamps of 4 episodes (first: 0) do not fit fps = 10; the timestamps say 5 fps"),
+        (of_a_clock, "error: Times of 4 episodes do not begin at 0 (first: episode 0 at 1700000000 s)"),
+        (milliseconds, "error: Times of 4 episodes (first: 0) are in milliseconds, not in seconds"),
+        (restless, "note: Times of 1 episode stray from 10 fps by up to 60 ms"),
         (jitter, "note: Times of 4 episodes stray from 10 fps by up to"),
         (still, "note: In 12% of the frames nothing moves for a second or more (most in episode 3: 48%)"),
         (wrap, "warning: `action` (roll) jumps by a whole turn"),

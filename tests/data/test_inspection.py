@@ -97,6 +97,24 @@ def test_what_equals_the_action_is_not_offered_as_state(tmp_path, rng):
     assert '{"observation.state": ["observation.pos", "observation.gripper"]}' in said.advice
 
 
+@pytest.mark.parametrize(
+    ("keys", "chosen"),
+    [
+        (("action.joint_position",), "action.joint_position"),
+        (("actions", "actions_abs"), "actions"),  # openpi
+        (("action.actions", "action.rel_actions_world"), None),  # one motion in other words: no parts of one action
+    ],
+)
+def test_the_only_whole_action_is_in_the_next_command(tmp_path, rng, capsys, keys, chosen):
+    with LeRobotWriter.create(tmp_path / "arm", 10, dict.fromkeys(keys, Feature("float32", (4,), None))) as writer:
+        for _ in range(3):
+            writer.add_episode({key: rng.standard_normal((20, 4)) for key in keys}, {}, "lift")
+    assert main(["inspect", str(tmp_path / "arm")]) == 0
+    said = capsys.readouterr().out
+    assert (f"--action-key {chosen}" in said) == (chosen is not None)
+    assert "To join them" not in said
+
+
 def test_every_problem_of_a_dataset_has_a_kind():
     found = [each for each in vars(problems).values() if isinstance(each, Problem)]
     assert all(re.fullmatch("[a-z]+(-[a-z]+)*", each.kind) for each in found)

@@ -14,7 +14,9 @@ from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
 from lattok.data.schema import INDEX_KEYS, vector_key
 from tests.data.edits import edit_info
 from tests.data.formats.test_video_folder import write_video
+from tests.data.fuzz import OPTIONS
 from tests.data.rlds_sample import write_rlds
+from tests.data.specimens import write_originals
 from tests.errors import refused
 
 
@@ -130,6 +132,33 @@ def test_missing_columns_of_the_episode_table(make_dataset):
     path = next((root / "meta" / "episodes").rglob("*.parquet"))
     pq.write_table(pq.read_table(path).drop_columns(["length"]), path)
     refused("missing column length", open_dataset, root)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("run.bag", "rosbags-convert --src .*run.bag --dst converted --dst-storage mcap"),
+        ("run/run_0.db3", "rosbags-convert --src .*run --dst"),
+        ("a.gif", "ffmpeg -i FILE FILE.mp4"),
+        ("ep0/0.webp", "ffmpeg -i FILE FILE.png"),
+        ("ep0.npy", "LeRobotWriter"),
+        ("pick/run1/demo.hdf5", "Give one of the datasets in it: pick"),
+    ],
+)
+def test_a_folder_of_what_is_not_read_says_how_to_get_it_in(tmp_path, name, says):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"0")
+    refused(says, open_dataset, tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_called_so_by_every_format(tmp_path):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 123456\n"
+    originals = write_originals(tmp_path, ("rlds", "hdf5", "zarr", "npz", "mcap", "video"))
+    files = {"rlds": "*.tfrecord*", "hdf5": "*.hdf5", "zarr": "*/data/img/*", "npz": "*.npz", "mcap": "*.mcap"}
+    for name, root in originals.items():
+        for path in [each for each in root.rglob(files.get(name, "*.m*")) if each.name[0] != "."]:
+            path.write_text(pointer)
+        refused("git lfs pull", open_dataset, root, **OPTIONS.get(name, {}))
 
 
 def test_every_format_is_recognised(tmp_path):

@@ -2,6 +2,7 @@
 LeRobot wrote for the same rows."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_a_camera_whose_pixels_were_counted(tmp_path: Path):
     (said,) = found(root)
     assert said == f"meta/stats.json counts 141,312 values of {CAMERAS[0]} in 23 frames: LeRobot counted pixels."
     assert found(export(root, tmp_path / "out", video_codec="h264").path) == []
+
+
+def test_means_of_pictures_are_compared_with_some(sample, tmp_path: Path):
+    shutil.copytree(sample.root, tmp_path / "copy")
+    assert not [each for each in inspect_dataset(tmp_path / "copy").findings if each.kind == "other-statistics"]
+    file = tmp_path / "copy" / "meta" / "stats.json"
+    stats = json.loads(file.read_text())
+    stats[sample.cameras[0]]["mean"] = [[[0.0]], [[0.0]], [[0.0]]]
+    file.write_text(json.dumps(stats))
+    (said,) = (each for each in inspect_dataset(tmp_path / "copy").findings if each.kind == "other-statistics")
+    assert said.what.startswith(f"meta/stats.json does not fit the pictures (`{sample.cameras[0]}`, red: mean 0, of")
 
 
 def test_what_is_no_statistic_is_not_compared(tmp_path: Path):

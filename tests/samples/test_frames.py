@@ -237,12 +237,21 @@ def test_images_stored_in_the_table(make_dataset, rng):
     np.testing.assert_array_equal(opened.frames(0, indices=[3, 1])[:, 0], images[[3, 1]])
 
 
-@pytest.mark.parametrize(("mode", "index"), [("L", 0), ("RGBA", 3), ("I;16", 1)])
+@pytest.mark.parametrize(("mode", "index"), [("LA", 0), ("RGBA", 3), ("I;16", 1)])
 def test_stored_images_that_are_not_rgb(make_dataset, mode, index):
     images = [Image.new("RGB" if i < index else mode, (10, 8)) for i in range(5)]
     opened = with_stored_images(make_dataset([5], cameras=False), images)
     message = rf"images\.top` of episode 0, frame {index}: expected an upright RGB image, got mode {mode[:1]}"
     refused(message, opened.frames, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_stored_images_of_grey_and_of_nothing_transparent(make_dataset, rng, mode):
+    grey = np.repeat(rng.integers(0, 256, (5, 8, 10, 1), dtype=np.uint8), 3, axis=3)
+    opened = with_stored_images(
+        make_dataset([5], cameras=False), [Image.fromarray(image).convert(mode) for image in grey]
+    )
+    np.testing.assert_array_equal(opened.frames(0)[:, 0], grey)
 
 
 def test_stored_images_of_several_sizes(make_dataset):

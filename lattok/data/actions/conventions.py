@@ -337,7 +337,7 @@ CONVENTIONS = (
     Convention(
         "TACO Play",
         Traits(("taco_play",), {"action.rel_actions_world": 7}),
-        "x y z (delta); roll pitch yaw (delta); gripper (1 open; Octo clips it to 0 to 1)",
+        "x y z (delta); roll pitch yaw (delta); gripper (1 open, Octo clips it to 0 to 1)",
         OCTO,
         ("action.rel_actions_world",),
         rate=15,

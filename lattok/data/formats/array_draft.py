@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-ACTION = re.compile(r"action|command|cmd|control|target", re.I)
+ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|target", re.I)
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
+TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
 
@@ -36,7 +37,10 @@ def draft_of(arrays: Mapping[str, Any]) -> Draft:
         if column is not None and column not in columns.values() and len(columns) < MOST:
             columns[path] = column
     fits = columns and len(json.dumps(columns)) <= LONGEST
-    layout = {"episodes": episodes, "columns": columns if fits else {"PATH": "action"}}
+    layout: dict[str, Any] = {"episodes": episodes, "columns": columns if fits else {"PATH": "action"}}
+    texts = (path for path, array in inner.items() if array.dtype.kind in "OSUT" and TEXT.search(path))
+    if text := next((path for path in texts if path not in columns), ""):
+        layout["instruction"] = text
     return Draft(shown, f'"fps": {FPS}, "layout": {json.dumps(layout)}')
 
 

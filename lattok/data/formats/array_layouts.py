@@ -20,6 +20,8 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 SIMULATOR = "the simulator's own state"
 LAST_ACTION = "the action before this one: a policy that sees it copies it"
 CAMERA_FACTS = "a fact about a camera"
+OBJECTS = "which object a pixel shows"
+ENDS = "where episodes end"
 ALOHA_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 ALOHA = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ALOHA_ARM)
 FINGERS = ("gripper_0", "gripper_1")
@@ -53,7 +55,6 @@ class Layout(NamedTuple):
     control: str = ""  # source of what `data.actions.conventions` knows controllers by
     names: Mapping[str, tuple[str, ...]] = EMPTY  # of dimensions, by column, where their number fits
     unnamed: str = "the layout does not name it"  # why all else is left out
-    ragged: bool = False  # arrays with another number of rows are left out, where the episode is damaged otherwise
     swapped: bool = False  # encoded pictures have red and blue swapped, but for those marked as they should be
 
     def column(self, path: str) -> str | None:
@@ -108,13 +109,23 @@ MANISKILL = Layout(
         "terminated": "next.done",
         "success": "next.success",
         "obs/sensor_data/*/rgb": "observation.images.*",
+        "obs/image/*/rgb": "observation.images.*",  # of ManiSkill 2
         "obs/agent/*": "observation.*",
         "obs/extra/*": "observation.*",
         "obs": "observation.state",
     },
     episodes="traj_*",
     rows=("actions",),
-    left_out={"env_states/*": SIMULATOR, "obs/sensor_data/*/depth": "depth", "obs/sensor_param/*": CAMERA_FACTS},
+    left_out={
+        "env_states/*": SIMULATOR,
+        "obs/sensor_data/*/depth": "depth",
+        "obs/image/*/depth": "depth",
+        "obs/sensor_data/*/segmentation": OBJECTS,
+        "obs/image/*/Segmentation": OBJECTS,
+        "obs/sensor_param/*": CAMERA_FACTS,
+        "obs/camera_param/*": CAMERA_FACTS,
+        "truncated": ENDS,
+    },
     instruction=("json:env_info.env_id", "file"),
     rate=("json:env_info.env_kwargs.control_freq",),
     robot=("json:env_info.env_kwargs.robot_uids",),
@@ -184,7 +195,6 @@ AGIBOT = Layout(
     rows=("state/joint/position",),
     left_out={"timestamp": "when a row was recorded", "action/*/index": "which rows were commanded"},
     names={f"{kind}.{name}": names for kind in ("action", "observation") for name, names in AGIBOT_NAMES.items()},
-    ragged=True,
 )
 D4RL = Layout(
     "D4RL",
@@ -193,12 +203,27 @@ D4RL = Layout(
     rows=("actions",),
     ends=("terminals", "timeouts"),
     left_out={
-        "timeouts": "where episodes end",
+        "timeouts": ENDS,
         "next_observations": "the observations of the next step",
         "infos/*": SIMULATOR,
         "metadata/*": "how it was recorded",
     },
     instruction=("file",),
+)
+MINARI = Layout(
+    "Minari",
+    {
+        "actions": "action",
+        "actions/*": "action.*",
+        "observations": "observation.state",
+        "observations/*": "observation.*",
+        "rewards": "next.reward",
+        "terminations": "next.done",
+    },
+    episodes="episode_*",
+    marks=("terminations", "truncations"),
+    rows=("actions", "actions/*"),
+    left_out={"truncations": ENDS, "infos/*": SIMULATOR},
 )
 REPLAY_BUFFER = Layout(
     "Diffusion Policy's replay buffer",
@@ -212,7 +237,7 @@ REPLAY_BUFFER = Layout(
     marks=("meta/episode_ends",),
     rows=("data/action", "data/*"),
     ends=("meta/episode_ends",),
-    left_out={"meta/*": "where episodes end"},
+    left_out={"meta/*": ENDS},
     instruction=("@task", "file"),
 )
 NAMED_ARRAYS = Layout(
@@ -229,10 +254,10 @@ NAMED_ARRAYS = Layout(
     },
     rows=("action", "actions"),
     ends=("episode_ends", "terminals", "timeouts", "dones"),
-    left_out=dict.fromkeys(("episode_ends", "terminals", "timeouts", "dones"), "where episodes end"),
+    left_out=dict.fromkeys(("episode_ends", "terminals", "timeouts", "dones"), ENDS),
     instruction=("instruction", "language_instruction", "task", "folder"),
 )
-LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, D4RL, REPLAY_BUFFER)
+LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, D4RL, MINARI, REPLAY_BUFFER)
 
 
 def described(given: Any) -> Layout:

@@ -16,7 +16,7 @@ from lattok.data import problems
 from lattok.data.formats.array_draft import draft_of
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import Storage, storage
-from lattok.data.schema import DEPTH, in_a_description, readable
+from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import read_json
@@ -118,7 +118,6 @@ class StoredArray(NamedTuple):  # an array of every demonstration: where it is, 
     dtype: str
     shape: tuple[int, ...]  # () where pictures are encoded
     storage: Storage
-    spare: int = 0  # rows more than there are actions
     ahead: int = 0  # rows: of `Layout.ahead`, 1
 
 
@@ -132,6 +131,7 @@ class Demo(NamedTuple):
     first: int  # of them
     length: int  # steps
     instruction: str
+    longer: tuple[str, ...] = ()  # arrays with one row more than there are actions
 
 
 class Listed(NamedTuple):  # a group of a file
@@ -152,10 +152,11 @@ class Contents(NamedTuple):
     splits: dict[str, frozenset[str]]  # of demonstrations, by name
 
 
-def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
-    """List a file of one of the layouts. Numbers and pixels are not read, but for those that say where episodes end."""
+def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Contents:
+    """List a file of one of the layouts, of the dataset `root`. Numbers and pixels are not read, but for those that say
+    where episodes end."""
     store.check()
-    layout = layouts[0] if len(layouts) == 1 else recognised(store, layouts)
+    layout = layouts[0] if len(layouts) == 1 else _recognised(store, layouts) or _unknown(store, layouts, root)
     groups = episode_groups(store, layout)
     if not groups:
         expected = f"demonstrations as groups {layout.episodes}"
@@ -168,12 +169,12 @@ def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
     for each in listed:
         for demo in each.demos:
             if isinstance(demo, Demo) and each.arrays != arrays:
-                what = f"{store.path}, {_last(demo.name)}: {difference(arrays, each.arrays)}"
+                what = f"{store.path}, {_last(demo.name)}: {difference(arrays, each.arrays, each.left_out)}"
                 demo = f"{what}, unlike most demonstrations of the file. Remove it."
             demos.append(demo)
     usual = next((each for each in listed if each.arrays == arrays), listed[0])
     findings = []
-    if longer := [stored.path for stored in arrays if stored.spare]:
+    if longer := list(dict.fromkeys(path for demo in demos if isinstance(demo, Demo) for path in demo.longer)):
         findings.append(problems.ONE_MORE_ROW.finding(columns=checks.listed(longer[:SHOWN])))
     convention = file_texts.attribute("macros_image_convention")
     if isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"):
@@ -182,11 +183,6 @@ def list_contents(store: Store, layouts: Sequence[Layout]) -> Contents:
     robot = file_texts.robot()
     control = file_texts.value(layout.control) if layout.control else None
     return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, control, tuple(findings), _splits(store))
-
-
-def recognised(store: Store, layouts: Sequence[Layout]) -> Layout:
-    """Find the layout of a file; an error that shows what is there if it is none of them."""
-    return _recognised(store, layouts) or _unknown(store, layouts)
 
 
 def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
@@ -203,12 +199,12 @@ def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
     return None
 
 
-def _unknown(store: Store, layouts: Sequence[Layout]) -> NoReturn:
+def _unknown(store: Store, layouts: Sequence[Layout], root: Path) -> NoReturn:
     """Show what is in a file of another layout, and how one is described."""
     arrays, entries = draft_of(store.arrays(""))
     known = checks.listed(layout.name for layout in layouts)
     got = checks.few_of(arrays, SHOWN) or "no arrays"
-    way_out = f"Correct this draft, which guesses by names: {in_a_description(store.path, entries)}"
+    way_out = f"Correct this draft, which guesses by names: {in_a_description(root, entries)}"
     checks.refuse(store.path, f"a layout of {known}", got, way_out)
 
 
@@ -243,11 +239,12 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
         with store.reading(f", {_last(group)}" if group else ""):
             found = store.arrays(group) if store.is_group(group) else {}
             length = _steps(found, layout, where, store.attributes(group) if found else {})
-            arrays, left_out = _offered(store, found, length, layout, where)
+            arrays, left_out, longer = _offered(store, found, length, layout, where)
+            left_out |= {path: "the instruction" for path in layout.instruction if path in left_out}
             text = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
             spans = _spans(found, layout, length, where)
-            return Listed([Demo(store.path, group, rows, a, b - a, text) for a, b in spans], arrays, left_out)
+            return Listed([Demo(store.path, group, rows, a, b - a, text, longer) for a, b in spans], arrays, left_out)
     except LattokError as error:
         return Listed([str(error)], (), {})
 
@@ -276,10 +273,12 @@ def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Map
 
 def _offered(
     store: Store, found: Mapping[str, Any], length: int, layout: Layout, where: str
-) -> tuple[Stored, dict[str, str]]:
-    """Return the arrays of a group that are offered, in one order for all files, and all else with the reason."""
+) -> tuple[Stored, dict[str, str], tuple[str, ...]]:
+    """Return the arrays of a group that are offered, in one order for all files, all else with the reason, and those
+    that have a row more than there are actions."""
     offered: list[StoredArray] = []
     left_out: dict[str, str] = {}
+    longer = list[str]()
     rows = length + bool(layout.ahead)
     places = {pattern: place for place, pattern in enumerate(layout.columns)}
     for path in sorted(found, key=lambda path: (places.get(layout.pattern(path), -1), path)):
@@ -287,12 +286,12 @@ def _offered(
         ahead = next((column for pattern, column in layout.ahead.items() if fnmatchcase(path, pattern)), None)
         if column is None and ahead is None:
             reason = layout.reason(path)
-            left_out[path] = DEPTH if reason == "depth" else reason
+            left_out[path] = OTHER_DEPTH if reason == "depth" else reason
             continue
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
         if how is None:
-            left_out[path] = DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
+            left_out[path] = OTHER_DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
             continue
         claimed = array.dtype.itemsize * max(math.prod(array.shape), math.prod(getattr(array, "chunks", None) or ()))
         stored = store.stored_bytes(array, f"{where}, `{path}`")
@@ -301,17 +300,14 @@ def _offered(
             checks.refuse(f"{where}, `{path}`", expected, f"{claimed:,}", "Copy the file again.")
         if readable(path) != path:
             raise LattokError(f"{where}: expected names in UTF-8, got {path!a:.60}. Rename it.")
-        spare = array.shape[0] - rows
-        if spare and layout.ragged:
-            left_out[path] = "it has other rows than there are frames"
+        if array.shape[0] - rows not in (0, 1):
+            left_out[path] = f"it has {checks.counted(array.shape[0], 'row')} where there are {rows} actions"
             continue
-        if spare not in (0, 1):
-            wanted = f"{checks.counted(rows, 'row')} of `{path}`, one per action"
-            checks.refuse(where, wanted, array.shape[0], "Copy it again, or remove it.")
+        longer += [path] if array.shape[0] > rows else []
         dtype, shape = ("encoded", ()) if how == "encoded" else (array.dtype.name, tuple(array.shape[1:]))
-        offered += [StoredArray(path, column, dtype, shape, how, spare)] if column else []
-        offered += [StoredArray(path, ahead, dtype, shape, how, spare, 1)] if ahead else []
-    return tuple(offered), left_out
+        offered += [StoredArray(path, column, dtype, shape, how)] if column else []
+        offered += [StoredArray(path, ahead, dtype, shape, how, 1)] if ahead else []
+    return tuple(offered), left_out, tuple(longer)
 
 
 def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) -> list[tuple[int, int]]:
@@ -333,15 +329,18 @@ def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) ->
     return list(zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True))
 
 
-def difference(*layouts: Stored) -> str:
-    """Return the first thing that the second has differently from the first, for a message."""
-    expected, got = ({each.path: _shape(each) for each in layout} for layout in layouts)
+def difference(one: Stored, other: Stored, left_out: Mapping[str, str]) -> str:
+    """Return the first thing that the second has differently from the first, for a message; `left_out` is what it has
+    beside that."""
+    expected, got = ({each.path: _shape(each) for each in layout} for layout in (one, other))
     path = next((path for path in (*expected, *got) if expected.get(path) != got.get(path)), "")
-    return f"`{path[:100]}`: expected {expected.get(path, 'nothing')}, got {got.get(path, 'nothing')}"
+    wanted = f"`{path[:100]}`: expected {expected.get(path, 'nothing')}"
+    known = path in left_out and path not in got
+    return f"{wanted}, but {left_out[path]}" if known else f"{wanted}, got {got.get(path, 'nothing')}"
 
 
 def _shape(stored: StoredArray) -> str:
-    axes = ("T + 1" if stored.spare else "T", *map(str, stored.shape))
+    axes = ("T", *map(str, stored.shape))
     return f"{stored.dtype} [{', '.join(axes)}]"
 
 

@@ -1,5 +1,6 @@
 """Demonstrations in files of arrays by path: one reader for HDF5, zarr and npz, told by a layout what is where."""
 
+import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from lattok.data.formats.array_listing import (
     StoredArray,
     difference,
     list_contents,
+    natural,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column
@@ -31,7 +33,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import safe_path
 
-HELD_OUT = "valid"  # robomimic's mask of what judges
+HELD_OUT = ("valid", "val", "validation")  # masks of what judges: robomimic's, and of others
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -68,23 +70,26 @@ class ArrayDataset(RobotDataset):
         self.name = name or (self.root.stem if self.is_file(self.root) else self.root.resolve().name)
         self.require()
         self._layout = described(layout) if layout is not None and not isinstance(layout, Layout) else layout
-        contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
-        listed: list[Demo | str] = []
+        found: dict[Path, Contents | str] = {}  # or why a file cannot be opened: how many it held cannot be told
         for file in self._files():
             try:
                 with self.opened(file) as store:
-                    content = list_contents(store, self.layouts if self._layout is None else (self._layout,))
+                    layouts = self.layouts if self._layout is None else (self._layout,)
+                    found[file] = list_contents(store, layouts, self.root)
             except LattokError as error:
                 if self.is_file(self.root):
                     raise
-                listed.append(str(error))  # how many it held cannot be told
-                continue
-            listed += content.demos
-            contents |= {file: content} if content.arrays else {}
-        if self._layout is not None and self._layout.ragged and contents:
+                found[file] = str(error)
+        # files that hold a demonstration that can be read
+        contents = {file: each for file, each in found.items() if isinstance(each, Contents) and each.arrays}
+        alone = bool(contents) and not any(each.layout.episodes for each in contents.values())  # an episode each
+        files = sorted(found, key=lambda file: natural(file.as_posix())) if alone else list(found)
+        demos_of = {file: (each,) if isinstance(each, str) else each.demos for file, each in found.items()}
+        listed = [demo for file in files for demo in demos_of[file]]
+        if alone:
             arrays = mode(content.arrays for content in contents.values())
             listed = [_unlike(demo, contents, arrays) for demo in listed]
-            contents = {file: content for file, content in contents.items() if content.arrays == arrays}
+            contents = {file: contents[file] for file in files if file in contents and contents[file].arrays == arrays}
         demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not demos:
@@ -92,7 +97,8 @@ class ArrayDataset(RobotDataset):
         first_file, first = next(iter(contents.items()))
         for file, content in contents.items():
             if content.arrays != first.arrays:
-                what = f"{file} differs from {first_file} in {difference(first.arrays, content.arrays)}"
+                what = difference(first.arrays, content.arrays, content.left_out)
+                what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
         self._demos = _of_split(demos, contents, split)
         self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
@@ -102,11 +108,13 @@ class ArrayDataset(RobotDataset):
         self.robot, self._swapped = first.robot, first.layout.swapped
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
         if split is None and first.splits:
-            self.held_out = tuple(_members(demos, contents, HELD_OUT))
-            judges = f", {HELD_OUT} judges" if self.held_out else ""
+            judge = next((name for name in HELD_OUT if name in first.splits), "")
+            self.held_out = tuple(_members(demos, contents, judge))
+            judges = f", {judge} judges" if self.held_out else ""
             shown = ", ".join(f"{name}: {checks.counted(len(each), 'episode')}" for name, each in first.splits.items())
-            facts = {"splits": shown, "name": next(iter(first.splits)), "judges": judges}
-            self.findings += (problems.OWN_SPLITS.finding(**facts),)
+            name = "train" if "train" in first.splits else next(iter(first.splits))
+            way_out = in_a_description(self.root, f'"split": {json.dumps(name)}')
+            self.findings += (problems.OWN_SPLITS.finding(splits=shown, judges=judges, way_out=way_out),)
         features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]
@@ -188,10 +196,10 @@ class ArrayDataset(RobotDataset):
 
         def read(stored: StoredArray, rows: np.ndarray) -> np.ndarray:
             array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
-            expected = (demo.rows + stored.spare, *stored.shape)
-            kept = array.shape[:1] if stored.storage == "encoded" else array.shape
-            dtype = stored.dtype if stored.storage == "encoded" else array.dtype.name
-            if (dtype, tuple(kept)) != (stored.dtype, expected):
+            encoded = stored.storage == "encoded"
+            there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[1:]))
+            rows_there = demo.rows + (stored.path in demo.longer)
+            if (*there, array.shape[0]) != (stored.dtype, stored.shape, rows_there):
                 what = f"`{stored.path}` is not as it was when the dataset was opened"
                 raise LattokError(f"{demo.file}{where}: {what}. Open it again.")
             rows = rows + demo.first + stored.ahead
@@ -258,7 +266,8 @@ def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored)
     """Return the reason instead of a demonstration whose file has other arrays than most."""
     if isinstance(demo, str) or contents[demo.file].arrays == arrays:
         return demo
-    what = f"{demo.file}: {difference(arrays, contents[demo.file].arrays)}, unlike most files"
+    content = contents[demo.file]
+    what = f"{demo.file}: {difference(arrays, content.arrays, content.left_out)}, unlike most files"
     return f"{what}. Put those of one kind into a folder of their own."
 
 

@@ -30,7 +30,15 @@ from lattok.data.formats.lerobot_meta import (
     version_of,
 )
 from lattok.data.images import decode_image
-from lattok.data.problems import DISORDERED, SHARED_SPAN, UNKNOWN_FILE, UNKNOWN_ROWS, short_video
+from lattok.data.problems import (
+    DISORDERED,
+    NOT_INCREASING,
+    SHARED_SPAN,
+    STRAYED,
+    UNKNOWN_FILE,
+    UNKNOWN_ROWS,
+    short_video,
+)
 from lattok.data.schema import DEPTH, IMAGE_DTYPES, NOTE, PROVENANCE, ManyColumns
 from lattok.data.statistics import renew_episodes, right_statistics
 from lattok.data.summaries import Stats
@@ -73,7 +81,7 @@ class LeRobotV3(TableDataset):
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
         every = read_features(root, self.info)
-        self.depth = {key: feature for key, feature in every.items() if is_depth(self.info["features"][key])}
+        self.depth = {key: feature for key, feature in every.items() if is_depth(key, self.info["features"][key])}
         self.left_out = dict.fromkeys(self.depth, DEPTH)
         self.features = {key: feature for key, feature in every.items() if key not in self.depth}
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
@@ -298,6 +306,10 @@ class LeRobotV3(TableDataset):
         info = read_json(inside(self.root, INFO, str(self.root)))
         return restored_provenance(info, self.name), self.root / INFO
 
+    def all_statistics(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if (stored := self.statistics()) is not None:
+            yield STATS, stored
+
     def statistics(self) -> dict[str, Any] | None:
         path = self.root / STATS
         return read_json(safe_path(self.root, path, str(path)), nan=True) if path.exists() else None
@@ -324,7 +336,7 @@ class LeRobotV3(TableDataset):
         if stored is None:
             return {INFO}
         right = right_statistics(self, stored)
-        _note_renewed(STATS, {key: "" for key in right if key not in new.statistics})
+        note_renewed(STATS, {key: "" for key in right if key not in new.statistics})
         # NaN stays NaN, as LeRobot wrote it
         write_text(made / STATS, json.dumps({**stored, **right, **new.statistics}, indent=4))
         return {INFO, STATS}
@@ -332,7 +344,7 @@ class LeRobotV3(TableDataset):
     def finish(self, made: Path, new: NewColumns) -> None:
         written = [key for key in new.features if key not in new.changed]
         wrong = renew_episodes(LeRobotV3(made), written, new.changed)
-        _note_renewed("meta/episodes", {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
+        note_renewed("meta/episodes", {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         if camera in self.videos:
@@ -350,7 +362,7 @@ class LeRobotV3(TableDataset):
             yield self._image(cell, where), where
 
     def _image(self, cell: Any, where: str) -> bytes:
-        data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
+        data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
         if isinstance(data, bytes) and data:
             return data
         if not isinstance(name, str):
@@ -379,10 +391,10 @@ class LeRobotV3(TableDataset):
         if (other := self.shared_spans(camera).get(episode_index)) is not None:
             shared = SHARED_SPAN.finding(episode=episode_index, other=other, camera=camera, file=path)
             raise LattokError(str(shared))
-        times = self._times(episode_index).astype(np.float64)
+        times = by_number(self._times(episode_index).astype(np.float64), self.fps)
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
-            what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
-            raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
+            what = f"`timestamp` of episode {episode_index}: {NOT_INCREASING}"
+            raise LattokError(f"{self.data_file(episode_index)}: {what}. Write it again, or see `lattok repair`.")
         # what follows in the file are frames of the next episode
         if problem := short_video(episode_index, camera, times[-1], stop - start, self.fps):
             raise LattokError(str(problem))
@@ -402,6 +414,14 @@ class LeRobotV3(TableDataset):
         return self.no_episode(episode_index) if row is None else row
 
 
+def by_number(times: np.ndarray, fps: float) -> np.ndarray:
+    """Return frame / fps for times [T] of a clock that strays by less than a frame, and so goes back: others as they
+    are."""
+    even = np.arange(len(times)) / fps
+    astray = bool((np.diff(times) <= 0).any()) and bool((np.abs(times - even) < STRAYED / fps).all())
+    return even if astray else times
+
+
 def tolerant(kind: type[LeRobotV3]) -> type[LeRobotV3]:
     """Return a reader of LeRobot datasets that neither compares the totals of meta/info.json nor needs a list of
     instructions: episodes have theirs."""
@@ -419,7 +439,7 @@ def tolerant(kind: type[LeRobotV3]) -> type[LeRobotV3]:
     return Tolerant
 
 
-def _note_renewed(place: str, wrong: Mapping[str, str]) -> None:
+def note_renewed(place: str, wrong: Mapping[str, str]) -> None:
     if wrong:
         named = listed(f"`{key}`{where}" for key, where in wrong.items())
         note(f"{place}: statistics of {named} were those of other rows: the output has those of its own")

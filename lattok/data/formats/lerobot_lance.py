@@ -31,7 +31,7 @@ from lattok.data.formats.lerobot_meta import (
     read_tasks,
 )
 from lattok.data.images import decode_image
-from lattok.data.schema import DEPTH, IMAGE_DTYPES, Feature, RobotDataset
+from lattok.data.schema import IMAGE_DTYPES, OTHER_DEPTH, Feature, RobotDataset
 from lattok.data.tables import column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.utils.checks import LattokError, counted, first_line, listed, refuse
@@ -86,7 +86,7 @@ class LanceLeRobot(RobotDataset):
         info = read_info(root, ("v3.",), PLACE)
         self.fps, self.robot = float(info["fps"]), info.get("robot_type")
         every = read_features(root, info)
-        self.left_out = {key: DEPTH for key in every if is_depth(info["features"][key])}
+        self.left_out = {key: OTHER_DEPTH for key in every if is_depth(key, info["features"][key])}
         shown = {key: feature for key, feature in every.items() if key not in self.left_out}
         self.cameras = tuple(key for key, feature in shown.items() if feature.dtype in IMAGE_DTYPES)
         # a table gives one frame at a time, whatever it keeps them in

@@ -134,30 +134,41 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
         if entry["dtype"] in IMAGE_DTYPES and not is_file_name(key):  # a folder may have that name
             where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
             raise LattokError(f"{where}: expected a name that a folder can have. {AGAIN}")
-        shape, names = tuple(entry["shape"]), _dimension_names(entry.get("names"))
-        if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and shape[0] == 3 != shape[2]:  # channels come first
-            shape = (*shape[1:], 3)
+        shape, names = tuple(entry["shape"]), tuple(_dimension_names(entry.get("names")))
+        if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and 3 not in shape[2:] and shape[0] in (1, 3):
+            shape = (*shape[1:], shape[0])  # channels come first
         features[key] = Feature(entry["dtype"], shape, names if names and shape == (len(names),) else None)
     return features
 
 
-def is_depth(entry: Mapping[str, Any]) -> bool:
-    """Tell from an entry of info.json that a camera measures distances: the three spellings of LeRobot 0.6.1."""
+def is_depth(key: str, entry: Mapping[str, Any]) -> bool:
+    """Tell from an entry of info.json that a camera measures distances: the three spellings of LeRobot 0.6.1, or of
+    others, which call one channel so."""
     info, older = (part if isinstance(part, dict) else {} for part in (entry.get("info"), entry.get("video_info")))
-    said = info.get("is_depth_map") or info.get("video.is_depth_map") or older.get("video.is_depth_map")
-    return entry["dtype"] in IMAGE_DTYPES and bool(said)
+    marks = (info.get("is_depth_map"), info.get("video.is_depth_map"), older.get("video.is_depth_map"))
+    one_channel = len(entry["shape"]) < 3 or 1 in (entry["shape"][0], entry["shape"][-1])
+    said = any(marks) or (one_channel and "depth" in key.lower() and all(mark is None for mark in marks))
+    return entry["dtype"] in IMAGE_DTYPES and said
 
 
-def _dimension_names(given: Any) -> tuple[str, ...] | None:
-    """Return names as recorders write them: ["x", "y"], [["x", "y"]], {"motors": ["x", "y"]} or {"x": 0, "y": 1}."""
-    if isinstance(given, dict) and all(map(is_int, given.values())):
-        given = sorted(given, key=given.__getitem__) if sorted(given.values()) == [*range(len(given))] else None
-    elif isinstance(given, dict) and len(given) == 1:
-        (given,) = given.values()
-    if isinstance(given, list) and given and all(isinstance(part, list) for part in given):
-        given = [name for part in given for name in part]
-    named = isinstance(given, list) and all(isinstance(name, str | int) for name in given)
-    return tuple(map(str, given)) if named else None
+def _dimension_names(given: Any, depth: int = 0) -> list[str]:
+    """Return names as recorders write them: ["x", "y"], {"x": 0, "y": 1}, {"0": "x", "1": "y"}, or lists of these, one
+    after the other, in a list or by name: [["x", "y"]], {"left": ["x"], "right": ["y"]}; [] where there are none."""
+    if isinstance(given, str) or is_int(given):
+        return [str(given)] if depth else []
+    places = [str(place) for place in range(len(given))] if isinstance(given, dict) else []
+    if places and sorted(map(str, given.values())) == sorted(places):
+        return sorted(given, key=lambda name: int(given[name]))
+    if places and sorted(given) == sorted(places):
+        given = [given[place] for place in places]
+    elif places:
+        given = [given["names"]] if "names" in given else [*given.values()]
+        if not all(isinstance(part, list | dict) for part in given):  # units or the like
+            return []
+    if not isinstance(given, list) or depth > MAX_AXES:
+        return []
+    parts = [_dimension_names(part, depth + 1) for part in given]
+    return [name for part in parts for name in part] if all(parts) else []
 
 
 def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
@@ -259,6 +270,7 @@ class EpisodeTable(Sequence[Episode]):
         """Find episodes of which more than half a frame lies, in the same video, in the span of another, with it."""
         chunks, files, starts, stops = (self.columns[f"videos/{camera}/{name}"] for name in PLACE + SPAN)
         order, same = self._in_videos(camera)
+        stops = np.minimum(stops, starts + self.lengths / fps)  # what rows need: some give the end of the file
         hits = order[1:][same & (starts[order][1:] < stops[order][:-1] - 0.5 / fps)]
         found: dict[int, int] = {}
         for chunk, file in np.unique(np.stack([chunks[hits], files[hits]], 1), axis=0):

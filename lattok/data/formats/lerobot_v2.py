@@ -8,6 +8,7 @@ Everything but metadata is read as in version 3.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,14 +21,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from typing_extensions import TypedDict
 
-from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.formats.lerobot import LeRobotV3, note_renewed
 from lattok.data.formats.lerobot_meta import AGAIN, INFO, OUTLINE, PLACE, SPAN, EpisodeTable, read_info, version_of
 from lattok.data.schema import ManyColumns
+from lattok.data.statistics import STORED, compared, misfit, together
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns
 from lattok.data.tables import CACHE_BYTES, FEW_ROWS, SHORT, DataFile, check_rows, column_to_numpy
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_int
+from lattok.utils.checks import LattokError, counted, is_int
 from lattok.utils.files import write_text
 from lattok.utils.untrusted import JSON_BYTES, Rule, parse_json, safe_path, typed
 
@@ -155,6 +157,12 @@ class LeRobotV2(LeRobotV3):
             return {}
         return found
 
+    def all_statistics(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from super().all_statistics()
+        if self._has_episode_stats():
+            entries = (line.get("stats") for _, line in _lines(self.root, EPISODE_STATS))
+            yield EPISODE_STATS, together(entries, [*compared(self), *self.cameras])
+
     def _has_episode_stats(self) -> bool:
         return (self.root / EPISODE_STATS).is_file()
 
@@ -176,16 +184,24 @@ class LeRobotV2(LeRobotV3):
                 pass
 
     def finish(self, made: Path, new: NewColumns) -> None:
-        """Measure again what was filled in; labels have no statistics by episode."""
-        if not new.changed or not self._has_episode_stats():
+        """Measure again what was filled in, and what does not fit its rows; labels have no statistics by episode."""
+        if not self._has_episode_stats():
             return
-        copy, written = LeRobotV2(made), list[str]()
+        copy, written, wrong = LeRobotV2(made), list[str](), Counter[str]()
+        keys = [key for key in compared(copy) if key not in new.features]
         for _, line in _lines(self.root, EPISODE_STATS):
             index, stats = line.get("episode_index"), line.get("stats")
             if is_int(index) and isinstance(stats, dict):
-                stats |= _measured(copy, index, [key for key, episodes in new.changed.items() if index in episodes])
+                filled = [key for key, episodes in new.changed.items() if index in episodes]
+                for key, right in _measured(copy, index, [*dict.fromkeys([*keys, *filled])]).items():
+                    here, kind = key in filled, copy.features[key].dtype
+                    if here or (key in stats and misfit(stats[key], right, whole=True, dtype=kind)):
+                        stats[key] = {name: value.tolist() for name, value in right.items()}
+                        wrong.update([] if here else [key])
             written.append(f"{json.dumps(line)}\n")
-        write_text(made / EPISODE_STATS, "".join(written))
+        if wrong or new.changed:
+            write_text(made / EPISODE_STATS, "".join(written))
+        note_renewed(EPISODE_STATS, {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
 
 
 def _runs(episodes: Sequence[Episode]) -> list[list[Episode]]:
@@ -200,14 +216,15 @@ def _runs(episodes: Sequence[Episode]) -> list[list[Episode]]:
     return runs
 
 
-def _measured(dataset: LeRobotV2, index: int, keys: Sequence[str]) -> dict[str, Any]:
+def _measured(dataset: LeRobotV2, index: int, keys: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Return statistics of columns of an episode as v2.1 has them, without those of which nothing is known."""
     found = {}
-    for key, values in dataset.columns(index, keys).items() if keys else ():
-        rows = values.reshape(len(values), -1)
-        if len(known := rows[np.isfinite(rows).all(1)]):
-            stats = column_stats(known)
-            found[key] = {name: stats[name].tolist() for name in ("min", "max", "mean", "std", "count")}
+    with suppress(LattokError):  # it was copied as it is
+        for key, values in dataset.columns(index, keys).items() if keys else ():
+            rows = values.reshape(len(values), -1)
+            if len(known := rows[np.isfinite(rows).all(1)]):
+                stats = column_stats(known)
+                found[key] = {name: stats[name] for name in STORED}
     return found
 
 

@@ -5,6 +5,7 @@ first one, where none came yet); of the action it has the first one at or after,
 one, where none came any more). Times are when messages were logged, or with `clock` "header" those in their headers.
 """
 
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -17,11 +18,20 @@ import numpy as np
 
 from lattok.data.formats.array_listing import natural
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column, readable
+from lattok.data.schema import (
+    INDEX_FEATURES,
+    Damage,
+    Feature,
+    RobotDataset,
+    holds,
+    in_a_description,
+    index_column,
+    readable,
+)
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.untrusted import safe_path, walk
+from lattok.utils.untrusted import copy_again, safe_path, walk
 from lattok.version import install_extra
 
 CAMERA = "observation.images."
@@ -41,6 +51,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the e
     "JointTrajectoryPoint": ("positions",),
 }
 RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
+OTHER_BAGS = (".bag", ".db3")  # of ROS 1, and databases of rosbag2
 READERS = ("mcap.reader", "mcap_ros2.decoder")
 CLOCKS = ("log", "header")
 NEAR = 0.02  # of a whole number of frames a second
@@ -83,7 +94,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # decoders of strangers' message definitions raise errors of many kinds
         mended = path.with_name(f"mended_{path.name}")
-        way_out = f"If the recorder was killed: mcap recover {path} -o {mended}"
+        way_out = copy_again(path, f"If the recorder was killed: mcap recover {path} -o {mended}")
         raise LattokError(
             f"cannot read {path} as MCAP ({type(error).__name__}: {first_line(error)}). {way_out}"
         ) from None
@@ -159,6 +170,15 @@ class MCAPRecordings(RobotDataset):
     def recognise(cls, folder: Path) -> Sequence[Path]:
         places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
         return [folder] if any(path.suffix == ".mcap" for place in places for path in place.iterdir()) else ()
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        if not holds(folder, OTHER_BAGS):
+            return ""
+        path = min(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in OTHER_BAGS)
+        source = str(path if path.suffix == ".bag" else path.parent)
+        typed = ["rosbags-convert", "--src", source, "--dst", "converted", "--dst-storage", "mcap"]
+        return f"Convert it (pip install rosbags): {shlex.join(typed)}"
 
     @cached_property
     def features(self) -> dict[str, Feature]:

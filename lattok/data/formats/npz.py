@@ -11,6 +11,7 @@ import numpy as np
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
 from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.schema import ARRAYS, holds
 from lattok.utils.checks import LattokError
 
 
@@ -68,6 +69,11 @@ class NpzDataset(ArrayDataset):
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
         return [folder] if any(path.suffix.lower() in cls.suffixes for path in folder.iterdir()) else ()
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        written = "Write arrays as a dataset first, with lattok.data.LeRobotWriter."
+        return written if holds(folder, ARRAYS) else ""
 
     @classmethod
     @contextmanager

@@ -9,18 +9,32 @@ from types import MappingProxyType
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.flaws import LOST
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.video_folder import captions_of, find_captions
 from lattok.data.images import decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column, readable
+from lattok.data.schema import (
+    INDEX_FEATURES,
+    Damage,
+    Feature,
+    RobotDataset,
+    holds,
+    in_a_description,
+    index_column,
+    readable,
+)
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import walk
+from lattok.utils.findings import Finding
+from lattok.utils.untrusted import copy_again, walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHER_SUFFIXES = (".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")  # pictures, not opened
+SMALLEST = 200  # bytes: a pointer of Git LFS has less
 LEVELS = 3  # of folders that are looked at before it is known what a folder holds
 BLOCK = 32  # pictures
+FEWEST = 4  # whose numbers tell a step
 CAMERA = "observation.images."
 EPISODE_NAME = re.compile(
     r"(ep|episode|traj|trajectory|demo|run|seq|sequence|clip|video|take)?[-_ ]?\d+", re.IGNORECASE
@@ -89,6 +103,26 @@ class PictureFolder(RobotDataset):
     def guess(cls, folder: Path) -> bool:
         levels = ("/".join(["*"] * level) for level in range(1, LEVELS + 1))
         return any(_is_picture(path) for level in levels for path in folder.glob(level))
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        return "Write the pictures as .png: ffmpeg -i FILE FILE.png" if holds(folder, OTHER_SUFFIXES) else ""
+
+    def file_findings(self) -> Iterator[Finding]:
+        """Find pictures that were not fetched or are empty, and numbers that are left out."""
+        gaps: dict[int, tuple[str, int]] = {}
+        for episode in self.episodes:
+            for files in self._pictures[episode.index].values():
+                paths = [self.root / file for file in files]
+                for path in (path for path in paths if path.stat().st_size < SMALLEST):
+                    if way_out := copy_again(path, ""):
+                        yield problems.unreadable(LattokError(f"{path} is no picture. {way_out}"), [episode.index])
+                if (gap := _first_gap(files)) is not None:
+                    gaps.setdefault(episode.index, gap)
+        if gaps:
+            file, row = next(iter(gaps.values()))
+            places = [(index, row) for index, (_, row) in gaps.items()]
+            yield problems.MISSING_PICTURES.finding((), places, file=file, row=row)
 
     @cached_property
     def features(self) -> dict[str, Feature]:
@@ -165,6 +199,22 @@ def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     if len(names) == 1 and equal and not counted and "." not in above:
         return above
     return {folder: {"image": files} for folder, files in folders.items()}
+
+
+def _first_gap(files: Sequence[str]) -> tuple[str, int] | None:
+    """Return the first picture before which the numbers jump, and its row, if they go up evenly elsewhere."""
+    numbers = [[int(part) for part in re.findall(r"\d+", PurePosixPath(file).stem)] for file in files]
+    if len(files) < FEWEST or len({len(each) for each in numbers}) > 1:
+        return None
+    for column in reversed(np.array(numbers, dtype=np.float64).T):  # the last that counts
+        steps = np.diff(column)
+        if steps.any():
+            middle = float(np.median(steps))
+            after = np.append(steps[1:], middle)
+            lost = np.flatnonzero((steps > LOST * middle) & (steps + after > (LOST + 1) * middle))
+            row = int(lost[0]) + 1 if len(lost) and middle > 0 else 0
+            return (files[row], row) if row else None
+    return None
 
 
 def _instruction(root: Path, name: str) -> str:

@@ -32,7 +32,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import safe_path
+from lattok.utils.untrusted import copy_again, safe_path
 
 PICTURES = (b"\xff\xd8", b"\x89PNG")  # begin so
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
@@ -225,7 +225,7 @@ class RLDS(RobotDataset):
         """Read length and instructions, without a look at the rest."""
         if number >= len(file):
             reason = file.damage or f"the file ends after {checks.counted(len(file), 'record')}"
-            raise LattokError(f"{file.path}: record {len(file)}: {reason}. Copy the file again.")
+            raise LattokError(f"{file.path}: record {len(file)}: {reason}. {copy_again(file.path)}")
         with file.example(number, f"episode {index}", check=False) as example:
             length, rest = divmod(example.count(self._ruler.path), self._ruler.per_step)
             if rest or not length:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, holds, index_column, readable
 from lattok.data.video import OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
@@ -220,6 +220,10 @@ class VideoFolder(RobotDataset):
     def recognise(cls, folder: Path) -> Sequence[Path]:
         places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
         return [folder] if any(_is_video(path) for place in places for path in place.iterdir()) else ()
+
+    @classmethod
+    def hint(cls, folder: Path) -> str:
+        return "Convert the videos: ffmpeg -i FILE FILE.mp4" if holds(folder, OTHER_SUFFIXES) else ""
 
     @classmethod
     def guess(cls, folder: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import JSON_BYTES, parse_json, safe_path, walk
+from lattok.utils.untrusted import FETCH, JSON_BYTES, copy_again, parse_json, safe_path, walk
 from lattok.version import install_extra
 
 MARKS = (".zgroup", ".zarray", "zarr.json")
@@ -44,6 +44,7 @@ CODECS = frozenset(
         "vlen-bytes",
     ]
 )
+SMALLEST = 200  # bytes: a pointer of Git LFS has less
 IMAGE_CODECS = "imagecodecs_"  # of UMI: need a package that registers them
 
 
@@ -75,7 +76,7 @@ class ZarrStore(FlatStore):
     def way_out(cls, path: Path, text: str) -> str:
         if IMAGE_CODECS in text or "codec not available" in text.lower():
             return "Install the package of that codec, or write the store again without it."
-        return "Copy the store again."
+        return copy_again(path, "Copy the store again.")
 
     @property
     def name(self) -> str:
@@ -83,6 +84,9 @@ class ZarrStore(FlatStore):
 
     def check(self) -> None:
         self.nodes()  # which walks through all files
+        for name, size in self._sizes.items() if self._zip is None else ():
+            if size < SMALLEST and copy_again(self.path / name) == FETCH:
+                raise LattokError(f"{self.path / name}: {FETCH}")
 
     def nodes(self) -> Mapping[str, bool]:
         return self._nodes
@@ -135,6 +139,14 @@ class ZarrStore(FlatStore):
         return value if isinstance(value, dict) else {}
 
 
+def _is_zipped_store(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not {*MARKS}.isdisjoint(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _is_array(about: Mapping[str, Any]) -> bool:
     return about.get("node_type", "array" if "shape" in about else "group") == "array"
 
@@ -181,7 +193,8 @@ class ZarrDataset(ArrayDataset):
 
     @classmethod
     def is_file(cls, path: Path) -> bool:
-        return path.name.endswith(".zarr.zip") or any((path / mark).is_file() for mark in MARKS)
+        zipped = path.name.endswith(".zarr.zip") or (path.suffix == ".zip" and _is_zipped_store(path))
+        return zipped or any((path / mark).is_file() for mark in MARKS)
 
     @classmethod
     def require(cls) -> None:

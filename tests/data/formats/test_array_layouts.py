@@ -154,6 +154,29 @@ def isaac_lab(folder: Path) -> Truth:
     return truth
 
 
+def minari(folder: Path) -> Truth:
+    """A group an episode, T actions and T + 1 observations."""
+    truth = Truth(3, ("data",))
+    (folder / "data").mkdir()
+    with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
+        for i, length in enumerate(LENGTHS):
+            group = file.create_group(f"episode_{i}")
+            group.attrs["total_steps"] = length
+            group["actions"], group["observations"] = truth.action[i], np.vstack([truth.state[i], wave(1, 9, 99)])
+            group["rewards"], group["terminations"] = np.zeros(length), np.zeros(length, bool)
+            group["truncations"], group["infos/success"] = np.zeros(length, bool), np.zeros(length + 1)
+    return truth
+
+
+def maniskill_2(folder: Path) -> Truth:
+    """Pictures below `image`."""
+    truth = maniskill(folder)
+    with h5py.File(folder / "trajectory.h5", "a") as file:
+        for i in range(len(LENGTHS)):
+            file.move(f"traj_{i}/obs/sensor_data", f"traj_{i}/obs/image")
+    return truth
+
+
 def d4rl(folder: Path) -> Truth:
     """All steps in one array each; an episode ends where either flag is set, the last one with the file."""
     truth = Truth(3, ("hopper",))
@@ -216,7 +239,20 @@ def npz_of_many(folder: Path) -> Truth:
     return truth
 
 
-WRITERS = (npz, npz_of_many, aloha, act_simulation, robotwin, robotwin_marked, robomind, maniskill, isaac_lab, d4rl)
+WRITERS = (
+    npz,
+    npz_of_many,
+    aloha,
+    act_simulation,
+    robotwin,
+    robotwin_marked,
+    robomind,
+    maniskill,
+    isaac_lab,
+    d4rl,
+    minari,
+    maniskill_2,
+)
 STORES = (diffusion_policy, zarr_3, zarr_zip, pusht_floats)
 
 
@@ -257,6 +293,47 @@ def test_one_more_observation_is_said(tmp_path: Path):
     dataset = open_dataset(tmp_path, fps=20)
     assert [finding.severity for finding in dataset.findings] == ["note"]
     assert "obs/agent/state" in dataset.findings[0].what
+
+
+def test_episodes_may_differ_in_the_row_that_no_action_follows(tmp_path: Path):
+    truth = maniskill(tmp_path)
+    with h5py.File(tmp_path / "trajectory.h5", "a") as file:
+        for path in ("obs/agent/state", "obs/sensor_data/base_camera/rgb"):
+            rows = file["traj_1"][path][:-1]
+            del file["traj_1"][path]
+            file["traj_1"][path] = rows
+    dataset = open_dataset(tmp_path, fps=20)
+    for index in range(2):
+        np.testing.assert_array_equal(
+            dataset.columns(index, ["observation.state"])["observation.state"], truth.state[index]
+        )
+        np.testing.assert_array_equal(dataset.frames(index)[:, 0], truth.frames[index])
+
+
+def test_an_array_of_other_rows_is_left_out_where_all_have_it_so_and_damage_elsewhere(tmp_path: Path):
+    isaac_lab(tmp_path)
+    with h5py.File(tmp_path / "dataset.hdf5", "a") as file:
+        for i in range(2):
+            file[f"data/demo_{i}/obs/fast"] = np.zeros((2 * LENGTHS[i], 3))
+    dataset = open_dataset(tmp_path, fps=10)
+    assert len(dataset.episodes) == 2
+    assert dataset.left_out["obs/fast"] == "it has 10 rows where there are 5 actions"
+    with h5py.File(tmp_path / "dataset.hdf5", "a") as file:
+        file["data/demo_2/actions"], file["data/demo_2/obs/state"] = wave(9, 7, 2), wave(4, 9, 2)
+    (damage,) = open_dataset(tmp_path, fps=10).damaged
+    assert "demo_2: `obs/state`: expected float32 [T, 9], but it has 4 rows where there are 9 actions" in damage.reason
+
+
+def test_files_that_are_episodes_count_by_their_numbers_and_one_of_another_kind_is_left_out(tmp_path: Path):
+    for number in (0, 1, 2, 10):
+        with h5py.File(tmp_path / f"episode_{number}.hdf5", "w") as file:
+            file["action"], file["observations/qpos"] = wave(5 + number, 14, number), wave(5 + number, 14, 9)
+            if number != 1:
+                file["observations/images/top"] = film(5 + number, number)
+    dataset = open_dataset(tmp_path, fps=50)
+    assert [(episode.index, episode.length) for episode in dataset.episodes] == [(0, 5), (2, 7), (3, 15)]
+    (damage,) = dataset.damaged
+    assert (damage.episode_index, "got nothing, unlike most files" in damage.reason) == (1, True)
 
 
 def test_names_of_dimensions_are_known_where_their_number_fits(tmp_path: Path):
@@ -304,6 +381,7 @@ def test_a_layout_that_is_described(tmp_path: Path):
         run = file.create_group("runs/run_1")
         run.attrs["task"] = "wipe"
         run["cmd/joints"], run["arm/q"], run["cam/front/rgb"] = action, state, frames.transpose(0, 3, 1, 2)
+        run["prompt"] = "wipe it"
     message = refused(
         r"own.h5: expected a layout of .*runs/run_\*/cmd/joints float32 \[5", open_dataset, tmp_path / "own.h5", fps=10
     )
@@ -311,6 +389,7 @@ def test_a_layout_that_is_described(tmp_path: Path):
     drafted = open_dataset(tmp_path / "draft.json")
     np.testing.assert_array_equal(drafted.columns(0, ["action"])["action"], action)
     np.testing.assert_array_equal(drafted.frames(0)[:, 0], frames)
+    assert drafted.tasks == ("wipe it",)
     columns = {"cmd/joints": "action", "arm/q": "observation.state", "cam/*/rgb": "observation.images.*"}
     layout = {"episodes": "runs/run_*", "columns": columns, "instruction": "@task"}
     described = {"dataset": "own.h5", "fps": 10, "layout": layout}

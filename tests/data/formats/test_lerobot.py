@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, tables
-from tests.data.edits import edit_info, read_info, set_column
+from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, repair, tables
+from lattok.data.images import encode_png
+from tests.data.edits import add_feature, edit_info, read_info, set_column
 from tests.errors import refused
 
 
@@ -32,6 +33,10 @@ def test_a_pickle_holds_no_files_and_no_cache(make_dataset):
         ({"motors": ["x", "y", "grip"]}, ("x", "y", "grip")),
         ({"motors": [["x", "y", "grip"]]}, ("x", "y", "grip")),
         ({"grip": 2, "x": 0, "y": 1}, ("x", "y", "grip")),  # LeRobot's environments
+        ({"left": ["x", "y"], "right": ["grip"]}, ("x", "y", "grip")),
+        ({"arm": {"y": 1, "x": 0}, "hand": [["grip"]]}, ("x", "y", "grip")),
+        ({"2": "grip", "0": "x", "1": "y"}, ("x", "y", "grip")),
+        ({"x": "m", "y": "m", "grip": "%"}, None),
         ({"motors": None}, None),
         ({"x": 0, "y": 1, "grip": 3}, None),
         ({"x": 0, "y": [1], "grip": 2}, None),
@@ -126,6 +131,65 @@ def test_timestamps_that_cannot_be_places_in_a_video(make_dataset):
     refused("`timestamp` of episode 1: expected seconds that increase", again.frames, 1)
 
 
+def test_a_clock_that_strays_by_less_than_a_frame(make_dataset):
+    """It may go back from row to row: rows then have the frames of their numbers."""
+    dataset = make_dataset([12, 15])
+    expected = dataset.frames(1)
+    path = dataset.data_file(1)
+    times = pq.read_table(path)["timestamp"].to_numpy().copy()
+    times[15:17] += np.array([0.09, -0.09]) * 10 / dataset.fps
+    assert times[16] < times[15]
+    set_column(path, "timestamp", pa.array(times))
+    again = open_dataset(dataset.root)
+    np.testing.assert_array_equal(again.frames(1), expected)
+    assert [(each.kind, each.severity) for each in inspect_dataset(again).findings if "Times" in each.what] == [
+        ("times-stray", "note")
+    ]
+
+
+@pytest.mark.parametrize(("begins", "kind"), [(3.0, "times-begin"), (1e9, "times-begin"), (None, "times-go-back")])
+def test_the_cause_of_times_that_fit_no_video_is_said_once(make_dataset, begins, kind):
+    dataset = make_dataset([12, 15])
+    path = dataset.data_file(1)
+    times = pq.read_table(path)["timestamp"].to_numpy().astype(np.float64)
+    times[12:] = times[12:] + begins if begins else times[12:] - times[12:][7] * (np.arange(15) >= 7)
+    set_column(path, "timestamp", pa.array(times))
+    found = inspect_dataset(dataset.root).findings
+    assert [each.kind for each in found if each.severity == "error"] == [kind]
+    repaired = repair(dataset.root, dataset.root.with_name("repaired")).path
+    assert repaired is not None
+    assert not [each for each in inspect_dataset(repaired).findings if each.severity == "error"]
+
+
+def test_the_end_of_the_file_as_the_end_of_every_span(make_dataset):
+    """LeRobot does not look at it."""
+    dataset = make_dataset([12, 15])
+    want = [dataset.frames(index) for index in range(2)]
+
+    def later(rows):
+        for row, key in itertools.product(rows, dataset.videos):
+            row[f"videos/{key}/to_timestamp"] = 27 / dataset.fps
+        return rows
+
+    edit_episodes(dataset, later)
+    again = open_dataset(dataset.root)
+    assert all(np.array_equal(again.frames(index), want[index]) for index in range(2))
+    assert not [each for each in inspect_dataset(again).findings if each.severity == "error"]
+
+
+def test_pictures_as_plain_bytes_or_paths(make_dataset):
+    dataset = make_dataset([3], cameras=False)
+    shown = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    (dataset.root / "images").mkdir()
+    for i, frame in enumerate(shown):
+        (dataset.root / "images" / f"{i}.png").write_bytes(encode_png(frame))
+    cells = {"a": [encode_png(frame) for frame in shown], "b": [f"images/{i}.png" for i in range(3)]}
+    for name, column in cells.items():
+        set_column(dataset.data_file(0), f"observation.images.{name}", pa.array(column))
+        add_feature(dataset.root, f"observation.images.{name}", "image", [8, 8, 3])
+    np.testing.assert_array_equal(open_dataset(dataset.root).frames(0), np.stack([shown, shown], 1))
+
+
 def test_a_video_that_shows_less_than_an_episode_has_rows(make_dataset):
     """As a conversion makes them that goes by durations: the last rows were shown with frames of the next episode."""
     dataset = make_dataset([12, 15])
@@ -138,7 +202,7 @@ def test_a_video_that_shows_less_than_an_episode_has_rows(make_dataset):
 
     edit_episodes(dataset, change)
     again = open_dataset(dataset.root)
-    said = f"Episode 0 has rows up to 1.1 s, and {key} shows 0.7 s of it. Later episodes of the file may show other"
+    said = f"Episode 0 has rows up to 1.1 s, and the last frame of {key} is of 0.6 s. Later episodes"
     refused(re.escape(said), again.frames, 0)
     assert [each for each in inspect_dataset(again).findings if each.severity == "error" and said in each.what]
     again.frames(0, [dataset.cameras[1]])

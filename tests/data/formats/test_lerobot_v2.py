@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 import lattok
 from lattok.cli import main
-from lattok.data import LeRobotV3, export, open_dataset
+from lattok.data import LeRobotV3, export, inspect_dataset, open_dataset
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns, tables_of
 from lattok.utils.checks import LattokError
+from tests.annotation.fakes import FakeTokenizer
 from tests.data.edits import edit_info
 from tests.errors import refused
 
@@ -213,6 +214,24 @@ def test_labels_are_columns_of_a_copy(source, old, tmp_path):
     exported = export(labelled, tmp_path / "exported", video_codec="h264").path
     assert open_dataset(exported).kind == "lerobot"
     assert open_dataset(exported).features.keys() == labelled.features.keys()
+
+
+def test_stale_statistics_are_found_and_not_copied(old, tmp_path, capsys):
+    path = old / "meta/episodes_stats.jsonl"
+    right = [json.loads(line) for line in path.read_text().splitlines()]
+    assert not [each for each in inspect_dataset(old).findings if each.kind == "other-statistics"]
+    stale = json.loads(json.dumps(right))
+    for name in ("min", "max", "mean"):
+        stale[1]["stats"]["action"][name] = [90.0] * 3
+    path.write_text("".join(json.dumps(line) + "\n" for line in stale))
+    (found,) = (each for each in inspect_dataset(old).findings if each.kind == "other-statistics")
+    assert str(found).startswith("meta/episodes_stats.jsonl does not fit the rows (`action`")
+    lattok.annotate(open_dataset(old), FakeTokenizer(), tmp_path / "labelled")
+    assert "statistics of `action` in 1 episode were those of other rows" in capsys.readouterr().err
+    after = [json.loads(line) for line in (tmp_path / "labelled/meta/episodes_stats.jsonl").read_text().splitlines()]
+    for name in ("min", "max", "mean", "std"):
+        np.testing.assert_allclose(after[1]["stats"]["action"][name], right[1]["stats"]["action"][name], rtol=1e-5)
+    assert (after[0], after[2]) == (right[0], right[2])
 
 
 def test_statistics_of_what_was_filled_in(old, tmp_path):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lattok.data import open_dataset
+from lattok.data import inspect_dataset, open_dataset
+from lattok.utils.findings import Finding
 from tests.errors import refused
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 123456\n"
 
 
 def write(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -47,6 +50,24 @@ def test_folders_are_episodes_where_their_names_count_or_their_lengths_differ(tm
     dataset = open_dataset(tmp_path, fps=5)
     assert len(dataset.cameras) == 1
     assert [episode.tasks[0] for episode in dataset.episodes] == ["pull", "pull", "push", "push"]
+
+
+def test_missing_pictures_and_pointers_are_said(tmp_path: Path):
+    for episode in range(4):
+        write(tmp_path / f"traj{episode}", 9, episode, size=(16, 16))
+    assert not {"missing-pictures", "git-lfs-pointer"} & kinds(tmp_path).keys()
+    (tmp_path / "traj1" / "im_4.png").unlink()
+    for path in (tmp_path / "traj2").iterdir():  # every fifth: as even as before
+        path.rename(path.with_name(f"frame_{5 * int(path.stem[3:]):06d}.png"))
+    (tmp_path / "traj3" / "im_3.png").write_text(POINTER)
+    found = kinds(tmp_path)
+    assert found["missing-pictures"].places == ((1, 4),)
+    assert "before traj1/im_5.png" in found["missing-pictures"].what
+    assert found["git-lfs-pointer"].episodes == (3,)
+
+
+def kinds(folder: Path) -> dict[str, Finding]:
+    return {each.kind: each for each in inspect_dataset(open_dataset(folder, fps=5)).findings}
 
 
 def test_one_folder_and_a_captions_file(tmp_path: Path):
