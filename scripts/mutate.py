@@ -77,6 +77,10 @@ TESTS = {  # where not the mirror alone
         "tests/action_vq/test_residual.py",
         "tests/image_lam/p2t/test_model.py",
     ),
+    **{
+        f"lattok/action_vq/{name}.py": tuple(f"tests/action_vq/test_{test}.py" for test in (name, "learned", "base"))
+        for name in ("oat", "quest", "vqbet", "beast")
+    },
     "lattok/action_vq/p2t.py": ("tests/action_vq/test_p2t.py", "tests/action_vq/test_p2t_parity.py"),
     "lattok/vla/supervision.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
     "lattok/vla/lara.py": ("tests/vla/test_lara.py",),

@@ -124,14 +124,14 @@ class BEAST(ChunkTokenizer):
 
     def _coefficients(self, actions: Tensor) -> Tensor:
         """Fit coefficients [B, n m] to normalised actions [B, H, m]; absurd actions have some, too."""
-        return (actions.flatten(1) @ self.to_coefficients).nan_to_num(0.0)
+        return (actions.flatten(1) @ self.to_coefficients).nan_to_num()
 
     def _bins_of(self, coefficients: Tensor) -> Tensor:
         share = (coefficients - self.low) / (self.high - self.low)
         return (share.clamp(0, 1) * (self.vocab_size - 1)).round().long()
 
     def _values_of(self, codes: Tensor) -> Tensor:
-        return codes.float() / (self.vocab_size - 1) * (self.high - self.low) + self.low
+        return codes / (self.vocab_size - 1) * (self.high - self.low) + self.low
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self._bins_of(self._coefficients(actions))

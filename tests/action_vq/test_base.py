@@ -206,6 +206,8 @@ def test_report_names_units_and_clipping():
     assert 0 < report.clipped < 1
     assert "outside what the tokenizer can express" in report.to_text()
     assert model.error_report(smooth(0)).clipped == 0
+    plain, far = UniformBins.fit(smooth(), normalize="identity"), smooth() * (1.8 / smooth().abs().max())
+    assert plain.error_report(far).clipped == pytest.approx(float((far.abs() > 1).float().mean())) != 0
     refused("`chunks`", model.error_report, np.zeros((5, 4), np.float32), np.ones((5, 4), bool))
 
 

@@ -10,7 +10,7 @@ from scipy.interpolate import BSpline
 
 import lattok
 from lattok import BEAST
-from lattok.action_vq.beast import BEASTConfig, spline_basis
+from lattok.action_vq.beast import LEAST_HALF, BEASTConfig, spline_basis
 from lattok.cli import main
 from lattok.hub import checkpoint
 from tests.action_vq.walks import NAMES, smooth
@@ -90,6 +90,15 @@ def test_nothing_that_it_was_fitted_to_is_clipped_and_much_is_kept():
     error, spread = (model.decode(model.encode(others)) - others).square().mean((0, 1)), others.var((0, 1))
     assert (error < 0.05 * spread).all()
     assert model.error_report(10 * others).clipped > 0.1
+
+
+def test_what_hardly_moves_has_bounds_of_the_least_width():
+    chunks = smooth(100)
+    chunks[..., 1] = 0.25
+    model = BEAST.fit(chunks, action_names=NAMES, normalize="identity", ridge=1e-9)
+    width = by_dimension(model, (model.high - model.low)[None])[0].view(3, -1)
+    torch.testing.assert_close(width[1], torch.full_like(width[1], 2 * LEAST_HALF))
+    assert (width[0] > 2 * LEAST_HALF).any()
 
 
 def test_steps_come_back_as_steps():
@@ -221,6 +230,7 @@ def test_settings_that_are_missing(bounds):
         ({"bases": 300}, "`bases`"),
         ({"bins": 1}, "`bins`"),
         ({"ridge": 0}, "`ridge`"),
+        ({"ridge": float("nan")}, "`ridge`"),
         ({"ridge": 1e-18}, "`ridge`"),
         ({"stepped": ("*",) * 101}, "`number of stepped`: expected .*100, got 101"),
         ({"stepped": (0,)}, "`stepped`"),

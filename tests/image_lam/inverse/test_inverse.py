@@ -328,6 +328,8 @@ def test_bad_input_says_what_was_expected(rng):
         ({"offsets": (0, 1), "reversible": 1, "latent_dim": 9}, "an even number with reversible, got 9"),
         ({"loss_reversal": 1.0, "offsets": (0, 1), "unreversed": ("grip",)}, "a dimension among x, y, z"),
         ({"channels": (12,)}, "multiples of 8"),
+        ({"state_dim": -1}, "`state_dim`"),
+        ({"state_dim": 2, "anchors": (0, 1, 2)}, "`anchors`"),
         ({"loss_action": 0.0}, "learns from actions"),
         ({"members": 0}, "at least 1"),
         ({"image_size": 0}, "`image_size`"),
@@ -337,6 +339,10 @@ def test_bad_input_says_what_was_expected(rng):
         ({"features": "timm:convnext_tiny"}, "features"),
     ):
         refused(text, small, **options)
+
+
+def test_what_is_added_to_the_state_is_said():
+    assert "; 2 of 3 are added to the state" in repr(small(state_dim=2, anchors=(0, -1, 1)))
 
 
 def test_rows_around_each_frame_stay_in_the_series():

@@ -74,6 +74,17 @@ def test_known_motion_is_read_and_the_map_is_that_of_numpy(absolute: bool):
     np.testing.assert_allclose(read, by_hand, atol=1e-4)
 
 
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_of_what_never_moves_nothing_is_said(episodes: int):
+    rng = np.random.default_rng(5)
+    pairs = [motion(rng, 60, False) for _ in range(episodes)]
+    actions, states = ([torch.from_numpy(each) for each in part] for part in zip(*pairs, strict=True))
+    held = [torch.cat([each, torch.full((len(each), 1), -5.0)], 1) for each in actions]
+    found = ProprioMap.fit(ProprioMapConfig(3, state_dim=2, offsets=(0, 1, LAG + 1)), held, states)
+    assert found.r2.isnan().tolist() == [False, False, True]
+    assert (found.model.low[2], found.model.high[2]) == (-5, -5)
+
+
 def test_commands_that_hardly_move_in_known_episodes_stay_commands():
     rng = np.random.default_rng(2)
     pairs = [motion(rng, 60, True) for _ in range(4)]
