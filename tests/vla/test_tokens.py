@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import lattok
 from lattok.action_vq import FAST, ResidualVQ, UniformBins
@@ -19,7 +21,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import HeadConfig, TokenSpec
 from lattok.vla.head import HeadBlock, noise_of
-from lattok.vla.tokens import TOKENIZER, TokenHead
+from lattok.vla.tokens import TOKENIZER, Classifier, TokenHead
 from tests.action_vq.families import cases
 from tests.errors import refused
 from tests.learning import learn, unlearned
@@ -56,6 +58,15 @@ def head_and_states(model: LatentVLA, count: int = B) -> tuple[TokenHead, Any, A
     out = model._run_backbone(model._batch(batch(model.config, count=count), learning=False), learning=False)
     assert isinstance(model.head, TokenHead)
     return model.head, out.states, out.proprio
+
+
+def test_each_position_is_read_by_weights_and_a_bias_of_its_own():
+    torch.manual_seed(0)
+    head, states = Classifier(4, 5, 3), torch.randn(2, 2, 5)
+    nn.init.normal_(head.bias)
+    for place in (0, 1):
+        expected = F.linear(states[:, place], head.weight[2 + place], head.bias[2 + place])
+        torch.testing.assert_close(head(states, first=2)[:, place], expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)
