@@ -333,9 +333,9 @@ def test_nothing_but_images(tmp_path):
 
 
 def test_images_that_cannot_be_used(tmp_path):
-    grey, other = np.zeros((8, 8), "u1"), np.zeros((8, 9, 3), "u1")
+    clear, other = np.zeros((8, 8, 4), "u1"), np.zeros((8, 9, 3), "u1")
     bad = {
-        "grey": encode_image(grey, "PNG"),
+        "clear": encode_image(clear, "PNG"),
         "other": encode_image(other, "PNG"),
         "broken": encode_image(other, "JPEG")[:99],
         "gif": b"GIF8",
@@ -344,7 +344,7 @@ def test_images_that_cannot_be_used(tmp_path):
     values = {f"steps/observation/{name}": [data] for name, data in bad.items()} | {"steps/action": np.zeros(1, "f4")}
     dataset = one_record(tmp_path / "d", steps, values)
     where = "`observation.images.{}` of episode 0, frame 0"
-    for name, says in (("grey", "got mode L"), ("other", "expected 8x8x3 as in features.json, got 8x9x3")):
+    for name, says in (("clear", "got mode RGBA"), ("other", "expected 8x8x3 as in features.json, got 8x9x3")):
         refused(where.format(name) + f".*{says}", dataset.frames, 0, [name])
     steps = {"action": tensor("float32", 1), "observation": features_dict({"any": image(-1, -1, 3)})}
     values = {"steps/observation/any": [encode_image(other, "PNG"), encode_image(other[:, :8], "PNG")]}
