@@ -27,7 +27,7 @@ import lattok
 from lattok.data.schema import short_name
 from lattok.data.video import probe
 from lattok.evaluation.page import document
-from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel
+from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, episode_panel
 from lattok.image_lam.base.losses import CELLS, SIDE, block_flow
 from lattok.image_lam.base.trained import TrainedPairModel
 from lattok.types import VideoLabeller
@@ -115,7 +115,9 @@ def label(*clips: str) -> tuple[str, list[Image.Image]]:
     valid = np.arange(len(codes)) < len(codes) - stride
     films = {name: video[:: -(-len(video) // 120), i] for i, name in enumerate(names)}
     title = f"{len(video)} frames at {fps:g} a second; what changes within {stride} frames"
-    panel = episode_panel(title, "", films, [EpisodeCodes("codes", codes, valid)], np.arange(len(codes)), fps)
+    panel = episode_panel(
+        EpisodeView(title, "", fps, np.arange(len(codes)), codes=[EpisodeCodes("code", codes, valid)]), films
+    )
     page = document("lattok", [f'<div style="max-width: 40rem; margin: 0 auto">{panel}</div>'], "")
     moments = np.linspace(0, max(0, valid.sum() - 1), min(MOMENTS, max(1, valid.sum()))).round().astype(int).tolist()
     last = len(video) - 1
@@ -125,7 +127,7 @@ def label(*clips: str) -> tuple[str, list[Image.Image]]:
 
 def example() -> list[str]:
     """Write the first bundled episode as one clip for each camera; return the files."""
-    from lattok.evaluation.page.viewer import film
+    from lattok.evaluation.page.episode import film
 
     dataset = lattok.open_dataset("sample/dataset")
     folder = Path(tempfile.mkdtemp())

@@ -118,7 +118,7 @@ def evaluate(
         chosen = for_dataset(loaded, source.name)
         about = {"model": chosen.describe(), "dataset": facts_of(source)}
         check_place(target, about, overwrite=_own(target, folder))  # before anything is played
-        options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
+        options["rollouts"] = _with_films(act(chosen, env, env_episodes, target / "rollouts", device))
     report = judge(loaded, dataset, target, folder, device, **options)
     if out:  # reports do not say where they lie
         report = replace(report, steps=tuple(step.with_words("evaluate", "--out", out) for step in report.steps))
@@ -293,7 +293,7 @@ def rollout(
     revision: Revision = None,
     device: Device = "auto",
 ) -> None:
-    """Let a policy act in a simulator: success per task with intervals, videos, and rollouts.json.
+    """Let a policy act in a simulator: success per task with intervals, and a page with films.
 
     Example: lattok rollout my-policy --env metaworld-pairs --episodes 10
 
@@ -313,6 +313,7 @@ def rollout(
         workers: Processes for the environments; 0: only this one.
         videos: Episodes of each task that are filmed.
     """
+    from lattok.evaluation.rollouts_page import write_page
     from lattok.sim.agents import open_agent
 
     agent = open_agent(model, revision, device)
@@ -328,7 +329,7 @@ def rollout(
     print(found.to_text())
     print(f"Results: {target / 'rollouts.json'}")
     if videos:
-        print(f"Watch it: {target / 'sheet.png'} and the films next to it")
+        print(f"Watch it: {write_page(_with_films(found), target)}")
 
 
 def _known_tasks(agent: Any) -> tuple[str, ...]:
@@ -347,6 +348,10 @@ def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, dev
     """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
     with ProgressBar("rollout") as progress:
         return lattok.sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress)
+
+
+def _with_films(found: Any) -> dict[str, Any]:
+    return {**found.to_json(), "films": found.films, "fps": found.fps}
 
 
 def doctor(

@@ -107,6 +107,11 @@ class Pictures:
     folded: bool = False  # opens on a click
     top: bool = False  # stands on the first screen, beside the answer
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the panels are charts, which can stand alone."""
+        return self.panels[0].startswith("<svg")
+
 
 @dataclass(frozen=True)
 class Section:

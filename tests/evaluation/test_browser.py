@@ -11,7 +11,7 @@ import pytest
 
 import lattok
 from lattok.evaluation.page import render, svg, viewer
-from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel
+from lattok.evaluation.page.episode import Curve, EpisodeCodes, EpisodeView, episode_panel, episode_strip
 from lattok.evaluation.report import Criterion, Pictures, Report, Section, Table, TableRow, Verdict
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
@@ -27,7 +27,7 @@ CONTRAST = """
   const under = (node) => { for (; node; node = node.parentElement) { const c = getComputedStyle(node).backgroundColor;
     if (!c.startsWith("rgba") || !c.endsWith(" 0)")) return c; } return "rgb(255, 255, 255)"; };
   const found = [];
-  const texts = "p, h1, h2, h3, b, small, td, th, summary, figcaption, label, select, dd, dt, svg text";
+  const texts = "p, h1, h2, h3, b, small, td, th, summary, figcaption, label, select, dd, dt, span, code, svg text";
   for (const node of document.querySelectorAll(texts)) {
     const drawn = node.closest("svg"), style = getComputedStyle(node);
     const [a, b] = [drawn ? style.fill : style.color, under(drawn ? drawn.parentElement : node)].map(light);
@@ -58,13 +58,20 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     labels = labels_for(source, root / "labels", spec=SPEC.to_json())
     viewer.view(lattok.labels.with_labels(source, labels), root / "view.html")
     frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    codes = EpisodeCodes("latent actions", np.arange(16).reshape(8, 2) // 3, np.ones(8, dtype=bool))
-    panels = tuple(
-        episode_panel(f"Episode {i}", task, {"top": frames}, [codes], np.arange(8), 10.0)
+    codes = EpisodeCodes("code", np.arange(16).reshape(8, 2) // 3, np.ones(8, dtype=bool))
+    curve = Curve(HOSTILE, {"truth": np.arange(8.0), "model": np.arange(8) + 0.5})
+    legend = {"truth": "true", "model": "inferred"}
+    clips = [
+        EpisodeView(f"Episode {i}", task, 10.0, 2 * np.arange(8), 8 * [curve], legend, [codes])
         for i, task in enumerate(("a", HOSTILE))
+    ]
+    panels = tuple(episode_panel(clip, {"top": frames, "wrist": frames}) for clip in clips)
+    chart = svg.bars("R²", [("model", "model", 0.5), ("control", "rival", 0.4)], ".2f")
+    drawn = (
+        Pictures("Chart.", (chart,), wide=True, top=True),
+        Pictures("Strip.", (episode_strip(clips[0], frames),), top=True),
+        Pictures("Films.", panels),
     )
-    curves = [("truth", [0.0, 1.0, 0.5]), ("model", [0.1, 0.9, 0.45])]
-    drawn = (Pictures("{truth} true, {model} model", (svg.plot("x", curves, "steps"),)), Pictures("Codes.", panels))
     rows = (TableRow("model", "model", (1.0,), control=False), TableRow("low", "low", (0.5,)))
     section = Section(
         "Section", "Text.", (Table("Table", ("value",), rows, better="lower"),), drawn, "Reading.", ("A",)
@@ -87,7 +94,7 @@ def test_pages(browser, pages, name, scheme):
     page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
     page.goto(pages[name].as_uri())
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    for width in (360, 800, 1400):
+    for width in (400, 900, 1600):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     worst, where = page.evaluate(CONTRAST)
@@ -97,28 +104,39 @@ def test_pages(browser, pages, name, scheme):
     page.close()
 
 
-def test_codes_follow_pointer_keys_and_film(browser, pages):
+def test_one_playhead_for_films_curves_and_codes(browser, pages):
+    """By pointer, keyboard and film; what is said is what is drawn."""
     page = browser.new_page()
-    page.goto(pages["view"].as_uri())
-    track = page.locator(".timeline").first
-    plot, now = track.locator("svg"), track.locator(".now")
-    codes = track.get_attribute("data-codes").split(";")
-    page.wait_for_function("() => document.querySelector('video').readyState > 0")
-    box = plot.bounding_box()
-    plot.hover(position={"x": box["width"] - 2, "y": 4})
-    assert now.inner_text() == "frame 11, 1.1 s: no label"
-    plot.hover(position={"x": box["width"] * (44 + 3.5 / 12 * 256) / 300, "y": 4})
-    assert now.inner_text() == f"frame 3, 0.3 s: {codes[3].replace(',', ' ')}"
-    plot.focus()
-    page.keyboard.press("Home")
-    assert now.inner_text().startswith("frame 0, 0 s:")
-    page.keyboard.press("ArrowRight")
-    assert plot.get_attribute("aria-valuenow") == "1"
-    assert plot.get_attribute("aria-valuetext").startswith("frame 1, 0.1 s:")
-    film = page.locator("video").first
-    page.wait_for_function("() => Math.abs(document.querySelector('video').currentTime - 0.15) < 0.1")
-    film.evaluate("film => { film.currentTime = 0.85; }")
-    page.wait_for_function("() => document.querySelector('.timeline svg').getAttribute('aria-valuenow') === '8'")
+    page.goto(pages["report"].as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    episode = page.locator(".episode").nth(1)
+    tracks, now = episode.locator(".tracks"), episode.locator(".now")
+    films = "[...document.querySelectorAll('.episode')[1].querySelectorAll('video')]"
+    page.wait_for_function(f"() => {films}.length === 2 && {films}.every((each) => each.readyState > 0)")
+    assert all(each.get_attribute("controls") is None for each in episode.locator("video").all())
+    assert episode.locator("video").first.bounding_box()["width"] >= 256
+    plot = tracks.locator(".plot").first
+    width = plot.bounding_box()["width"]
+    plot.click(position={"x": width * 3.5 / 8, "y": 5})
+    assert now.inner_text() == "0.60 s, frame 6"
+    said = tracks.get_attribute("aria-valuetext")
+    assert said.startswith(f"0.60 s, frame 6; {HOSTILE}: true 3, inferred 3.5; ")
+    assert "code 1: 2; code 2: 2" in said
+    assert tracks.locator(".codes .value").all_inner_texts() == ["2", "2"]
+    page.wait_for_function(f"() => {films}.every((each) => Math.abs(each.currentTime - 0.7) < 0.06)")
+    plot.hover(position={"x": width * 6.5 / 8, "y": 5})
+    assert tracks.get_attribute("aria-valuenow") == "3"  # only what is dragged moves it
+    tracks.focus()
+    for key, place in (("ArrowRight", 4), ("Home", 0), ("End", 7), ("PageDown", 0), ("ArrowLeft", 0)):
+        page.keyboard.press(key)
+        assert tracks.get_attribute("aria-valuenow") == str(place), key
+    page.keyboard.press(" ")
+    page.wait_for_function("() => Number(document.querySelectorAll('.tracks')[1].ariaValueNow) > 0")
+    page.wait_for_function("() => document.querySelectorAll('.tracks')[1].ariaValueNow === '7'")
+    episode.get_by_label("Play", exact=True).wait_for()
+    strip = page.locator(".episode").first.locator(".tracks")
+    strip.locator(".plot").first.hover(position={"x": 1, "y": 5})  # without films it follows the pointer
+    assert strip.get_attribute("aria-valuenow") == "0"
     page.close()
 
 
@@ -136,20 +154,6 @@ def test_a_filter_by_task(browser, pages):
     page.close()
 
 
-def test_figures_of_curves(browser, pages):
-    page = browser.new_page()
-    page.goto(pages["report"].as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    plot = page.locator("svg[data-frame]").first
-    plot.focus()
-    page.keyboard.press("End")
-    assert plot.get_attribute("aria-valuetext") == "2: model 0.45, true 0.5"
-    box = plot.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 42 / 300, box["y"] + box["height"] / 2)
-    assert plot.get_attribute("aria-valuetext") == "0: model 0.1, true 0"
-    page.close()
-
-
 def test_without_javascript(browser, pages):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -158,5 +162,6 @@ def test_without_javascript(browser, pages):
     page.locator("summary").first.click()
     assert "frame 0: " in page.locator("details p").first.inner_text()
     assert page.locator("video").first.get_attribute("controls") is not None
-    assert page.locator(".timeline rect").count() > 0
+    assert page.locator(".codes rect").count() > 0
+    assert page.locator(".curve polyline").count() > 0
     context.close()

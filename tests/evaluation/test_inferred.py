@@ -108,7 +108,7 @@ def test_systematic_errors_are_those_that_cells_have_in_common(world: World, kno
     mean = (known.mean(0) - true) / known.std(0)
     cells = [mean[task::2, 8 * f : 8 * f + 8].mean((0, 1)) for task in (0, 1) for f in range(5)]
     assert report.figures["systematic_error/mean"] == pytest.approx(np.sqrt(np.square(cells).mean()))
-    assert "each of 10 cells" in report.sections[1].text
+    assert "each of 10 cells" in report.sections[2].text
     own, best = (report.figures[f"systematic_error/{key}"] for key in ("model", "proprio"))
     assert f"; systematic error {own:.2f} against {best:.2f})." in answer_of(report).text
 

@@ -9,24 +9,32 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 import lattok
 from lattok.cli import main
-from lattok.evaluation.page import POLICY, SCRIPT, svg, viewer
-from lattok.evaluation.page.viewer import (
+from lattok.data import dimension_names
+from lattok.evaluation.episode_errors import error_tables
+from lattok.evaluation.page import POLICY, SCRIPT, viewer
+from lattok.evaluation.page.episode import (
     MAX_FILM_FRAMES,
+    MAX_POINTS,
+    Curve,
     EpisodeCodes,
-    codes_picture,
+    EpisodeView,
+    curves,
     episode_panel,
     equal_runs,
     film,
     film_frames,
+    over_time,
 )
 from lattok.utils.checks import LattokError
 from lattok.version import install_extra
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
 from tests.errors import refused
+from tests.evaluation.drawn import drawn_codes, drawn_curves
 from tests.process_jobs import forked
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -90,12 +98,12 @@ def test_runs_are_those_of_a_loop():
 
 
 def test_a_film_has_the_frames():
-    frames = np.zeros((7, 130, 90, 3), dtype=np.uint8)
+    frames = np.zeros((7, 300, 90, 3), dtype=np.uint8)
     frames[np.arange(7), :, :, 0] = np.arange(7)[:, None, None] * 40
     with av.open(BytesIO(film(frames, 10.0))) as container:
         seen = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(seen) == 7
-    assert seen[0].shape[0] == 96
+    assert seen[0].shape[0] == 256
     np.testing.assert_allclose([image[..., 0].mean() for image in seen], np.arange(7) * 40, atol=12)
     assert len(film_frames(1000)) <= MAX_FILM_FRAMES
     assert film_frames(5).tolist() == [0, 1, 2, 3, 4]
@@ -128,13 +136,19 @@ def test_several_values_of_validity_in_a_frame_are_told_on_the_page(labelled, mo
 def test_codes_of_strangers_draw():
     """Codes beyond any codebook, and rows without a label."""
     codes = np.array([[-(2**62), 2**62]] * 3 + [[0, 1]])
-    drawn = codes_picture(EpisodeCodes(HOSTILE, codes, np.array([True, True, False, True])))
-    assert drawn.count("<rect") == 4
-    assert "<script" not in drawn
-    unlabelled = EpisodeCodes("a", codes, np.zeros(4, dtype=bool))
-    html = episode_panel("Episode 0", HOSTILE, {}, [unlabelled], np.arange(4), 10.0)
+    labels = [EpisodeCodes(HOSTILE, codes, np.array([True, True, False, True]))]
+    labels.append(EpisodeCodes("a", codes, np.zeros(4, dtype=bool)))
+    html = episode_panel(EpisodeView("Episode 0", HOSTILE, 10.0, np.arange(4), codes=labels), {})
+    first, last, none = codes[0].tolist(), codes[-1].tolist(), [None, None]
+    assert drawn_codes(html) == [[row + none for row in (first, first, none, last)]]
     assert "no frame has a label" in html
     assert "<script" not in html
+    other = [Curve(HOSTILE, {"truth": np.array([np.nan, np.inf, -np.inf, np.nan])}), Curve("x", {"truth": np.zeros(4)})]
+    other.append(Curve("y", {"truth": np.array([1e308, -1e308, 0, 1])}))
+    html = episode_panel(EpisodeView("Episode 0", HOSTILE, 10.0, np.arange(4), other, legend={"truth": HOSTILE}), {})
+    assert "<script" not in html
+    assert "nan" not in html.lower()
+    assert "inf" not in html.replace("info", "")
 
 
 def test_the_page(labelled, tmp_path, capsys):
@@ -147,9 +161,15 @@ def test_the_page(labelled, tmp_path, capsys):
     text = " ".join("".join(page.text).split())
     assert "3 of 3 episodes" in text
     assert HOSTILE in {each["data-task"] for each in page.of("div") if "data-task" in each}
-    tracks = [each for each in page.of("div") if each.get("class") == "timeline"]
-    told = [[row.split(",")[0] for row in each["data-codes"].split(";")] for each in tracks]
+    told = drawn_codes(out.read_text(encoding="utf-8"))
     assert [len(rows) for rows in told] == [12, 9, 11]
+    drawn = drawn_curves(out.read_text(encoding="utf-8"))
+    for index, found in enumerate(drawn):
+        actions = source.actions(index)
+        assert found
+        for name, lines in found.items():
+            true = actions[:, dimension_names(source.features["action"]).index(name.removeprefix("action "))]
+            np.testing.assert_allclose(lines["truth"][:, 1], true, atol=0.002 * np.ptp(true))
     assert len(page.of("video")) == 3 * len(source.cameras)
     data = base64.b64decode(page.of("video")[0]["src"].partition(",")[2])
     with av.open(BytesIO(data)) as container:
@@ -215,12 +235,58 @@ def test_a_recording_takes_nobodys_place(labelled, tmp_path):
     assert not (tmp_path / "elsewhere.rrd").exists()
 
 
-def test_figures_under_the_pointer_are_those_that_were_drawn():
-    """What the script reads back from a plot: positions of points, and the values at the frame's ends."""
-    values = [0.1, -2.5, 7.25, 3.0]
-    drawn = svg.plot("t", [("model", values)])
-    left, right, top, bottom, low, high = map(float, re.search(r'data-frame="([^"]*)"', drawn)[1].split())
-    points = [tuple(map(float, p.split(","))) for p in re.search(r'points="([^"]*)"', drawn)[1].split()]
-    found = [low + (bottom - y) / (bottom - top) * (high - low) for _, y in points]
-    np.testing.assert_allclose(found, values, atol=0.005 * (high - low))
-    assert [points[0][0], points[-1][0]] == [left, right]
+def test_curves_are_the_numbers_and_gaps_stay_gaps():
+    """Read back from the page, as its script does: long ones at fewer places, what is not known nowhere."""
+    rng = np.random.default_rng(0)
+    for length in (1, 5, 3 * MAX_POINTS + 7):
+        true, step = rng.normal(size=length), -(-length // MAX_POINTS)
+        html = episode_panel(EpisodeView("E", "t", 10.0, np.arange(length), [Curve("x", {"truth": true})]), {})
+        places, values = drawn_curves(html)[0]["x"]["truth"].T
+        assert places.tolist() == list(range(0, length, step))
+        np.testing.assert_allclose(values, true[::step], atol=0.002 * (np.ptp(true) or 1))
+    true[2] = np.nan
+    html = episode_panel(EpisodeView("E", "t", 10.0, np.arange(5), [Curve("x", {"truth": true[:5]})]), {})
+    assert [len(points.split()) for points in re.findall('points="([^"]*)"', html)] == [2, 2]
+
+
+def test_dimensions_that_never_move_are_not_drawn_beside_those_that_do():
+    rows = np.array([[0.0, 1.0, 2.0], [0.0, 2.0, 2.0]])
+    assert [each.name for each in curves("abc", {"truth": rows})] == ["b"]
+    assert [each.name for each in curves("abc", {"truth": 0 * rows})] == ["a", "b", "c"]
+
+
+def test_rows_of_many_episodes_become_a_strip_and_the_films_of_a_task_each(labelled):
+    """The values in the strip are those of its episode, at its frames."""
+    source = lattok.open_dataset(labelled)
+    lengths = [each.length for each in source.episodes]
+    episode_of = np.repeat(np.arange(3), lengths)
+    frame_of = np.concatenate([np.arange(length) for length in lengths])
+    true = torch.from_numpy(np.concatenate([source.actions(i) for i in range(3)]))
+    kept = np.flatnonzero(episode_of > 0)  # the first episode does not judge
+    lines = {"truth": ("true", true[kept]), "model": ("said", true[kept] + 1)}
+    names = dimension_names(source.features["action"])
+    rows = episode_of[kept], frame_of[kept]
+    section = over_time(source, source.cameras, rows, names, lines, "Caption.", torch.zeros(len(kept), 1).long())
+    assert section.reading.startswith("Worst in episode ")
+    top, films = section.pictures
+    assert top.top
+    assert films.folded
+    assert top.panels[0].count("<img") == 8
+    shown = [int(re.search(r"Episode (\d+)", panel)[1]) for panel in films.panels]
+    assert len(shown) == len({source.episodes[i].tasks for i in (1, 2)})
+    assert all(panel.count("<video") == 2 for panel in films.panels)
+    for panel, index in zip((top.panels[0], *films.panels), (shown[0], *shown), strict=True):
+        (found,) = drawn_curves(panel)
+        for name, drawn in found.items():
+            wanted = true[episode_of == index, names.index(name)].numpy()
+            np.testing.assert_allclose(drawn["truth"][:, 1], wanted, atol=0.005)
+            np.testing.assert_allclose(drawn["model"][:, 1], wanted + 1, atol=0.005)
+    said, kept_of = torch.zeros_like(true[kept]), episode_of[kept]
+    said[kept_of == 1] = true[kept][kept_of == 1] + 0.5
+    said[kept_of == 2] = true[kept][kept_of == 2] + 2
+    (table, *_) = error_tables(source, kept_of, {"truth": ("true", true[kept]), "model": ("said", said)})
+    variance = true[kept].double().var(0, correction=0)
+    assert [row.key.partition(":")[0] for row in table.rows] == ["episode 2", "episode 1"]
+    wanted = [float((gap**2 / variance[variance > 0]).mean()) for gap in (2, 0.5)]
+    np.testing.assert_allclose([row.values[0] for row in table.rows], wanted, rtol=1e-5)
+    assert not error_tables(source, kept_of, {"truth": ("true", 0 * said), "model": ("said", said)})

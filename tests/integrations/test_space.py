@@ -1,8 +1,8 @@
 """The Space's own work, with a stand-in for gradio: clips to codes and pictures, and what it refuses."""
 
 import importlib.util
-import re
 import sys
+from html import unescape
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lattok
+from tests.evaluation.drawn import drawn_codes
 
 APP = Path(__file__).parents[2] / "integrations/space/app.py"
 
@@ -53,20 +54,18 @@ def test_codes_are_those_of_the_model_and_every_picture_is_there(app, tmp_path, 
     assert all(np.asarray(picture).std() > 10 for picture in pictures)
     frames, fps = app.read(clips)
     codes = lattok.load("sample/lam").label_video(frames, fps=fps).codes
-    told = re.search(r"data-codes=&quot;([^&]*)&quot;", page)
-    first = ",".join(map(str, codes[0].tolist()))
-    assert told is not None
-    assert told[1].split(";")[0] == first
-    assert told[1].split(";")[-1] == ""  # no later frame to compare with
-    assert len(told[1].split(";")) == len(frames) == len(codes)
+    (told,) = drawn_codes(unescape(page))
+    assert len(told) == len(frames) == len(codes)
+    assert told[0] == codes[0].tolist()
+    assert told[-1] == [None] * codes.shape[1]  # no later frame to compare with
 
 
 def test_what_cannot_be_labelled_is_said(app, tmp_path, monkeypatch):
     first, second = app.example()
     with monkeypatch.context() as patch:
-        patch.setattr(app, "LARGEST", 71 * 96 * 96 - 1)
+        patch.setattr(app, "LARGEST", 71 * 128 * 128 - 1)
         patch.setattr("lattok.data.formats.video_folder.VideoFolder.frames", None)  # nothing is decoded
-        with pytest.raises(Refused, match="corner2: expected frames of at most 654,335 pixels in all, got 71 of 96"):
+        with pytest.raises(Refused, match="corner2: expected frames of at most 1,163,263 pixels in all, got 71 of 128"):
             app.label(first, second)
     with pytest.raises(Refused, match="gripperPOV: a clip of this camera is missing"):
         app.label(first, None)
@@ -76,8 +75,8 @@ def test_what_cannot_be_labelled_is_said(app, tmp_path, monkeypatch):
         app.label(first, str(playlist))
     short = tmp_path / "short.mp4"
     frames, fps = app.read([first, second])
-    from lattok.evaluation.page.viewer import film
+    from lattok.evaluation.page.episode import film
 
     short.write_bytes(film(frames[:20, 0], fps))
-    with pytest.raises(Refused, match="clips of the same length, size and rate, got .71, 96, 96., .20, 96, 96."):
+    with pytest.raises(Refused, match="clips of the same length, size and rate, got .71, 128, 128., .20, 128, 128."):
         app.label(first, str(short))

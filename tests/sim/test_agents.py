@@ -1,5 +1,6 @@
 """Policies as agents: what they are shown and told, what is refused before anything moves, what is only noted."""
 
+import json
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -200,7 +201,12 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
     assert said.err == "note: the policy never saw the instruction 'go right' (toy/right)\n"
     folder = tmp_path / "policy" / "rollouts"
     assert f"Results: {folder / 'rollouts.json'}" in said.out
+    page = (folder / "rollouts.html").read_text()
+    assert page.count("<video") == 2
+    outcomes = [each["success"] for each in json.loads((folder / "rollouts.json").read_text())["episodes"][::2]]
+    assert page.count("<b>success</b>") == sum(outcomes)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "rollouts.html",
         "rollouts.json",
         "sheet.png",
         "speed.json",

@@ -195,7 +195,7 @@ class Case:
     options: EvalOptions
     trains_controls: bool = False
     control_loop: LoopOptions | None = None
-    rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
+    rollouts: Mapping[str, Any] | None = None  # as in rollouts.json; `films` and `fps` as well where there are
 
     @property
     def column(self) -> str | None:

@@ -311,6 +311,22 @@ class LatentEvidence(Evidence):
         return found
 
     @property
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """What a probe reads of both splits, [n, d] and [N, d]: one-hot codes, or the latents of a continuous model."""
+        pick = self.inputs["codes" if "codes" in self.inputs else "latents"]
+        return pick(self.train.latents), pick(self.held_out.latents)
+
+    @cached_property
+    def reading(self) -> Probe | None:
+        """The probe that reads actions from the labels; None without actions."""
+        return None if self.target is None else self.target.probe(*self.labels)
+
+    @cached_property
+    def motion(self) -> Probe | None:
+        """The probe that reads them from raw block motion."""
+        return None if self.target is None else self.target.probe(*self.flow.first(self.flow.best_size(self.target)))
+
+    @property
     def provenance(self) -> dict[str, Any]:
         full, side = self.train.sight.features.side, self.train.side
         what = "patch features" if self.train.sight.model is not None else "patches of pixels"

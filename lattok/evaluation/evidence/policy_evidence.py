@@ -38,7 +38,8 @@ class PolicyErrors:
     key: str  # column that the chunks are compared with
     error: float
     mean_action: float  # error of the mean training action
-    by_dimension: dict[str, float]
+    by_dimension: dict[str, float | None]  # None: never moves in training, and does not count above
+    mean_by_dimension: dict[str, float | None]  # the mean action's
     by_step: tuple[float, ...]  # of step 0 .. H-1
     windows: int
 
@@ -51,7 +52,7 @@ class PolicyErrors:
     def text(self) -> str:
         share = f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
         said = share if self.mean_action > ROUNDING else "nothing to gain, since held-out actions are the mean action"
-        errors = f"error {self.error:.3f} against `{self.key}`, both normalised (mean action {self.mean_action:.3f})"
+        errors = f"error {self.error:.3f} of the variance of {self.key} (mean action {self.mean_action:.3f})"
         return f"Held-out episodes: {errors}: {said}"
 
     @property
@@ -72,6 +73,10 @@ class PolicyEvidence(Evidence):
 
     case: Case
     errors: PolicyErrors
+    held_out: PolicyWindows
+    rows: Tensor  # [n] of its windows: those that were judged
+    predicted: Tensor  # [n, m] first actions of the chunks, in physical units
+    mean: Tensor  # [m] of the training actions
 
     kind = LatentVLA.type
     asks = "Does this policy do what it is told?"
@@ -100,7 +105,11 @@ class PolicyEvidence(Evidence):
             expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
             checks.fail("dataset", expected, str(held_out.camera_sizes))
         note = partial(case.options.note, "held-out windows")
-        return cls(case, policy_errors(policy.predict_chunk, trained, held_out, key, note))
+        rows = evenly(len(held_out), MAX_WINDOWS)
+        predicted, valid = predictions(policy.predict_chunk, held_out, rows, note)
+        errors = _errors(predicted, valid, rows, trained, held_out, key)
+        mean = trained.targets(key)[trained.acted, 0].mean(0)
+        return cls(case, errors, held_out, rows, predicted[:, 0], mean)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -112,11 +121,15 @@ def policy_errors(
     predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
 ) -> PolicyErrors:
     """Compare what is predicted with the chunks of the column `key`, of at most `MAX_WINDOWS` evenly spaced windows."""
-    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
-    values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
-    units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
-    chosen = evenly(len(held_out), MAX_WINDOWS)
-    wanted, parts = held_out.targets(key)[chosen], []
+    rows = evenly(len(held_out), MAX_WINDOWS)
+    return _errors(*predictions(predict, held_out, rows, progress), rows, trained, held_out, key)
+
+
+def predictions(
+    predict: Predictor, held_out: PolicyWindows, chosen: Tensor, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ask for the chunks of windows `chosen` [n]: [n, H, m] in physical units, and which steps are valid, [n, H]."""
+    parts = []
     for batch in _batches(held_out, chosen.split(BATCH)):
         chunks = as_tensor("the policy's actions", predict(batch)).cpu()
         if chunks.shape != batch.actions.shape:
@@ -126,17 +139,34 @@ def policy_errors(
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
     predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
     checks.finite("the policy's actions", predicted[valid])
+    return predicted, valid
+
+
+def _errors(
+    predicted: Tensor, valid: Tensor, rows: Tensor, trained: PolicyWindows, held_out: PolicyWindows, key: str
+) -> PolicyErrors:
+    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
+    values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
+    units = Normalizer(len(there)).fit(values)
+    assert units.still is not None
+    counts = ~units.still | units.still.all()  # what never moves would water the mean down; all, if none moves
     names = [held_out.action_names[dim] for dim in there.tolist()]
-    wanted, predicted = (units(part[..., there]) for part in (wanted, predicted))
+    wanted, predicted = (units(part[..., there]) for part in (held_out.targets(key)[rows], predicted))
     gaps = predicted - wanted, wanted  # n h m; of the policy and of the mean action, which is 0
-    errors, still = (gap.square().masked_fill(~valid[..., None], torch.nan) for gap in gaps)
+    errors, still = (gap.square().masked_fill(~(valid[..., None] & counts), torch.nan) for gap in gaps)
+
+    def by_name(squares: Tensor) -> dict[str, float | None]:
+        means = squares.nanmean((0, 1)).tolist()
+        return {name: mean if moves else None for name, mean, moves in zip(names, means, counts.tolist(), strict=True)}
+
     return PolicyErrors(
         key=key,
         error=float(errors.nanmean()),
         mean_action=float(still.nanmean()),
-        by_dimension=dict(zip(names, errors.nanmean((0, 1)).tolist(), strict=True)),
+        by_dimension=by_name(errors),
+        mean_by_dimension=by_name(still),
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
-        windows=len(chosen),
+        windows=len(rows),
     )
 
 

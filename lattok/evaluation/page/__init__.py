@@ -18,6 +18,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.report import DECIDES, Pictures, Report, Section, Table, TableRow
 from lattok.utils import files
 from lattok.utils.checks import LattokError
+from lattok.utils.commands import Advice, in_a_row
 from lattok.utils.output import Output
 
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
@@ -56,24 +57,33 @@ LEGEND = (
 
 
 def render(report: Report) -> str:
-    """Turn a report into a page of HTML: answer, chart and film strip, what to do, verdicts; all else is folded."""
+    """Turn a report into a page of HTML: answer, chart, what to do, film strip, verdicts; all else is folded."""
     kind = KINDS.get(report.kind, report.kind)
     tops = [each for section in report.sections for each in section.pictures if each.top]
-    steps, answer = "".join(f"<li>{escape(str(step))}</li>" for step in report.steps), ""
+    steps, answer = "".join(f"<li>{_advice(step)}</li>" for step in report.steps), ""
     if (said := report.answer) is not None:
-        text = f"<b>{escape(said.question)}</b><p>{escape(said.text)}</p>"
+        text = f"<b>{escape(said.question)}</b><p>{escape(said.reason)} {_advice(said.way_out)}</p>"
         answer = f'<div class="answer {GROUPS[said.holds][2]}-edge">{text}</div>'
+    words = f'<p class="headline">{escape(report.headline)}</p>'
+    words += f"<h2>What to do next</h2><ul>{steps}</ul>" if steps else ""
+    charts, strips = ([each for each in tops if each.drawn == drawn] for drawn in (True, False))
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
-        f'{answer}<p class="headline">{escape(report.headline)}</p></header>',
-        f'<div class="top">{"".join(map(_pictures, tops))}</div>' if tops else "",
-        f"<h2>What to do next</h2><ul>{steps}</ul>" if steps else "",
+        f"{answer}</header>",
+        f'<div class="top">{"".join(map(_pictures, charts))}<div class="words">{words}</div></div>',
+        f'<div class="strips">{"".join(map(_pictures, strips))}</div>' if strips else "",
         *_verdicts(report),
         "<h2>Details</h2>",
         *map(_section, report.sections),
         f"<details><summary>What this report rests on</summary>{_provenance(report.provenance)}</details>",
     ]
     return document(report.title, body)
+
+
+def _advice(advice: Advice) -> str:
+    """Write advice with options as they are typed, and its commands whole, to be copied."""
+    commands = f"<code>{escape(in_a_row(advice.commands))}</code>" if advice.commands else ""
+    return f"{escape(advice.said(typed=True))} {commands}".strip()
 
 
 def document(title: str, body: Sequence[str], mark: str = "") -> str:
@@ -90,7 +100,7 @@ def document(title: str, body: Sequence[str], mark: str = "") -> str:
 
 def picture(report: Report) -> str | None:
     """Return the first two pictures that are drawn as one SVG that stands alone, as model cards show it; or None."""
-    drawn = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")]
+    drawn = [each for section in report.sections for each in section.pictures if each.drawn]
     return sheet(drawn[:2]) if drawn else None
 
 
@@ -99,7 +109,7 @@ def sheet(groups: Sequence[Pictures]) -> str:
     parts, y, width = [], PANEL_GAP, 0
     for group in groups:
         if not group.top:  # whose titles say it all, and whose captions are longer than a picture is wide
-            words = unescape(re.sub(r"<[^>]*>|\{\w+\} ", "", group.caption))  # without markup and keys of colours
+            words = unescape(re.sub(r"<[^>]*>", "", group.caption))  # without markup
             parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(words)}</text>')
             y += PANEL_GAP
         for start in range(0, len(group.panels), PANEL_COLUMNS):
@@ -122,7 +132,7 @@ def _verdicts(report: Report) -> Iterator[str]:
     for holds, (name, mark, kind) in GROUPS.items():
         lines = []
         for verdict in (each for each in report.verdicts if each.holds is holds):
-            todo = f'<span class="todo">{escape(str(verdict.advice))}</span>' if verdict.advice else ""
+            todo = f'<span class="todo">{_advice(verdict.advice)}</span>' if verdict.advice else ""
             said = escape(verdict.text) + DECIDES * verdict.decides
             lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{said}{todo}</span></li>')
         if lines:
@@ -172,12 +182,9 @@ def _row(table: Table, row: TableRow) -> str:
 
 
 def _pictures(pictures: Pictures) -> str:
-    caption = pictures.caption
-    for name in ("truth", "model", "rival"):
-        caption = caption.replace("{" + name + "}", f'<i class="key {name}"></i>')
     panels = "".join(f'<div class="panel">{panel}</div>' for panel in pictures.panels)
     wide = " wide" if pictures.wide else ""
-    body = f'<figure><div class="panels{wide}">{panels}</div><figcaption>{caption}</figcaption></figure>'
+    body = f'<figure><div class="panels{wide}">{panels}</div><figcaption>{pictures.caption}</figcaption></figure>'
     title = escape(pictures.title)
     return _folded(title, body) if pictures.folded else f"<h3>{title}</h3>{body}" if title else body
 

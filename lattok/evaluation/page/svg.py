@@ -11,7 +11,6 @@ from lattok.evaluation.wording import Interval, printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
-PANELS = 16  # of one picture: what fits on a page
 LABEL, NAME = 104, 18  # room for the names of bars, and their letters
 PARETO = 240  # height
 TICKS = 4  # on an axis, or a few less
@@ -75,8 +74,7 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     for kind, curve in series:
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
-    corners = (frame.left, frame.right, frame.top, frame.bottom, frame.low_y, frame.high_y)  # and values there
-    return _svg(parts, height, title, " ".join(map(str, corners)))
+    return _svg(parts, height, title)
 
 
 def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
@@ -173,7 +171,6 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
 
 
-def _svg(parts: Sequence[str], height: float, label: str, frame: str = "") -> str:
-    attribute = f' data-frame="{frame}"' if frame else ""  # the page's script reads values from it
-    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}"{attribute}>'
+def _svg(parts: Sequence[str], height: float, label: str) -> str:
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
     return f"{opening}{''.join(parts)}</svg>"

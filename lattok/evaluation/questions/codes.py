@@ -2,21 +2,18 @@
 those used most, codes over time, any pairs?
 """
 
-import base64
 from collections.abc import Callable
 from html import escape
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lattok.data.instructions import task_group
 from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchange
-from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
+from lattok.evaluation.evidence.probe_rows import PLAIN
+from lattok.evaluation.page.episode import image_tag, over_time
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import printed
@@ -29,10 +26,9 @@ from lattok.utils.commands import advise
 MIN_JOINT_SHARE = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
 IN_USE = Criterion("codes_in_use", advise("{Revive}; see joint_bits in the log."))
 REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)",)
-POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
+POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page
 SIDE, QUALITY = 64, 70
 EXAMPLES, THUMBNAIL = 4, 128
-EPISODES, STRIP = 6, 8  # with their codes over time; frames of a film strip
 
 
 @question("usage", of=("labels",), criteria=(IN_USE,), place=30)
@@ -130,7 +126,7 @@ def _panel(evidence: LatentEvidence, position: int, code: int) -> str:
     lines = []
     for row, pair in zip(rows, frames, strict=True):
         images = "".join(
-            _image(f"{camera}, {moment}", pair[i, v], SIDE, QUALITY)
+            image_tag(f"{camera}, {moment}", pair[i, v].numpy(), SIDE, QUALITY)
             for v, camera in enumerate(cameras)
             for i, moment in enumerate(("before", "after"))
         )
@@ -152,37 +148,20 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
 
 
 @question("timeline", of=("labels",), place=86)
-def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
-    """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
-    if not evidence.codes:
-        return None
-    held_out, strip, panels, tasks = evidence.held_out, "", [], set[tuple[str, ...]]()
-    cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
-    for episode in evidence.source.dataset.episodes:
-        pairs = np.flatnonzero(held_out.episode_of == episode.index)
-        if not len(pairs) or task_group(episode) in tasks or len(panels) == EPISODES:
-            continue
-        tasks.add(task_group(episode))
-        rows = held_out.rows[pairs]
-        frames = held_out.pictures(torch.from_numpy(pairs[film_frames(len(pairs))]))[:, 0].numpy()  # s v h w 3
-        films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
-        codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
-        labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
-        moments, name, task = held_out.frames.frame_of[rows], f"Episode {episode.index}", ", ".join(episode.tasks)
-        panels.append(episode_panel(name, task, films, labels, moments, fps))
-        if len(panels) == 1:
-            head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
-            places = np.linspace(0, len(frames) - 1, 2 * min(STRIP, len(frames)) + 1).round().astype(int)[1::2]
-            images = (_image("frame", torch.from_numpy(frames[i, 0]), THUMBNAIL, QUALITY) for i in places)
-            film = f'<div class="frames">{"".join(images)}</div>'
-            strip = f'<div class="film">{head}{film}{codes_picture(labels[0])}</div>'
-    caption = "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: "
-    caption += "those that mean something change when the robot does something else, and come back when it comes back."
-    pictures = (
-        Pictures(caption, (strip,), wide=True, top=True),
-        Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),
-    )
-    return Outcome((Section("Codes over time", "A held-out episode of each task.", (), pictures),)) if panels else None
+def timeline_outcome(evidence: LatentEvidence) -> Outcome:
+    """Show codes over time, and the action beside what a probe reads of it from the labels."""
+    held_out, lines = evidence.held_out, dict[str, tuple[str, Tensor]]()
+    caption = "A held-out episode."
+    if evidence.target is not None and evidence.reading is not None and evidence.motion is not None:
+        lines = {"truth": ("true", evidence.target.held_out), "model": ("labels", evidence.reading.predicted)}
+        lines["rival"] = PLAIN["flow"][0], evidence.motion.predicted
+        caption += " Curves: the mean action over the gap, and what probes read of it from labels and block motion."
+    if evidence.codes:
+        caption += " A colour is a code: those that mean something change when the robot does something else."
+    rows = held_out.episode_of, held_out.frames.frame_of[held_out.rows]
+    codes = held_out.latents.codes if evidence.codes else None
+    source, names = evidence.source, evidence.names
+    return Outcome((over_time(source.dataset, source.cameras, rows, names, lines, caption, codes),))
 
 
 @question("examples", of=("labels",), place=88)
@@ -202,7 +181,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     for i, row in enumerate(rows.tolist()):
         lines = ["".join(f"<th>{name}</th>" for name, _ in columns)]
         for v, camera in enumerate(model.cameras):
-            cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
+            cells = (image_tag(f"{camera}, {name}", images[i, v].numpy(), THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
         said = f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
         if model.reads_task:
@@ -240,13 +219,3 @@ def predicted_frames(model: Any, held_out: PairSet, rows: Tensor, control: Tenso
 
 def _where(held_out: PairSet, row: int) -> str:
     return f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
-
-
-def _image(text: str, image: Tensor, height: int, quality: int) -> str:
-    """Put an image uint8 [h, w, 3] into the page, at most `height` pixels high; `text` is said of it."""
-    picture, data = Image.fromarray(image.numpy()), BytesIO()
-    if picture.height > height:
-        picture = picture.resize((round(height * picture.width / picture.height), height))
-    picture.save(data, "JPEG", quality=quality)
-    address = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{escape(text)}" src="{address}">'

@@ -31,7 +31,7 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     numbers, pairs_of = episodes.unique(return_counts=True)
     if target is None or (count := len(numbers)) < 2 or int(pairs_of.min()) < LEAST_PAIRS:
         return None
-    if bool(target.probe(*_inputs(evidence)).r2.isnan().all()):  # actions that never change
+    if evidence.reading is None or bool(evidence.reading.r2.isnan().all()):  # actions that never change
         return None
     sizes = [*(2**i for i in range(count.bit_length()) if 2**i < count), count]
     kind, rows, figures = "codes" if "codes" in evidence.inputs else "latents", list[TableRow](), dict[str, float]()
@@ -53,8 +53,8 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     reading = f"With {checks.counted(sizes[flat], 'known episode')} R² is {least}, with all {count} {last}"
     reading += ": more would hardly help." if sizes[flat] <= count / 2 else ": more may still help."
     figures["known_episodes_enough"] = float(sizes[flat])
-    motion = target.probe(*evidence.flow.first(evidence.flow.best_size(target)))
-    control = float(motion.r2.nanmean()), None, float(len(episodes))
+    assert evidence.motion is not None
+    control = float(evidence.motion.r2.nanmean()), None, float(len(episodes))
     rows.append(TableRow("flow", "raw block motion, all episodes", control))
     columns = ("whole episodes", "scattered pairs", "pairs")
     table = Table("R² by known training episodes", columns, tuple(rows), digits=(".2f", ".2f", ".0f"))
@@ -67,16 +67,9 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     return Outcome((Section("How many known actions are enough?", text, (table,), (picture,), reading),), figures)
 
 
-def _inputs(evidence: LatentEvidence) -> tuple[Tensor, Tensor]:
-    """Return what the probe reads of both splits: codes, or the latents of a continuous model."""
-    picks = evidence.inputs
-    pick = picks["codes"] if "codes" in picks else picks["latents"]
-    return pick(evidence.train.latents), pick(evidence.held_out.latents)
-
-
 def _read(evidence: LatentEvidence, target: Target, parts: list[Tensor]) -> tuple[float, Interval | None]:
     """Average R^2 over probes that are each fitted to some of the training pairs, with its interval."""
-    x, x_test = _inputs(evidence)
+    x, x_test = evidence.labels
     probes = [
         linear_probe(x[rows], target.train[rows], target.episodes[rows.numpy()], x_test, target.held_out)
         for rows in parts

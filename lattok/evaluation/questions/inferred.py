@@ -23,6 +23,7 @@ from lattok.evaluation.evidence.probe_rows import ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
+from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
@@ -65,12 +66,7 @@ SYSTEMATIC = of_actions(
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
 )
-DRAWN = {
-    NO_LATER: "control",
-    PROPRIO_MAP: "rival",
-    "flow": "rival",
-    "proprio": "control",
-}  # controls, and their colours
+DRAWN = (NO_LATER, PROPRIO_MAP, "flow", "proprio")  # controls in the chart
 
 
 @question("inferred", of=("actions",), criteria=(ALL, SPACE, PROPRIO, LATER), place=10)
@@ -98,9 +94,11 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     columns = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
     shown = tuple(row.shown("linear") for row in rows)
     note = f"Controls learn from the {evidence.known}."
-    drawn = [(row.short, DRAWN[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
-    overall = [("inferred", "model", own.value("linear", 0)), *drawn]
-    chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
+    top = strongest([row for row in (best, mapped) if row is not None], "linear")
+    kinds = {row.key: "rival" if row is top else "control" for row in rows}
+    drawn = [(row.short, kinds[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
+    bars = svg.bars("How right its actions are, R²", [("inferred", "model", own.value("linear", 0)), *drawn], ".2f")
+    chart = Pictures(f"{MEASURE} Orange: the best control.", (bars,), wide=True, top=True)
     section = Section(
         "Does it say what the robot did?",
         f"Actions are inferred for all {checks.counted(len(evidence.held_out), 'frame')} of "
@@ -112,8 +110,19 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         _reading(own, best),
     )
     figures = readout_figures(evidence, "actions", rows)
-    top = strongest([row for row in (best, mapped) if row is not None], "linear")
-    return Outcome((section,), figures, verdicts, _decision(evidence, own, top, verdicts))
+    sections = (section, _over_time(evidence, own, top))
+    return Outcome(sections, figures, verdicts, _decision(evidence, own, top, verdicts))
+
+
+def _over_time(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None) -> Section:
+    """Draw true and inferred actions, and those of the best control."""
+    held_out, source = evidence.held_out, evidence.source
+    lines = {"truth": ("true", held_out.actions), "model": ("inferred", own.scores["linear"].probe.predicted)}
+    if best is not None:
+        lines["rival"] = best.plain, best.scores["linear"].probe.predicted
+    rows = held_out.episode_of, held_out.frame_of
+    caption = f"Actions of a held-out episode{', without the state that they are added to' * evidence.added}."
+    return over_time(source.dataset, source.cameras or source.dataset.cameras, rows, evidence.names, lines, caption)
 
 
 def rivals_to_all(rows: Sequence[ProbeRow]) -> list[ProbeRow]:

@@ -116,7 +116,7 @@ def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pic
     bars += [] if best is None else [(best.short, "rival", best.value("linear", 0))]
     bars += [(row.short, "control", row.value("linear", 0)) for row in others]
     caption = f"{MEASURE} Orange: the best control, something that learned nothing or sees less."
-    return Pictures(caption, (svg.bars(f"What the {kind} say about the action, R²", bars, ".2f"),), wide=True, top=True)
+    return Pictures(caption, (svg.bars(f"Action read from the {kind}, R²", bars, ".2f"),), wide=True, top=True)
 
 
 def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Sequence[Verdict]) -> Decision | None:

@@ -6,16 +6,14 @@ Every table has the controls of `tokenizer_evidence`, which spend the same bits 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import numpy as np
-from torch import Tensor
+import torch
 
 from lattok.evaluation.evidence.tokenizer_evidence import Errors, Method, Rate, TokenizerEvidence, Usage
 from lattok.evaluation.page import svg
+from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question, train_one
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import percent
-from lattok.samples import ActionWindows
-from lattok.utils import checks
 from lattok.utils.commands import advise
 
 RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
@@ -54,15 +52,14 @@ IN_USE = to_train(
     ),
     caveat="most of its codes are never used",
 )
-SHOWN_EPISODES, SHOWN_STEPS = 3, 400  # what fits on a page
 
 
 @question("reconstruction", of=("chunks",), criteria=(*AGAINST.values(), IN_USE), place=10)
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
-    names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
+    names = windows.action_names
     figures, vocab = codec_figures(methods, rate), evidence.case.model.vocab_size
-    sections = (_error_section(methods, names, shown), _code_section(methods, rate))
+    sections = (_error_section(methods, names), _code_section(methods, rate), _over_time(evidence))
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
     controls = ", ".join(f"{NAMES[key]} {error:.3g}" for key, error in _rivals(figures).items())
     beside = f"at equal bits {controls}" if controls else "the controls at equal bits were not run"
@@ -75,7 +72,7 @@ def _row(method: Method, values: Iterable[float | None]) -> TableRow:
     return TableRow(method.key, NAMES[method.key], tuple(values), method.key != "model", not_run=method.not_run)
 
 
-def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[Pictures, ...]) -> Section:
+def _error_section(methods: list[Method], names: tuple[str, ...]) -> Section:
     def rows(values: Callable[[Errors], list[float | None]]) -> tuple[TableRow, ...]:
         return tuple(_row(each, values(each.errors) if each.errors else ()) for each in methods)
 
@@ -104,7 +101,7 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
     caption = "Held-out error; shorter is better, 1 is the variance of training actions. All spend the same bits. "
     caption += "Orange: the best control."
     chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
-    return Section("Reconstruction", text, tuple(tables), (chart, *shown))
+    return Section("Reconstruction", text, tuple(tables), (chart,))
 
 
 def _code_section(methods: list[Method], rate: Rate) -> Section:
@@ -212,25 +209,14 @@ def _fine(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else percent(share)
 
 
-def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:
-    """Draw chunks [N, H, m], put end to end, and the true actions: first steps of up to three held-out episodes.
-    `kmeans` [F, m] is the control's version of every action in `windows.actions`."""
-    # one window per frame, so that a window's number is also its action's row
-    order = np.sort(np.unique(windows.episode_of, return_index=True)[1])
-    found = []
-    for start in order[np.linspace(0, len(order) - 1, min(SHOWN_EPISODES, len(order))).round().astype(int)]:
-        length = int((windows.episode_of == windows.episode_of[start]).sum())
-        steps = min(length, SHOWN_STEPS)
-        joined = decoded[start : start + steps : windows.horizon].flatten(0, 1)[:steps]
-        true = windows.actions[start : start + steps]
-        panels = []
-        for dim, name in enumerate(windows.action_names[: svg.PANELS]):
-            curves = [("truth", true[:, dim].tolist()), ("model", joined[:, dim].tolist())]
-            if kmeans is not None:
-                curves.insert(0, ("rival faint", kmeans[start : start + steps, dim].tolist()))
-            panels.append(svg.plot(name, curves, "steps"))
-        shown = f"{'first ' if steps < length else ''}{checks.counted(steps, 'step')}"
-        caption = f"Episode {windows.episode_of[start]}, {shown}, "
-        caption += "physical units: {truth} true, {model} tokenizer, {rival} k-means control."
-        found.append(Pictures(caption, tuple(panels), top=not found))
-    return tuple(found)
+def _over_time(evidence: TokenizerEvidence) -> Section:
+    """Draw true actions, decoded chunks put end to end, and the k-means control's actions."""
+    windows, dataset = evidence.windows, evidence.case.dataset
+    step = torch.from_numpy(windows.frame_of % windows.horizon)  # one window per frame: it is also its action's row
+    joined = evidence.decoded[torch.arange(len(step)) - step, step]
+    lines = {"truth": ("true", windows.actions), "model": ("decoded", joined)}
+    if evidence.kmeans is not None:
+        lines["rival"] = NAMES["kmeans"], evidence.kmeans
+    rows, names = (windows.episode_of, windows.frame_of), windows.action_names
+    caption = "A held-out episode: its actions, and what is decoded from their codes, chunk by chunk."
+    return over_time(dataset, dataset.cameras, rows, names, lines, caption)

@@ -1,8 +1,10 @@
 """Rollouts on the report page."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 import lattok
@@ -10,6 +12,7 @@ from lattok.evaluation.evidence.policy_evidence import BATCH, policy_errors
 from lattok.evaluation.questions.policies import rollouts_outcome
 from lattok.evaluation.report import Outcome
 from lattok.samples.policy import PolicyWindows, WindowOptions
+from lattok.sim.scores import EpisodeResult
 from tests.errors import refused
 from tests.evaluation.worlds import World
 from tests.vla.fakes import policy
@@ -43,6 +46,14 @@ def test_every_task_has_a_row_with_its_interval() -> None:
     assert table.note == "execute=4. mind the gap"
 
 
+def test_films_of_failures_come_first() -> None:
+    frames = np.zeros((5, 16, 32, 3), dtype=np.uint8)
+    films = {EpisodeResult("toy/left", seed, seed != 2, False, 5, 0.0): frames for seed in (1, 2)}
+    (section,) = shown(found() | {"films": films, "fps": {"toy/left": 10.0}}).sections
+    assert [re.search(r"seed (\d)", panel)[1] for panel in section.pictures[1].panels] == ["2", "1"]
+    assert ["<b>success" in panel for panel in section.pictures[1].panels] == [False, True]
+
+
 def test_options_that_change_the_question_are_named() -> None:
     changed = found(instruction="swapped", variation={"light": True, "distractors": 3})
     assert shown(changed).sections[0].tables[0].note == (
@@ -58,6 +69,7 @@ def test_they_answer_for_a_policy_and_for_nothing_else(make_dataset, tmp_path) -
     assert [section.title for section in report.sections] == [
         "Does it do what it is told?",
         "Are its actions like those of held-out episodes?",
+        "Where is it right, and where wrong?",
     ]
     assert report.answer is not None
     assert report.answer.text == report.sections[0].reading
