@@ -12,16 +12,18 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data import RobotDataset
+from lattok.data import RobotDataset, dimension_names
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence
 from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
+from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, curves, episode_strip, films_of
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
 from lattok.evaluation.questions.readout import MEASURE, only, readout_figures, readout_verdicts
@@ -30,6 +32,7 @@ from lattok.evaluation.wording import FEW_EPISODES, printed
 from lattok.labels import GivenLabels
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
+from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.commands import DATASET, NOTHING, Advice, Command, advise, command
@@ -41,9 +44,8 @@ MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast 
 MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
 OF_LABELS = "Which of these labels should a policy learn from?"  # where some are there already
-OWN = {"r2": "all", "gain": "gain over the best control"}  # columns, by figure: of all tasks, and of new ones
-OWN |= {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}
-NEW = {"task_r2": "new tasks", "task_gain": "gain over the best control", "r2": "all tasks"}
+PARTS = {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}  # columns, by figure
+NEW = {"task_gain": "gain over the best control"}  # of tasks that the probe has not seen
 COSTS = {
     "bits": "bits",
     "joint_entropy_bits/model": "joint entropy",
@@ -62,6 +64,16 @@ CONTROLS = {  # that stand as columns, of codes and of latents
 }
 
 
+class ShownEpisode(NamedTuple):
+    """What there is of the first held-out episode."""
+
+    episode: Episode
+    moments: np.ndarray  # [T] first frames of pairs
+    true: Tensor  # [T, m] actions over the gap
+    read: Tensor  # [T, m] as the probe reads them
+    codes: np.ndarray | None  # [T, P]
+
+
 class Candidate(NamedTuple):
     """One model, of which weights and frames are gone."""
 
@@ -71,6 +83,7 @@ class Candidate(NamedTuple):
     figures: dict[str, float]
     bootstrap: Bootstrap
     draws: Tensor  # of R^2 of its labels over all dimensions
+    seen: ShownEpisode
     verdicts: Sequence[Verdict]  # the last one against the best control
     facts: dict[str, Any]
     speed: dict[str, Any]  # differs from run to run
@@ -121,13 +134,25 @@ def _candidate(
         kind = next(iter(probes))
         against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
+        seen = _seen(evidence, probes[kind][0])
     less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in against]
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     address = getattr(model, "address", "")
     case = replace(case, model=SimpleNamespace(address=address, trained_on=model.trained_on))
-    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
+    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, seen, verdicts, facts, speed)
+
+
+def _seen(evidence: LatentEvidence, own: ProbeRow) -> ShownEpisode:
+    held_out, target = evidence.held_out, evidence.target
+    assert target is not None
+    first = held_out.episode_of[0]
+    here = torch.from_numpy(np.flatnonzero(held_out.episode_of == first))
+    (episode,) = (each for each in evidence.source.dataset.episodes if each.index == first)
+    codes = held_out.latents.codes[here].numpy() if evidence.codes else None
+    moments = held_out.frames.frame_of[held_out.rows[here]]
+    return ShownEpisode(episode, moments, target.held_out[here], own.scores["linear"].probe.predicted[here], codes)
 
 
 def _draws(evidence: LatentEvidence, row: ProbeRow, probe: str = "linear", dims: Any = slice(None)) -> Tensor:
@@ -228,10 +253,11 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
     read_tables, task_tables = (
-        tuple(table for kind in CONTROLS if (table := _table(candidates, kind, columns)).rows) for columns in (OWN, NEW)
+        tuple(table for kind in CONTROLS if (table := _table(candidates, kind, what, columns)).rows)
+        for what, columns in (("r2", PARTS), ("task_r2", NEW))
     )
-    pictures = () if ranked[0].r2 is None else (_bars(ranked), _picture(candidates))
-    every = () if len(ranked) == 1 or ranked[0].r2 is None else (_differences(ranked),)
+    pictures = () if ranked[0].r2 is None else (_bars(ranked), _picture(candidates), _strip(ranked))
+    every = () if ranked[0].r2 is None else (_differences(ranked),)
     read = Section("What do the labels say about the action?", text, (*every, *read_tables), pictures, open=True)
     tasks = Section(
         "Do labels mean the same in other tasks?",
@@ -322,17 +348,21 @@ def _differences(ranked: Sequence[Candidate]) -> Table:
         values, spans = zip(*cells, strict=True)
         rows.append(TableRow(each.name, f"{each.name}, {each.kind}", values, control=False, intervals=spans))
     columns = ("R²", f"less than {best.name}", "gain over the best control", "new tasks", "without a probe")
+    digits = (".2f", "+.2f", "+.2f", ".2f", ".2f")
     shown = [i for i in range(len(columns)) if any(row.values[i] is not None for row in rows)]
     rows = [
         replace(row, values=tuple(row.values[i] for i in shown), intervals=tuple(row.intervals[i] for i in shown))
         for row in rows
     ]
-    return Table("R² of all, the best first", tuple(columns[i] for i in shown), tuple(rows), "higher", digits="+.2f")
+    columns, digits = (tuple(each[i] for i in shown) for each in (columns, digits))
+    return Table("R² of all, the best first", columns, tuple(rows), "higher", digits=digits)
 
 
-def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str]) -> Table:
-    """Make the table of codes or of latents: figures of the model that there are, and R^2 of its controls."""
-    what = next(iter(columns))
+def _table(candidates: Sequence[Candidate], kind: str, what: str, columns: Mapping[str, str]) -> Table:
+    """Make the table of codes or of latents: figures of the model that there are, and `what`, R^2, of its controls.
+    That of those that are compared by them stands in the table of all."""
+    own = {} if all(each.kind == kind for each in candidates) else {what: "all"}
+    columns = {**own, **columns}
     shown = {key: columns[key] for key in columns if any(one.figure(key, kind)[0] is not None for one in candidates)}
     rows = []
     for each in (one for one in candidates if one.figure(what, kind)[0] is not None):
@@ -340,7 +370,7 @@ def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str
         values, intervals = zip(*(each.figure(key, kind) for key in shown), *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
     which = {"codes": "codes", "latents": "latents before quantization"}[kind]
-    title = f"R² of {kind} on new tasks" if columns is NEW else f"R² of {which}"
+    title = f"R² of {kind} on new tasks" if what == "task_r2" else f"R² of {which}"
     return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
 
 
@@ -350,7 +380,27 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
         gain = each.figure("gain", each.kind)[0]
         rival = None if each.r2 is None or gain is None else each.r2 - gain
         bars += [(each.name, "model", each.r2), ("its best control", "rival", rival)]
-    return Pictures(MEASURE, (svg.bars("What the labels say about the action, R²", bars, ".2f"),), wide=True, top=True)
+    return Pictures(MEASURE, (svg.bars("Action read from the labels, R²", bars, ".2f"),), wide=True, top=True)
+
+
+def _strip(ranked: Sequence[Candidate]) -> Pictures:
+    """Draw the action as it is read from the first two, and the codes of all, over a held-out episode."""
+    best, *others = (each.seen for each in ranked[:MAX_BARS])
+    dataset, lines = ranked[0].case.dataset, {"truth": ("true", best.true), "model": (ranked[0].name, best.read)}
+    if others and np.array_equal(others[0].moments, best.moments):
+        lines["rival"] = ranked[1].name, others[0].read
+    names, codes = dimension_names(dataset.features[str(ranked[0].case.options.action_key)]), list[EpisodeCodes]()
+    for each in ranked[:MAX_BARS]:
+        if each.seen.codes is not None and each.seen.episode == best.episode:
+            row = {moment: i for i, moment in enumerate(each.seen.moments.tolist())}
+            rows = np.array([row.get(moment, -1) for moment in best.moments.tolist()])
+            codes.append(EpisodeCodes(each.name, each.seen.codes[rows], rows >= 0))
+    legend = {key: said for key, (said, _) in lines.items()}
+    drawn = curves(names, {key: values.numpy() for key, (_, values) in lines.items()})
+    clip = EpisodeView.of(dataset, best.episode, best.moments, drawn, legend=legend, codes=codes)
+    films = films_of(dataset, best.episode.index, dataset.cameras[:1], best.moments)
+    caption = "A held-out episode: its actions, as read from the labels of the first two, and the codes of all."
+    return Pictures(caption, (episode_strip(clip, next(iter(films.values()), None)),), top=True)
 
 
 def _picture(candidates: Sequence[Candidate]) -> Pictures:

@@ -19,6 +19,7 @@ from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
 from lattok.recipes import recipe_for
 from tests.errors import refused
+from tests.evaluation.drawn import drawn_codes, drawn_curves
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, rows, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 
@@ -71,6 +72,8 @@ def test_every_figure_is_that_of_a_single_evaluation(world, models, found, monke
         tables = {t.title: t for t in alone.sections[0].tables}
         single = next(t for title, t in tables.items() if title.startswith("From continuous latents")).rows[0]
         ours = rows(found[0], "R² of latents before quantization")[name]
+        best = rows(found[0], "R² of all, the best first")[name]["values"]
+        assert best["R²"] == alone.figures[f"r2_from_{kind}/{kind}"]
         assert ours["values"]["all"] == single.values[0]
         assert ours["values"]["position"] == pytest.approx(single.values[1], abs=1e-12)
         assert ours["values"]["gripper"] == pytest.approx(single.values[-1], abs=1e-12)
@@ -147,9 +150,9 @@ def test_where_actions_never_change_nothing_can_be_told():
 
 
 def test_labels_that_mean_the_same_in_all_tasks_hold_on_new_ones(found):
-    values = rows(found[0], "R² of codes on new tasks")["oracle"]["values"]
+    values = rows(found[0], "R² of all, the best first")["oracle"]["values"]
     assert values["new tasks"] == found[0].figures["oracle/task_r2_from_codes/codes"]
-    assert values["new tasks"] == pytest.approx(values["all tasks"], abs=0.1)  # signs mean the same in all of them
+    assert values["new tasks"] == pytest.approx(values["R²"], abs=0.1)  # signs mean the same in all of them
 
 
 def test_the_page_asks_for_nothing_and_shows_every_model(found, models):
@@ -159,6 +162,9 @@ def test_the_page_asks_for_nothing_and_shows_every_model(found, models):
     assert all(html.count(name) >= 4 for name in models)
     assert json.loads((out / "report.json").read_text())["figures"].keys() == report.figures.keys()
     assert 'stroke-dasharray="4 3"' in html  # the level of the continuous one
+    (codes,), (curves,) = drawn_codes(html), drawn_curves(html)
+    assert {len(row) for row in codes} == {3 + 4}  # those of two models, of each pair of an episode
+    assert [*curves["x"]] == ["rival", "model", "truth"]  # the second, the best, what is true
 
 
 def test_a_comparison_of_the_same_is_replaced_another_one_is_not(found, world, models, tmp_path):
