@@ -320,6 +320,7 @@ class PolicyBatch(NamedTuple):
     known: Tensor | None = None  # [B, m] bool: action dimensions that the robot of each sample has; none: all
     tokens: Tensor | None = None  # [B, P] int64: codes of the chunks, for a head that predicts them; -1 after the end
     shares: Shares = Shares()
+    source: Tensor | None = None  # [B] int64: which dataset of a mixture each sample is of
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "PolicyBatch":

@@ -55,6 +55,8 @@ Dataset = Annotated[str, Arg("DATASET", WHERE, positional=True)]
 Format = Annotated[str | None, Arg("NAME", "Format of the dataset, such as rlds, where it is not recognised.")]
 Labels = Annotated[tuple[str, ...], Arg("DIR ...", "Folders of labels that `lattok annotate` wrote for the dataset.")]
 MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
+SEVERAL = f"{WHERE} Several are a mixture of equal shares."
+Datasets = Annotated[tuple[str, ...], Arg("DATASET ...", SEVERAL, positional=True)]
 CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
 File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]
 Out = Annotated[str, Arg("OUT", "New folder for the model.", positional=True)]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import lattok
 from lattok.cli import flags
-from lattok.cli.flags import Arg, File, Folder, Format, MaybeDataset, MaybeFile, Names, Out, Verb
+from lattok.cli.flags import Arg, Datasets, File, Folder, Format, MaybeFile, Names, Out, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.options import as_flags, docs_of
@@ -54,7 +54,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb:
 
 def _train(
     recipe_class: Any,
-    dataset: MaybeDataset = None,
+    dataset: Datasets = (),
     *,
     out: Folder,
     preset: str | None = None,
@@ -80,14 +80,19 @@ def _train(
 
     options, own_preset, own_dataset = read_options(config, recipe_class.kind)
     preset, options = preset or own_preset, recipe_class.over(options, given)
-    if format is not None and dataset is None:
+    if format is not None and not dataset:
         checks.fail("format", "a DATASET, whose format it is", repr(format), f"Of a mixture: --mix {format}::PATH:1.0")
-    dataset = in_format(dataset, format) if dataset else None if given.get("mix") else own_dataset
+    named = [in_format(each, format) for each in dataset]
+    if len(named) > 1:
+        if "mix" not in recipe_class.option_types() or given.get("mix"):
+            checks.fail("dataset", "one folder, file, Hub id or description file", " ".join(dataset))
+        options |= {"mix": tuple(f"{each}:1.0" for each in named)}
+    one = named[0] if len(named) == 1 else None if options.get("mix") else own_dataset
     if resume:
-        recipe = recipe_class.resumed(dataset, out, preset, options)
+        recipe = recipe_class.resumed(one, out, preset, options)
     else:
-        recipe = recipe_class.from_preset(dataset, out, preset, **options)
-    source = [] if dataset is None else [dataset]
+        recipe = recipe_class.from_preset(one, out, preset, **options)
+    source = [] if one is None else [one]
     words = ["lattok", "train", recipe_class.kind, *source, "--out", out, "--resume"]
     if study:
         from lattok.recipes.study import train_study

@@ -70,9 +70,11 @@ def named(dataset: RobotDataset, key: str) -> tuple[str, ...] | None:
     return None if [*(names or ())] == made and not all(part.names for part in parts) else said(names)
 
 
-def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
-    """Names of the action dimensions that all datasets have; others are an error with the way out."""
-    return _same([(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "action_key", key)], key, "actions")
+def same_actions(datasets: Iterable[RobotDataset], key: str, otherwise: str = "") -> tuple[str, ...]:
+    """Names of the action dimensions that all datasets have; others are an error with the way out, and with what can be
+    done `otherwise`."""
+    known = [(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "action_key", key)]
+    return _same(known, key, "actions", otherwise)
 
 
 def same_states(datasets: Iterable[RobotDataset], key: str, hint: str = "") -> tuple[str, ...]:
@@ -80,14 +82,16 @@ def same_states(datasets: Iterable[RobotDataset], key: str, hint: str = "") -> t
     return _same([(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "state_key", key, hint)], key, "states")
 
 
-def _same(known: Sequence[tuple[RobotDataset, Quantities]], key: str, called: str) -> tuple[str, ...]:
+def _same(
+    known: Sequence[tuple[RobotDataset, Quantities]], key: str, called: str, otherwise: str = ""
+) -> tuple[str, ...]:
     for (first, ours), (other, theirs) in combinations(known, 2):
         if (what := ours.difference(theirs)) is None:
             continue
         kind = {"space": " of another action space", "numbers": f" as {theirs.dtype}"}.get(what, "")
         expected = f"the {called} of {first.name} ({ours.text}) in every dataset"
         hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
-        hint = hint if called == "actions" else ""
+        hint = f"{hint} {otherwise}".strip() if called == "actions" else ""
         if what == "names" and sorted(ours.names or ()) != sorted(theirs.names or ()):
             hint = f"{hint} {_renamed(other, key, ours.names)}".strip()
         hint = _as_floats(first if "float" in str(theirs.dtype) else other, key) if what == "numbers" else hint

@@ -102,6 +102,12 @@ class Normalizer(nn.Module):
         self.still = torch.from_numpy(still)
         return self
 
+    @torch.no_grad()
+    def copy_columns(self, other: "Normalizer", columns: slice) -> None:
+        """Take over the map of some of another one's dimensions."""
+        self.shift.copy_(other.shift[columns])
+        self.scale.copy_(other.scale[columns])
+
     def check_chosen(self) -> None:
         """Say nothing: there is no choice to make, as with an `OpenChoice`."""
 

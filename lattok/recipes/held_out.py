@@ -9,6 +9,7 @@ from torch import Tensor
 from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.copies import with_copies
 from lattok.data.episodes import EpisodeSpec
+from lattok.data.side_by_side import InBlocks
 from lattok.evaluation.evidence.policy_evidence import PolicyErrors, policy_errors
 from lattok.labels.spec import measured_episodes
 from lattok.nn.normalize import for_dataset
@@ -46,6 +47,9 @@ def judge(policy: LatentVLA, data: PolicyData, parts: Sequence[PolicyWindows], o
         name = source.dataset.name
         if not (others := held_out_episodes(source.dataset, data.options.episodes, data.options.compared_key)):
             continue
+        if isinstance(source.dataset, InBlocks):  # a chosen policy has the numbers of its own dataset alone
+            source = source._replace(dataset=source.dataset.dataset)
+            part = data.windows(source)
         errors, report = _errors(for_dataset(policy, name), data, source, part, others)
         reports[name] = report
         where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")

@@ -73,6 +73,7 @@ class LARAOptions(PolicyOptions):
         check_choices(self)
         checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
         checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
+        checks.one_of("heads", self.heads, ("shared",))
         if self.init is not None and self.mix:
             raise checks.LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
 

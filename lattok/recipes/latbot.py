@@ -69,6 +69,7 @@ class LatBotOptions(PolicyOptions):
             if getattr(self, name) is not None:
                 checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
         checks.one_of("strategy", self.strategy, ("baseline",))
+        checks.one_of("heads", self.heads, ("shared",))
 
     @property
     def before(self) -> str:

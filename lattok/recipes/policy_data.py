@@ -14,6 +14,7 @@ from lattok.data.alike import note_start
 from lattok.data.episodes import EpisodeSpec, check_horizon
 from lattok.data.opening import Source
 from lattok.data.schema import vector_key
+from lattok.data.side_by_side import InBlocks
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -77,7 +78,8 @@ class PolicyData:
         """The inverse dynamics model whose latents are the labels, if the policy is to predict them."""
         if self.options.decoder is None:
             return None
-        decoder, source = InverseDynamics.from_pretrained(self.options.decoder), self.lead
+        source = self.lead
+        decoder = for_dataset(InverseDynamics.from_pretrained(self.options.decoder), source.dataset.name)
         entry = {} if source.spec is None else provenance_of(source.dataset).get(source.spec.prefix, {})
         made = entry.get("model", {})
         if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
@@ -142,6 +144,8 @@ class PolicyData:
             fps=rates.pop() if len(rates) == 1 else None,
             normalizers=tuple(each.name for each in datasets) if len(datasets) > 1 else (),
             absent=absent if any(absent) else (),
+            action_widths=_widths(datasets, data.action_key),
+            proprio_widths=_widths(datasets, data.state_key) if data.proprio else (),
             instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
         )
 
@@ -244,6 +248,12 @@ def batch_options(
     window = data.window(image_size, samples.parts[0].cameras)
     memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
     return BatchOptions(loop.batch_size, loop.seed, window, memory, changes=data)
+
+
+def _widths(datasets: Sequence[RobotDataset], key: str) -> tuple[int, ...]:
+    """Return how many numbers each dataset has of its own; nothing where all have the same."""
+    blocks = [each.blocks_of[key] for each in datasets if isinstance(each, InBlocks)]
+    return tuple(block.stop - block.start for block in blocks)
 
 
 def _check_grippers(config: VLAConfig, actions: Tensor) -> None:

@@ -49,6 +49,8 @@ class PolicyOptions(ActedOptions):
         pretrain_steps: steps of the first stage; 0: as many as `steps`
         latent_head: in the second stage the latent loss goes on ("kept") or has no weight ("dropped"); decoded to
             actions they are with `decoder`, in one stage
+        heads: "each": datasets of `mix` may have other actions and states, and each has a head of its own; with
+            "shared" all have the same
         latents_only: datasets of `mix`, by name, whose actions do not teach: only their labels do
         prefix: prefix of the label columns; left out: the only one that fits the strategy
         tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by, and the
@@ -69,6 +71,7 @@ class PolicyOptions(ActedOptions):
     stages: Literal["joint", "pretrain", "finetune", "pretrain,finetune"] = "joint"
     pretrain_steps: int = 0
     latent_head: Literal["kept", "dropped"] = "kept"
+    heads: Literal["shared", "each"] = "shared"
     latents_only: tuple[str, ...] = ()
     prefix: str | None = None
     tokenizer: str | None = None
@@ -104,6 +107,12 @@ class PolicyOptions(ActedOptions):
             checks.one_of("latents_only", name, names)
 
     @property
+    def own_columns(self) -> dict[str, str]:
+        """Return the columns that differ between robots, and what errors call them."""
+        columns = {self.compared_key: "eval_key", self.action_key: "action_key"}
+        return columns | ({self.state_key: "state_key"} if self.proprio else {})
+
+    @property
     def compared_key(self) -> str:
         """Return the column that held-out chunks are compared with."""
         return self.eval_key or self.action_key
@@ -112,6 +121,11 @@ class PolicyOptions(ActedOptions):
         super().__post_init__()
         if self.latents_only and not self.mix:
             raise LattokError("`latents_only` names datasets of a mixture. Give `mix`, or leave it out.")
+        others = {name: getattr(self, name) for name in ("tokenizer", "decoder", "init")}
+        unfit = [name for name, given in others.items() if given] + ["stages"] * (self.stages != "joint")
+        if self.heads == "each" and (unfit or len(self.mix) < 2):
+            got = f"each with {unfit[0]}" if unfit else "each with one dataset"
+            checks.fail("heads", "shared, unless several datasets teach a policy at once", got)
         checks.whole(pretrain_steps=self.pretrain_steps)
         if "pretrain" not in self.stages and self.pretrain_steps:
             checks.fail("pretrain_steps", "0 without a first stage (stages=pretrain,finetune)", self.pretrain_steps)

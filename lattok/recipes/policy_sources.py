@@ -12,6 +12,7 @@ from lattok.data.completed import Completed
 from lattok.data.episodes import unmeasured
 from lattok.data.opening import Source, has_actions, same_cameras
 from lattok.data.schema import Feature, short_name
+from lattok.data.side_by_side import side_by_side
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec
 from lattok.labels.spec import provenance_of, targets_of
 from lattok.loading import load
@@ -94,9 +95,13 @@ def mixture(
         checks.fail("mix", "a dataset with actions, from which a policy learns to act", f"{names} without")
     if not all(acts):
         _check_plan(data, next(source.dataset for source, known in zip(sources, acts, strict=True) if not known))
+    if data.heads == "each":
+        acting = side_by_side(acting, data.own_columns)
+        wide = iter(acting)
+        sources = [Source(next(wide) if known else s.dataset, s.weight) for s, known in zip(sources, acts, strict=True)]
     lead = acting[0]
     cameras = () if data.cameras == () else camera_keys(lead, data.cameras)
-    same_actions(acting, data.action_key)
+    same_actions(acting, data.action_key, "Or give each robot a head: heads=each.")
     if data.proprio:
         same_states(acting, data.state_key, STATELESS)
     note_rates([source.dataset for source in sources], model.horizon)

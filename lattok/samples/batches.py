@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -141,8 +142,7 @@ class PolicyBatches(FrameBatches):
         self._counted = {name: which for name, which in counted.items() if which is not None}
         parts, weights, chosen = samples.parts, samples.weights, None
         if options.acted_share:  # samples with measured actions, and the others of the same dataset
-            parts, weights = [*parts, *parts], [options.acted_share, 1 - options.acted_share]
-            chosen = [each.nonzero().flatten().numpy() for each in (samples.measured, ~samples.measured)]
+            parts, weights, chosen = _in_two(parts, weights, options.acted_share)
         order = order_of(parts, weights, options.window, options.seed, chosen)
         self.stream = FrameStream(parts, [BatchSampler(order, options.size, weights)], options.memory)
 
@@ -172,3 +172,17 @@ class PolicyBatches(FrameBatches):
         frames = augment_alike(frames, draws, options.changes)  # what differs between them is what moved
         later = None if batch.later is None else frames[:, 1:]
         return self._prepared(batch._replace(images=frames[:, 0], later=later))
+
+
+def _in_two(
+    parts: Sequence[PolicyWindows], weights: Sequence[float], share: float
+) -> tuple[list[PolicyWindows], list[float], list[np.ndarray]]:
+    """Return samples with measured actions, which are `share` of those of their dataset, and the others."""
+    found: list[tuple[PolicyWindows, float, np.ndarray]] = []
+    for measured in (True, False):
+        for part, weight in zip(parts, weights, strict=True):
+            chosen = (part.measured == measured).nonzero().flatten().numpy()
+            own = share if measured else 1 - share
+            if len(chosen):
+                found.append((part, weight if len(chosen) == len(part) else weight * own, chosen))
+    return [part for part, _, _ in found], [weight for _, weight, _ in found], [chosen for _, _, chosen in found]

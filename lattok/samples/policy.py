@@ -293,14 +293,20 @@ class PolicyWindows(Samples):
 
 
 class MixedPolicyWindows(MixedSamples):
-    """Samples of several datasets; actions and proprio are normalised, those of each dataset by maps of its own."""
+    """Samples of several datasets; actions and proprio are normalised, those of each dataset by maps of its own.
+
+    Where robots have more numbers than others, these are 0 and not known in the others. `source` is the dataset.
+    """
 
     def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
         """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"; None: its
         samples stay as they are."""
         super().__init__(parts)
         self.weights, self._maps = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
-        self._partly = not all(part.known.all() for part in parts)
+        self._width = max(part.actions.shape[1] for part in parts)
+        stated = [part.proprio(torch.zeros(1, dtype=torch.long)) for part in parts]
+        self._stated = None if any(each is None for each in stated) else max(each.shape[1] for each in stated)
+        self._partly = not all(part.known.all() and len(part.known) == self._width for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
         self.measured = torch.cat([part.measured for part in parts])
         self.teaching, self.coding = (torch.cat([getattr(p, n) for p in parts]) for n in ("teaching", "coding"))
@@ -315,9 +321,17 @@ class MixedPolicyWindows(MixedSamples):
         given, maps = self.parts[part].batch(indices, *frames), self._maps[part]
         proprio = given.proprio if given.proprio is None or maps is None else maps["proprio"](given.proprio)
         actions = given.actions if maps is None else maps["action"](given.actions)
-        known = self.parts[part].known.repeat(len(given.actions), 1) if self._partly else None
-        texts = given.subtasks or ([""] * len(given.actions) if self.has_subtask is not None else None)
-        return given._replace(actions=actions, proprio=proprio, known=known, subtasks=texts)
+        proprio = None if proprio is None or self._stated is None else _padded(proprio, self._stated)
+        known = _padded(self.parts[part].known, self._width).repeat(len(actions), 1) if self._partly else None
+        texts = given.subtasks or ([""] * len(actions) if self.has_subtask is not None else None)
+        given = given._replace(actions=_padded(actions, self._width), proprio=proprio, known=known, subtasks=texts)
+        return given._replace(source=torch.full((len(actions),), part))
+
+
+def _padded(values: Tensor, width: int) -> Tensor:
+    """Add zeros to values [..., m] up to [..., width]."""
+    more = width - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, more)) if more else values
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from lattok.backbones import BackboneConfig
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
@@ -117,6 +117,8 @@ class VLAConfig(NormalizedActions):
         instructions: those it was trained on; empty: not listed
         normalizers: datasets of a mixture, each with its own normaliser
         absent: for each of these, action dimensions that its robot lacks
+        action_widths: numbers of each dataset's own actions, one after the other, where each has a head of its own
+        proprio_widths: the same of proprio
         image_size: side of the images in pixels
         interpolation: how frames are resized
         prompt: prompt, in which {task} is the instruction; without {task} the policy knows none
@@ -145,6 +147,8 @@ class VLAConfig(NormalizedActions):
     instructions: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     normalizers: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=FROM_DATA)
+    action_widths: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    proprio_widths: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
     image_size: int = 224
     interpolation: Interpolation = "bicubic"
     prompt: str = PROMPT
@@ -173,6 +177,7 @@ class VLAConfig(NormalizedActions):
             checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
             if not all(0 <= dim < self.action_dim for dims in self.absent for dim in dims):
                 checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
+        self._check_widths()
         if self.n_action_steps is not None:
             checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
         if self.fps is not None:
@@ -198,6 +203,29 @@ class VLAConfig(NormalizedActions):
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         self.check_normalization()
+
+    def _check_widths(self) -> None:
+        for name, whole in (("action_widths", self.action_dim), ("proprio_widths", self.proprio_dim)):
+            if widths := getattr(self, name):
+                checks.size(name, "numbers, one for each dataset", len(widths), len(self.normalizers))
+                checks.counts(1, MOST_NUMBERS, **{name: min(widths)})
+                checks.size(name, "numbers in all", sum(widths), whole)
+        if self.action_widths and len(self.absent) != len(self.action_widths):
+            checks.fail("absent", "the numbers of the other datasets for each, with action_widths", repr(self.absent))
+
+    def of_dataset(self, place: int) -> "tuple[VLAConfig, slice, slice]":
+        """Return the configuration of a policy of one of the datasets alone, and where its actions and proprio are."""
+        actions, states = (_block(widths, place) for widths in (self.action_widths, self.proprio_widths))
+        prefix, absent = f"{self.normalizers[place]}.", self.absent[place : place + 1]
+        own: dict[str, Any] = {"normalizers": (), "absent": absent, "action_widths": (), "proprio_widths": ()}
+        if self.proprio_widths:
+            names = tuple(name.removeprefix(prefix) for name in self.proprio_names[states])
+            own |= {"proprio_dim": len(names), "proprio_names": names}
+        if self.action_widths:
+            names = tuple(name.removeprefix(prefix) for name in self.action_names[actions])
+            kept = tuple(dim - actions.start for dim in absent[0] if actions.start <= dim < actions.stop)
+            own |= {"action_dim": len(names), "action_names": names, "absent": (kept,) if kept else ()}
+        return replace(self, **own), actions, states
 
     def _check_decoder(self) -> None:
         decoder, latent = self.decoder, self.latent
@@ -283,6 +311,11 @@ class VLAConfig(NormalizedActions):
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms (Eq. 4)."""
         return {"action": 1.0} | {loss.name: loss.weight for loss in self.strategy.losses}
+
+
+def _block(widths: Sequence[int], place: int) -> slice:
+    """Return which numbers are those of one dataset; without widths all."""
+    return slice(sum(widths[:place]), sum(widths[: place + 1])) if widths else slice(None)
 
 
 def _check_cameras(names: Sequence[str], sizes: object) -> None:

@@ -17,6 +17,7 @@ action_loss="l2_bce" the grippers' numbers are logits of the same steps instead:
 and an action has those of the last Euler step (LatBot, 3.3: L_ee + L_gripper).
 """
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -112,6 +113,15 @@ class HeadBlock(nn.Module):
         return x + self.ff(self.norm_ff(x)), past
 
 
+def _cut(layer: Any, rows: slice = slice(None), columns: slice = slice(None)) -> nn.Linear:
+    """Return some outputs of a linear layer, and what they make of some inputs alone."""
+    weight, bias = layer.weight.detach()[rows, columns], layer.bias.detach()[rows]
+    sizes, like = weight.shape[::-1], {"device": weight.device, "dtype": weight.dtype}
+    own: Any = nn.utils.skip_init(nn.Linear, *sizes, **like)
+    own.load_state_dict({"weight": weight, "bias": bias})
+    return own.requires_grad_(layer.weight.requires_grad)
+
+
 def acting(name: str) -> property:
     """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
 
@@ -147,6 +157,16 @@ class ActionHead(nn.Module):
         head that is given noised actions, by the draws of `batch` and in the dimensions that are known, also returns
         what each of its blocks makes of them, [B, H, d]."""
         return self.loss_of(self(states, proprio), target, valid), []
+
+    def of_columns(self, config: VLAConfig, actions: slice, states: slice) -> "ActionHead":
+        """Return the head of one of several datasets, of its own numbers alone; the blocks are shared."""
+        own = copy.copy(self)
+        own._modules = {**self._modules}
+        own.config, own.gripper = config, config.gripper
+        own.out = _cut(self.out, rows=actions)
+        if self.proprio is not None:
+            own.proprio = nn.Sequential(_cut(self.proprio[0], columns=states), *self.proprio[1:])
+        return own
 
     def loss_of(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
         if self.gripper:
@@ -194,6 +214,11 @@ class FlowActionHead(ActionHead):
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     flow_steps = acting("flow_steps")
+
+    def of_columns(self, config: VLAConfig, actions: slice, states: slice) -> ActionHead:
+        own = super().of_columns(config, actions, states)
+        own.noisy = _cut(self.noisy, columns=actions)
+        return own
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None

@@ -129,8 +129,15 @@ class LatentVLA(OfDatasets, BackboneModel):
         self.proprio_normalizer: Normalizer | None = maps["proprio"] if self.config.proprio_dim else None
 
     def choose(self, name: str) -> None:
-        row, maps = self.datasets.index(name), self.normalizers.of(name)
-        self.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
+        maps, several = self.normalizers.of(name), self.config
+        self.config, actions, states = several.of_dataset(self.datasets.index(name))
+        if several.action_widths:
+            self.head = self.head.of_columns(self.config, actions, states)
+            own: Any = new_normalizers(self.config)
+            for part, columns in {"action": actions, "proprio": states}.items():
+                if part in maps:
+                    own[part].copy_columns(maps[part], columns)
+            maps = own
         self.normalizers = self.normalizers.only()
         self.use_normalizers(maps)
         self.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)

@@ -5,3 +5,4 @@ from lattok.image_lam.inverse.inferred_actions import InferredActions as Inferre
 from lattok.image_lam.inverse.model import InverseDynamics as InverseDynamics
 from lattok.image_lam.inverse.proprio_map import ProprioMap as ProprioMap
 from lattok.image_lam.inverse.proprio_map import ProprioMapConfig as ProprioMapConfig
+from lattok.image_lam.inverse.robots import RobotConfig as RobotConfig

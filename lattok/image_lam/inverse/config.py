@@ -1,12 +1,13 @@
 """Architecture of `InverseDynamics`; saved as config.json."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.inverse.proprio_map import ProprioMapConfig, check_anchors, check_offsets
+from lattok.image_lam.inverse.robots import RobotConfig, check_robots
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, named_dims
 from lattok.utils import checks
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
@@ -39,7 +40,7 @@ class InverseDynamicsConfig(NormalizedActions):
         latent_dim: width of the latent by which each member describes a clip (d)
         quantizer: how latents become codes; "none": no codes
         tokens: codes of a clip, of each member; d is divided among them
-        hidden: width of the layer between latent and action
+        hidden: width of the layer between latent and action; 0: none
         members: networks that are trained separately; their disagreement gives the confidence
         reversible: members to which, by construction, a clip played backwards is the opposite motion; for actions that
             are increments, and offsets from 0 on
@@ -61,6 +62,9 @@ class InverseDynamicsConfig(NormalizedActions):
         state_key: column with the proprio
         anchors: for each number of an action, that of the state to which what is read is added; -1: none
         proprio_map: map from changes of the state, to which what is read is added
+        robots: datasets that share the encoder, and what each has of its own
+        views: cameras that the encoder knows; 0: `cameras`
+        places: of each of `cameras` among these
     """
 
     cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
@@ -106,6 +110,9 @@ class InverseDynamicsConfig(NormalizedActions):
     state_key: str = "observation.state"
     anchors: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
     proprio_map: ProprioMapConfig | None = field(default=None, metadata=FROM_DATA | ADDED)
+    robots: tuple[RobotConfig, ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    views: int = field(default=0, metadata=FROM_DATA | ADDED)
+    places: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -113,7 +120,8 @@ class InverseDynamicsConfig(NormalizedActions):
             return
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
-        checks.counts(1, MOST_NUMBERS, action_dim=self.action_dim, latent_dim=self.latent_dim, hidden=self.hidden)
+        checks.counts(1, MOST_NUMBERS, action_dim=self.action_dim, latent_dim=self.latent_dim)
+        checks.counts(0, MOST_NUMBERS, hidden=self.hidden)
         checks.counts(1, MOST_NUMBERS, projection=self.projection)
         checks.counts(1, MOST_MEMBERS, members=self.members)
         checks.counts(0, self.members, reversible=self.reversible)
@@ -134,7 +142,36 @@ class InverseDynamicsConfig(NormalizedActions):
         self._check_offsets()
         self._check_bottleneck()
         self._check_added_to()
-        self.check_normalization()
+        self._check_views()
+        if self.robots:
+            check_robots(self.robots)
+            for place in range(len(self.robots)):
+                self.of(place)
+        else:
+            self.check_normalization()
+
+    def of(self, place: int) -> "InverseDynamicsConfig":
+        """Return the configuration of one of `robots`, as if there were no others."""
+        robot, views = self.robots[place], len(self.cameras)
+        own = {name: value for name, value in vars(robot).items() if name != "name"}
+        if robot.places == tuple(range(views)) and len(robot.cameras) == views:
+            own["places"], views = (), 0
+        return replace(self, robots=(), views=views, **own)
+
+    @property
+    def told(self) -> int:
+        """Return how many numbers of task and proprio stand next to the latent."""
+        changes = self.state_dim * (len(self.offsets) - 1) * self.proprio
+        return len(self.tasks) * self.task_given + changes
+
+    def _check_views(self) -> None:
+        """Require a place of its own for each camera where the encoder knows others."""
+        checks.counts(0, MOST_CAMERAS, views=self.views)
+        places, count = self.places, len(self.cameras) if self.views else 0
+        fits = all(checks.is_int(place) and 0 <= place < self.views for place in places)
+        if len(places) != count or len({*places}) != count or not fits:
+            expected = f"a different number below {self.views} for each of {count} cameras"
+            checks.fail("places", expected if self.views else "none without views", f"{places!r:.60}")
 
     def _check_offsets(self) -> None:
         given = self.offsets

@@ -13,10 +13,13 @@ says how pixels move (block matching). `loss_reversal`: backwards, a video shows
 
 which known clips are learned to be, and all others to agree with. To `reversible` members this holds by construction,
 for every clip: half of z changes its sign with the direction, half does not, and D is odd or even in the first half.
+
+Of several datasets (`robots`), E is that of all, and D, normalisers, cameras and state are those of each.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -26,91 +29,31 @@ from torch import Tensor, nn
 
 from lattok.hub.trials import Trial
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.bottlenecks import BOTTLENECKS, trial_of
+from lattok.image_lam.base.bottlenecks import trial_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.image_lam.inverse.inferred_actions import InferredActions as InferredActions
+from lattok.image_lam.inverse.member import SMALLEST, Member, coarse, of_own
 from lattok.image_lam.inverse.proprio_map import ProprioMap, checked_states
+from lattok.image_lam.inverse.robots import Units
 from lattok.image_lam.inverse.states import around_each as around_each
 from lattok.image_lam.inverse.states import smoothed, values_at
 from lattok.image_lam.inverse.states import state_changes as state_changes
 from lattok.nn.blocks import onto, upcast
 from lattok.nn.losses import action_loss, of_share
-from lattok.nn.normalize import Normalizer
-from lattok.types import Gap, LatentActions, LossTerms, PolicyBatch, Quantized, join
+from lattok.nn.normalize import DatasetNormalizers, Normalizer, OfDatasets, OpenChoice
+from lattok.types import Gap, LatentActions, LossTerms, PolicyBatch, Shares, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
 
 CHANGE = 2.0  # times the difference of frames, next to the frame itself
-SMALLEST = 4  # places on a side that convolutions leave
-GROUPS = 8  # of channels that are normalised together
 BLOCKS = 10  # of held-out frames, between which the gain from video varies
-COARSE = 16  # places on a side of what `loss_forward` predicts
 
 
-class ForwardModel(nn.Module):
-    """What the last frame differs by from that of the moment, as coarse maps, from the latter's map and z [B, d]."""
-
-    def __init__(self, config: InverseDynamicsConfig, channels: int):
-        super().__init__()
-        width, views = config.channels[0], len(config.cameras)  # as fast as what it teaches
-        self.now, self.told = nn.Conv2d(channels, width, 3, 1, 1), nn.Linear(config.latent_dim, views * width)
-        layers = [nn.GELU(), nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(GROUPS, width), nn.GELU()]
-        self.rest = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1))
-
-    def forward(self, now: Tensor, z: Tensor) -> Tensor:
-        views = now.shape[1]
-        shift = self.told(z).reshape(len(z) * views, -1, 1, 1)
-        return self.rest(self.now(now.flatten(0, 1)) + shift).unflatten(0, (-1, views))
-
-
-class Member(nn.Module):
-    """One network: clips to latents, these through the bottleneck, and what is read from them."""
-
-    def __init__(self, config: InverseDynamicsConfig, channels: int, side: int, known: int):
-        """`channels` of a frame's map; `known`: numbers of task and proprio, next to z."""
-        super().__init__()
-        d, hidden = config.latent_dim, config.hidden
-        kind, self.tokens = BOTTLENECKS[config.quantizer], config.tokens
-        self.positions = 1 if kind.levels else config.tokens
-
-        def reader(inputs: int, outputs: int) -> nn.Module:
-            return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-        inputs = len(config.offsets) - (not config.frame_seen)
-        layers: list[nn.Module] = []
-        for before, width in pairwise([inputs * channels, *config.channels]):
-            stride = 2 if side > SMALLEST else 1
-            side = (side + stride - 1) // stride
-            layers += [nn.Conv2d(before, width, 3, stride, 1), nn.GroupNorm(GROUPS, width), nn.GELU()]
-        self.encoder = nn.Sequential(*layers)
-        self.project = nn.Linear(len(config.cameras) * config.channels[-1] * side**2, d)
-        self.head = reader(d + known, config.action_dim)
-        self.flow_head = reader(d, len(config.cameras) * 2 * losses.CELLS**2) if config.loss_flow > 0 else None
-        self.ahead = ForwardModel(config, channels) if config.loss_forward > 0 else None
-        options: dict[str, Any] = {"frozen": False, "variational": config.loss_kl > 0}
-        self.bottleneck = kind.build(dim=d // self.positions, tokens=self.tokens, codebook=config.codebook, **options)
-
-    def encode(self, maps: Tensor) -> Tensor:
-        """Turn maps [B, V, channels, side, side] into latents [B, d]."""
-        return self.project(self.encoder(maps.flatten(0, 1)).reshape(len(maps), -1))
-
-    def narrow(self, latents: Tensor, update: bool = True) -> Quantized:
-        """Put latents [B, d] through the bottleneck: vectors [B, d], and codes [B, tokens] where it has any."""
-        found = self.bottleneck(latents.unflatten(1, (self.positions, -1)), update)
-        return found._replace(vectors=found.vectors.flatten(1), codes=found.codes.flatten(1))
-
-
-def coarse(maps: Tensor) -> Tensor:
-    """Average maps [B, V, side, side, D] over squares, [B, V, D, COARSE, COARSE] at most."""
-    found = rearrange(maps, "b v y x d -> b v d y x")
-    return F.adaptive_avg_pool2d(found.flatten(0, 1), min(COARSE, found.shape[-1])).unflatten(0, maps.shape[:2])
-
-
-class InverseDynamics(FrozenFeaturesModel):
+class InverseDynamics(OfDatasets, FrozenFeaturesModel):
     """Actions read from frames around them, with how sure that is.
 
     >>> idm = InverseDynamics.from_pretrained("org/name")          # or a folder
@@ -121,14 +64,15 @@ class InverseDynamics(FrozenFeaturesModel):
     config_class = InverseDynamicsConfig
     config: InverseDynamicsConfig
     pixel_patch = 1
+    low: Tensor  # [m] of what is read
+    high: Tensor
 
     def __init__(self, config: InverseDynamicsConfig, features: FrozenFeatures | None = None):
         super().__init__()
         check_knows_data(config)
-        self.config, self.cameras = config, config.cameras
+        self._know(config)
         self.reads_task = config.task_given
         self.codebook_size = None if config.quantizer == "none" else config.codebook.size
-        self.state_key = config.state_key if config.reads_state else None
         self.features = features or self.frozen_features(config)
         if self.features.side**2 != self.features.count:
             checks.fail("features", "a network that gives a square of patches", config.features)
@@ -136,15 +80,42 @@ class InverseDynamics(FrozenFeaturesModel):
         width = self.features.dim if raw else config.projection
         projections = [nn.Identity() if raw else nn.Linear(self.features.dim, width) for _ in range(config.members)]
         self.projections = nn.ModuleList(projections)
-        known = len(config.tasks) * config.task_given + config.state_dim * (len(config.offsets) - 1) * config.proprio
-        members = [Member(config, width, self.features.side, known) for _ in range(config.members)]
+        self._robots = [config.of(place) for place in range(len(config.robots))]
+        members = [Member(config, width, self.features.side, self._robots) for _ in range(config.members)]
         self.members: Any = nn.ModuleList(members)
-        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
-        self.state_normalizer = Normalizer(config.state_dim) if config.proprio else None  # of differences
-        self.low = nn.Buffer(torch.full((config.action_dim,), -1.0))
-        self.high = nn.Buffer(torch.ones(config.action_dim))
+        self.normalizers = DatasetNormalizers((), partial(Units, config), "model")
+        for robot, own in zip(config.robots, self._robots, strict=True):
+            self.normalizers.add(robot.name, Units(own))
+        self.use_normalizers(self.normalizers.in_use())
         self.proprio_map = None if config.proprio_map is None else ProprioMap(config.proprio_map)
         self.gain = None if config.proprio_map is None else nn.Buffer(torch.zeros(config.action_dim))
+
+    def _know(self, config: InverseDynamicsConfig) -> None:
+        self.config, self.cameras = config, config.cameras
+        self.state_key = config.state_key if config.reads_state else None
+
+    def use_normalizers(self, maps: Units | OpenChoice) -> None:
+        self.action_normalizer: Any = maps
+        if isinstance(maps, Units):
+            self.action_normalizer = maps.action_normalizer
+            self.state_normalizer: Normalizer | None = maps.state_normalizer  # of differences
+            self.register_buffer("low", maps.low)
+            self.register_buffer("high", maps.high)
+
+    def choose(self, name: str) -> None:
+        place = self.datasets.index(name)
+        self._know(self._robots[place])
+        self.members = nn.ModuleList(member.of(place, self.config) for member in self.members)
+        self.use_normalizers(self.normalizers.of(name))
+        self.normalizers, self._robots = self.normalizers.only(), []
+        self.trained_on = self.trained_on and record_of(name, self.trained_on)
+
+    def view(self, name: str) -> "InverseDynamics":
+        """Return the model of one of its datasets, which learns with it: what `for_dataset` copies is shared."""
+        own = copy.copy(self)
+        own._modules, own._buffers, own.trained_on = {**self._modules}, {**self._buffers}, None
+        own.choose(name)
+        return own
 
     def summary(self) -> str:
         c = self.config
@@ -153,6 +124,8 @@ class InverseDynamics(FrozenFeaturesModel):
         seen = f"frames {frames} (x {c.stride}) of {cameras}, {c.image_size} pixels, {c.features}"
         more = [word for word, given in {"the instruction": c.task_given, "proprio": c.proprio}.items() if given]
         names = ", ".join(c.action_names) or checks.counted(c.action_dim, "number")
+        if c.robots:
+            names = "actions of " + checks.listed(f"{robot.name} ({robot.action_dim})" for robot in c.robots)
         added = sum(place >= 0 for place in c.anchors)
         rest = f"; {added} of {c.action_dim} are added to the state" if added else ""
         if self.gain is not None:
@@ -160,6 +133,8 @@ class InverseDynamics(FrozenFeaturesModel):
         return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}{rest}"
 
     def usage(self) -> list[str]:
+        if self.datasets:
+            return self.view(self.datasets[0]).usage()
         given = ["video", f"fps={self.rate(20)}"]
         given += ['task="what the robot does"'] * self.config.task_given
         given += [f"states=np.zeros((20, {self.config.state_dim}), np.float32)"] * (self.state_key is not None)
@@ -217,6 +192,7 @@ class InverseDynamics(FrozenFeaturesModel):
         Beyond the ends of the video its first and last frame are repeated. V may be left out when there is one camera;
         arrays in, arrays out. The video may also come in pieces, in order. `decode_actions` turns latents into actions.
         """
+        self.normalizers.check_chosen()
         span = self.config.span
         stride = checks.gap(stride, fps, self.config.stride) * (span if stride is None else 1)
         if stride % span:
@@ -261,6 +237,7 @@ class InverseDynamics(FrozenFeaturesModel):
         self, latents: Values, task: str | Sequence[str], states: Values | None, smooth: int
     ) -> InferredActions:
         """Decode latents; what is read of neighbours, up to `smooth` rows away, is averaged."""
+        self.normalizers.check_chosen()
         given, latents = latents, as_tensor("latents", latents).to(self.low.device)
         checks.rank("latents", latents, "B E d")
         checks.size("latents", "members", latents.shape[1], len(self.members))
@@ -388,6 +365,8 @@ class InverseDynamics(FrozenFeaturesModel):
         if not isinstance(batch, PolicyBatch) or batch.later is None:
             hint = "Call idm.infer_actions(video, unit) for actions."
             checks.fail("batch", "a PolicyBatch with the other frames of clips", type(batch).__name__, hint)
+        if self.datasets:
+            return self._learn_each(batch)
         device, count = self.low.device, len(self.members)
         batch = onto(batch, device)
         place, later, moments = self.config.offsets.index(0), cast(Tensor, batch.later), len(self.config.offsets)
@@ -398,6 +377,7 @@ class InverseDynamics(FrozenFeaturesModel):
         states = None if proprio is None else proprio.unflatten(1, (moments, -1))
         (more, more_back), features = self._known(batch.texts, states), self.frame_features(clips)
         read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
+        places = self.config.places
         others = list[LossTerms]()
         for number in range(min(count, len(clips))):
             own, member = slice(number, None, count), self.members[number]
@@ -409,10 +389,10 @@ class InverseDynamics(FrozenFeaturesModel):
                 back[own] = upcast(self._head(number, z_back, more_back[own], more[own]))
             if member.flow_head is not None:
                 motion = losses.block_flow(torch.stack([clips[own, place], clips[own, -1]], 1))
-                others[-1]["flow"] = losses.flow(member.flow_head(z), motion)
+                others[-1]["flow"] = losses.flow(of_own(member.flow_head(z), places, self.config.views), motion)
             if member.ahead is not None:
                 now, later = (coarse(self.projections[number](features[own, i])) for i in (place, -1))
-                others[-1]["forward"] = losses.flow(member.ahead(now, z), (later - now).detach())
+                others[-1]["forward"] = losses.flow(member.ahead(now, z, places), (later - now).detach())
         judged, kind = batch.judged[:, :1], self.config.action_loss
         errors = action_loss(read[:, None], target[:, :1], judged, kind)
         reversal: LossTerms = {}
@@ -424,9 +404,48 @@ class InverseDynamics(FrozenFeaturesModel):
         means = {name: torch.stack([each[name] for each in others]).mean() for name in others[0]}
         return of_share({"action": errors}, batch.valid, batch.shares.acted) | reversal | means
 
+    def _learn_each(self, batch: PolicyBatch) -> LossTerms:
+        """Return the terms of a batch of several datasets: of each the mean over all samples."""
+        if batch.source is None:
+            checks.fail("batch", "the dataset of each sample (`source`)", "none")
+        found = dict[str, list[Tensor]]()
+        for place, name in enumerate(self.datasets):
+            rows = (batch.source == place).nonzero().flatten()
+            if len(rows):
+                share = len(rows) / len(batch.source)
+                terms = self.view(name)(_of_robot(batch, rows, self._robots[place], share))
+                for term, value in terms.items():
+                    found.setdefault(term, []).append(share * value)
+        return {term: torch.stack(values).sum() for term, values in found.items()}
+
     def _opposite(self, actions: Tensor) -> Tensor:
         """Return the actions [..., m] of clips that are shown backwards, from those of the clips."""
         return actions * torch.ones_like(self.low).index_fill(0, self._reversed(), -1)
 
     def _reversed(self) -> Tensor:
         return onto(torch.tensor(self.config.reversed_dims), self.low.device)
+
+
+def _of_robot(batch: PolicyBatch, rows: Tensor, config: InverseDynamicsConfig, share: float) -> PolicyBatch:
+    """Return samples `rows` [n] of a mixed batch as their dataset alone gives them: its cameras, its numbers."""
+    places, later = list(config.places) or slice(None), cast(Tensor, batch.later)
+    states, acted = len(config.offsets) * config.state_dim, batch.shares.acted
+    return PolicyBatch(
+        images=batch.images[rows][:, places],
+        texts=[batch.texts[int(row)] for row in rows.tolist()],
+        proprio=None if batch.proprio is None else batch.proprio[rows, :states],
+        actions=batch.actions[rows, :, : config.action_dim],
+        valid=batch.valid[rows],
+        later=later[rows][:, :, places],
+        known=None if batch.known is None else batch.known[rows, : config.action_dim],
+        shares=Shares(acted=None if acted is None else share * acted),
+    )
+
+
+def record_of(name: str, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a mixture as one dataset's; what the others gave came `earlier`."""
+    mixed = list(trained_on.get("mixture", ()))
+    own = next((entry for entry in mixed if entry.get("dataset") == name), {})
+    rest = {key: value for key, value in trained_on.items() if key != "mixture"}
+    others = [entry for entry in mixed if entry is not own] + list(trained_on.get("earlier", ()))
+    return {**rest, **own, **({"earlier": others} if others else {})}

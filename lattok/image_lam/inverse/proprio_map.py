@@ -129,7 +129,7 @@ class ProprioMap(HubModel, VideoLabeller):
         gaps = [offset * unit for offset in config.offsets]
         x = torch.cat([state_changes(around_each(each.double(), gaps), config.offsets).flatten(1) for each in states])
         y, now = torch.cat(list(actions)).double(), torch.cat(list(states)).double()
-        folds, sets = _folds([len(each) for each in states]), _input_sets(config)
+        folds, sets = folds_of([len(each) for each in states]), _input_sets(config)
         anchored = values_at(now, config.anchors) if config.anchors else torch.zeros_like(y)
         free, added = (_Choice.of(x, target, folds, sets) for target in (y, y - anchored))
         may = torch.tensor(config.anchors or [-1] * y.shape[1]) >= 0
@@ -142,7 +142,7 @@ class ProprioMap(HubModel, VideoLabeller):
         model = cls(replace(config, anchors=tuple(anchors) if kept.any() else ()))
         for dim in range(y.shape[1]):
             choice = added if kept[dim] else free
-            weight, bias = _solve(x[:, choice.columns[dim]], target[:, [dim]], choice.ridges[dim])
+            weight, bias = solve(x[:, choice.columns[dim]], target[:, [dim]], choice.ridges[dim])
             model.weight[dim, choice.columns[dim]] = weight.float()
             model.bias[dim] = bias.float()
         read = torch.where(kept, added.predicted, free.predicted)
@@ -269,7 +269,7 @@ def proposed_anchors(
     return tuple(range(len(found))) if len(found) == moves.shape[1] else ()
 
 
-def _folds(lengths: Sequence[int]) -> list[Tensor]:
+def folds_of(lengths: Sequence[int]) -> list[Tensor]:
     """Return which rows each fold leaves out, bool [N]: whole episodes, or thirds of a single one."""
     if len(lengths) == 1:
         third = torch.arange(lengths[0]) * 3 // lengths[0]
@@ -313,7 +313,7 @@ class _Choice(NamedTuple):
         return found
 
 
-def _solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Return weights [d] and bias in the units of x [n, d] and y [n, 1]."""
     shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
     (weight,) = ridge_weights((x - shift) / scale, (y - mean) / spread, [ridge])

@@ -1,0 +1,107 @@
+"""A new robot for an encoder that others trained: a head of its own, in closed form, from a few known actions.
+
+    a = W z + b         of each member, by ridge regression; z: latents of clips, as the frozen encoder gives them
+
+Of each number of the action, known episodes that are left out choose the strength.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lattok.data import RobotDataset, camera_keys
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse.proprio_map import folds_of, solve
+from lattok.nn.ridge import RIDGES, ridge_predictions
+from lattok.recipes.policy_sources import cameras_for
+from lattok.recipes.several_robots import Placed
+from lattok.samples.frames import FrameReader
+from lattok.samples.policy import PolicyWindows
+from lattok.utils import checks
+
+FEWEST = 8  # known actions
+SURE = 2.0  # standard errors by which a head has to be better than the mean
+ENCODER = ("projections.", "encoder.", "project.", "bottleneck.", "flow_head.", "ahead.")
+
+
+class HeadFit(NamedTuple):
+    rows: int  # known actions
+    folds: int  # parts of them that were left out once
+    r2: float  # of those that were left out, mean over the numbers that vary
+
+
+def seen_by(dataset: RobotDataset, cameras: Sequence[str] | None, known: InverseDynamicsConfig) -> Placed:
+    """Put a dataset's cameras into the places of those that an encoder knows: by name, else in their order."""
+    if cameras is None:
+        camera_keys(dataset)  # refuses one without any
+        shown = [*cameras_for(dataset, known.cameras).values()]
+    else:
+        shown = [*camera_keys(dataset, cameras)]
+        checks.counts(1, len(known.cameras), **{"number of cameras": len(shown)})
+    places = known.places or range(len(known.cameras))
+    own = {place: key for place, key in zip(places, shown, strict=False) if key is not None}
+    views, keys = known.views or len(known.cameras), tuple(own.values())
+    return Placed(dataset, keys, keys, tuple(own), views if [*own] != [*range(views)] else 0)
+
+
+def start_from(model: InverseDynamics, before: InverseDynamics) -> None:
+    """Copy the encoder of an earlier model, of the same architecture."""
+    ours, theirs = model.state_dict(), before.state_dict()
+    shared = {name for name in ours if any(part in name for part in ENCODER) and name in theirs}
+    model.load_state_dict({name: theirs[name] for name in shared}, strict=False)
+
+
+@torch.no_grad()
+def fit_head(model: InverseDynamics, dataset: RobotDataset, samples: PolicyWindows) -> HeadFit:
+    """Fit the heads to the known actions of samples. Raises `LattokError` where they are no better than the mean."""
+    acted = samples.acted
+    if (rows := int(acted.sum())) < FEWEST:
+        checks.fail("action_episodes", f"at least {FEWEST} known actions", rows)
+    stride = model.config.span * model.unit_frames(dataset.fps)
+    parts = list[Tensor]()
+    for episode in samples.episodes:
+        frames = FrameReader(dataset, [episode], model.cameras, model.resize).all()
+        parts.append(torch.as_tensor(model.label_video(frames, stride).quantized))
+    x = torch.cat(parts)[acted].double()  # n e d
+    y = model.action_normalizer(samples.actions[acted]).double()
+    lengths = [int(part.sum()) for part in acted.split([episode.length for episode in samples.episodes])]
+    folds = folds_of([length for length in lengths if length])
+    predicted, mean = y.new_zeros(len(RIDGES), *y.shape), torch.zeros_like(y)
+    for out in folds:
+        mean[out] = y[~out].mean(0)
+        for member in x.unbind(1):
+            found = ridge_predictions(member[~out], y[~out], member[out], RIDGES)
+            predicted[:, out] += torch.stack(found) / x.shape[1]
+    errors = (predicted - y).square()  # r n m
+    best = errors.sum(1).argmin(0)  # m
+    error = errors[best, :, torch.arange(y.shape[1])].T
+    r2 = _check_helps(y, error, (mean - y).square())
+    for number, member in enumerate(x.unbind(1)):
+        head = model.members[number].head
+        for dim, place in enumerate(best.tolist()):
+            weight, bias = solve(member, y[:, [dim]], RIDGES[place])
+            head.weight[dim].copy_(weight)
+            head.bias[dim].copy_(bias)
+    return HeadFit(rows, len(folds), r2)
+
+
+def _check_helps(y: Tensor, error: Tensor, of_mean: Tensor) -> float:
+    """Return R² of the numbers that vary; require squared errors [n, m] that are surely less than those of the mean."""
+    varies = y.std(0) > 1e-6
+    squares = (y - y.mean(0)).square().sum(0)[varies]
+    r2 = float((1 - error.sum(0)[varies] / squares).mean()) if varies.any() else math.nan
+    gains = ((of_mean - error)[:, varies] / squares).mean(1)
+    if not gains.mean() > SURE * gains.std() / len(gains) ** 0.5:
+        got = f"R² {r2:.2f}, which is no better than their mean" if varies.any() else "numbers that never vary"
+        hint = "Give more known actions, or train the encoder too: leave freeze out."
+        checks.fail("init", f"an encoder from which {len(y)} known actions can be read", got, hint)
+    return r2
+
+
+def head_text(found: HeadFit, key: str) -> str:
+    """Say how good the heads are."""
+    how = f"({found.folds} parts, each left out once)"
+    return f"head: reads `{key}` with R² {found.r2:.2f} from {found.rows} known actions {how}"

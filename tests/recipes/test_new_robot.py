@@ -1,0 +1,99 @@
+"""A new robot: a head in closed form on an encoder that others trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.cli import main
+from lattok.data import Feature, LeRobotWriter
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, RobotConfig
+from tests.conftest import moving_square
+
+LENGTHS = (12, 10, 14)
+SIZES = {"features": "pixels", "image_size": 16, "channels": (8,), "latent_dim": 4, "hidden": 8, "members": 1}
+ROBOTS = (RobotConfig("a", ("front", "wrist"), (0, 1), 3), RobotConfig("b", ("eye",), (0,), 2))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    config = InverseDynamicsConfig(("front", "wrist"), 3, robots=ROBOTS, mean=(0.5,) * 3, std=(1.0,) * 3, **SIZES)
+    return InverseDynamics(config).eval().save_pretrained(tmp_path_factory.mktemp("encoder") / "m")
+
+
+def written(root: Path, encoder: Path, noise: float) -> tuple[Path, list[np.ndarray], list[np.ndarray]]:
+    """A robot with one camera, whose actions are linear in what the encoder says of a clip, or only noise."""
+    rng, known = np.random.default_rng(3), lattok.load(encoder).for_dataset("b")
+    videos, actions = [moving_square(rng, length, 16) for length in LENGTHS], []
+    weight = rng.standard_normal((4, 3)) * [1, 10, 100]
+    for video in videos:
+        z = known.label_video(video[:, None], fps=10).quantized
+        linear = z.mean(1) @ weight + [0, 1, 2]
+        actions.append(rng.standard_normal(linear.shape) if noise else linear)
+    features = {"action": Feature("float32", (3,), None), "observation.images.top": Feature("image", (16, 16, 3), None)}
+    with LeRobotWriter.create(root, 10, features) as writer:
+        for video, action in zip(videos, actions, strict=True):
+            writer.add_episode({"action": action}, {"observation.images.top": video}, "lift")
+    return root, videos, actions
+
+
+def words(dataset: Path, out: Path, encoder: Path, *more: str) -> list[str]:
+    own = [
+        "train",
+        "idm",
+        str(dataset),
+        "--out",
+        str(out),
+        "--init",
+        str(encoder),
+        "--device",
+        "cpu",
+        "--preset",
+        "tiny",
+    ]
+    return [*own, "--episodes", "0:", *more]
+
+
+def test_a_head_that_is_linear_in_the_latents_is_found_and_the_encoder_stays(encoder, tmp_path, capsys):
+    data, videos, actions = written(tmp_path / "data", encoder, 0)
+    out = tmp_path / "n"
+    assert main(words(data, out, encoder, "--freeze", "encoder", "--action-episodes", "0,1")) == 0
+    assert "head: reads `action` with R² 1.00 from 22 known actions (2 parts" in capsys.readouterr().err
+    model, before = lattok.load(out), lattok.load(encoder)
+    low, high = np.concatenate(actions[:2]).min(0), np.concatenate(actions[:2]).max(0)
+    for video, action in zip(videos, actions, strict=True):
+        found = model.infer_actions(video[:, None], fps=10).actions
+        np.testing.assert_allclose(found, action.clip(low, high), atol=2e-2 * (high - low).max(), rtol=1e-2)
+    ours, theirs = model.state_dict(), before.state_dict()
+    same = [name for name in ours if "encoder" in name or "project" in name]
+    assert len(same) == 6
+    assert all(torch.equal(ours[name], theirs[name]) for name in same)
+    assert (model.config.views, model.config.places, model.config.hidden) == (2, (0,), 0)
+    assert model.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]
+
+
+def test_what_cannot_be_read_is_refused_in_a_line_and_nothing_is_left(encoder, tmp_path, capsys):
+    data, *_ = written(tmp_path / "data", encoder, 1)
+    for more, said in (
+        (["--freeze", "encoder"], "which is no better than their mean. Give more known actions"),
+        (["--freeze", "encoder", "--latent-dim", "8"], "`latent_dim`: expected 4 with this init, got 8"),
+        (["--freeze", "encoder", "--hidden", "8"], "`hidden`: expected 0 with this init"),
+        (["--mix", "a:1", "b:1"], "`init`: expected none with a mixture"),
+        (["--from", "proprio"], "`from_`: expected video with init"),
+    ):
+        assert main(words(data, tmp_path / "n", encoder, *more)) == 2
+        shown = capsys.readouterr().err.strip().splitlines()
+        assert said in shown[-1]
+        assert not (tmp_path / "n").exists()
+
+
+def test_without_freeze_it_is_trained_further(encoder, tmp_path):
+    data, *_ = written(tmp_path / "data", encoder, 0)
+    out = tmp_path / "n"
+    assert main(words(data, out, encoder, "--steps", "1", "--lr", "1e-12", "--batch-size", "4")) == 0
+    ours, theirs = lattok.load(out).state_dict(), lattok.load(encoder).state_dict()
+    for name in (name for name in ours if "encoder" in name or "project" in name):
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-6)
