@@ -18,6 +18,7 @@ from lattok.utils.progress import ProgressBar
 
 MARK = "demo.json"
 FAST_STEPS = 60
+SEEN, BY = "sample/dataset", {"latent": "sample/lam", "inferred": "sample/idm"}  # at once, before anything is trained
 SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled policy is filmed at
 
 
@@ -46,12 +47,29 @@ def demo(
         torch.set_num_threads(1)
         print("One thread of torch on the CPU: a second one helps on idle cores, and harms on shared machines.")
     _mark(folder, {"features": features, "seed": seed, "fast": fast})
+    _look(folder)
     _label(folder, features, common, short, again)
     _show(folder, device)
     print(f"This took {time.monotonic() - begun:.0f} s.")
     if fast:
         print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
     _what_next(features)
+
+
+def _look(folder: Path) -> None:
+    """Show what the bundled models read from the bundled video."""
+    from lattok.evaluation.page.viewer import view
+
+    page, labelled = folder / "first-look.html", folder / "first-look"
+    if page.is_file():
+        return
+    _say("A first look: latent actions and actions that two small models read from the bundled video")
+    if not labelled.exists() or Output(labelled).work.exists():
+        with ProgressBar("annotate") as progress:
+            lattok.annotate(SEEN, BY, labelled, embedding=False, progress=progress)
+    with ProgressBar("view") as progress:
+        view(lattok.open_dataset(labelled), page, progress=progress.stage)
+    print(f"Open it in a browser: {page}")
 
 
 def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str, Any], again: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import redirect_stdout
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ import lattok
 from lattok.cli import demo, main
 from tests.conftest import write_dataset
 from tests.errors import refused
+from tests.evaluation.drawn import drawn_curves
 
 pytestmark = pytest.mark.ci
 
@@ -32,6 +34,7 @@ def small_demo(tmp_path_factory):
         patch.setattr(lattok, "sample_dataset_path", lambda: source)
         patch.setattr(demo, "FAST_STEPS", 6)
         patch.setattr(demo, "SHOWN", "nowhere")
+        patch.setattr(demo, "_look", lambda folder: None)  # a test of its own
         # what probes and policies find does not matter here
         patch.setattr("lattok.evaluation.evidence.probes.STEPS", 5)
         yield run
@@ -41,6 +44,22 @@ def small_demo(tmp_path_factory):
 def whole(small_demo, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "demo"
     return out, small_demo(out)
+
+
+def test_first_of_all_a_page_shows_what_bundled_models_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "SEEN", lattok.data.export("sample/dataset", tmp_path / "one", episodes=[4]).path)
+    demo._look(tmp_path)
+    assert f"Open it in a browser: {tmp_path / 'first-look.html'}" in capsys.readouterr().out
+    page = (tmp_path / "first-look.html").read_text(encoding="utf-8")
+    labels = lattok.open_dataset(tmp_path / "first-look").columns(0, ["action", "inferred.action"])
+    (drawn,) = drawn_curves(page)
+    for place, name in enumerate(("x", "y", "z", "gripper")):
+        for source, rows in zip(("truth", "model"), labels.values(), strict=True):
+            values = drawn[f"action {name}"][source][:, 1]
+            np.testing.assert_allclose(values, rows[:, place], atol=0.005 * np.ptp(values) + 1e-3)
+    assert "inferred ones blue" in page
+    demo._look(tmp_path)
+    assert not capsys.readouterr().out
 
 
 def test_everything_is_there_and_the_next_commands_are_said(small_demo, whole):

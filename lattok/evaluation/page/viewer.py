@@ -94,6 +94,8 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
     head = f'<p class="kind">lattok view · {escape(dataset.kind)}</p><h1>{escape(dataset.name)}</h1>'
     hint = "Drag over curves and codes, or use the arrow keys there: films and values follow. Space plays. "
     hint += "A colour is a code."
+    if ACTION in own_vectors(dataset) and _inferred(dataset):
+        hint += " Recorded actions are black, inferred ones blue."
     body = [
         f'<header>{head}<p class="headline">{escape(facts)}; {escape(labels)}.</p></header>',
         f'<p class="note">{hint}{more}</p><figure><div class="panels">{panels}</div></figure>',
@@ -128,8 +130,19 @@ def _actions(dataset: RobotDataset, episode: Episode) -> list[Curve]:
     """Read the actions of an episode; none of video alone."""
     if ACTION not in own_vectors(dataset):
         return []
-    names = [f"{ACTION} {name}" for name in dimension_names(dataset.features[ACTION])]
-    return curves(names, {"truth": dataset.actions(episode.index, ACTION).astype(float)})
+    feature = dataset.features[ACTION]
+    names = [f"{ACTION} {name}" for name in dimension_names(feature)]
+    found = dataset.columns(episode.index, [ACTION, *_inferred(dataset)[:1]])
+    lines = zip(("truth", "model"), found.values(), strict=False)
+    return curves(names, {source: rows.astype(float) for source, rows in lines})
+
+
+def _inferred(dataset: RobotDataset) -> list[str]:
+    """Return the label columns that say what the actions say."""
+    shape = dataset.features[ACTION].shape
+    labels = [name.removesuffix(".valid") for name in dataset.features if name.endswith(".valid")]
+    found = [f"{name}.{ACTION}" for name in labels if f"{name}.{ACTION}" in dataset.features]
+    return [name for name in found if dataset.features[name].shape == shape]
 
 
 def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> Iterator[EpisodeCodes]:
