@@ -50,6 +50,7 @@ PUBLIC = (
     "nn.quantize",
     "nn.kmeans",
     "nn.normalize",
+    "latent_actions",
     "types",
     "utils.findings",
     "utils.checks",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.labelling import Video, VideoEncoder, torch_encoder
+from lattok.image_lam.base.video_file import Files
 from lattok.types import Gap, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, in_pairs, like
@@ -61,7 +62,7 @@ class FastImageLAM(VideoLabeller):
     def resize(self, frames: np.ndarray) -> np.ndarray:
         return self._lam.resize(frames)
 
-    def label_video(self, frames: Video, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
+    def label_video(self, frames: Video | Files, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
         return self._lam.label_video(frames, stride, self._encoder, fps=fps)
 
     @torch.no_grad()

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import get_protocol_members
 
+from lattok.latent_actions import LatentActions as LatentActions
+from lattok.latent_actions import join as join
+
 Gap = int | str | None  # frames, or seconds such as "0.2s"; None is the model's own
 LossTerms = dict[str, Tensor]  # named 0-d tensors; the training loop weights and sums them
 
@@ -47,34 +50,6 @@ class Quantized(NamedTuple):
     vectors: Tensor  # [..., d] straight-through: values of the codebook, gradient of the input
     codes: Tensor  # [...] int64 (residual: [..., levels])
     losses: LossTerms
-
-
-class LatentActions(NamedTuple):
-    """Latent actions of one stream; `env` holds the environment stream where there is one.
-
-    Residual quantizers have P levels for one latent: `latents` and `quantized` are then [B, 1, d].
-    """
-
-    codes: Tensor  # [B, P] int64
-    latents: Tensor  # [B, P, d] before quantization
-    quantized: Tensor  # [B, P, d]
-    env: "LatentActions | None" = None
-
-    @classmethod
-    def of_latents(cls, latents: Tensor, env: "LatentActions | None" = None) -> "LatentActions":
-        """Return continuous latents [B, P, d], which have no codes."""
-        return cls(torch.empty(len(latents), 0, dtype=torch.long, device=latents.device), latents, latents, env)
-
-
-def join(parts: Sequence[LatentActions]) -> LatentActions:
-    """Join latent actions of several batches, one after the other."""
-    env = [part.env for part in parts if part.env is not None]
-    return LatentActions(
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.latents for part in parts]),
-        torch.cat([part.quantized for part in parts]),
-        join(env) if env else None,
-    )
 
 
 class LabelsVideo(Protocol):

@@ -45,6 +45,12 @@ WORKS = {  # a line, and what is true of what it gives
     "lam.label_video(list(frames), fps=30).codes.numpy() - lam.label_video(frames, fps=30).codes": lambda x: (
         not x.any()
     ),
+    "[len(part) for part in (lam.label_video(frames, 2), lam.encode(pairs), lam.encode(pairs)[0])]": lambda x: (
+        x == [6, 3, 1]
+    ),
+    "lam.label_video(frames, 2).valid.tolist()": lambda x: x == [True] * 4 + [False] * 2,
+    "len(lam.label_video(frames, fps=30)[0.1:])": lambda x: x == 3,
+    "repr(lam.label_video(frames, fps=30))": lambda x: len(x.splitlines()) == 2 and "0 to 0.167 s" in x,
     "tok.encode(chunks.tolist()).numpy() - tok.encode(chunks)": lambda x: not x.any(),
     "logging.getLogger('lattok')": lambda x: not x.propagate and x.isEnabledFor(logging.INFO),
 }
@@ -62,8 +68,12 @@ ENDS = {  # a line, and what its error says
     "lattok.LeRobotDataset": "Did you mean open_dataset?",
     "next(iter(DataLoader(ds, batch_size=2)))": "got a batch of 2. DataLoader(dataset, batch_size=None)",
     "ds.actions(0, 'actions')": "Did you mean action?",
-    "lam.label_video('x.mp4')": "`fps`: expected",
-    "lam.label_video(io.BytesIO(), fps=30)": "got BytesIO. A file is read by",
+    "lam.label_video('x.mp4')": "`frames`: expected 2 video files, one for each camera: ",
+    "lam.label_video(['x.mp4', 'y.mp4'])": "`frames`: expected a video file, got x.mp4, which is none",
+    "lam.label_video(['.', '.'])": "a folder. Videos in a folder are a dataset: lattok.annotate(",
+    "lam.label_video(io.BytesIO(), fps=30)": "got BytesIO. A video file is given by its path",
+    "lam.label_video(frames, fps=30)['first']": "expected a number, frames such as [10:20]",
+    "lam.label_video(frames, 2)[0.5:2.0]": "got seconds slice(0.5, 2.0, None). Give label_video fps=.",
     "lam.label_video(None, fps=30)": "got NoneType",
     "lam.label_video(pictures[0], fps=30)": "expected shape [T, V, H, W, 3], got shape [64, 64, 3]",
     "lam.label_video([frames[0], frames[1, :, :32]], fps=30)": "expected frames of one size",

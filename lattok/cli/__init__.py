@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 import lattok
-from lattok.cli import datasets, demo, flags, judging, models
+from lattok.cli import datasets, demo, flags, judging, label, models
 from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.devices import cpu_quota
@@ -51,6 +51,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "rollout": Verb(judging.rollout, "lattok.loading"),
     "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(datasets.annotate, "lattok.annotation"),
+    "label": Verb(label.label),
     "verify": Verb(datasets.verify, "lattok.annotation"),
     "hide": Verb(datasets.hide, "lattok.annotation"),
     "export": Verb(datasets.export, "lattok.data"),

@@ -3,6 +3,7 @@
 Arrays in, arrays out; tensors in, tensors out; lists in, tensors out.
 """
 
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,7 +57,7 @@ def in_pairs(now: Values, later: Values) -> Values:
 
 
 def like(given: object, result: Result) -> Result:
-    """Return `result`, a tensor or a (named) tuple that holds some, as arrays where an array was given."""
+    """Return `result`, a tensor, or a tuple or dataclass that holds some, as arrays where an array was given."""
     return _arrays(result) if isinstance(given, np.ndarray) else result
 
 
@@ -66,4 +67,6 @@ def _arrays(value: object) -> Any:
     if isinstance(value, tuple):
         parts = [_arrays(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _arrays(getattr(value, field.name)) for field in fields(value)})
     return value

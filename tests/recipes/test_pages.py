@@ -11,6 +11,7 @@ import lattok
 from lattok.action_vq import P2TActionVQ, ResidualVQ
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe
+from tests.conftest import put_video
 from tests.recipes.policies import with_absurd_actions
 from tests.recipes.test_howto import BLOCK, ROOT
 
@@ -28,6 +29,7 @@ ONCE = {"collect": ["--episodes", "1"], "rollout": ["--episodes", "1"]}
 ELSEWHERE = (
     "org/lam",
     "lattok convert",
+    "lattok label",
     "lattok push",
     "lattok collect",
     "lattok rollout",
@@ -135,7 +137,9 @@ def test_a_training_loop_of_ones_own(place):
 
 
 def test_judging_and_labelling(place, capsys):
-    run("lattok train image-lam DATASET --out my-lam", capsys)
+    run("lattok train image-lam DATASET --out my-lam --cameras corner2", capsys)
+    film = lattok.open_dataset("path/to/dataset").frames(0, ["corner2"])[:, 0]
+    put_video(Path("clip.mp4"), film, 80)
     page = blocks("docs/howto/latent_actions.md", "bash")[0].splitlines()
     for line in (page[0], page[2]):
         run(line, capsys)

@@ -6,6 +6,7 @@ Matroska and WebM have no frame count, recorders write no duration, and a variab
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
+from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, holds, index_column, readable
 from lattok.data.video import OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
@@ -165,6 +166,39 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
     return Schedule(length, start, times[nearest])
 
 
+class VideoFile(NamedTuple):
+    """One video file, read as an episode of a `VideoFolder` is."""
+
+    path: Path
+    fps: float
+    plan: Schedule
+
+    @property
+    def length(self) -> int:
+        """Count the frames T."""
+        return self.plan.length
+
+    def blocks(self, indices: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Yield these frames, or all, in blocks uint8 [n, H, W, 3]: each is a view that the next one overwrites."""
+        wanted, times = np.arange(self.length) if indices is None else indices, self.plan.times
+        at, fps = (self.plan.start + wanted / self.fps, self.fps) if times is None else (times[wanted], EXACT_FPS)
+        yield from decode_at(self.path, at, fps)
+
+
+def read_video(path: str | os.PathLike[str], fps: float | None = None) -> VideoFile:
+    """Open one video file at `fps`, else at its own rate. Raises `LattokError` where there is none that can be read."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        hint = "Videos in a folder are a dataset: lattok.annotate(FOLDER, MODEL, OUT)." if place.is_dir() else ""
+        checks.fail("frames", "a video file", f"{place}, {'a folder' if place.is_dir() else 'which is none'}", hint)
+    video = read_times(place)
+    if fps is None and not checks.is_frame_rate(video.rate):
+        checks.fail("fps", f"the frame rate, which {place} does not tell", "none", "Such as fps=30.")
+    rate = video.rate if fps is None else fps
+    checks.frame_rate(fps=rate)
+    return VideoFile(place, float(rate), schedule(video, rate))
+
+
 class VideoFolder(RobotDataset):
     """Videos in a folder and the folders below it; see `lattok.data.RobotDataset` for what it offers.
 
@@ -257,10 +291,8 @@ class VideoFolder(RobotDataset):
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         plan = self._plan(episode_index)
-        regular = (plan.start + indices / self.fps, self.fps)
-        times, fps = regular if plan.times is None else (plan.times[indices], EXACT_FPS)
         try:
-            yield from decode_at(self.root / self._files[episode_index], times, fps)
+            yield from VideoFile(self.root / self._files[episode_index], self.fps, plan).blocks(indices)
         except LattokError as error:
             raise LattokError(f"episode {episode_index}: {error}") from None
 

@@ -6,7 +6,7 @@ kept: a grid of average-pooled ones stays for the probes, within a budget of mem
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,6 @@ class PairSource:
         return pairs
 
 
-def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
-    env = None if latents.env is None else take_rows(latents.env, rows)
-    return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
-
-
 def read_pair_set(
     source: PairSource, model: VideoLabeller, fresh: Any, episodes: list[int], most: int, note: Progress
 ) -> PairSet:
@@ -270,7 +265,7 @@ def _labels(
         labels = model.label_video(np.asarray(frames.frames[first : last + 1]), frames.stride, **inputs)
     what = f"labels of {model.type or type(model).__name__}"
     checked = _checked(labels, what, last - first + 1, model.codebook_size or 0)
-    return to_cpu(take_rows(checked, torch.from_numpy(frames.first[pairs] - first)))
+    return to_cpu(checked[torch.from_numpy(frames.first[pairs] - first)])
 
 
 def _of_clips(model: ClipLAM, frames: FramePairs, pairs: np.ndarray) -> LatentActions:
@@ -282,7 +277,7 @@ def _of_clips(model: ClipLAM, frames: FramePairs, pairs: np.ndarray) -> LatentAc
 def _checked(labels: LatentActions, what: str, count: int, size: int | None) -> LatentActions:
     """Return the labels of a video, arrays or tensors, as tensors; raises `LattokError` where they are no labels of
     `count` frames, or codes are not those of a codebook of `size`; None: of any."""
-    codes, latents, quantized = (as_tensor(what, labels[i]) for i in range(3))
+    codes, latents, quantized = (as_tensor(what, part) for part in (labels.codes, labels.latents, labels.quantized))
     for name, part, axes in (("codes", codes, "T P"), ("latents", latents, "T P d"), ("quantized", quantized, "T P d")):
         checks.rank(f"{what}, {name}", part, axes)
         checks.size(f"{what}, {name}", "rows, one for each frame", len(part), count)
@@ -305,8 +300,8 @@ def exchange(
 ) -> LatentActions:
     """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
     other = None if latents.env is None else exchange(latents.env, env, env, device, keep_env)
-    chosen = take_rows(latents, control)
-    return chosen._replace(quantized=chosen.quantized.to(device) * keep, env=other)
+    chosen = latents[control]
+    return replace(chosen, quantized=chosen.quantized.to(device) * keep, env=other)
 
 
 def derangement(groups: np.ndarray, generator: torch.Generator) -> Tensor:

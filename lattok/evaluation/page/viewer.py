@@ -26,6 +26,7 @@ from lattok.evaluation.page.episode import (
     Curve,
     EpisodeCodes,
     EpisodeView,
+    Films,
     curves,
     episode_panel,
     films_of,
@@ -90,17 +91,29 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
     labels = f"labels {', '.join(names)}" if names else "no label columns (lattok annotate writes them)"
     others = " One of each task comes first; lattok view --episodes shows others."
     more = others if len(shown) < len(episodes) else ""
+    if ACTION in own_vectors(dataset) and _inferred(dataset):
+        more = f" Recorded actions are black, inferred ones blue.{more}"
     panels = "".join(html for _, html in sorted(shown))
-    head = f'<p class="kind">lattok view · {escape(dataset.kind)}</p><h1>{escape(dataset.name)}</h1>'
+    return _document(dataset.name, f"lattok view · {dataset.kind}", f"{facts}; {labels}.", panels, more)
+
+
+def page_of_film(name: str, films: Films, labels: EpisodeCodes, fps: float) -> str:
+    """Return the page of one film of T frames with its codes; `films` show the frames `film_frames(T)`."""
+    length = len(labels.codes)
+    facts = f"{checks.counted(length, 'frame')}, {fps:g} frames a second; codes of {labels.name}."
+    panel = episode_panel(EpisodeView(name, "", fps, np.arange(length), codes=[labels]), films)
+    return _document(name, "lattok label", facts, f'<div class="panel">{panel}</div>')
+
+
+def _document(name: str, kind: str, headline: str, panels: str, more: str = "") -> str:
+    head = f'<p class="kind">{escape(kind)}</p><h1>{escape(name)}</h1>'
     hint = "Drag over curves and codes, or use the arrow keys there: films and values follow. Space plays. "
     hint += "A colour is a code."
-    if ACTION in own_vectors(dataset) and _inferred(dataset):
-        hint += " Recorded actions are black, inferred ones blue."
     body = [
-        f'<header>{head}<p class="headline">{escape(facts)}; {escape(labels)}.</p></header>',
+        f'<header>{head}<p class="headline">{escape(headline)}</p></header>',
         f'<p class="note">{hint}{more}</p><figure><div class="panels">{panels}</div></figure>',
     ]
-    return document(dataset.name, body, MARK)
+    return document(name, body, MARK)
 
 
 def prefixes(dataset: RobotDataset) -> list[str]:

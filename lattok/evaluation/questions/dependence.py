@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, take_rows, to_cpu
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, to_cpu
 from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -267,8 +267,8 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
     again = reencode(model, held_out, rows, other)
     found = {
         "model": _agreement(evidence, again, other),
-        "own": _agreement(evidence, take_rows(held_out.latents, rows), other),
-        "random": _agreement(evidence, take_rows(held_out.latents, third), other),
+        "own": _agreement(evidence, held_out.latents[rows], other),
+        "random": _agreement(evidence, held_out.latents[third], other),
         "same_scene": _agreement(evidence, reencode(model, held_out, rows, rows), rows),
     }
     return found, _action_r2(evidence, again, rows)
@@ -287,7 +287,7 @@ def reencode(model: EncodesPredictions, pairs: PairSet, rows: Tensor, source: Te
 
 def _agreement(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -> Agreement:
     """Compare latents with those of held-out pairs `rows`."""
-    mean, source = evidence.train.latents.latents.double().mean(0), take_rows(evidence.held_out.latents, rows)
+    mean, source = evidence.train.latents.latents.double().mean(0), evidence.held_out.latents[rows]
     wanted, got = source.latents.double(), latents.latents.double()
     error, total = (wanted - got).square().sum(), (wanted - mean).square().sum().clamp_min(1e-12)
     codes = float((latents.codes == source.codes).double().mean()) if source.codes.shape[1] else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, take_rows, to_cpu
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -172,7 +172,7 @@ def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap,
 
     def both(pick: Callable[[Any], Tensor], whose: str = "latents") -> tuple[list[Tensor], list[Tensor]]:
         splits = (train, held_out)
-        clean = [pick(take_rows(getattr(split.pairs, whose), split.rows)) for split in splits]
+        clean = [pick(getattr(split.pairs, whose)[split.rows]) for split in splits]
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs

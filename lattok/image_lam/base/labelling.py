@@ -29,7 +29,7 @@ MAX_BLOCK = 32  # frames, and pairs, at a time
 NUMBERS_IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
 SCORES_IN_CACHE = 2**23  # scores of attention at a time
 
-READ = "A file is read by lattok.open_dataset(FOLDER).frames(0), of a folder that it is in."
+READ = "A video file is given by its path."
 
 Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -139,7 +139,8 @@ def as_latents(latents: object) -> LatentActions:
     if not isinstance(latents, LatentActions):
         checks.fail("latents", "what `encode` or `label_video` gives", type(latents).__name__)
     env = None if latents.env is None else as_latents(latents.env)
-    codes, vectors, quantized = (as_tensor("latents", part) for part in latents[:3])
+    parts = (latents.codes, latents.latents, latents.quantized)
+    codes, vectors, quantized = (as_tensor("latents", part) for part in parts)
     return LatentActions(codes, vectors, quantized, env)
 
 

@@ -17,6 +17,7 @@ from lattok.hub import HubModel
 from lattok.hub.client import FilePath
 from lattok.image_lam.base.features import PIXEL_PATCH, FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, as_latents, block_size, of_cameras, query_tokens
+from lattok.image_lam.base.video_file import Files, are_files, label_files
 from lattok.types import Gap, LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, in_pairs, like
@@ -224,22 +225,32 @@ class PairModel(FrozenFeaturesModel, ABC):
 
     @torch.no_grad()
     def label_video(
-        self, frames: Video, stride: Gap = None, encoder: VideoEncoder | None = None, *, fps: float | None = None
+        self,
+        frames: Video | Files,
+        stride: Gap = None,
+        encoder: VideoEncoder | None = None,
+        *,
+        fps: float | None = None,
     ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
+
+        `valid` says which pairs end in the video. A video file, or one for each camera, gives arrays; `fps` is its
+        rate where the file does not tell.
 
         `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own. V may be
         left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order, from any
         iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
         labels do not depend on the pieces. `lattok.for_inference` has faster encoders of an `ImageLAM`.
         """
-        stride = checks.gap(stride, fps, self.config.stride)
         self.check_reads_video_alone()
+        if are_files(frames):
+            return label_files(self, frames, stride, fps, encoder=encoder)
+        stride = checks.gap(stride, fps, self.config.stride)
         size = block_size(self.numbers_per_frame, self.features.mean.device)
         with self.inference():
             encoder = encoder or self.video_encoder()
             tokens = query_tokens(encoder, frames, self.cameras, (0, stride), size)
-            return like(frames, join([self.from_tokens(part) for part in tokens]))
+            return like(frames, join([self.from_tokens(part) for part in tokens]).of_video(stride, fps))
 
     def checked_pairs(self, frames: Values) -> Tensor:
         """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""

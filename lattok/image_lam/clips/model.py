@@ -25,6 +25,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.image_lam.base.losses import separation
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
+from lattok.image_lam.base.video_file import Files, are_files, label_files
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import Pair, SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import onto
@@ -176,15 +177,18 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
 
     @torch.no_grad()
     def label_video(
-        self, frames: Video, stride: Gap = None, task: str | Sequence[str] = "", *, fps: float | None = None
+        self, frames: Video | Files, stride: Gap = None, task: str | Sequence[str] = "", *, fps: float | None = None
     ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
 
         `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own. `task`: an
         instruction, or T of them; a clip has that of its first frame.
         V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
-        Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
+        Clips are computed in blocks from frame 0, so that labels do not depend on the pieces. A video file, or one for
+        each camera, gives arrays; `fps` is its rate where the file does not tell.
         """
+        if are_files(frames):
+            return label_files(self, frames, stride, fps, task=task)
         stride = checks.gap(stride, fps, self.config.stride)
         tasks = [task] if isinstance(task, str) else task
         if not isinstance(tasks, list | tuple) or not all(isinstance(text, str) for text in tasks):
@@ -208,7 +212,7 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
         labels = join(parts)
         if not isinstance(task, str):
             checks.size("task", "instructions, as there are frames", len(tasks), len(labels.latents))
-        return like(frames, labels)
+        return like(frames, labels.of_video(stride, fps))
 
     @torch.no_grad()
     def predict(self, now: Tensor, latents: LatentActions) -> Tensor:
@@ -257,10 +261,10 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
             quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
             if list(quantized.shape) != expected:
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
-            return stream._replace(quantized=quantized.to(self.queries.device))
+            return replace(stream, quantized=quantized.to(self.queries.device))
 
         found, env = sized("latents", latents, config.motion_tokens), latents.env
-        return found if env is None else found._replace(env=sized("latents.env", env, config.scene_tokens))
+        return found if env is None else replace(found, env=sized("latents.env", env, config.scene_tokens))
 
     def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
@@ -280,7 +284,8 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
         return patches.to(self.queries.device), actions.to(self.queries.device), known.to(self.queries.device)
 
     def _velocity(self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions) -> Pair:
-        pair = tuple(part.quantized.to(now.device) for part in (latents.env or latents, latents))
+        scene = latents if latents.env is None else latents.env
+        pair = tuple(part.quantized.to(now.device) for part in (scene, latents))
         known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
         return self.decoder(x, y, times, pair, now, known)
 

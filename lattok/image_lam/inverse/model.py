@@ -33,6 +33,7 @@ from lattok.image_lam.base.bottlenecks import trial_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
+from lattok.image_lam.base.video_file import Files, are_files, label_files
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.image_lam.inverse.inferred_actions import InferredActions as InferredActions
 from lattok.image_lam.inverse.member import SMALLEST, Member, coarse, of_own
@@ -184,15 +185,18 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         return self.members[number].encode(rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x"))
 
     @torch.no_grad()
-    def label_video(self, frames: Video, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
+    def label_video(self, frames: Video | Files, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into latents of T clips: `latents` [T, members, d], and as `quantized` the
         same after the bottleneck; `codes` [T, members * tokens] where it has any.
 
         `stride` is that of `stride_frames`, in frames or seconds (of a video at `fps`); left out: the model's own.
         Beyond the ends of the video its first and last frame are repeated. V may be left out when there is one camera;
         arrays in, arrays out. The video may also come in pieces, in order. `decode_actions` turns latents into actions.
+        A video file, or one for each camera, gives arrays; `fps` is its rate where the file does not tell.
         """
         self.normalizers.check_chosen()
+        if are_files(frames):
+            return label_files(self, frames, stride, fps)
         span = self.config.span
         stride = checks.gap(stride, fps, self.config.stride) * (span if stride is None else 1)
         if stride % span:
@@ -204,7 +208,7 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         with self.inference():
             encoder = VideoEncoder(self.frame_features, lambda *moments: self.encode_features(moments).float())
             parts = [self._narrowed(part) for part in query_tokens(encoder, frames, self.cameras, gaps, size)]
-        return like(frames, join(parts))
+        return like(frames, join(parts).of_video(gaps[-1], fps))
 
     def trial(self) -> Trial | None:
         found, size = [member.bottleneck for member in self.members], self.config.codebook.size

@@ -2,6 +2,7 @@ import base64
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_without_scene_tokens_the_frame_is_decoded_from_motion(exchange: bool, m
     assert isinstance(again, ClipLAM)
     frame, actions = lam.generate(pixels(2, 2), found)
     assert all(torch.equal(*pair) for pair in zip(again.generate(pixels(2, 2), found), (frame, actions), strict=True))
-    assert not torch.equal(lam.generate(pixels(2, 2), found._replace(quantized=-found.quantized))[0], frame)
+    assert not torch.equal(lam.generate(pixels(2, 2), replace(found, quantized=-found.quantized))[0], frame)
     two = clip_lam().encode(pixels(2, 3, 2), "lift")
     refused("`latents`", lambda: lam.generate(pixels(2, 2), two))
     refused("`encode` gives, of motion and scene, got those of", lambda: clip_lam().generate(pixels(2, 2), found))

@@ -1,5 +1,7 @@
 """AdaWorld's autoencoder, converted, computes what the published class computes (tests/parity/README.md)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def test_latents_and_predictions_are_the_published_ones(first):
     assert found.codes.shape == (4, 0)
     features = model.features.of_pixels(values["videos"][:, 0])
     close(model.features.pixels_of(model.predict(features, found)), values["recon"])
-    swapped = found._replace(quantized=found.quantized.flip(0))
+    swapped = replace(found, quantized=found.quantized.flip(0))
     close(model.features.pixels_of(model.predict(features, swapped)), values["swapped.recon"])
 
 

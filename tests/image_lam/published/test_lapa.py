@@ -40,7 +40,7 @@ def test_codes_latents_and_predictions_are_the_published_ones(case):
     now = model.features.of_pixels(frames)
     close(as_image(model, model.predict(now, found)), values["recon"])
     if "forced.recon" in values:
-        forced = found._replace(quantized=model.state_dict()["codebook"][values["forced.indices"]])
+        forced = replace(found, quantized=model.state_dict()["codebook"][values["forced.indices"]])
         close(as_image(model, model.predict(now, forced)), values["forced.recon"])
 
 
