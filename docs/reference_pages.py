@@ -42,6 +42,8 @@ PUBLIC = (
     "training",
     "evaluation",
     "annotation",
+    "annotation.importing",
+    "labels.imported",
     "inference",
     "sim",
     "loading",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lattok.annotation import annotate as annotate
     from lattok.annotation import hide as hide
     from lattok.annotation import verify as verify
+    from lattok.annotation.importing import import_labels as import_labels
     from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
     from lattok.data import repair as repair
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _PLACES = {  # where the names above live; a test compares the two lists
     "lattok.action_vq": "BEAST FAST FSQ OAT TOAST P2TActionVQ QueST ResidualVQ UniformBins VQBeT",
     "lattok.annotation": "annotate hide verify",
+    "lattok.annotation.importing": "import_labels",
     "lattok.data": "export open_dataset repair sample_dataset_path",
     "lattok.evaluation": "compare compare_rollouts evaluate",
     "lattok.image_lam": "ImageLAM MotoLAM",

@@ -118,6 +118,16 @@ class InfersActions(Protocol):
         ...
 
 
+class HoldsActions(Protocol):
+    """Holds inferred actions of frames by the number of their episode, whatever inferred them."""
+
+    def has(self, episode: int) -> bool: ...
+    def none_of(self, episode: int) -> Any: ...
+    def actions_of(self, episode: int) -> Any:
+        """Return `actions` [T, m] of an episode, `confidence` [T] or None, and `valid` [T]: which are its own."""
+        ...
+
+
 class TokenizesActions(Protocol):
     """Turns chunks of actions into codes and back."""
 

@@ -88,7 +88,9 @@ def flat(values: np.ndarray) -> np.ndarray:
 def fill_record(work: Work, unlabelled: Mapping[int, str]) -> dict[str, Any]:
     """Return which episodes were filled, and digests of the others as they were measured, for `compare_fill`."""
     key, indices = work.options.action_key, {episode.index for episode in work.dataset.episodes}
-    unknown = unmeasured(work.dataset, key, indices) if key in work.dataset.features else indices
+    ((_, model),) = work.models.items()
+    every = getattr(model, "every", False) or key not in work.dataset.features
+    unknown = indices if every else unmeasured(work.dataset, key, indices)
     filled = index_runs(sorted(unknown - {*unlabelled}))
     if key not in work.dataset.features or len(indices - unknown) > MAX_DIGESTS:
         return {"filled": filled}

@@ -35,7 +35,7 @@ from lattok.data.views import View, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
-from lattok.types import ActionTokenizer, InfersActions, LatentActions, VideoLabeller, lacks
+from lattok.types import ActionTokenizer, HoldsActions, InfersActions, LatentActions, VideoLabeller, lacks
 from lattok.utils import checks, files
 from lattok.utils.parallel import Prefetcher, Request, piece_size
 from lattok.version import __version__
@@ -158,6 +158,8 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         video = (decode(index, first, last) for first, last in _spans(length))
         (episode,) = select_episodes(work.dataset, [index])
         inputs = {"task": instruction_of(work.dataset, episode)} if model.reads_task else {}
+        if not lacks(model, HoldsActions):
+            return {f"{prefix}.{name}": values for name, values in _held(work, prefix, index).items()}
         if not lacks(model, InfersActions):
             parts = _inferred(work, prefix, index, video, inputs)
         else:
@@ -261,6 +263,18 @@ def _inferred(work: Work, prefix: str, index: int, video: Iterable[np.ndarray], 
     return arrays
 
 
+def _held(work: Work, prefix: str, index: int) -> Labels:
+    """Return actions that were inferred elsewhere; where they fill a column, which rows of it they are."""
+    model, fill = cast(Any, work.models[prefix]), work.options.fill
+    filled = fill and (model.every or _unknown(work, prefix, index))
+    needless = fill and not filled and not model.has(index)  # what was measured needs nothing beside it
+    found = model.none_of(index) if needless else model.actions_of(index)
+    arrays = {"action": found.actions, "valid": found.valid}
+    if found.confidence is not None:
+        arrays["confidence"] = found.confidence
+    return {**arrays, "filled": np.full(len(found.actions), filled)} if fill else arrays
+
+
 def _unknown(work: Work, prefix: str, index: int) -> bool:
     """Tell whether nobody knows the actions of an episode: there is no such column, or it holds NaN alone. In a dataset
     that was filled already, its own mark says it."""
@@ -284,7 +298,7 @@ def _check_fills(work: Work) -> None:
     dataset, key = work.dataset, work.options.action_key
     checks.size("models", "models to fill in actions", len(work.models), 1)
     ((prefix, model),) = cast(Mapping[str, Any], work.models).items()
-    if lacks(model, InfersActions):
+    if lacks(model, InfersActions) and lacks(model, HoldsActions):
         hint = "Train one: lattok train idm."
         checks.fail("models", f"a model that infers actions for `{prefix}`", f"one of type {model.type}", hint)
     if others := [each for each in fillers(dataset, key) if each != prefix]:
@@ -299,9 +313,12 @@ def _check_fills(work: Work) -> None:
     if key in dataset.features:
         wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
         hint = f"It infers {names}." if names else ""
+        if not lacks(model, HoldsActions):
+            hint = 'Give them a column of their own: action_key="NAME".'
         checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
         check_actions(model, dataset, key)
-    _check_any_unknown(dataset, key)
+    if not getattr(model, "every", False):
+        _check_any_unknown(dataset, key)
 
 
 def _check_any_unknown(dataset: RobotDataset, key: str) -> None:

@@ -52,6 +52,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(datasets.annotate, "lattok.annotation"),
     "label": Verb(label.label),
+    "import-labels": Verb(label.import_labels, "lattok.annotation"),
     "verify": Verb(datasets.verify, "lattok.annotation"),
     "hide": Verb(datasets.hide, "lattok.annotation"),
     "export": Verb(datasets.export, "lattok.data"),

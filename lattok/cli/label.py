@@ -1,15 +1,18 @@
-"""`lattok label`: the labels of one video, as a table and beside the film."""
+"""`lattok label`, of one video, and `lattok import-labels`, of what another program inferred."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli.flags import Arg, Device, Revision
+from lattok.cli.flags import Arg, Dataset, Device, Folder, Format, Names, Revision
 from lattok.utils import checks
 from lattok.utils.devices import moved
 from lattok.utils.files import write_text
 from lattok.utils.output import Output, unused
+from lattok.utils.progress import ProgressBar
 
 TABLE, PAGE = ".parquet", ".html"
 VIDEOS = "Video file; for a model of several cameras one for each, in its order."
@@ -63,6 +66,58 @@ def label(
             print(f"Film with its codes: {place}")
         else:
             print("There is no page: this model has no codes to show.")
+
+
+def import_labels(
+    dataset: Dataset,
+    from_: Annotated[str, Arg("FOLDER", "Folder of files with actions, or the LeRobot dataset of a dump.")],
+    out: Folder,
+    fps: float | None = None,
+    between: Literal["hold", "divide"] | None = None,
+    names: Names = (),
+    unit: str = "",
+    made_by: str = "",
+    every: bool = False,
+    action_key: str = "action",
+    prefix: str = "inferred",
+    format: Format = None,
+) -> int:
+    """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset.
+
+    They fill the column of actions where it is unknown, marked as inferred. Where all actions are known they are beside
+    them, to be judged.
+
+    Example: lattok import-labels path/to/videos --from outputs --out filled --unit "m, 6d rotation"
+
+    Args:
+        out: New folder: a copy with more columns, or labels alone if the dataset is not LeRobot.
+        fps: Rows a second, if there are fewer than frames.
+        between: What a row is for its frames, if there are fewer rows: hold (targets) or divide (increments).
+        names: Names of an action's numbers.
+        unit: Their unit, for the record.
+        made_by: What inferred them, such as "Cosmos3-Nano", for the record.
+        every: All actions are inferred ones, whatever the column holds, as in generated videos.
+        action_key: Column to fill; another name gives them a column of their own.
+        prefix: Of the columns that are added.
+    """
+    from lattok.annotation.importing import import_actions
+
+    source = lattok.open_dataset(dataset, format=format)
+    given: dict[str, Any] = {"fps": fps, "between": between, "names": names, "unit": unit, "made_by": made_by}
+    given |= {"every": every, "action_key": action_key, "prefix": prefix}
+    with ProgressBar("import-labels") as progress:
+        result, filled = import_actions(source, from_, out, **given, progress=progress)
+    if not result.complete:
+        print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
+    key = ["--action-key", action_key] if action_key != "action" else []
+    if filled:
+        print(f"Inferred actions in `{action_key}`, marked in `{prefix}.filled`: {result.path}")
+        words = ["train", "vla", out, "--out", unused("my-policy"), *key]
+    else:
+        print(f"All actions are known; beside them, as `{prefix}.action`, are the inferred ones: {result.path}")
+        words = ["evaluate", dataset, "--labels", out, *key, *(["--format", format] if format else [])]
+    print(f"{'Train a policy' if filled else 'Judge them'}: {shlex.join(['lattok', *words])}")
+    return 0 if result.complete else 1
 
 
 def _names(video: str) -> list[str]:

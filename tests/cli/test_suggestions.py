@@ -77,7 +77,7 @@ def plain(text: str) -> str:
 
 
 COMMAND = re.compile(
-    r"(^|[`:] ?|[Rr]un )?lattok ([a-z]+)((?: (?:--[a-z-]+|[A-Z]+|\{\w*\}|[a-z0-9-]+|\.\.\.)(?![\w/]))*)"
+    r"(^|[`:] ?|[Rr]un )?lattok ([a-z][a-z-]*)((?: (?:--[a-z-]+|[A-Z]+|\{\w*\}|[a-z0-9-]+|\.\.\.)(?![\w/]))*)"
 )
 
 

@@ -4,6 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ ELSEWHERE = (
     "org/lam",
     "lattok convert",
     "lattok label",
+    "lattok import-labels",
     "lattok push",
     "lattok collect",
     "lattok rollout",
@@ -156,6 +158,8 @@ def test_judging_and_labelling(place, capsys):
 def test_much_video_few_actions(few, place, capsys):
     (place / "path/to/dataset").unlink()
     with_absurd_actions(few, (0,), place / "path/to/dataset", float("nan"))
+    (place / "outputs").mkdir()
+    np.save(place / "outputs/run_0.npy", np.zeros((lattok.open_dataset(few).episodes[0].length - 1, 4), np.float32))
     for line in "".join(blocks("docs/howto/few_actions.md", "bash")).splitlines():
         run(line, capsys)
     for block in blocks("docs/howto/few_actions.md", "python"):

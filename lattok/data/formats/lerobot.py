@@ -204,7 +204,8 @@ class LeRobotV3(TableDataset):
     def by_data_file(self, indices: Sequence[int] | None = None) -> dict[Path, list[int]]:
         """Episodes (all by default) of every data file, by index; files in the order of their first episode."""
         table = self._table
-        rows = np.arange(len(table)) if indices is None else np.array([self._episode_row(i) for i in sorted(indices)])
+        chosen = None if indices is None else [self._episode_row(i) for i in sorted(indices)]
+        rows = np.arange(len(table)) if chosen is None else np.array(chosen, dtype=np.int64)  # of none, too
         chunks, files = (table.columns[f"data/{name}"][rows].tolist() for name in PLACE)
         found: dict[tuple[int, int], list[int]] = {}
         for chunk, file, index in zip(chunks, files, table.indices[rows].tolist(), strict=True):
