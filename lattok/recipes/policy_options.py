@@ -47,8 +47,8 @@ class PolicyOptions(ActedOptions):
         stages: "joint", all losses at once; "pretrain,finetune", latents of everything first, in OUT/pretrain, then the
             sources with actions, in OUT/finetune; or one of the two stages
         pretrain_steps: steps of the first stage; 0: as many as `steps`
-        latent_head: in the second stage the latent loss goes on ("kept") or has no weight ("dropped"); decoded to
-            actions they are with `decoder`, in one stage
+        latent_head: in the second stage the latent loss goes on ("kept"), has no weight ("dropped"), or latents are
+            what is predicted in both stages, and `decoder` turns them into actions ("decoded")
         heads: "each": datasets of `mix` may have other actions and states, and each has a head of its own; with
             "shared" all have the same
         latents_only: datasets of `mix`, by name, whose actions do not teach: only their labels do
@@ -70,7 +70,7 @@ class PolicyOptions(ActedOptions):
     align_projection: Literal["linear", "mlp"] | None = None
     stages: Literal["joint", "pretrain", "finetune", "pretrain,finetune"] = "joint"
     pretrain_steps: int = 0
-    latent_head: Literal["kept", "dropped"] = "kept"
+    latent_head: Literal["kept", "dropped", "decoded"] = "kept"
     heads: Literal["shared", "each"] = "shared"
     latents_only: tuple[str, ...] = ()
     prefix: str | None = None
@@ -93,13 +93,18 @@ class PolicyOptions(ActedOptions):
         weight = 0.0 if (self.stages, self.latent_head) == ("finetune", "dropped") else self.latent_weight
         changes = {"layer": self.layer, "weight": weight, "projection": self.align_projection}
         plan = strategy_of(self.strategy, **changes)
-        if self.stages == "pretrain":
+        if self.stages == "pretrain" and self.decoder is None:
             plan = replace(
                 plan, acts=False, next_step="lattok train vla DATASET --stages finetune --init MODEL --out my-policy"
             )
         if self.decoder is None:
             return plan
         return replace(plan, labels=plan.labels or "steps", predicts="latents", title=f"{plan.title}, of latents")
+
+    @property
+    def labels_by_tokenizer(self) -> bool:
+        """Tell whether `tokenizer` makes labels while the policy trains; otherwise it may be that of its head."""
+        return self.tokenizer is not None and self.plan.labels == "chunk"
 
     def check_latents_only(self, names: Sequence[str]) -> None:
         """Require that `latents_only` names datasets of the mixture."""
@@ -129,10 +134,13 @@ class PolicyOptions(ActedOptions):
         checks.whole(pretrain_steps=self.pretrain_steps)
         if "pretrain" not in self.stages and self.pretrain_steps:
             checks.fail("pretrain_steps", "0 without a first stage (stages=pretrain,finetune)", self.pretrain_steps)
-        if "finetune" not in self.stages and self.latent_head != "kept":
+        if "finetune" not in self.stages and self.latent_head == "dropped":
             checks.fail("latent_head", "kept without a second stage (stages=pretrain,finetune)", self.latent_head)
-        if self.stages != "joint" and not self.plan.losses:
+        if self.latent_head == "decoded" and self.decoder is None:
+            checks.fail("decoder", "the inverse dynamics model that made the labels, with latent_head=decoded", "none")
+        if self.stages != "joint" and self.decoder is None and not self.plan.losses:
             checks.fail("stages", "joint with a strategy without a latent loss", f"{self.stages} with {self.strategy}")
-        if self.stages != "joint" and self.decoder is not None:
-            checks.fail("stages", "joint with a decoder, whose latents are the policy's actions", self.stages)
+        if self.stages != "joint" and self.decoder is not None and self.latent_head != "decoded":
+            got = f"{self.latent_head}, with a decoder, which turns what is predicted into actions"
+            checks.fail("latent_head", "decoded", got)
         _ = self.plan  # which checks its own numbers

@@ -58,7 +58,7 @@ def labelled(data: PolicyOptions, model: VLAConfig, dataset: RobotDataset, episo
         raise LattokError(f"{reason} Leave it out, or choose la_tok, or head=tokens.")
     if plan.labels is None:
         return PolicySource(dataset, episodes)
-    if data.tokenizer is not None and plan.labels == "chunk":
+    if data.tokenizer is not None and data.labels_by_tokenizer:
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         check_tokenizer(data, tokenizer, dataset)
         return PolicySource(dataset, episodes, tokenizer_spec(tokenizer, model.horizon, plan.needs), tokenizer)
@@ -109,7 +109,7 @@ def mixture(
     found = list[PolicySource]()
     for source, episodes, known, own in zip(sources, chosen, acts, has, strict=True):
         dataset, view = source.dataset, same_cameras(source.dataset, cameras) if known and cameras else ()
-        if not known or (any(has) and not own and data.plan.learns_labels and data.tokenizer is None):
+        if not known or (any(has) and not own and data.plan.learns_labels and not data.labels_by_tokenizer):
             found.append(PolicySource(dataset, episodes, cameras=view, acts=known, labelled=not known))
         else:
             found.append(labelled(data, model, dataset, episodes)._replace(cameras=view))
@@ -139,7 +139,7 @@ def _check_plan(data: PolicyOptions, dataset: RobotDataset) -> None:
     if not plan.learns_labels:
         got = f"{plan.name}, which learns from actions alone, and {dataset.name} has none"
         checks.fail("strategy", "one that learns from labels", got, hint)
-    if data.tokenizer is not None:
+    if data.labels_by_tokenizer:
         got = f"{dataset.name}, whose actions are unknown"
         checks.fail("tokenizer", "datasets with actions, of which it makes the labels", got, "Leave one of them out.")
     if data.decoder is not None and data.proprio:

@@ -208,7 +208,8 @@ class VLARecipe(Recipe[LatentVLA]):
         """Return the recipe of one stage; the second goes on with the policy of the first."""
         data, place, loop = self.data, Path(self.out), self.loop
         first = name == "pretrain"
-        data = replace(data, stages=name, pretrain_steps=0, latent_head="kept" if first else data.latent_head)
+        head = "kept" if first and data.latent_head == "dropped" else data.latent_head
+        data = replace(data, stages=name, pretrain_steps=0, latent_head=head)
         if first:
             loop = replace(loop, steps=self.data.pretrain_steps or loop.steps)
         else:
@@ -239,7 +240,7 @@ class VLARecipe(Recipe[LatentVLA]):
         if config.tokens is not None:
             inputs["tokenizer"] = config.tokens.weights_sha256
         weights = policy.config.loss_weights
-        if self.data.stages == "pretrain":
+        if self.data.stages == "pretrain" and self.data.decoder is None:
             weights = {**weights, "action": 0.0}
         return Learner(policy, policy, weights, inputs=inputs)
 

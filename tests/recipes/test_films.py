@@ -88,6 +88,7 @@ def test_the_road_from_a_folder_of_films_to_a_policy(roots, tmp_path, capsys):
     assert main(["train", "vla", "--mix", *mix, *words]) == 0
     said = capsys.readouterr()
     assert "films has no actions, proprio, instructions: it teaches by latents alone" in said.err
+    assert "rates differ: 4 steps are 0.8 s in films, 0.4 s in annotated" in said.err
     assert "for_dataset" not in said.out
     films, robot = json.loads((tmp_path / "p/training.json").read_text())["mixture"]
     assert films["gave"] == {"samples": 28, "actions": 0, "latents": films["gave"]["latents"]}
@@ -110,6 +111,17 @@ def test_actions_without_labels_and_labels_without_actions_teach_together(roots,
     bare, films = sources_of(policy)
     assert bare["lacks"] == ["labels"]
     assert bare["gave"]["latents"] == films["gave"]["actions"] == 0
+
+
+def test_films_teach_a_policy_that_acts_by_tokens(roots, tmp_path):
+    policy = lattok.train(recipe(roots, tmp_path / "p", head="tokens", tokenizer=str(roots["robot"].parent / "vq")))
+    films, robot = sources_of(policy)
+    assert (films["gave"]["actions"], robot["gave"]["actions"]) == (0, robot["gave"]["samples"])
+    assert films["gave"]["latents"] > 0
+    seen = {key: torch.zeros(1, 32, 32, 3, dtype=torch.uint8) for key in CAMERAS}
+    chunk = policy.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]})
+    assert chunk.shape == (1, 4, 3)
+    assert chunk.isfinite().all()
 
 
 def test_of_several_robots_those_chosen_teach_by_labels_alone(roots, tmp_path):
@@ -189,6 +201,8 @@ def test_latents_of_everything_first_and_then_actions(head: str, roots, tmp_path
         ({"strategy": "baseline", "stages": "pretrain"}, "`stages`: expected joint with a strategy without a latent"),
         ({"pretrain_steps": 3}, "`pretrain_steps`"),
         ({"latent_head": "dropped"}, "`latent_head`"),
+        ({"latent_head": "decoded"}, "`decoder`: expected the inverse dynamics model"),
+        ({"stages": "pretrain,finetune", "decoder": "idm"}, "`latent_head`: expected decoded, got kept"),
     ],
 )
 def test_stages_that_cannot_be(options, text, roots, tmp_path):

@@ -11,7 +11,7 @@ import lattok
 from lattok.data import open_dataset
 from lattok.utils.options import flat
 from tests.annotation.test_fill import model, write
-from tests.conftest import CAMERAS
+from tests.conftest import CAMERAS, moving_square, put_video
 from tests.errors import refused
 from tests.recipes.policies import SIZES
 
@@ -53,6 +53,27 @@ def test_it_acts_as_the_decoder_says_of_what_it_predicts(place, tmp_path):
     again = lattok.load(tmp_path / "out")
     torch.testing.assert_close(again.predict_chunk(seen(place)), actions)
     assert not any(name.startswith("decoder.features.") for name in again.saved_tensors())
+
+
+def test_latents_of_films_first_are_decoded_in_both_stages(place, tmp_path):
+    idm, films = lattok.load(place / "idm"), tmp_path / "films"
+    films.mkdir()
+    for number in range(2):
+        put_video(films / f"{number}.mp4", moving_square(np.random.default_rng(number), 14), 10)
+    lattok.annotate(open_dataset(films), {"latent": idm}, tmp_path / "seen", cameras=("video",), any_rate=True)
+    mix = (f"{tmp_path / 'seen'}:1", f"{place / 'labelled'}:1")
+    given = {name: value for name, value in OPTIONS.items() if name != "episodes"}
+    given |= {"mix": mix, "decoder": str(place / "idm"), "proprio": False, "cameras": ("front",)}
+    given |= {"stages": "pretrain,finetune", "latent_head": "decoded"}
+    lattok.train(lattok.VLARecipe.from_preset(None, tmp_path / "out", **given))
+    first, last = (lattok.load(tmp_path / "out" / name) for name in ("pretrain", "finetune"))
+    silent, robot = (first.trained_on or {})["mixture"]
+    assert silent["gave"]["latents"] > 0 == silent["gave"]["actions"] < robot["gave"]["actions"]
+    assert any(not torch.equal(a, b) for a, b in zip(first.head.parameters(), last.head.parameters(), strict=True))
+    for policy in (first, last):
+        assert policy.predict_chunk(seen(place)).shape == (3, 4, 3)
+        for name, value in idm.state_dict().items():
+            assert torch.equal(policy.decoder.state_dict()[name], value), name
 
 
 def test_episodes_without_actions_teach_and_the_decoder_stays(place, tmp_path):
