@@ -80,12 +80,12 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
-    tokenizer = _train(recipe, again)
+    tokenizer = recipe.completed(again)
     _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
     # the preset's 64 are for pixels, this is usual of timm
     short |= {} if features == "pixels" else {"image_size": 224}
     options = {"features": features, **common, **short}
-    lam = _train(lattok.ImageLAMRecipe.from_preset(dataset, folder / "lam", "tiny+robust", **options), again)
+    lam = lattok.ImageLAMRecipe.from_preset(dataset, folder / "lam", "tiny+robust", **options).completed(again)
 
     _say("Reports on held-out episodes, every figure with its controls")
     reports = [  # the controls that are trained cost as much as all of the demo
@@ -121,17 +121,6 @@ def _mark(out: Path, options: dict[str, Any]) -> None:
         output.check_new(lambda _: False)
         files.check_writable(out)
         files.write_json(out / MARK, options)
-
-
-def _train(recipe: Any, again: str) -> Any:
-    """Train, or go on, or take what is there."""
-    from lattok.hub import CONFIG
-    from lattok.training import RECIPE, RUN
-
-    out = Path(recipe.out)
-    if (out / CONFIG).is_file():
-        return lattok.load(out)
-    return lattok.train(recipe, resume=(out / RUN / RECIPE).is_file(), resume_command=again)
 
 
 def _say(title: str) -> None:

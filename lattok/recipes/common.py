@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, cast
 
 import torch
 from typing_extensions import Self
@@ -21,8 +21,10 @@ from lattok.data.copies import copies_text, with_copies
 from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import SOURCE, short_name
+from lattok.hub import CONFIG
 from lattok.hub.records import NUMBERS
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
+from lattok.loading import load
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, judged_words, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.stream import WINDOW_BYTES
@@ -144,6 +146,13 @@ class Recipe(ABC, Generic[Model]):
     @abstractmethod
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train and save the model into `out`. `resume` continues an interrupted run, which prints `resume_command`."""
+
+    def completed(self, resume_command: str = "") -> Model:
+        """Return the model that is in `out`; if there is none yet, train it, or go on where a run was interrupted."""
+        out = Path(self.out)
+        if (out / CONFIG).is_file():
+            return cast(Any, load(out))
+        return self.train((out / RUN / RECIPE).is_file(), resume_command)
 
     @classmethod
     def from_preset(

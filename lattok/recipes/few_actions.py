@@ -24,11 +24,9 @@ from lattok.data.video import codec_for
 from lattok.evaluation import student
 from lattok.evaluation.evidence.policy_evidence import policy_errors
 from lattok.evaluation.wording import Interval
-from lattok.hub import CONFIG
 from lattok.recipes.idm import InverseDynamicsRecipe
 from lattok.recipes.vla import VLARecipe
 from lattok.samples.policy import PolicyWindows, WindowOptions
-from lattok.training import RECIPE, RUN
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.output import Output
@@ -82,24 +80,17 @@ def try_few_actions(
         files.write_json(out / SETTINGS, settings)
         if not (out / "few").exists():
             hide(source, out / "few", [*kept, *test], action_key=action_key)
-        model = _trained(InverseDynamicsRecipe, out / "few", out / "idm", "tiny", action_key=action_key, **(idm or {}))
+        InverseDynamicsRecipe.from_preset(
+            out / "few", out / "idm", "tiny", action_key=action_key, **(idm or {})
+        ).completed()
         if not (out / "filled").exists():
-            annotate(out / "few", str(model), out / "filled", fill=True, action_key=action_key)
+            annotate(out / "few", str(out / "idm"), out / "filled", fill=True, action_key=action_key)
         errors = {arm: np.array([_errors(source, out, arm, seed, settings) for seed in range(seeds)]) for arm in ARMS}
         found = _answer(errors)
         facts = {"errors": {arm: values.tolist() for arm, values in errors.items()}, "answer": found.answer}
         files.write_json(out / RESULTS, {**facts, "gain": found.gain, "settings": settings})
         files.write_text(out / TABLE, f"{found.table}\n\n{found.answer}\n")
     return found
-
-
-def _trained(kind: Any, data: Path | str, out: Path, preset: str | None, **options: Any) -> Path:
-    """Train a model, or go on with what is there of it."""
-    if not (out / CONFIG).is_file():
-        begun = (out / RUN / RECIPE).is_file()
-        recipe = kind.stored(out) if begun else kind.from_preset(data, out, preset, **options)
-        recipe.train(begun)
-    return out
 
 
 def _errors(source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapping[str, Any]) -> list[float]:
@@ -113,7 +104,7 @@ def _errors(source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapp
     options["episodes"] = ",".join(map(str, settings["kept"])) if arm == "known" else "train"
     if "observation.state" not in source.features:
         options["proprio"] = False
-    _trained(VLARecipe, str(data), place, None, **{**options, **settings["policy"]})
+    VLARecipe.from_preset(str(data), place, **{**options, **settings["policy"]}).completed()
     policy = moved(LatentVLA.from_pretrained(place), settings["policy"].get("device", "auto"))
     config = policy.config
     about: dict[str, Any] = {"horizon": config.horizon, "size": config.image_size, "action_key": key}
