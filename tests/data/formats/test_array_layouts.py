@@ -188,17 +188,23 @@ def d4rl(folder: Path) -> Truth:
     return truth
 
 
-def diffusion_policy(folder: Path, version: int = 2, zipped: bool = False, pixels: str = "uint8") -> Truth:
+def diffusion_policy(
+    folder: Path,
+    version: int = 2,
+    zipped: bool = False,
+    pixels: str = "uint8",
+    lengths: tuple[int, ...] = LENGTHS,
+) -> Truth:
     """Diffusion Policy's replay buffer; of PushT the pictures are floats from 0 to 255."""
     zarr = pytest.importorskip("zarr")
-    truth = Truth(2, ("pusht",))
+    truth = Truth(2, ("pusht",), lengths)
     truth.cameras = ("img",)
     name = folder / ("pusht.zarr.zip" if zipped else "pusht.zarr")
     store: Any = zarr.storage.ZipStore(str(name), mode="w") if zipped else str(name)
     options = {"zarr_format": version} if int(zarr.__version__.split(".")[0]) >= 3 else {}
     top = zarr.open_group(store, mode="w", **options)
     arrays = {"data/action": np.vstack(truth.action), "data/state": np.vstack(truth.state)}
-    arrays |= {"data/img": np.concatenate(truth.frames).astype(pixels), "meta/episode_ends": np.cumsum(LENGTHS)}
+    arrays |= {"data/img": np.concatenate(truth.frames).astype(pixels), "meta/episode_ends": np.cumsum(lengths)}
     for key, values in arrays.items():
         chunks = (4, *values.shape[1:])
         if options:
