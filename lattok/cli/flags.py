@@ -116,7 +116,8 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)] or [*choices]
     several = _several(kind)
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
-    metavar = "{" + ",".join(words) + "}" if words else {int: "N", float: "X"}.get(inner, "TEXT")
+    between = "|" if any("," in word for word in words) else ","
+    metavar = "{" + between.join(words) + "}" if words else {int: "N", float: "X"}.get(inner, "TEXT")
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
@@ -306,4 +307,4 @@ def as_typed(text: str, words: Sequence[Word]) -> str:
     """Write options of `words` that an error names for Python, such as head=flow or resume=True, as they are typed."""
     own = "|".join(each.name for each in words if not each.positional)
     named = rf"(?<![^\s(])({own or '(?!)'})=(True\b)?(?=[\w'\"*]|(?<=True))"
-    return re.sub(named, lambda found: f"--{found[1].replace('_', '-')}{' ' * (found[2] is None)}", text)
+    return re.sub(named, lambda found: f"--{found[1].rstrip('_').replace('_', '-')}{' ' * (found[2] is None)}", text)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 from xml.etree import ElementTree
 
 import pytest
@@ -419,3 +419,10 @@ def test_output_that_cannot_be_written_is_said_without_advice_about_folders(data
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["inspect", dataset]) == 2
     assert capsys.readouterr().err == "lattok: cannot write the output: No space left on device.\n"
+
+
+def test_options_that_errors_name_are_those_that_are_typed():
+    words = [flags.word_of(name, hint, "", None) for name, hint in (("from_", str), ("head", str), ("resume", bool))]
+    said = "from_='video' goes with head=flow (resume=True), not with xhead=1"
+    assert flags.as_typed(said, words) == "--from 'video' goes with --head flow (--resume), not with xhead=1"
+    assert flags.word_of("stages", Literal["a", "b", "a,b"], "", "a").shown == "--stages {a|b|a,b}"
