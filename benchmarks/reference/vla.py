@@ -56,6 +56,7 @@ class StraightforwardVLA(nn.Module):
         backbone = self.policy.backbone
         inputs = backbone.prepare(batch.images, prompts(self.policy.config, batch.texts))
         inputs = {name: value.to(backbone.model.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs.pop("position_ids", None)  # the model finds them itself
         tails = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": 1, "mm_token_type_ids": 0}
         for name, value in tails.items():
             tail = inputs[name].new_ones(len(batch.images), self.count) * value

@@ -190,7 +190,8 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
         refuse(command, f": there is no place for {' '.join(alone)}.")
     for each in known if taken else ():
         if each.unless and not values.keys() & {each.name, *each.unless}:
-            refuse(command, f" needs {each.shown}.{taken.replace('NEEDED', each.shown)}")
+            name = each.shown.removesuffix(" ...")
+            refuse(command, f" needs {name}.{taken.replace('NEEDED', name)}")
     if missing := [each for each in known if each.required and each.name not in values]:
         said = "; ".join(f"{each.shown} {each.said}".rstrip(" .") for each in missing)
         refuse(command, f" needs {said}.{taken.replace('NEEDED', missing[0].shown) if missing[0].positional else ''}")

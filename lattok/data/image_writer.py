@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.images import decode_image, encode_png
+from lattok.data.images import decode_image, encode_png, is_rgb
 from lattok.data.summaries import QUANTILES, Stats
 from lattok.data.tables import MEGABYTE
 from lattok.data.video import VideoJoiner, VideoWriter
@@ -103,16 +103,19 @@ class EpisodeFrames:
         checks.size(self.key, "frames", self._seen, self._length)
 
     def images(self) -> list[bytes]:
-        """All frames as encoded images: pixels become PNG, images that are encoded already stay as they are."""
+        """All frames as encoded images: pixels become PNG, images that are encoded in colour stay as they are."""
         if not self.encoded:
             return [encode_png(image) for block in self.blocks() for image in block]
         if self.clip:
             checks.fail(self.key, "images", "a video", 'Declare its dtype "video".')
+        kept = []
         for number, data in enumerate(self._frames):  # type: ignore[arg-type]
             # decoded to the end although only some are measured: half an image must not pass for a whole one
-            self._see(decode_image(data, f"`{self.key}`, frame {number}")[None])
+            pixels = decode_image(data, f"`{self.key}`, frame {number}")
+            self._see(pixels[None])
+            kept.append(data if is_rgb(data) else encode_png(pixels))  # LeRobot gives a grey one a single channel
         checks.size(self.key, "frames", self._seen, self._length)
-        return list(self._frames)  # type: ignore[arg-type]
+        return kept
 
     def stats(self) -> Stats:
         return self.clip.stats if self.clip else self._stats.result()

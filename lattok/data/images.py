@@ -20,6 +20,13 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def is_rgb(data: bytes) -> bool:
+    """Tell whether an image that `decode_image` reads is stored in colour and without transparency."""
+    from PIL import Image
+
+    return Image.open(BytesIO(data), formats=("JPEG", "PNG")).mode == "RGB"
+
+
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
     from PIL import Image, UnidentifiedImageError

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -352,7 +353,7 @@ def test_labels_that_are_not_finite(source, tmp_path):
     class Broken(FakeTokenizer):
         def latent_actions(self, chunks, valid=None):
             out = super().latent_actions(chunks, valid)
-            return out._replace(latents=out.latents / (chunks.shape[0] != 25))
+            return replace(out, latents=out.latents / (chunks.shape[0] != 25))
 
     result = run(source, tmp_path / "out", {"tok": Broken()})
     assert list(result.unlabelled["tok"]) == [3]

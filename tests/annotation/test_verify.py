@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -122,7 +122,7 @@ def test_rounding_is_no_difference(labelled, deviation, sign):
     class Rounded(FakeTokenizer):
         def latent_actions(self, chunks, valid=None):
             out = super().latent_actions(chunks, valid)
-            return out._replace(latents=out.latents * (1 + deviation), quantized=out.quantized * (1 + deviation))
+            return replace(out, latents=out.latents * (1 + deviation), quantized=out.quantized * (1 + deviation))
 
     result = verify(labelled, {"tok": Rounded()})
     assert result.holds == (sign == "+")

@@ -112,7 +112,7 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     assert "Not evaluated yet" not in card
     assert "![Pictures of the evaluation](evaluation.svg)" in card
     picture = ElementTree.parse(tmp_path / "tok/evaluation.svg").getroot()
-    assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 4  # the chart, and errors of 3 dimensions
+    assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 1  # the chart
     titles = [text.text or "" for text in picture.findall("{http://www.w3.org/2000/svg}text")]
     assert titles == []  # they stand in the pictures
     assert json.loads((tmp_path / "tok/evaluation.json").read_text())["dataset"] == Path(dataset).name

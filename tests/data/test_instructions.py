@@ -17,6 +17,7 @@ from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.recipes.idm import InverseDynamicsRecipe
 from lattok.recipes.image_lam import ImageLAMRecipe
+from lattok.recipes.several_robots import shown_alike
 from lattok.samples.policy import PolicyWindows, WindowOptions
 from tests.annotation.test_fill import model as inverse
 from tests.conftest import CAMERAS, moving_square
@@ -114,7 +115,7 @@ def test_text_encoders_learn_every_instruction_of_the_rows(several, tmp_path):
 
 def test_inverse_models_know_every_instruction(several, tmp_path):
     recipe = InverseDynamicsRecipe.from_preset(several.root, tmp_path / "idm", "tiny", task_given=True)
-    assert recipe._config(several, None).tasks == ("grasp", "lift", "reach")
+    assert recipe._config(*shown_alike([several], None), None).tasks == ("grasp", "lift", "reach")
 
 
 def test_numbers_that_stand_for_no_instruction(several):

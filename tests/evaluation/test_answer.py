@@ -154,7 +154,7 @@ def test_models_with_known_answers(tmp_path):
     knows = evaluate(tiny_lam(Oracle, world), world, episodes=[6, 7, 8, 9], out=tmp_path)
     assert knows.answer.holds is not False
     assert json.loads((tmp_path / "report.json").read_text())["answer"]["text"] == knows.answer.text
-    assert knows.answer.text in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+    assert knows.answer.reason in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
     fresh = evaluate(tiny_lam(), world, episodes=[6, 7, 8, 9])
     assert fresh.answer.holds is not True
     blind = evaluate(tiny_lam(), world, episodes=[6, 7, 8, 9], action_key=None)

@@ -1,6 +1,7 @@
 """Datasets and models whose right answers are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Oracle(Knowing):
         now, later = (total[index.clamp(0, len(total) - 1)] for index in number)
         latents = F.pad((later - now) / STRIDE, (0, self.config.latent_dim - total.shape[1]))[:, None].float()
         env = None if self.env is None else self._stream(self._motion(pixels))
-        return self._stream(latents)._replace(env=env)
+        return replace(self._stream(latents), env=env)
 
     def _stream(self, latents: Tensor) -> LatentActions:
         """One bit per dimension in the codes."""
@@ -156,7 +157,7 @@ class Symmetric(Linear):
 
     def encode_features(self, features: Tensor, text: Any = None, text_mask: Any = None) -> LatentActions:
         found = super().encode_features(features)
-        return found._replace(latents=found.latents.abs(), quantized=found.latents.abs())
+        return replace(found, latents=found.latents.abs(), quantized=found.latents.abs())
 
     def predict(self, features: Tensor, latents: LatentActions, text: Any = None, text_mask: Any = None) -> Tensor:
         return features

@@ -32,7 +32,7 @@ class LAM(FakeLAM):
 
     def label_video(self, frames, stride):
         found = super().label_video(frames, stride)
-        return found._replace(codes=found.codes.abs())
+        return replace(found, codes=found.codes.abs())
 
 
 class Continuous(FakeLAM):
@@ -40,7 +40,7 @@ class Continuous(FakeLAM):
 
     def label_video(self, frames, stride):
         found = super().label_video(frames, stride)
-        return found._replace(codes=found.codes[:, :0], env=None)
+        return replace(found, codes=found.codes[:, :0], env=None)
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_a_baseline_as_long_as_others_needs_no_codes(point, lerobot_dataset, tmp
     class Smooth(point.Where):
         def label_video(self, frames, stride):
             found = super().label_video(frames, stride)
-            return found._replace(codes=found.codes[:, :0])
+            return replace(found, codes=found.codes[:, :0])
 
     source = open_dataset(point.demonstrations(tmp_path / "d", 2))
     root = annotate(source, {"latent": Smooth("video")}, tmp_path / "out")

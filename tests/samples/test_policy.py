@@ -190,7 +190,7 @@ def test_a_tokenizer_whose_codes_are_not_in_its_codebook_is_refused():
     class Beyond(StepTokenizer):
         def latent_actions(self, chunks, valid=None):
             found = super().latent_actions(chunks, valid)
-            return found._replace(codes=found.codes + self.vocab_size)
+            return replace(found, codes=found.codes + self.vocab_size)
 
     samples = windows(Demonstrations(".", [5, 3]), tokenizer=Beyond())
     refused("`tokenizer`: expected one whose codes lie from 0 to 7, got", lambda: samples.batch(torch.arange(4)))

@@ -1,5 +1,7 @@
 """A distractor in worlds where it is known what each stream sees."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_a_stream_that_looks_at_the_patch_loses_the_action(black_world: World):
         def encode_features(self, features, text=None, text_mask=None):
             found = super().encode_features(features)
             assert found.env is not None
-            return found.env._replace(env=found._replace(env=None))
+            return replace(found.env, env=replace(found, env=None))
 
     report = evaluate(tiny_lam(Swapped, black_world, streams="joint"), black_world, episodes=HELD_OUT)
     assert report.figures["separation/distractor/latents"] > 0.8

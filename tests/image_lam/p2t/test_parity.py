@@ -1,5 +1,7 @@
 """Published models, converted, compute what the published implementation computes (tests/parity/README.md)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,7 +102,7 @@ def from_codes(model: ImageLAM, values: dict[str, Tensor]) -> LatentActions:
     for name, stream in (("control", model.control), ("env", model.env)):
         codes = values[f"indices.{name}"]
         streams[name] = LatentActions(codes, torch.empty(0), stream.quantizer.lookup(codes))
-    return streams["control"]._replace(env=streams["env"])
+    return replace(streams["control"], env=streams["env"])
 
 
 def test_stages(case):
