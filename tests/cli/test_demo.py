@@ -13,6 +13,7 @@ import torch
 
 import lattok
 from lattok.cli import demo, main
+from lattok.recipes.common import Recipe
 from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.evaluation.drawn import drawn_curves
@@ -144,11 +145,11 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
 ):
     recipes = []
 
-    def train(recipe, resume, resume_command):
+    def completed(recipe, resume_command):
         recipes.append(recipe)
         assert resume_command.startswith(f"lattok demo --out {tmp_path / 'demo'} ")
 
-    monkeypatch.setattr(lattok, "train", train)
+    monkeypatch.setattr(Recipe, "completed", completed)
     monkeypatch.setattr(demo, "judge", lambda *a, **o: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
         small_demo(tmp_path / "demo", fast=fast)

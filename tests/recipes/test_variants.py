@@ -81,7 +81,8 @@ frames = torch.load(sys.argv[2], weights_only=True)
 out = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     lam = lattok.load(folder)
-    out[folder.name] = list(lam.encode(frames[:, :, : len(lam.cameras)])[:3])
+    said = lam.encode(frames[:, :, : len(lam.cameras)])
+    out[folder.name] = [said.codes, said.latents, said.quantized]
 torch.save(out, sys.argv[3])
 """
 

@@ -12,6 +12,7 @@ from torch import Tensor
 import lattok
 from lattok.recipes import Recipe, recipe_of
 from lattok.training import loop
+from lattok.types import LatentActions
 from lattok.vla import STRATEGIES
 from tests.accelerator import AVAILABLE, NAME, Device, standin
 from tests.image_lam.clips.fakes import SIZES as CLIP
@@ -114,8 +115,16 @@ def on_host(model: Any) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in model.saved_tensors().items()}
 
 
+def plain(value: Any) -> Any:
+    """Labels of frames as dictionaries, through which torch and `assert_same` walk."""
+    if isinstance(value, LatentActions):
+        return {name: plain(part) for name, part in vars(value).items()}
+    return value
+
+
 def assert_same(got: Any, expected: Any, what: str = "") -> None:
     """Bit for bit, wherever the tensors are."""
+    got, expected = plain(got), plain(expected)
     if isinstance(expected, dict):
         assert got.keys() == expected.keys()
         for name, one in expected.items():

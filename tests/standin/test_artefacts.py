@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lattok.image_lam.clips.decoder import open_sana, sizes_of
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.inference import for_inference
 from lattok.labels import LatentSpec
-from lattok.types import PairBatch
+from lattok.types import LatentActions, PairBatch
 from lattok.vla.frame_supervision import FRAMES
 from lattok.vla.lara import LARALoss
 from lattok.vla.latbot import LatBotLoss
@@ -30,7 +31,7 @@ from tests.action_vq.families import cases, fitted
 from tests.action_vq.walks import NAMES, smooth
 from tests.image_lam.clips.fakes import batch as clip_batch
 from tests.image_lam.clips.fakes import clip_lam, pixels, sana_options, sana_pipeline
-from tests.standin.conftest import HELD, IDM, assert_same
+from tests.standin.conftest import HELD, IDM, assert_same, plain
 from tests.vla import fakes, stand_in
 from tests.vla.test_lara import frames_batch, lam_of
 from tests.vla.test_tokens import policy as token_policy
@@ -52,11 +53,19 @@ OF_TOKENIZERS = {"fast": (5, 6), "toast": (5, 6), "residual-vq": (3, 8)}  # the 
 
 def placed(value: Any, device: str) -> Any:
     """The same inputs on a device."""
-    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, value)
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, LatentActions):
+            return x._each(moved)
+        return x.to(device) if isinstance(x, Tensor) else x
+
+    return tree_map(moved, value)
 
 
 def tensors(value: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+    """All but what is said of a video's frames, which stays with the host."""
+    here = lambda x: plain(replace(x, valid=None, times=None)) if isinstance(x, LatentActions) else x  # noqa: E731
+    return [x for x in tree_leaves(tree_map(here, value)) if isinstance(x, Tensor)]
 
 
 def check(device: Device, model: Any, ask: Callable[..., Any], *given: Any, reads: int = READS) -> None:
