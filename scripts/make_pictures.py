@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import lattok
@@ -115,8 +114,7 @@ def watched(episode: int) -> Watched:
     found = dataset.columns(episode, ["observation.state", "action"])
     place = found["observation.state"][:, :3]
     hand, *moved = (seen_at(place + step) for step in (np.zeros(3), *(REACH * np.eye(3))))
-    latents = model.label_video(dataset.frames(episode, model.cameras), fps=dataset.fps).latents
-    actions = model.decode_actions(torch.as_tensor(latents)).actions.numpy()
+    actions = np.asarray(model.infer_actions(dataset.frames(episode, model.cameras), fps=dataset.fps).actions)
     frames = dataset.frames(episode, ["corner2"])[:, 0]
     return Watched(frames, hand, np.stack(moved, 1) - hand[:, None], found["action"], actions)
 

@@ -7,6 +7,7 @@ model learns from video alone; `lattok evaluate` judges it. The plan is studies/
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = Kept("real_latents")
     for recording in opened(given.data, given.sets):
-        if recording.name not in kept.found:
-            kept.add(recording.name, outcome(recording, given.folder), table)
+        kept.add(recording.name, partial(outcome, recording, given.folder), table)
     print(table(kept.found))
 
 

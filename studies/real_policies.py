@@ -7,6 +7,7 @@ is the small one of `lattok evaluate`, without a tokenizer. The plan is studies/
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -101,9 +102,8 @@ def main() -> None:
     for count in given.known:
         for draw in range(DRAWS):
             for recording in recordings:
-                key = f"{recording.name}.{count}.{draw}"
-                if key not in kept.found:
-                    kept.add(key, outcome(recording, count, draw, given.folder), table)
+                found = partial(outcome, recording, count, draw, given.folder)
+                kept.add(f"{recording.name}.{count}.{draw}", found, table)
     print(table(kept.found))
 
 

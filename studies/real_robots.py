@@ -7,6 +7,7 @@ studies/results/real_robots.md. The plan is studies/pages/real_robots.md.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -163,14 +164,13 @@ def main() -> None:
     kept = Kept("real_robots")
     recordings = opened(given.data, given.sets)
     for hidden in (hidden for recording in recordings for hidden in draws(recording)):
-        if hidden.key not in kept.found:
-            kept.add(hidden.key, outcomes(hidden, given.folder, False), table)
+        kept.add(hidden.key, partial(outcomes, hidden, given.folder, False), table)
     for recording in recordings:
         if recording.name == "g1" and given.video:
             small = write_frames(recording, given.folder / "frames.g1")
             for hidden in draws(Recording(SMALL, RealSet("", "", None, 1), small)):
-                if len(hidden.known) == 3 and hidden.draw < given.video and hidden.key not in kept.found:
-                    kept.add(hidden.key, outcomes(hidden, given.folder, True), table)
+                if len(hidden.known) == 3 and hidden.draw < given.video:
+                    kept.add(hidden.key, partial(outcomes, hidden, given.folder, True), table)
     print(table(kept.found))
 
 

@@ -158,8 +158,12 @@ class Kept:
         if self.path.is_file():
             self.found = json.loads(self.path.read_text(encoding="utf-8"))
 
-    def add(self, key: str, outcome: Mapping[str, Any], table: Callable[[Mapping[str, Any]], str]) -> None:
-        """Keep an outcome, and write the table of all."""
-        self.found[key] = {"commit": COMMIT, **outcome}
+    def add(
+        self, key: str, outcome: Callable[[], Mapping[str, Any]], table: Callable[[Mapping[str, Any]], str]
+    ) -> None:
+        """Find an outcome and write the table of all, unless it is known."""
+        if key in self.found:
+            return
+        self.found[key] = {"commit": COMMIT, **outcome()}
         files.write_json(self.path, self.found)
         files.write_text(self.path.with_suffix(".md"), table(self.found))

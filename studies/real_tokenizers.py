@@ -9,6 +9,7 @@ The plan is studies/pages/real_robots.md.
 
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -118,9 +119,8 @@ def main() -> None:
     kept = Kept("real_tokenizers")
     recordings, names = opened(given.data, given.sets), ["regression", *(each.name for each in settings(4))]
     for seed, name, recording in itertools.product(given.seeds, names, recordings):
-        key = f"{recording.name}.{name}.{seed}"
-        if key not in kept.found:
-            kept.add(key, outcome(recording, name, seed, given.folder), table)
+        found = partial(outcome, recording, name, seed, given.folder)
+        kept.add(f"{recording.name}.{name}.{seed}", found, table)
     print(table(kept.found))
 
 

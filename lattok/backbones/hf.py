@@ -85,8 +85,8 @@ class HFBackbone(Backbone):
             options |= {"images": pictures, "input_data_format": "channels_first"}
             options |= self.family.image_options(self.processor)
         batch = self.processor(text=prompts, **options)
-        if positions := self._positions(batch):
-            batch["position_ids"] = positions[0]
+        if (positions := self._positions(batch)) is not None:
+            batch["position_ids"] = positions
         inputs: dict[str, Any] = {key: onto(batch[key], images.device) for key in batch if key in self._accepted}
         if self.reads_images:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
@@ -260,15 +260,16 @@ class HFBackbone(Backbone):
         options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
         return self._tokenizer.apply_chat_template([turn], **options)
 
-    def _positions(self, batch: Any) -> tuple[Tensor, ...]:
+    def _positions(self, batch: Any) -> Tensor | None:
         """Return the positions [3, B, L] of tokens that stand in rows and columns of images, where a model has such.
 
         On a GPU the model would wait for every size of every image that it reads.
         """
         find = getattr(self.model.model, "get_rope_index", None)
         if find is None or "image_grid_thw" not in batch:
-            return ()
-        return find(**{key: batch[key] for key in inspect.signature(find).parameters if key in batch})
+            return None
+        found, _ = find(**{key: batch[key] for key in inspect.signature(find).parameters if key in batch})
+        return found
 
     def _with_placeholders(self, inputs: Inputs, count: int) -> dict[str, Tensor]:
         """Append `count` tokens to everything that is counted by tokens; all on the model's device and in its type."""

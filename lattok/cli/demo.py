@@ -64,9 +64,7 @@ def _look(folder: Path) -> None:
     if page.is_file():
         return
     _say("A first look: latent actions and actions that two small models read from the bundled video")
-    if not labelled.exists() or Output(labelled).work.exists():
-        with ProgressBar("annotate") as progress:
-            lattok.annotate(SEEN, BY, labelled, embedding=False, progress=progress)
+    _annotated(SEEN, BY, labelled, embedding=False)
     with ProgressBar("view") as progress:
         view(lattok.open_dataset(labelled), page, progress=progress.stage)
     print(f"Open it in a browser: {page}")
@@ -94,11 +92,15 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
     ]
     _say("The dataset with latent actions as columns")
     annotated = folder / "dataset"
-    if not annotated.exists() or Output(annotated).work.exists():  # or killed when all was done
-        with ProgressBar("annotate") as progress:
-            models = {"latent": lam, "tokens": tokenizer}
-            lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
+    _annotated(dataset, {"latent": lam, "tokens": tokenizer}, annotated)
     _summary(reports, folder, annotated)
+
+
+def _annotated(dataset: str | Path, models: dict[str, Any], out: Path, **options: Any) -> None:
+    """Label a dataset, go on, or leave what is there."""
+    if not out.exists() or Output(out).work.exists():  # or killed when all was done
+        with ProgressBar("annotate") as progress:
+            lattok.annotate(dataset, models, out, progress=progress, **options)
 
 
 def _show(folder: Path, device: str) -> None:

@@ -161,25 +161,10 @@ def together(entries: Iterable[Any], keys: Sequence[str]) -> dict[str, dict[str,
                 if {value.shape for value in known.values()} != {value.shape for value in own.values()}:
                     raise ValueError
                 with np.errstate(over="ignore", invalid="ignore"):
-                    found[key] = own if known is own else _both(known, own)
+                    found[key] = own if known is own else merge_stats([known, own])
             except (TypeError, ValueError, KeyError, OverflowError):
                 spoilt.add(key)
     return {key: stats for key, stats in found.items() if key not in spoilt}
-
-
-def _both(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the statistics of two sets of rows together (Chan et al., 1979)."""
-    counts = one["count"] + other["count"]
-    share = other["count"] / np.maximum(counts, 1)
-    apart = other["mean"] - one["mean"]
-    squares = (1 - share) * one["std"] ** 2 + share * other["std"] ** 2 + share * (1 - share) * apart**2
-    return {
-        "min": np.minimum(one["min"], other["min"]),
-        "max": np.maximum(one["max"], other["max"]),
-        "mean": one["mean"] + share * apart,
-        "std": np.sqrt(np.maximum(squares, 0)),
-        "count": counts,
-    }
 
 
 def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dict[str, Stats], bool]:

@@ -55,8 +55,8 @@ def column_stats(values: np.ndarray) -> Stats:
 
 
 def merge_stats(parts: Sequence[Stats]) -> Stats:
-    """Statistics of all parts together. Quantiles are only the weighted mean of the parts', as LeRobot aggregates them:
-    those of rows are made by `RowSample`."""
+    """Statistics of all parts together. Quantiles, where all parts have them, are only the weighted mean of the parts',
+    as LeRobot aggregates them: those of rows are made by `RowSample`."""
     counts = np.array([int(part["count"][0]) for part in parts], dtype=np.float64)
 
     def mean(values: list[np.ndarray]) -> np.ndarray:
@@ -70,4 +70,5 @@ def merge_stats(parts: Sequence[Stats]) -> Stats:
         "std": np.sqrt(mean([part["std"] ** 2 + (part["mean"] - centre) ** 2 for part in parts])),
         "count": np.array([int(counts.sum())]),
     }
-    return merged | {q: mean([part[q] for part in parts]) for q in QUANTILES}
+    known = [q for q in QUANTILES if all(q in part for part in parts)]
+    return merged | {q: mean([part[q] for part in parts]) for q in known}

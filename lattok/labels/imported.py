@@ -234,7 +234,7 @@ def _read(path: Path) -> ActionRows:
         if path.suffix == ".json":
             return _checked(_in_json(parse_json(path.read_bytes(), str(path)), path), None, path)
         if path.suffix == ".npy":
-            return _checked(np.load(path, allow_pickle=False), None, path)
+            return _checked(np.load(path, mmap_mode="r", allow_pickle=False), None, path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 if "action" not in arrays:

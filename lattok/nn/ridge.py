@@ -27,6 +27,14 @@ def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[flo
     return [x_test @ weight * spread + mean for weight in ridge_weights(x, (y - mean) / spread, ridges)]
 
 
+def ridge_map(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return weights [d] and bias in the units of x [n, d] and y [n, 1], for one lambda."""
+    shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
+    (weight,) = ridge_weights((x - shift) / scale, (y - mean) / spread, [ridge])
+    found = weight[:, 0] / scale * spread
+    return found, (mean - shift @ found)[0]
+
+
 def spread_of(x: Tensor) -> Tensor:
     """Compute the standard deviation [d]; 1 for columns that never change."""
     spread = x.std(0, unbiased=False)

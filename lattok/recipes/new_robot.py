@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, camera_keys
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
-from lattok.image_lam.inverse.proprio_map import folds_of, solve
-from lattok.nn.ridge import RIDGES, ridge_predictions
+from lattok.image_lam.inverse.proprio_map import folds_of
+from lattok.nn.ridge import RIDGES, ridge_map, ridge_predictions
 from lattok.recipes.policy_sources import cameras_for
 from lattok.recipes.several_robots import Placed
 from lattok.samples.frames import FrameReader
@@ -82,7 +82,7 @@ def fit_head(model: InverseDynamics, dataset: RobotDataset, samples: PolicyWindo
     for number, member in enumerate(x.unbind(1)):
         head = model.members[number].head
         for dim, place in enumerate(best.tolist()):
-            weight, bias = solve(member, y[:, [dim]], RIDGES[place])
+            weight, bias = ridge_map(member, y[:, [dim]], RIDGES[place])
             head.weight[dim].copy_(weight)
             head.bias[dim].copy_(bias)
     return HeadFit(rows, len(folds), r2)

@@ -127,7 +127,7 @@ def test_images_of_any_shape_make_a_film(size):
 def test_several_values_of_validity_in_a_frame_are_told_on_the_page(labelled, monkeypatch):
     source = lattok.open_dataset(labelled)
     rows = {"latent.codes": np.zeros((12, 2), int), "latent.valid": np.ones((12, 3), bool)}
-    monkeypatch.setattr(viewer, "prefixes", lambda dataset: ["latent"])
+    monkeypatch.setattr(viewer, "prefixes", lambda dataset, part="codes": ["latent"] if part == "codes" else [])
     monkeypatch.setattr(type(source), "columns", lambda self, index, keys: rows)
     page = asks_for_nothing(viewer.page(source, source.episodes[:1], (), lambda *_: None))
     assert "`latent.valid`: expected 12 values, one for each frame, got 36." in "".join(page.text)

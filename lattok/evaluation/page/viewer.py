@@ -116,9 +116,9 @@ def _document(name: str, kind: str, headline: str, panels: str, more: str = "") 
     return document(name, body, MARK)
 
 
-def prefixes(dataset: RobotDataset) -> list[str]:
-    """Return the prefixes of label columns with codes."""
-    found = [key.removesuffix(".codes") for key in dataset.features if key.endswith(".codes")]
+def prefixes(dataset: RobotDataset, part: str = "codes") -> list[str]:
+    """Return the prefixes of label columns that have a part."""
+    found = [key.removesuffix(f".{part}") for key in dataset.features if key.endswith(f".{part}")]
     return [name for name in found if f"{name}.valid" in dataset.features]
 
 
@@ -152,10 +152,8 @@ def _actions(dataset: RobotDataset, episode: Episode) -> list[Curve]:
 
 def _inferred(dataset: RobotDataset) -> list[str]:
     """Return the label columns that say what the actions say."""
-    shape = dataset.features[ACTION].shape
-    labels = [name.removesuffix(".valid") for name in dataset.features if name.endswith(".valid")]
-    found = [f"{name}.{ACTION}" for name in labels if f"{name}.{ACTION}" in dataset.features]
-    return [name for name in found if dataset.features[name].shape == shape]
+    found = [f"{name}.{ACTION}" for name in prefixes(dataset, ACTION)]
+    return [name for name in found if dataset.features[name].shape == dataset.features[ACTION].shape]
 
 
 def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> Iterator[EpisodeCodes]:

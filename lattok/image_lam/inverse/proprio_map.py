@@ -23,7 +23,7 @@ from lattok.image_lam.base.labelling import Video
 from lattok.image_lam.inverse.inferred_actions import InferredActions
 from lattok.image_lam.inverse.states import around_each, state_changes, values_at
 from lattok.nn.normalize import MOST_NUMBERS
-from lattok.nn.ridge import RIDGES, ridge_predictions, ridge_weights, spread_of
+from lattok.nn.ridge import RIDGES, ridge_map, ridge_predictions
 from lattok.types import Gap, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
@@ -142,7 +142,7 @@ class ProprioMap(HubModel, VideoLabeller):
         model = cls(replace(config, anchors=tuple(anchors) if kept.any() else ()))
         for dim in range(y.shape[1]):
             choice = added if kept[dim] else free
-            weight, bias = solve(x[:, choice.columns[dim]], target[:, [dim]], choice.ridges[dim])
+            weight, bias = ridge_map(x[:, choice.columns[dim]], target[:, [dim]], choice.ridges[dim])
             model.weight[dim, choice.columns[dim]] = weight.float()
             model.bias[dim] = bias.float()
         read = torch.where(kept, added.predicted, free.predicted)
@@ -311,11 +311,3 @@ class _Choice(NamedTuple):
                 found.errors[dim] = errors[best, dim]
                 found.predicted[:, dim] = predicted[best, :, dim]
         return found
-
-
-def solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return weights [d] and bias in the units of x [n, d] and y [n, 1]."""
-    shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
-    (weight,) = ridge_weights((x - shift) / scale, (y - mean) / spread, [ridge])
-    found = weight[:, 0] / scale * spread
-    return found, (mean - shift @ found)[0]
