@@ -123,8 +123,18 @@ TESTS = {  # where not the mirror alone
     },
     "lattok/image_lam/inverse/config.py": (  # what is there by default is printed by --help
         "tests/image_lam/inverse/test_inverse.py",
+        "tests/image_lam/inverse/test_robots.py",
         "tests/cli/test_app.py::test_stored_help_is_what_the_recipes_say",
     ),
+    **{
+        f"lattok/image_lam/inverse/{name}.py": tuple(f"tests/image_lam/inverse/test_{test}.py" for test in tests)
+        for name, tests in {
+            "model": ("inverse", "robots", "proprio_map"),
+            "member": ("inverse", "robots"),
+            "robots": ("robots", "inverse"),
+            "states": ("inverse", "proprio_map"),
+        }.items()
+    },
     "lattok/action_vq/oat.py": ("tests/action_vq/test_oat.py", "tests/action_vq/test_coarse_to_fine.py"),
     "lattok/action_vq/bins.py": ("tests/action_vq/test_base.py", "tests/action_vq/test_families.py"),
     "lattok/data/episodes.py": (

@@ -1,5 +1,6 @@
 """Inverse dynamics models: what they compute, from which frames, and what they learn from."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 import lattok
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.image_lam.base.bottlenecks import CodebookConfig
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMapConfig, RobotConfig
 from lattok.image_lam.inverse.model import around_each, state_changes
 from lattok.recipes.idm import InverseOptions
 from lattok.types import PolicyBatch
@@ -337,8 +338,82 @@ def test_bad_input_says_what_was_expected(rng):
         ({"tokens": 4}, "a divisor of latent_dim 6"),
         ({"quantizer": "vq", "loss_kl": 0.1}, '0 unless quantizer="none"'),
         ({"features": "timm:convnext_tiny"}, "features"),
+        ({"reversible": 3}, "`reversible`"),
+        ({"smooth": -1}, "`smooth`"),
+        ({"smooth": 101}, "`smooth`"),
+        ({"hidden": -1}, "`hidden`"),
+        ({"projection": 0}, "`projection`"),
+        ({"latent_dim": 0}, "`latent_dim`"),
+        ({"channels": ()}, "channels"),
+        ({"channels": (0,)}, "multiples of 8"),
+        ({"channels": (8.0,)}, "multiples of 8"),
+        ({"loss_flow": -0.1}, "`loss_flow`"),
+        ({"action_names": ("x",)}, "`action_names`"),
+        ({"state_dim": 2, "state_names": ("x",)}, "`state_names`"),
+        ({"cameras": ()}, "cameras"),
+        ({"views": -1}, "`views`"),
+        ({"places": (0, 1)}, "none without views"),
+        ({"views": 3}, "a different number below 3 for each of 2 cameras"),
+        ({"views": 3, "places": (0,)}, "a different number below 3 for each of 2 cameras"),
+        ({"views": 3, "places": (1, 1)}, "a different number below 3 for each of 2 cameras"),
+        ({"views": 3, "places": (0, 3)}, "a different number below 3 for each of 2 cameras"),
+        ({"views": 3, "places": (-1, 0)}, "a different number below 3 for each of 2 cameras"),
+        ({"views": 3, "places": (0.0, 1)}, "a different number below 3 for each of 2 cameras"),
     ):
         refused(text, small, **options)
+
+
+def test_a_configuration_says_what_follows_from_it():
+    def config(**options) -> InverseDynamicsConfig:
+        return InverseDynamicsConfig(**{**SEEN, **SMALL, **options})
+
+    plain = config()
+    assert plain.gaps(3) == [-3, 0, 3, 6]
+    assert [plain.span, config(offsets=(-3, 0, 1)).span] == [2, 3]
+    assert plain.loss_weights == {"action": 1.0, "codebook": 1.0, "commitment": 0.25}
+    more = config(loss_flow=0.5, loss_kl=0.1, loss_forward=2)
+    assert more.loss_weights == {**plain.loss_weights, "flow": 0.5, "forward": 2.0, "kl": 0.1}
+    learning = (
+        {},
+        {"loss_kl": 1.0},
+        {"loss_flow": 0.5},
+        {"loss_forward": 0.5},
+        {"loss_reversal": 0.5, "offsets": (0, 1)},
+    )
+    assert [config(**each).learns_from_video for each in learning] == [False, False, True, True, True]
+    backwards = ({}, {"reversible": 1, "offsets": (0, 1)}, {"loss_reversal": 0.5, "offsets": (0, 1, 2)})
+    assert [config(**each).reverses for each in backwards] == [False, True, True]
+    known = ProprioMapConfig(3, state_dim=2, offsets=(-1, 0, 5))
+    reading = ({}, {"proprio": True}, {"anchors": (0, -1, 1)}, {"proprio_map": known})
+    assert [config(state_dim=2, **each).reads_state for each in reading] == [False, True, True, True]
+    offsets = [config(state_dim=2, **each).state_offsets for each in reading]
+    assert offsets == [(0,), (-1, 0, 1, 2), (0,), (-1, 0, 5)]
+    told = ({"tasks": ("a", "b")}, {"tasks": ("a", "b"), "task_given": True}, {"proprio": True}, {"task_given": True})
+    assert [config(state_dim=2, **each).told for each in told] == [0, 2, 6, 0]
+    assert plain.reversed_dims == [0, 1, 2]
+    assert config(unreversed=("y", "z")).reversed_dims == [0]
+    assert config(views=3, places=(2, 0)).places == (2, 0)
+    for name, other in (("action_dim", 2), ("state_dim", 3), ("state_key", "s"), ("action_key", "a")):
+        refused(f"proprio_map.{name}", config, state_dim=2, proprio_map=replace(known, **{name: other}))
+    for name, other in (("anchors", (0, -1, 1)), ("proprio", True), ("reversible", 1), ("loss_reversal", 0.5)):
+        given = {"state_dim": 2, "offsets": (0, 1), "proprio_map": known, name: other}
+        refused(f"`{name}`: expected none beside proprio_map", config, **given)
+
+
+def test_of_a_dataset_among_several_it_is_as_if_there_were_no_others():
+    robots = (
+        RobotConfig("all", ("front", "wrist"), (0, 1), 3),
+        RobotConfig("other order", ("wrist", "front"), (1, 0), 4, anchors=(0, -1, -1, -1), state_dim=1),
+        RobotConfig("one", ("front",), (0,), 2, ("u", "v")),
+    )
+    config = InverseDynamicsConfig(**{**SMALL, "cameras": ("front", "wrist"), "action_dim": 4, "robots": robots})
+    all_, order, one = (config.of(place) for place in range(3))
+    assert [each.robots for each in (all_, order, one)] == [(), (), ()]
+    assert [(each.views, each.places) for each in (all_, order, one)] == [(0, ()), (2, (1, 0)), (2, (0,))]
+    assert [each.cameras for each in (order, one)] == [("wrist", "front"), ("front",)]
+    assert [each.action_dim for each in (all_, order, one)] == [3, 4, 2]
+    assert (order.anchors, order.state_dim, one.action_names) == ((0, -1, -1, -1), 1, ("u", "v"))
+    assert one.hidden == config.hidden
 
 
 def test_what_is_added_to_the_state_is_said():

@@ -10,8 +10,10 @@ import torch
 import lattok
 from lattok.annotation import annotate, verify
 from lattok.data import Feature, LeRobotWriter, open_dataset
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig
-from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
+from lattok.data.lags import Lag
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig, proprio_map
+from lattok.image_lam.inverse.proprio_map import folds_of, proposed_anchors, proposed_offsets
+from lattok.utils import checks
 from tests.errors import refused
 
 CAMERA = "observation.images.top"
@@ -74,6 +76,86 @@ def test_known_motion_is_read_and_the_map_is_that_of_numpy(absolute: bool):
     np.testing.assert_allclose(read, by_hand, atol=1e-4)
 
 
+def left_out_choice(x: np.ndarray, y: np.ndarray, folds: list[np.ndarray], sets: list[list[int]]) -> Any:
+    """Least error of one number y [N] on rows left out, with what it was read from, by one solve for each strength."""
+    tried = []
+    for columns in sets:
+        for ridge in 10.0 ** np.arange(-6, 3):
+            read = np.zeros_like(y)
+            for out in folds:
+                shift, scale, mean, spread = (
+                    f(part) for part in (x[~out], y[~out]) for f in (lambda z: z.mean(0), lambda z: z.std(0))
+                )
+                inputs = ((x[~out] - shift) / scale)[:, columns]
+                square = inputs.T @ inputs + ridge * len(inputs) * np.eye(len(columns))
+                weight = np.linalg.solve(square, inputs.T @ ((y[~out] - mean) / spread))
+                read[out] = ((x[out] - shift) / scale)[:, columns] @ weight * spread + mean
+            tried.append((np.square(read - y).sum(), columns, ridge, read))
+    return min(tried, key=lambda each: each[0])
+
+
+def test_left_out_episodes_choose_what_each_number_is_read_from_and_how_strongly():
+    rng, offsets, lengths = np.random.default_rng(6), (-2, -1, 0, 1, 2, 3, 4), [23, 31, 17, 26, 20, 29]
+    states = [np.cumsum(rng.normal(size=(length, 2)), 0) for length in lengths]
+    x, actions = [], []
+    for each in states:
+        rows = (np.arange(len(each))[:, None] + np.array([-2, -1, 1, 2, 3, 4])).clip(0, len(each) - 1)
+        changes = each[rows] - each[:, None]  # T, offsets but 0, 2
+        near, far, past = changes[:, 2, 0], changes[:, 5, 1], changes[:, 1, 1]
+        noise = rng.normal(size=(3, len(each)))
+        actions.append(np.stack([near + noise[0], far + 2 * noise[1], past + 0.5 * near + 0.1 * noise[2]], 1))
+        x.append(changes.reshape(len(each), -1))
+    tensors = ([torch.from_numpy(each) for each in part] for part in (actions, states))
+    found = ProprioMap.fit(ProprioMapConfig(3, state_dim=2, offsets=offsets), *tensors)
+    every, target = np.concatenate(x), np.concatenate(actions)
+    fold = np.repeat(np.arange(6) % 5, lengths)  # the sixth episode is left out with the first
+    folds, sets = [fold == number for number in range(5)], [list(range(4, 8)), list(range(4, 12)), list(range(12))]
+    chosen = [left_out_choice(every, target[:, dim], folds, sets) for dim in range(3)]
+    assert [len(columns) for _, columns, _, _ in chosen] == [4, 8, 12]
+    for dim, (error, columns, ridge, read) in enumerate(chosen):
+        shift, scale, y = every.mean(0), every.std(0), target[:, dim]
+        inputs = ((every - shift) / scale)[:, columns]
+        square = inputs.T @ inputs + ridge * len(y) * np.eye(len(columns))
+        weight = np.zeros(12)
+        weight[columns] = np.linalg.solve(square, inputs.T @ (y - y.mean())) / scale[columns]
+        np.testing.assert_allclose(found.model.weight[dim], weight, atol=1e-5)
+        np.testing.assert_allclose(found.model.bias[dim], y.mean() - shift @ weight, atol=1e-5)
+        right, room = 1 - error / np.square(y - y.mean()).sum(), np.ptp(y)
+        low, high = y.min() - right * room, y.max() + right * room
+        np.testing.assert_allclose([found.model.low[dim], found.model.high[dim]], [low, high], rtol=1e-5)
+        np.testing.assert_allclose(found.left_out[:, dim], read.clip(low, high), atol=1e-5)
+        np.testing.assert_allclose(
+            found.r2[dim], 1 - np.square(read.clip(low, high) - y).sum() / np.square(y - y.mean()).sum()
+        )
+
+
+def test_whole_episodes_are_left_out_and_thirds_of_a_single_one():
+    assert [fold.nonzero().flatten().tolist() for fold in folds_of([7])] == [[0, 1, 2], [3, 4], [5, 6]]
+    assert [fold.nonzero().flatten().tolist() for fold in folds_of([2, 1])] == [[0, 1], [2]]
+    expected = [[0, 1, 7], [2], [3, 4], [5], [6]]
+    assert [fold.nonzero().flatten().tolist() for fold in folds_of([2, 1, 2, 1, 1, 1])] == expected
+
+
+@pytest.mark.parametrize(
+    ("lag", "length", "expected"),
+    [
+        (None, 120, (-2, -1, 0, 1, 2, 3, 4)),  # nothing found: four frames
+        (2, 120, (-2, -1, 0, 1, 2, 3, 4)),
+        (4, 120, (-2, -1, 0, 1, 2, 3, 4, 5, 6)),
+        (8, 120, (-4, -2, 0, 2, 4, 6, 8, 10, 12)),
+        (8, 21, (-4, -2, 0, 2, 3, 5, 7, 8, 10)),  # half of the shortest episode
+        (8, 3, (-2, -1, 0, 1)),
+    ],
+)
+def test_offsets_reach_half_as_far_again_as_the_longest_lag(
+    monkeypatch: pytest.MonkeyPatch, lag: int | None, length: int, expected: tuple[int, ...]
+):
+    told = None if lag is None else Lag(1, 1, 1, 0.9, (None, lag), False, {})
+    monkeypatch.setattr(proprio_map, "estimate_lag", lambda actions, moves, fps: told)
+    series = [np.zeros((length, 2)), np.zeros((length + 9, 2))]
+    assert proposed_offsets(series, series, 10.0) == expected
+
+
 @pytest.mark.parametrize("episodes", [1, 3])
 def test_of_what_never_moves_nothing_is_said(episodes: int):
     rng = np.random.default_rng(5)
@@ -93,6 +175,36 @@ def test_commands_that_hardly_move_in_known_episodes_stay_commands():
     actions, states = ([torch.from_numpy(each) for each in part] for part in zip(*still, strict=True))
     found = ProprioMap.fit(config, actions, states).model
     assert found.config.anchors[:2] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("actions", "kept"),
+    [
+        ("cc-", (0, 1, 2)),
+        ("dd-", ()),
+        ("c--", (0, 1, 2)),
+        ("d--", ()),
+        ("cd-", (0, -1, -1)),
+        ("ccd", (0, 1, -1)),
+        ("---", ()),
+    ],
+)
+def test_undecided_numbers_are_what_most_others_are(actions: str, kept: tuple[int, ...]):
+    """Commands (c), changes (d), and what either may be (-): known episodes tell noise from neither."""
+    rng, pairs = np.random.default_rng(8), []
+    for _ in range(4):
+        commands, states = motion(rng, 60, True)
+        states = np.c_[states, states[:, :1]]
+        goal = np.c_[commands, commands[:, :1]]
+        changes = np.diff(goal, axis=0, append=goal[-1:])
+        of_kind = {"c": goal, "d": changes, "-": rng.normal(size=goal.shape)}
+        told = np.stack([of_kind[kind][:, i] for i, kind in enumerate(actions)], 1)
+        still = [i for i, kind in enumerate(actions) if kind == "-"]
+        states[:, still] = 0.01 * rng.normal(size=(60, len(still)))
+        pairs.append((told, states))
+    config = ProprioMapConfig(3, state_dim=3, anchors=(0, 1, 2), offsets=(-1, 0, 1, 2, 3, 4))
+    series = ([torch.from_numpy(each) for each in part] for part in zip(*pairs, strict=True))
+    assert ProprioMap.fit(config, *series).model.config.anchors == kept
 
 
 def test_offsets_reach_as_far_as_the_state_lags_and_anchors_go_by_name():
@@ -194,14 +306,39 @@ def test_video_that_says_nothing_has_no_weight():
     assert float(model.gain.min()) == 1.0  # never more than video says
 
 
+def test_it_says_what_it_reads_how_far_and_what_it_adds():
+    plain = ProprioMap(ProprioMapConfig(2, state_dim=3, offsets=(-3, 0, 2), stride="0.1s"))
+    assert "2 numbers" in plain.summary()
+    assert "-3, 0, +2 (x 0.1s)" in plain.summary()
+    assert "added" not in plain.summary()
+    assert [plain.unit_frames(20), plain.stride_frames(20), plain.later_frames(20)] == [2, 6, 4]
+    assert ProprioMap(ProprioMapConfig(1, state_dim=1, offsets=(-1, 0, 5))).stride_frames(30) == 5
+    added = ProprioMap(ProprioMapConfig(2, NAMES, state_dim=3, anchors=(0, -1)))
+    assert "x, y" in added.summary()
+    assert "; 1 of 2 are added to the state" in added.summary()
+    names: dict[str, Any] = {"model": added}
+    exec("\n".join(added.usage()), names)
+    assert names["read"].actions.shape == (20, 2)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     for options, text in (
         ({"offsets": (1, 2)}, "0 and others in order"),
+        ({"offsets": (0,)}, "0 and others in order"),
+        ({"offsets": (0, 1, 1)}, "0 and others in order"),
+        ({"offsets": (0, checks.MOST_STRIDE + 1)}, "0 and others in order"),
+        ({"offsets": tuple(range(65))}, "2 to 64 of them, got"),
+        ({"anchors": (0, -2)}, "2 numbers from -1 to 1"),
+        ({"anchors": (0, 0.0)}, "2 numbers from -1 to 1"),
+        ({"state_names": ("x",)}, "state_names"),
+        ({"stride": "x"}, "stride"),
+        ({"state_dim": 0}, "state_dim"),
         ({"anchors": (0,)}, "2 numbers from -1 to 1"),
         ({"anchors": (0, 2)}, "2 numbers from -1 to 1"),
         ({"action_names": ("x",)}, "action_names"),
     ):
-        refused(text, lambda given: ProprioMapConfig(2, state_dim=2, **given), options)
+        refused(text, lambda given: ProprioMapConfig(2, **{"state_dim": 2, **given}), options)
+    ProprioMapConfig(2, state_dim=2, offsets=tuple(range(64)), anchors=(-1, 1))
     known, seen = ProprioMapConfig(3, state_dim=2), {**TINY, "cameras": ("front",), "action_dim": 3, "state_dim": 2}
     refused("none beside proprio_map", lambda: InverseDynamicsConfig(**seen, proprio_map=known, proprio=True))
     refused("proprio_map.state_dim", lambda: InverseDynamicsConfig(**{**seen, "state_dim": 3}, proprio_map=known))
