@@ -64,6 +64,11 @@ UNKNOWN_ROWS = error(
     "Copy the dataset again.",
     kind="unknown-rows",
 )
+NO_TIMES = note(
+    "The rows have no `timestamp` ({file}): frame t is taken as shown after t / {fps:g} s.",
+    "LeRobot needs that column; `lattok export` writes it.",
+    kind="no-times",
+)
 LAST_ACTION_DROPPED = warning(
     "The action of the step with `is_last` fills its row: zeros, or the action before. The last step of every episode "
     "is left out, with its frame and reward.",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import resources
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,9 +29,11 @@ from lattok.data.formats.lerobot_meta import (
     restored_provenance,
     version_of,
 )
+from lattok.data.formats.video_times import read_times
 from lattok.data.images import decode_image
 from lattok.data.problems import (
     DISORDERED,
+    NO_TIMES,
     NOT_INCREASING,
     SHARED_SPAN,
     STRAYED,
@@ -39,7 +41,7 @@ from lattok.data.problems import (
     UNKNOWN_ROWS,
     short_video,
 )
-from lattok.data.schema import DEPTH, IMAGE_DTYPES, NOTE, PROVENANCE, ManyColumns
+from lattok.data.schema import DEPTH, IMAGE_DTYPES, LEROBOT_INDEX, NOTE, PROVENANCE, ManyColumns, index_column
 from lattok.data.statistics import renew_episodes, right_statistics
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import NewColumns, TableDataset
@@ -94,6 +96,7 @@ class LeRobotV3(TableDataset):
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._folders: set[str] = set()  # that are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
+        self._counts: dict[Path, int] = {}  # frames of films whose rows have other times
         self._check_files()
         self._reader = ColumnReader(self.files)
 
@@ -295,8 +298,10 @@ class LeRobotV3(TableDataset):
     def file_findings(self) -> Iterator[Finding]:
         """Find data files, and rows in them, that meta/episodes does not know."""
         yield from (UNKNOWN_FILE.finding(file=path) for path in self._orphans())
-        for path, episodes in list(self.by_data_file().items())[:FILES_LOOKED_INTO]:
+        for number, (path, episodes) in enumerate(islice(self.by_data_file().items(), FILES_LOOKED_INTO)):
             with suppress(LattokError):  # a file that cannot be read is reported with its values
+                if number == 0 and not self._is_timed(path):
+                    yield NO_TIMES.finding(file=path, fps=self.fps)
                 if unknown := sorted(set(self.episode_rows(path)) - set(episodes)):
                     yield UNKNOWN_ROWS.finding(file=path, episode=unknown[0])
 
@@ -388,27 +393,51 @@ class LeRobotV3(TableDataset):
                 images = (decode_image(data, where) for data, where in stored)
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
+        path, start, times = self._shown(episode_index, camera)
+        with self.files.at_hand(path) as place:
+            yield from decode_at(place, start + times[indices], self.fps)
+
+    def _shown(self, episode_index: int, camera: str) -> tuple[Path, float, np.ndarray]:
+        """Return the film of an episode, where in it the episode begins, and when its frames are shown from there [T],
+        in seconds."""
         path, start, stop = self.video_span(episode_index, camera)
         if (other := self.shared_spans(camera).get(episode_index)) is not None:
             shared = SHARED_SPAN.finding(episode=episode_index, other=other, camera=camera, file=path)
             raise LattokError(str(shared))
         times = by_number(self._times(episode_index).astype(np.float64), self.fps)
+        even = np.arange(len(times)) / self.fps
+        if not abs(times[-1] - even[-1]) < STRAYED / self.fps and start == 0 and self._has_frames(path, len(times)):
+            return path, start, even
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: {NOT_INCREASING}"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Write it again, or see `lattok repair`.")
         # what follows in the file are frames of the next episode
         if problem := short_video(episode_index, camera, times[-1], stop - start, self.fps):
             raise LattokError(str(problem))
-        with self.files.at_hand(path) as place:
-            yield from decode_at(place, start + times[indices], self.fps)
+        return path, start, times
+
+    def _has_frames(self, path: Path, count: int) -> bool:
+        """Tell whether a film of one episode has a frame for each of its rows, whose clock is another one then."""
+        if path not in self._counts:
+            with self.files.at_hand(path) as place:
+                self._counts[path] = len(read_times(place).times)
+        if self._counts[path] == count:
+            note(f"{self.name}: rows have other times than their films, which show a frame for each: taken by number")
+        return self._counts[path] == count
 
     def _times(self, episode_index: int) -> np.ndarray:
         """Read when an episode's frames are shown [T]; of all in the file, as opening it takes longer than a clip."""
         path, first, last = self._rows(episode_index)
-        column = self._reader.column(path, "timestamp") if "timestamp" in self.features else None
-        if column is None:
+        if not self._is_timed(path):
+            return index_column("timestamp", last - first, episode_index, 0, self.fps)
+        if (column := self._reader.column(path, "timestamp")) is None:
             return self.columns(episode_index, ["timestamp"])["timestamp"]
-        return column_to_numpy(column.slice(first, last - first), self.features["timestamp"], f"{path}: `timestamp`")
+        feature = self.features.get("timestamp", LEROBOT_INDEX["timestamp"])
+        return column_to_numpy(column.slice(first, last - first), feature, f"{path}: `timestamp`")
+
+    def _is_timed(self, path: Path) -> bool:
+        """Tell whether a file says when frames are shown; scripts leave `timestamp` out of rows and meta/info.json."""
+        return "timestamp" in self.features or "timestamp" in self._reader.file(path).schema.names
 
     def _episode_row(self, episode_index: int) -> int:
         row = self._table.row(episode_index)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 import lattok
 from lattok.cli import main
 from lattok.data import LeRobotV3, export, inspect_dataset, open_dataset
+from lattok.data.schema import INDEX_KEYS
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns, tables_of
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
+from tests.conftest import CAMERAS
 from tests.data.edits import edit_info
 from tests.errors import refused
 
@@ -171,6 +174,53 @@ def test_equal_episodes_are_told_by_their_statistics(source, old):
     assert open_dataset(old).outlines() == {}
     path.unlink()
     assert open_dataset(old).outlines() == {}
+
+
+def rewrite_rows(root: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    for path in (root / "data").rglob("*.parquet"):
+        pq.write_table(change(pq.read_table(path)), path)
+
+
+@pytest.mark.parametrize("kept", [[], ["timestamp"]])
+def test_scripts_leave_out_index_columns(source, old, tmp_path, kept):
+    """Frames are shown after t / fps where nothing says when; a column that is no feature says so all the same."""
+    features = json.loads((old / "meta/info.json").read_text())["features"]
+    edit_info(old, features={key: each for key, each in features.items() if key not in INDEX_KEYS})
+    dropped = [key for key in INDEX_KEYS if key not in ("episode_index", *kept)]
+    rewrite_rows(old, lambda table: table.drop_columns(dropped))
+    dataset = open_dataset(old)
+    for episode in dataset.episodes:
+        film = decoded(old / f"videos/chunk-000/{CAMERAS[0]}/episode_{episode.index:06d}.mp4")
+        np.testing.assert_array_equal(dataset.frames(episode.index, CAMERAS[:1])[:, 0], film)
+    kinds = [finding.kind for finding in inspect_dataset(dataset).findings]
+    assert ("no-times" in kinds) == (not kept)
+    export(dataset, tmp_path / "new", video_codec="h264")
+    times = open_dataset(tmp_path / "new").columns(1, ["timestamp"])["timestamp"]
+    np.testing.assert_array_equal(times, source.columns(1, ["timestamp"])["timestamp"])
+
+
+def with_times(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pa.Table], pa.Table]:
+    def rewritten(table: pa.Table) -> pa.Table:
+        times = pa.array(change(table["timestamp"].to_numpy()), pa.float32())
+        return table.set_column(table.column_names.index("timestamp"), "timestamp", times)
+
+    return rewritten
+
+
+@pytest.mark.parametrize("change", [lambda t: 1.2 * t, lambda t: 0.8 * t, lambda t: 1000 * t, lambda t: t + 60])
+def test_films_with_a_frame_for_each_row_are_read_by_number(old, change, capsys):
+    """Where the clock of the rows is another than that of the film; one with more frames than rows has to be searched
+    by time, and what does not fit is refused."""
+    checks.note.cache_clear()
+    rewrite_rows(old, with_times(change))
+    dataset, film = open_dataset(old), old / f"videos/chunk-000/{CAMERAS[0]}/episode_000002.mp4"
+    shown = decoded(film)
+    np.testing.assert_array_equal(dataset.frames(2, CAMERAS[:1])[:, 0], shown)
+    np.testing.assert_array_equal(dataset.frames(2, CAMERAS[:1], [14, 3])[:, 0], shown[[14, 3]])
+    assert capsys.readouterr().err.count("taken by number") == 1
+    write_film(film, np.concatenate([shown, shown[-1:]]), dataset.fps)
+    if change(np.ones(1)) > 1:
+        refused("Episode 2 has rows up to", open_dataset(old).frames, 2, CAMERAS[:1])
 
 
 @pytest.mark.ci
