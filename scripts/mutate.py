@@ -4,7 +4,7 @@
 
 A folder stands for its files, `--sample` draws so many mutants out of all of them. Each runs the tests in `TESTS` that
 guard its file, or else those that mirror it, until one fails; what none notices is listed with its line. Who hangs is
-killed after five times the time of the slowest test; a file that its tests do not import is an error. A process that
+killed after five times the time of the slowest test, of the processor, since others may keep the machine busy; a file that its tests do not import is an error. A process that
 has imported what the tests need forks for every mutant, so that one costs seconds less; processes that a test spawns
 see no mutant. Mutated: comparisons, arithmetic, logic, numbers and truth values, conditions, calls that bound or
 detach, whole statements. Not mutated: texts, annotations, decorators, `strict=` of `zip`. Why not a package: mutmut
@@ -40,6 +40,7 @@ FORK = multiprocessing.get_context("fork")
 MEMORY = 8 * 2**30  # bytes of a mutant
 UNCHANGED, SEEN = "unchanged", "seen.json"
 NOT_APPLIED = 70  # no exit code of pytest
+PATIENCE = 20
 OURS = ("lattok", "tests", "benchmarks", "studies", "scripts", "conftest", "__main__")  # imported by each mutant itself
 GUARDED = (
     "lattok/nn/kmeans.py",
@@ -294,7 +295,8 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Watch:
-    """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import."""
+    """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import. Seconds are
+    those of the processor; a test that waits has `PATIENCE` times as many."""
 
     def __init__(self, seconds: float):
         self.seconds, self.slowest, self.nowhere = seconds, 0.0, os.open(os.devnull, os.O_WRONLY)
@@ -306,12 +308,14 @@ class _Watch:
         base = settings.get_profile("lattok")
         settings.register_profile("mutant", base, phases=phases, derandomize=True)
         settings.load_profile("mutant")
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.nowhere)
+        self.pytest_runtest_logstart()
 
     def pytest_runtest_logstart(self) -> None:
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.nowhere)
+        signal.setitimer(signal.ITIMER_PROF, self.seconds)
+        faulthandler.dump_traceback_later(PATIENCE * self.seconds, exit=True, file=self.nowhere)
 
     def pytest_sessionfinish(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
