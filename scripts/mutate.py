@@ -4,11 +4,12 @@
 
 A folder stands for its files, `--sample` draws so many mutants out of all of them. Each runs the tests in `TESTS` that
 guard its file, or else those that mirror it, until one fails; what none notices is listed with its line. Who hangs is
-killed after five times the time of the slowest test, of the processor, since others may keep the machine busy; a file that its tests do not import is an error. A process that
-has imported what the tests need forks for every mutant, so that one costs seconds less; processes that a test spawns
-see no mutant. Mutated: comparisons, arithmetic, logic, numbers and truth values, conditions, calls that bound or
-detach, whole statements. Not mutated: texts, annotations, decorators, `strict=` of `zip`. Why not a package: mutmut
-leaves out decorated functions, which half of `quantize.py` is, and cosmic-ray starts a new process for every mutant.
+killed after five times the time of the slowest test, in seconds of the processor, which others may keep busy; a file
+that its tests do not import is an error. A process that has imported what the tests need forks for every mutant, so
+that one costs seconds less; processes that a test spawns see no mutant. Mutated: comparisons, arithmetic, logic,
+numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated: texts, annotations,
+decorators, `strict=` of `zip`. Why not a package: mutmut leaves out decorated functions, which half of `quantize.py`
+is, and cosmic-ray starts a new process for every mutant.
 """
 
 import argparse
@@ -295,8 +296,10 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Watch:
-    """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import. Seconds are
-    those of the processor; a test that waits has `PATIENCE` times as many."""
+    """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import.
+
+    Seconds are those of the processor; a test that waits has `PATIENCE` times as many.
+    """
 
     def __init__(self, seconds: float):
         self.seconds, self.slowest, self.nowhere = seconds, 0.0, os.open(os.devnull, os.O_WRONLY)

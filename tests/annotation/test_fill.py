@@ -473,6 +473,9 @@ def test_states_and_tasks_reach_the_model(tmp_path):
     states = source.columns(1, ["observation.state"])["observation.state"]
     wanted = idm.infer_actions(frames, 1, task="lift", states=states).actions
     np.testing.assert_array_equal(out.columns(1, ["action"])["action"], wanted)
+    other = model(proprio=True, state_dim=3)
+    refused("`observation.state`: expected 3 numbers", annotate, source, other, tmp_path / "x", fill=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_policies_learn_from_a_filled_dataset(tmp_path):

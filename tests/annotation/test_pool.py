@@ -210,6 +210,15 @@ def test_the_token_is_there_while_ray_starts_and_what_was_there_before_afterward
     assert read[1][1] is None
 
 
+@pytest.mark.parametrize(
+    ("address", "said"), [(None, "`engine`: Ray cannot start"), ("far", "`address`: expected a Ray")]
+)
+def test_a_ray_that_does_not_answer_is_said(monkeypatch, address, said):
+    ray = FakeRay()
+    monkeypatch.setattr(ray, "init", lambda **options: (_ for _ in ()).throw(ConnectionError("no room")))
+    assert "no room" in refused(said, labelled, monkeypatch, ray, 1, address=address)
+
+
 def test_what_cannot_be_read_is_tried_once_more_by_another_worker(monkeypatch):
     ray = FakeRay({0: [BAD, GOOD], 1: [BAD, BAD]})
     assert labelled(monkeypatch, ray, 4) == {0: GOOD, 1: BAD, 2: GOOD, 3: GOOD}
