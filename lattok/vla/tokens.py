@@ -131,7 +131,7 @@ class TokenHead(ActionHead):
             return logits.argmax(-1)
         logits = logits.float() - logits.amax(-1, keepdim=True)  # which the smallest temperature leaves finite
         share = (logits / self.temperature).softmax(-1).cumsum(-1)  # whose last need not be 1 in float32
-        return (share < chances[..., None] * share[..., -1:]).sum(-1).clamp_max(self.classes - 1)
+        return (share < chances[..., None] * share[..., -1:]).sum(-1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
         """Choose each code from those before it, until all rows ended; keys and values of what was seen are kept."""

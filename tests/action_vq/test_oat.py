@@ -154,6 +154,8 @@ def test_positions_tell_the_steps_and_are_the_published_ones(first, tmp_path):
     refused("encoder.pos_emb.posembs, which tells how many steps a", lambda: oat(write(tmp_path, short), settings))
     double = {name: tensor.double() if name.endswith("posembs") else tensor for name, tensor in tensors.items()}
     assert oat(write(tmp_path, double), settings).config.horizon == first.values["actions"].shape[1]
+    known = {name: tensor for name, tensor in tensors.items() if name != "decoder.latent_pos_emb.posembs"}
+    assert oat(write(tmp_path, known), settings).config.tokens == 8
     tensors["decoder.latent_pos_emb.posembs"] += 0.1
     refused("sines and cosines of 8 places as", lambda: oat(write(tmp_path, tensors), settings))
 

@@ -57,6 +57,19 @@ def test_a_sample_is_drawn_by_its_seed(labelled):
     assert "25 frames of 1 of 4" in verify(labelled, {"tok": FakeTokenizer()}, episodes=[3]).render()
 
 
+def test_another_device_explains_and_what_a_restored_record_lacks_says_nothing(labelled):
+    made = read_json(labelled.root / "meta/lattok.json")["tok"]["model"]
+    change(labelled, "tok", model={**made, "device": "cuda"})
+    result = verify(labelled, {"tok": FakeTokenizer()})
+    assert result.holds
+    assert "? made with device cuda, here cpu" in result.render()
+    lacking = {name: value for name, value in made.items() if not name.endswith("sha256")}
+    change(labelled, "tok", model=lacking)
+    assert not verify(labelled, {"tok": FakeTokenizer()}).holds
+    change(labelled, "tok", model=lacking, restored=True)
+    assert "sha256" not in verify(labelled, {"tok": FakeTokenizer()}).render()
+
+
 @pytest.mark.parametrize("seed", [-1, 10**25])
 def test_a_seed_that_draws_nothing_is_refused(labelled, seed):
     refused("`seed`: expected ", lambda: verify(labelled, {"tok": FakeTokenizer()}, episodes=2, seed=seed))

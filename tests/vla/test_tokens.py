@@ -581,7 +581,9 @@ def test_a_code_without_any_chance_is_never_drawn():
     logits[..., -1] = -1e4
     ends = logits.softmax(-1).cumsum(-1)[:, 0, -1]
     assert bool((ends < 1 - 1e-7).any() and (ends > 1 + 1e-7).any())
-    head.classes = logits.shape[-1]
     chances = torch.full((64, 1), float(np.nextafter(np.float32(1), np.float32(0))))
     found = head._chosen(logits, chances)[:, 0]
     assert bool((logits[torch.arange(64), 0, found] > -100).all())
+    assert bool(
+        (logits[torch.arange(64), 0, head._chosen(logits, torch.ones(64, 1))[:, 0]] > -100).all()
+    )  # rounded to 1

@@ -272,6 +272,8 @@ def test_every_bottleneck_learns_and_is_saved(quantizer, rng, tmp_path):
     sum(model.config.loss_weights.get(name, 0.0) * term for name, term in terms.items()).backward()
     assert all(member.encoder[0].weight.grad.any() for member in model.members)
     assert {"none": "kl", "fsq": "action"}.get(quantizer, "commitment") in terms
+    if quantizer == "vq":  # a codebook begins where latents are, and follows them
+        assert all(member.bottleneck.count == 1 and not member.bottleneck.frozen for member in model.members)
     model.eval().save_pretrained(tmp_path / "idm")
     again, frames = lattok.load(tmp_path / "idm"), video(rng)
     np.testing.assert_array_equal(model.infer_actions(frames, 1).actions, again.infer_actions(frames, 1).actions)
@@ -369,6 +371,7 @@ def test_a_configuration_says_what_follows_from_it():
 
     plain = config()
     assert plain.gaps(3) == [-3, 0, 3, 6]
+    assert (plain.mean, plain.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet
     assert [plain.span, config(offsets=(-3, 0, 1)).span] == [2, 3]
     assert plain.loss_weights == {"action": 1.0, "codebook": 1.0, "commitment": 0.25}
     more = config(loss_flow=0.5, loss_kl=0.1, loss_forward=2)
