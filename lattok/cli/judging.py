@@ -209,7 +209,8 @@ def few_actions(
     source = lattok.open_dataset(dataset, format=format)
     both: dict[str, Any] = {"device": device} | ({"cameras": list(cameras)} if cameras else {})
     idm, policy = ({**both, **({} if each is None else {"steps": each})} for each in (idm_steps, steps))
-    found = try_few_actions(source, out, keep, seeds=seeds, action_key=action_key, idm=idm, policy=policy)
+    options: dict[str, Any] = {"idm": idm, "policy": policy, "resume_command": "the same command"}
+    found = try_few_actions(source, out, keep, seeds=seeds, action_key=action_key, **options)
     print(f"\n{found.table}\n\n{found.answer}\nTable: {Path(out) / TABLE}")
 
 

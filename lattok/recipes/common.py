@@ -147,7 +147,7 @@ class Recipe(ABC, Generic[Model]):
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train and save the model into `out`. `resume` continues an interrupted run, which prints `resume_command`."""
 
-    def completed(self, resume_command: str = "") -> Model:
+    def completed(self, resume_command: str = "the same call") -> Model:
         """Return the model that is in `out`; if there is none yet, train it, or go on where a run was interrupted."""
         out = Path(self.out)
         if (out / CONFIG).is_file():

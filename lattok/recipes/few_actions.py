@@ -55,10 +55,12 @@ def try_few_actions(
     action_key: str = "action",
     idm: Mapping[str, Any] | None = None,
     policy: Mapping[str, Any] | None = None,
+    resume_command: str = "the same call",
 ) -> FewActions:
     """Hide all actions but those of the episodes `keep`, infer them from video, and train policies on known, inferred
-    and all actions. `idm` and `policy` are options of `lattok train idm` and `lattok train vla`. Raises `LattokError`
-    where no episode is held out, or where `out` holds a study with other settings."""
+    and all actions. `idm` and `policy` are options of `lattok train idm` and `lattok train vla`; `resume_command` is
+    named where an interruption saved a checkpoint. Raises `LattokError` where no episode is held out, or where `out`
+    holds a study with other settings."""
     checks.counts(seeds=seeds)
     source, out = as_dataset(dataset), Path(out).expanduser()
     with Output(out).locked(out / LOCK):
@@ -82,10 +84,13 @@ def try_few_actions(
             hide(source, out / "few", [*kept, *test], action_key=action_key)
         InverseDynamicsRecipe.from_preset(
             out / "few", out / "idm", "tiny", action_key=action_key, **(idm or {})
-        ).completed()
+        ).completed(resume_command)
         if not (out / "filled").exists():
             annotate(out / "few", str(out / "idm"), out / "filled", fill=True, action_key=action_key)
-        errors = {arm: np.array([_errors(source, out, arm, seed, settings) for seed in range(seeds)]) for arm in ARMS}
+        errors = {
+            arm: np.array([_errors(source, out, arm, seed, settings, resume_command) for seed in range(seeds)])
+            for arm in ARMS
+        }
         found = _answer(errors)
         facts = {"errors": {arm: values.tolist() for arm, values in errors.items()}, "answer": found.answer}
         files.write_json(out / RESULTS, {**facts, "gain": found.gain, "settings": settings})
@@ -93,7 +98,9 @@ def try_few_actions(
     return found
 
 
-def _errors(source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapping[str, Any]) -> list[float]:
+def _errors(
+    source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapping[str, Any], resume_command: str
+) -> list[float]:
     """Train a policy of an arm, and return its error in each held-out episode."""
     place, key = out / "policies" / f"{arm}-{seed}", settings["action_key"]
     if (place / ERRORS).is_file():
@@ -104,7 +111,7 @@ def _errors(source: RobotDataset, out: Path, arm: str, seed: int, settings: Mapp
     options["episodes"] = ",".join(map(str, settings["kept"])) if arm == "known" else "train"
     if "observation.state" not in source.features:
         options["proprio"] = False
-    VLARecipe.from_preset(str(data), place, **{**options, **settings["policy"]}).completed()
+    VLARecipe.from_preset(str(data), place, **{**options, **settings["policy"]}).completed(resume_command)
     policy = moved(LatentVLA.from_pretrained(place), settings["policy"].get("device", "auto"))
     config = policy.config
     about: dict[str, Any] = {"horizon": config.horizon, "size": config.image_size, "action_key": key}
