@@ -412,15 +412,15 @@ def verify(
 
     Args:
         model: The models (folders or Hub ids), in the order of --prefix.
-        prefix: Column prefix of each model (default: latent for the only one).
+        prefix: Column prefix of each model (default: that of the only labels).
         sample: Episodes to label again.
         seed: Which episodes are drawn.
     """
     from lattok.annotation.verify import known_labels
 
-    names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset, format=format, labels=labels)
     provenance, loaded = known_labels(source), {}
+    names = _by_prefix(model, prefix or (tuple(provenance) if len(provenance) == 1 else ()))
     for column, name in names.items():
         precision = provenance.get(column, {}).get("model", {}).get("precision", "float32")
         loaded[column] = in_precision(moved(lattok.load(name, revision), device), precision)

@@ -14,8 +14,7 @@ from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import check_warm_up
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe
 from lattok.recipes.run_folder import finish, first_process
-from lattok.recipes.tokenizers import fit_summary
-from lattok.samples import ActionWindows
+from lattok.recipes.tokenizers import fit_summary, known_windows
 from lattok.samples.order import BatchSampler, Passes
 from lattok.samples.windows import MixedWindows
 from lattok.training import fit
@@ -65,7 +64,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         note_rates(datasets, horizon)
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(horizon, episodes)
-        parts = [ActionWindows(dataset, horizon, self.data.action_key, self.data.episodes) for dataset in datasets]
+        parts = [known_windows(dataset, horizon, self.data.action_key, self.data.episodes) for dataset in datasets]
         torch.manual_seed(self.loop.seed)
         several = tuple(dataset.name for dataset in datasets) if self.data.mix else ()
         config = self.config(action_dim=len(names), action_names=names, normalizers=several)

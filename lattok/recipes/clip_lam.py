@@ -72,6 +72,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     """
 
     kind = "clip-lam"
+    judged_by_actions = False
     data: ClipOptions = field(default_factory=ClipOptions)
     model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)

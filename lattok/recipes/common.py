@@ -107,6 +107,9 @@ class MixOptions(DataOptions):
     mix: tuple[str, ...] = ()
 
 
+FEWEST_TO_JUDGE = 3  # known episodes, of which one may be left out: models with the map of states need two to learn
+
+
 @dataclass(frozen=True)
 class Recipe(ABC, Generic[Model]):
     """A reproducible training run: its dataset, its folder, and the options of the data, the loop and the model.
@@ -127,6 +130,7 @@ class Recipe(ABC, Generic[Model]):
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
+    judged_by_actions: ClassVar[bool] = True  # whether nothing else judges what it trains
 
     dataset: str | None  # none: a mixture
     out: str
@@ -352,11 +356,36 @@ class Recipe(ABC, Generic[Model]):
                 words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels"), *beside]
                 said = shlex.join([*words, *prefix_flags(dataset, "latent")])
                 return f"No episode is held out to judge it by: {MORE}. Label with it: {said}"
+            if not rest and self._none_judges(dataset):
+                if self.judged_by_actions:
+                    return self._leaving_one_out(dataset, source)
+                return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, source, '--action-key', 'None'])}"
         if len(labels) == 1 and (Path(labels[0]) / SOURCE).is_file():
             source = labels[0]  # which is the dataset with these labels
         words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
         return f"Judge it: {shlex.join(words)}"
+
+    def _none_judges(self, dataset: RobotDataset) -> bool:
+        """Tell whether a dataset has actions, and none that is known in the episodes that are held out."""
+        key, test = self.data.action_key, {*split_by_task(dataset)[1]}
+        held_out = [episode for episode in dataset.episodes if episode.index in test]
+        return key in dataset.features and not measured_episodes(dataset, key, held_out)
+
+    def _leaving_one_out(self, dataset: RobotDataset, source: str) -> str:
+        """Return how to judge what this run trains where all known episodes teach: without the last of them."""
+        chosen = select_episodes(dataset, self.data.episodes)
+        known = measured_episodes(dataset, self.data.action_key, chosen)
+        said = "No held-out episode has known actions, so nothing judges it"
+        if len(known) < FEWEST_TO_JUDGE:
+            return f"{said}: {checks.counted(len(known), 'known one')} cannot be spared."
+        others = index_runs(episode.index for episode in chosen if episode != known[-1])
+        again, config = unused(f"{self.out}-judged"), str(Path(self.out) / RUN / RECIPE)
+        words = ["lattok", "train", self.kind, source, "--out", again, "--config", config]
+        words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in others)]
+        judge = ["lattok", "evaluate", *judged_words(again, source, self.data.action_key)]
+        judge += ["--episodes", str(known[-1].index)]
+        return f"{said}. Leave one of {len(known)} out to see: {shlex.join(words)}\nThen judge it: {shlex.join(judge)}"
 
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:

@@ -184,7 +184,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
             for source, view, found, own in zip(sources, views, maps, known, strict=True):
                 if found is not None and first_process():
                     of = f"{source.dataset.name}: " if len(sources) > 1 else ""
-                    say(of + route_text(found, data, view.config, len(own)))
+                    say(of + route_text(found, data, view.config, len(own), source.dataset))
             model.features.load()
             model.trained_on = self._learned(sources, contents, before)
             drawn = replace(batch_options(data, self.loop, samples, config.image_size), acted_share=share)

@@ -105,6 +105,7 @@ class PairRecipe(Recipe[Model]):
     lam: ClassVar[type[TrainedPairModel]]
     learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
     data: PairOptions = field(default_factory=PairOptions)
+    judged_by_actions = False
 
     def __post_init__(self) -> None:
         shares, chosen = self.loop.shares, flat(self.model)

@@ -1,6 +1,7 @@
 """The map from changes of the robot's state to its actions, as `lattok train idm` fits it and says how good it is."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -14,9 +15,12 @@ from lattok.data.instructions import instruction_of
 from lattok.data.schema import vector_key
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig
 from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
+from lattok.recipes.run_folder import key_flags
 from lattok.samples.frames import FrameReader
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.commands import DATASET
+from lattok.utils.output import unused
 
 MOST_ROWS = 100_000  # that the map learns from
 HELPS = 0.2  # of the variance, from which the map is worth a try
@@ -90,13 +94,13 @@ def map_text(found: KnownMap, key: str, episodes: int) -> str:
     return f"state: a map of its changes reads {what} with R² {found.r2:.2f} ({left})"
 
 
-def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episodes: int) -> str:
+def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episodes: int, dataset: RobotDataset) -> str:
     """Say what the state is good for in a run that looks at video."""
     lines = [map_text(found, data.action_key, episodes)]
     if config.proprio_map is None and found.r2 >= HELPS:
-        lines[0] += (
-            ". Trained in seconds: lattok train idm DATASET --out my-map --from proprio; with video: --from both"
-        )
+        words = ["lattok", "train", "idm", dataset.address or DATASET, "--out", unused("my-map"), "--from"]
+        alone, both = (shlex.join([*words, route, *key_flags(data.action_key)]) for route in ("proprio", "both"))
+        lines[0] += f". Trained in seconds: {alone}\nWith video: {both}"
     if config.anchors:
         added = sum(place >= 0 for place in config.anchors)
         lines.append(

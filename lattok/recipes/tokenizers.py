@@ -11,8 +11,8 @@ import torch
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.learned import FitRun, TrainedTokenizer
-from lattok.data import select_episodes
-from lattok.data.episodes import check_horizon
+from lattok.data import RobotDataset, select_episodes
+from lattok.data.episodes import EpisodeSpec, check_horizon
 from lattok.loading import load
 from lattok.recipes.common import Recipe
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
@@ -47,7 +47,7 @@ class FitRecipe(Recipe[Tokenizer]):
             return cast(Tokenizer, load(out))
         sources, horizon = self.open(), self.model.horizon
         check_horizon(horizon, select_episodes(sources[0].dataset, self.data.episodes))
-        windows = ActionWindows(sources[0].dataset, horizon, self.data.action_key, self.data.episodes)
+        windows = known_windows(sources[0].dataset, horizon, self.data.action_key, self.data.episodes)
         names = tuple(windows.action_names)
         with self.begin(resume, sources, resume_command=resume_command) as contents:
             chosen = {option.path[0] for option in self.option_groups()["model"].values()}
@@ -59,6 +59,19 @@ class FitRecipe(Recipe[Tokenizer]):
             if first_process():
                 say(fit_summary(model, windows, names))
             return finish({"": model}, out)[""]
+
+
+def known_windows(dataset: RobotDataset, horizon: int, key: str, episodes: EpisodeSpec) -> ActionWindows:
+    """Return the chunks of episodes whose actions are known; say how many those are, if not all."""
+    windows = ActionWindows(dataset, horizon, key, episodes, missing=True)
+    known = windows.of_known()
+    of, every = len({*known.episode_of.tolist()}), len({*windows.episode_of.tolist()})
+    if not of:
+        got = f"none in the {checks.counted(every, 'episode')} of {dataset.name} that teach: all are NaN"
+        checks.fail("action_key", "known actions", got, "Give episodes that have some (episodes), or another column.")
+    if of < every:
+        checks.note(f"{dataset.name}: {of} of {every} episodes have known actions: the tokenizer learns from these")
+    return known
 
 
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
@@ -50,6 +51,15 @@ class ActionWindows(SampleSet):
         self.episode_of, self.frame_of = episode[keep], frame[keep]
         self._row = torch.from_numpy(row[keep])  # [N] row of the first action
         self.last = torch.from_numpy(last[keep])
+
+    def of_known(self) -> Self:
+        """Leave out the rows and windows of episodes whose actions are unknown."""
+        keep, place = self.known[self._row], self.known.cumsum(0) - 1  # of each row among those that stay
+        found = copy.copy(self)
+        found.actions, found.known = self.actions[self.known], self.known[self.known]
+        found.episode_of, found.frame_of = self.episode_of[keep.numpy()], self.frame_of[keep.numpy()]
+        found._row, found.last = place[self._row[keep]], place[self.last[keep]]
+        return found
 
     def __len__(self) -> int:
         return len(self._row)

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import entry_points
@@ -381,6 +382,31 @@ def test_what_nobody_knows_judges_no_actions(said: Said, tmp_path: Path):
         trained = said(f"train idm {root} --out idm{len(given)} --episodes {given} {small}")
         assert after("Judge it", trained) == f"lattok evaluate idm{len(given)} {root} --episodes 1:2"
     assert "cannot be told" in said(f"{after('Judge it', trained)} --device cpu")
+
+
+def test_where_all_known_episodes_teach_one_is_left_out_to_judge(make_dataset: Callable, said: Said):
+    root = str(make_dataset([12, 15, 11, 14, 12, 13, 12, 11, 13]).root)
+    said(f"hide {root} --keep 0,1,2 --out few")
+    small = "--preset tiny --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu"
+    for kind, options in (("idm", small), ("idm", "--from proprio"), ("uniform-bins", "--horizon 4")):
+        trained = said(f"train {kind} few --out model {options}")
+        again, judge = after("Leave one of 3 out to see", trained), after("Then judge it", trained)
+        assert judge == "lattok evaluate model-judged few --episodes 2"
+        assert said(again).count(f"Judge it: {judge}:3") == 1
+        assert "Report: " in said(f"{judge} --device cpu")
+        for name in ("model", "model-judged"):
+            shutil.rmtree(name)
+    trained = said(["train", "image-lam", "few", "--out", "lam", "--steps", "6", *SMALL])
+    said(f"{after('Judge it', trained)} --device cpu")
+    said(f"hide {root} --keep 0,1 --out fewer")
+    assert "2 known ones cannot be spared" in said(f"train idm fewer --out model {small}")
+
+
+def test_labels_under_the_only_prefix_are_verified(said: Said, tmp_path: Path):
+    root = str(write_filled(tmp_path / "data"))
+    said(f"train idm {root} --from proprio --out model")
+    said(f"annotate {root} --model model --as actions --out filled")
+    assert said("verify filled --model model").startswith("inferred:")
 
 
 def test_inspect_names_an_inverse_model_where_it_can_learn(said: Said, tmp_path: Path):

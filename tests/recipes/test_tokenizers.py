@@ -3,10 +3,13 @@
 import re
 
 import pytest
+import torch
 
 import lattok
 from lattok.action_vq import FAST, FSQ, TOAST, ResidualVQ, UniformBins
-from lattok.recipes import recipe_for
+from lattok.annotation.hiding import hide
+from lattok.recipes import recipe_for, recipe_of
+from lattok.utils import checks
 from tests.errors import refused
 
 RECIPES = [recipe_for(family) for family in (FAST, TOAST, ResidualVQ, FSQ, UniformBins)]
@@ -59,6 +62,25 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     assert said[0].startswith(
         "note: tiny: 2 of 4 episodes judge (1, 3), the others train; too few for intervals: record"
     )
+
+
+@pytest.mark.parametrize("kind", ["action-vq", *(recipe.kind for recipe in RECIPES)])
+def test_tokenizers_learn_from_known_actions_alone(kind, make_dataset, tmp_path, capsys):
+    """Episodes of NaN are unknown: the same comes out as where those of known actions are named."""
+    checks.note.cache_clear()
+    root = make_dataset([12, 15, 11, 14, 9, 13], cameras=False).root
+    few, options = hide(root, tmp_path / "few", [1, 2]).path, {"horizon": 4, "episodes": "0:"}
+    recipe = recipe_of(kind)
+    options |= SMALL.get(getattr(recipe, "family", None), {"preset": "quick", "steps": 2, "batch_size": 4})
+    made = [
+        lattok.train(recipe.from_preset(few, tmp_path / f"out{number}", **{**options, **more}))
+        for number, more in enumerate(({}, {"episodes": "1,2"}))
+    ]
+    for name, tensor in made[0].saved_tensors().items():
+        assert torch.equal(tensor, made[1].saved_tensors()[name]), name
+    assert capsys.readouterr().err.count("2 of 6 episodes have known actions") == 1
+    options["episodes"] = "3,4"
+    refused("`action_key`: expected known actions", lattok.train, recipe.from_preset(few, tmp_path / "none", **options))
 
 
 @pytest.mark.parametrize("family", ["fast", lattok.ImageLAM, None])
