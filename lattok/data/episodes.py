@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,17 @@ def read_vectors(
             hint = "Repair it; training and evaluation can also leave the episode out with `episodes`."
             checks.fail(key, "finite numbers", f"{values[frame, dim]} in {place}", hint)
     return flat
+
+
+def missing_films(dataset: RobotDataset, indices: Iterable[int], cameras: Sequence[str]) -> dict[int, Path]:
+    """Return the episodes of which a video file is not there, with the first such file. Those of the Hub can be."""
+    found = dict[int, Path]()
+    videos = [key for key in cameras if key in dataset.features and dataset.features[key].dtype == "video"]
+    for index in indices if dataset.files.commit is None else ():
+        spans = (dataset.video_span(index, key) for key in videos)
+        if (path := next((span[0] for span in spans if span and not span[0].is_file()), None)) is not None:
+            found[index] = path
+    return found
 
 
 def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:

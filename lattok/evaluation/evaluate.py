@@ -69,7 +69,8 @@ def evaluate(
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
     chosen.check_rate(model, dataset)
     key = chosen.action_key if kinds[0].cls.by_column else None
-    case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
+    split = chosen.split(dataset, key, chosen.cameras or getattr(model, "cameras", ()))
+    case = Case(model, dataset, split, chosen, controls == "trained", control_loop, rollouts)
     asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
     asked |= {"any_rate": True} if chosen.any_rate else {}
     provenance = {"model": model.describe(), **provenance_of(dataset, case.split, **asked)}

@@ -2,19 +2,24 @@
 
 import json
 import re
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lattok.data import open_dataset
 from lattok.evaluation import Report, evaluate
+from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.page import render
 from lattok.evaluation.questions import criteria
 from lattok.image_lam import ImageLAM, MotoLAM
 from lattok.training import LoopOptions
+from tests.data.formats.test_lerobot_v2 import write_v21
 from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, Oracle, World, rows, tables, tiny_lam
 
@@ -220,3 +225,22 @@ def test_a_model_that_predicts_pixels_is_judged_like_any_other(world: World, tmp
     assert "Mean squared error of the later frame's pixels." in page
     assert "<th>predicted</th><th>control</th>" in page
     assert "Control: predicted with the latent actions of the next panel" in page
+
+
+def test_episodes_without_their_films_judge_and_teach_nothing(make_dataset: Callable[..., Any], tmp_path: Path):
+    dataset = open_dataset(write_v21(tmp_path / "old", make_dataset([8] * 6)))
+    films = [tmp_path / f"old/videos/chunk-000/{dataset.cameras[0]}/episode_{number:06d}.mp4" for number in range(6)]
+    options = EvalOptions(episodes="3:6")
+    for episode in (0, 4):
+        films[episode].unlink()
+    with pytest.warns(UserWarning, match=r"2 of 6 episodes left out: missing video file .*000004.mp4 and 1 more"):
+        split = options.split(dataset, None, dataset.cameras)
+    assert (split.train, split.held_out) == ([1, 2], [3, 5])
+    assert options.split(dataset).train == [0, 1, 2]
+    films[3].unlink()
+    films[5].unlink()
+    with pytest.warns(UserWarning, match="4 of 6 episodes left out"):
+        refused("`episodes`: expected a held-out episode", options.split, dataset, None, dataset.cameras)
+    films[1].unlink()
+    films[2].unlink()
+    refused("missing video file .* and 5 more", options.split, dataset, None, dataset.cameras)

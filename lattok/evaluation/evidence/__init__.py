@@ -3,7 +3,7 @@ episodes that judge. Each kind of evidence is a class that registers itself."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ import torch
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.alike import check_cameras, note_rate
 from lattok.data.copies import with_copies
-from lattok.data.episodes import any_unmeasured
+from lattok.data.episodes import any_unmeasured, missing_films
 from lattok.evaluation.report import Progress
 from lattok.labels import GivenLabels, given_labels
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
@@ -150,9 +150,9 @@ class EvalOptions:
         if self.stride is None:
             note_rate(model, dataset, self.any_rate, self.action_key or "")
 
-    def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
+    def split(self, dataset: RobotDataset, key: str | None = None, cameras: Sequence[str] = ()) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
-        With a `key`, only episodes in which this column was measured."""
+        With a `key`, only episodes in which this column was measured; with `cameras`, those whose films are there."""
         checks.positive(max_episodes=self.max_episodes)
         checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
@@ -161,6 +161,11 @@ class EvalOptions:
         if key is not None and key in dataset.features:
             parts = judged_episodes(dataset, key, held_out), measured(dataset, key, train)
             held_out, train = ([episode.index for episode in part] for part in parts)
+        absent = _without_films(dataset, [*held_out, *train], cameras)
+        held_out, train = ([index for index in part if index not in absent] for part in (held_out, train))
+        if not held_out:
+            got = "none of which the films are there"
+            checks.fail("episodes", "a held-out episode", got, "Hold out others (episodes), or copy them again.")
         if not train:
             hint = "Probes and controls are fitted to the episodes that are not held out."
             checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
@@ -169,6 +174,19 @@ class EvalOptions:
         judging = out_of(len(some_held_out), len(held_out), "held-out episode")
         text = f"{judging}; {out_of(len(some_train), len(train), 'other')} for probes and controls"
         return Split(some_train, some_held_out, text)
+
+
+def _without_films(dataset: RobotDataset, indices: list[int], cameras: Sequence[str]) -> Collection[int]:
+    """Return the episodes of which a video file is missing, and say so; an error where that is all of them."""
+    with suppress(checks.LattokError):  # cameras that the dataset has not are told where the model looks at them
+        cameras = camera_keys(dataset, cameras) if cameras else ()
+    if not (absent := missing_films(dataset, indices, [key for key in cameras if key in dataset.cameras])):
+        return ()
+    which = f"missing video file {next(iter(absent.values()))}" + f" and {len(absent) - 1} more" * (len(absent) > 1)
+    if len(absent) == len(indices):
+        raise checks.LattokError(f"{which}. Download or copy it again, or choose other cameras with `cameras`.")
+    checks.warn(f"{len(absent)} of {checks.counted(len(indices), 'episode')} left out: {which}", stacklevel=3)
+    return absent
 
 
 def measured(dataset: RobotDataset, key: str, indices: Collection[int]) -> list[Episode]:
