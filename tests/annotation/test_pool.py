@@ -236,3 +236,5 @@ def test_what_kills_its_workers_travels_alone_and_is_left_out(monkeypatch, error
     assert found[2].strange == 1
     assert found[2].failures["tok"][2].endswith(f"lost{')' * (type(error) is RayActorError)}, {ATTEMPTS} times")
     assert (ray.asked[2], set(ray.alone)) == (ATTEMPTS, {1})
+    # a worker that died is started again once, when its other unit has come back too; after the last attempt not at all
+    assert ray.spawned == 2 + (ATTEMPTS - 1) * (type(error) is RayActorError)
