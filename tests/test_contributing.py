@@ -24,7 +24,8 @@ def run(*words, code=0):
     assert main(list(map(str, words))) == code, words
 
 assert not {"signs", "array_folder", "smoothness"} & set(sys.modules)
-with warnings.catch_warnings(action="error"):
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
     dataset = lattok.open_dataset("data")
 assert (dataset.kind, len(dataset.episodes), dataset.fps) == ("npz", 6, 10.0)
 assert [each.episode_index for each in dataset.damaged] == [6]
