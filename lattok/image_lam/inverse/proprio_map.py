@@ -34,6 +34,8 @@ MOST_FOLDS = 5
 LATER, EARLIER = 6, 2  # offsets that are proposed
 LEAST_REACH = 4  # frames, where no lag is found
 FARTHER = 1.5  # times the longest lag: motion goes on after it began
+MOST_RIGHT = 0.999  # R²
+RIGHT_OF_ONE = 0.9  # R² of the thirds of a single episode, below which its map stays in the known range
 CLOSER = 0.5  # of the squared error, for a command to be taken as absolute
 
 
@@ -149,10 +151,12 @@ class ProprioMap(HubModel, VideoLabeller):
         squares = (target - target.mean(0)).square().sum(0)
         flat = squares <= 1e-12 * len(y) * (1 + target.mean(0).square())
         low, high = target.min(0).values, target.max(0).values
-        if len(states) > 1:  # the better it reads other episodes, the farther it may go
-            right = 1 - (read - target).square().sum(0) / squares.where(~flat, 1)
-            beyond = right.clamp(0, 1).where(~flat, 0) * (high - low)
-            low, high = low - beyond, high + beyond
+        # the better it reads what was left out, the farther it may go: R² .5 once its known range, .9 nine times
+        right = (1 - (read - target).square().sum(0) / squares.where(~flat, 1)).clamp(0, MOST_RIGHT)
+        if len(states) == 1:  # thirds of one episode say less
+            right = right.where(right >= RIGHT_OF_ONE, 0)
+        beyond = (right / (1 - right)).where(~flat, 0) * (high - low)
+        low, high = low - beyond, high + beyond
         model.low.copy_(low)
         model.high.copy_(high)
         read = torch.minimum(torch.maximum(read, model.low.double()), model.high.double())
