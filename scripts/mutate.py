@@ -8,8 +8,8 @@ killed after five times the time of the slowest test, in seconds of the processo
 that its tests do not import is an error. A process that has imported what the tests need forks for every mutant, so
 that one costs seconds less; processes that a test spawns see no mutant. Mutated: comparisons, arithmetic, logic,
 numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated: texts, annotations,
-decorators, `strict=` of `zip`. Why not a package: mutmut leaves out decorated functions, which half of `quantize.py`
-is, and cosmic-ray starts a new process for every mutant.
+decorators, `strict=` of `zip`, `indent=` of JSON. Why not a package: mutmut leaves out decorated functions, which half
+of `quantize.py` is, and cosmic-ray starts a new process for every mutant.
 """
 
 import argparse
@@ -210,7 +210,7 @@ def _places(node: ast.AST) -> Iterator[Any]:
     """A node and what of it may change: no texts, annotations, decorators, imports, or `strict=`, which only guards."""
     if _is_text(node) or isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr):
         return
-    if isinstance(node, ast.keyword) and node.arg == "strict":
+    if isinstance(node, ast.keyword) and node.arg in ("strict", "indent"):
         return
     if hasattr(node, "lineno"):
         yield node

@@ -129,6 +129,7 @@ def test_masked_dimensions_do_not_reach_loss_or_gradient():
 
 
 def test_datasets_of_other_shapes_are_joined_and_each_decodes():
+    assert UniformBins.fit(smooth(20)).vocab_size == 256  # as RT-1 and OpenVLA have
     model = UniformBins.fit([smooth(20), smooth(30, steps=4, dims=2).numpy()], bins=64)
     assert (model.horizon, model.action_dim) == (6, 3)
     batch = join_chunks([smooth(20), smooth(30, steps=4, dims=2)])

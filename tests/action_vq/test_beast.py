@@ -124,6 +124,10 @@ def test_a_missing_coefficient_repeats_its_neighbour():
     decoded, info = model.decode(damaged, return_info=True)
     torch.testing.assert_close(decoded, torch.full((1, 6, 2), 0.5), rtol=0, atol=0.02)
     assert info.notes == ("3 of 8 codes missing; 1 outside 0..255",)
+    ends = model.encode(torch.full((1, 6, 2), -1.0))
+    assert int(ends.max()) == 0
+    ends[0, 2] = 999  # the first bin is a code as others are
+    torch.testing.assert_close(model.decode(ends, repair=True), torch.full((1, 6, 2), -1.0), rtol=0, atol=0.01)
     first, second = model.decode([[-1, 255]], repair=True)[0].T
     torch.testing.assert_close(first, model.normalizer.shift[0].expand(6))  # it has no code at all
     assert second.min() > 0.9

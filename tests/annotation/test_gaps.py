@@ -64,8 +64,9 @@ def test_a_damaged_video_costs_its_episodes_only(source, tmp_path, damage):
 
 def test_a_repaired_source_fills_the_gaps(source, torn, tmp_path, monkeypatch):
     broken = set(broken_episodes(source, source.video_span(3, source.cameras[0])[0]))
-    with pytest.warns(UserWarning, match=r"\d of 7 episodes labelled; not episode"):
+    with pytest.warns(UserWarning, match=r"\d of 7 episodes labelled; not episode") as warned:
         annotate(open_dataset(source.root), MODELS, tmp_path / "out")
+    assert [each.filename for each in warned if "labelled" in str(each.message)] == [__file__]  # of who asked
     first = tree(tmp_path / "out")
     assert set(run(open_dataset(source.root), tmp_path / "out").unlabelled["latent"]) == broken  # nothing new
     assert tree(tmp_path / "out") == first
@@ -358,3 +359,14 @@ def test_labels_that_are_not_finite(source, tmp_path):
     result = run(source, tmp_path / "out", {"tok": Broken()})
     assert list(result.unlabelled["tok"]) == [3]
     assert "expected finite numbers, got NaN or infinity in episode 3" in result.report()
+
+
+def test_labels_of_another_width_than_before_are_no_labels(make_dataset, tmp_path):
+    class Widening(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            found = super().latent_actions(chunks, valid)
+            return replace(found, codes=found.codes.repeat(1, 1 + (len(chunks) == 9)))
+
+    result = run(make_dataset([12, 7, 9, 8], cameras=False), tmp_path / "out", {"tok": Widening()})
+    assert result.unlabelled["tok"].keys() == {2}
+    assert "as in other episodes" in result.unlabelled["tok"][2]

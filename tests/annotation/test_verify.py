@@ -142,6 +142,18 @@ def test_rounding_is_no_difference(labelled, deviation, sign):
     assert f"{sign} tok.embedding: largest deviation" in result.render()
 
 
+def test_small_labels_are_compared_by_their_own_size():
+    tally = _Tally()
+    tally.count(np.full((2, 1), 1e-6), np.full((2, 1), 2e-6), 0)
+    assert tally.line("latent.embedding", 2, []).startswith("-")
+
+
+def test_a_rate_that_was_changed_since_is_said(labelled):
+    made = read_json(labelled.root / "meta/lattok.json")["tok"]["dataset"]
+    change(labelled, "tok", dataset={**made, "fps": 5})
+    assert "- the dataset had 5 frames a second, here 10" in verify(labelled, {"tok": FakeTokenizer()}).render()
+
+
 def test_a_dataset_that_the_model_cannot_read_is_named(labelled):
     lam = FakeLAM()
     lam.cameras = ("front", "wrist", "top")

@@ -509,7 +509,9 @@ def test_zoomed_features_have_convolutions_that_fit():
 def test_states_are_asked_for_by_models_that_read_them_alone():
     """Annotation reads `state_key` of every dataset, also of one that has no states."""
     assert small(state_key="observation.state").state_key is None
-    assert small(state_key="observation.state", proprio=True, state_dim=2).state_key == "observation.state"
+    reads = small(state_key="observation.state", proprio=True, state_dim=2)
+    assert reads.state_key == "observation.state"
+    assert ["states=" in "".join(each.usage()) for each in (small(), reads)] == [False, True]
 
 
 def test_features_of_a_network_are_projected_by_each_member_for_itself():
