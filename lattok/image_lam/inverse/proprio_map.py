@@ -135,7 +135,9 @@ class ProprioMap(HubModel, VideoLabeller):
         anchored = values_at(now, config.anchors) if config.anchors else torch.zeros_like(y)
         free, added = (_Choice.of(x, target, folds, sets) for target in (y, y - anchored))
         may = torch.tensor(config.anchors or [-1] * y.shape[1]) >= 0
-        kept, against = may & (added.errors < CLOSER * free.errors), may & (free.errors < CLOSER * added.errors)
+        # of a command that held still known episodes say nothing, however near its mean is
+        kept, moved = may & (added.errors < CLOSER * free.errors), (y - y.mean(0)).square().sum(0)
+        against = may & (free.errors < CLOSER * torch.minimum(added.errors, moved))
         if kept.sum() > against.sum():  # then also those of which known episodes say neither
             kept = may & ~against
         anchors = [place if keep else -1 for place, keep in zip(config.anchors or (), kept.tolist(), strict=False)]
