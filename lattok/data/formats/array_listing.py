@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.formats.array_draft import draft_of
+from lattok.data.formats.array_draft import DEPTH, draft_of
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import Storage, storage
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
@@ -288,6 +288,9 @@ def _offered(
             reason = layout.reason(path)
             left_out[path] = OTHER_DEPTH if reason == "depth" else reason
             continue
+        if "*" in layout.pattern(path) and _is_depth(path, array.shape[1:]):
+            left_out[path] = OTHER_DEPTH
+            continue
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
         if how is None:
@@ -308,6 +311,12 @@ def _offered(
         offered += [StoredArray(path, column, dtype, shape, how)] if column else []
         offered += [StoredArray(path, ahead, dtype, shape, how, 1)] if ahead else []
     return tuple(offered), left_out, tuple(longer)
+
+
+def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
+    plain = shape[:-1] if shape[-1:] == (1,) else shape
+    return len(plain) == 2 and min(plain) > 1 and DEPTH.search(path) is not None
 
 
 def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) -> list[tuple[int, int]]:

@@ -56,10 +56,11 @@ class EpisodeLine(TypedDict, total=False):
 
 @dataclass
 class Kept:
-    """Columns of single episodes that are kept in memory, up to `CACHE_BYTES`."""
+    """Columns of single episodes that are kept in memory, up to `CACHE_BYTES`, and their outlines."""
 
     columns: dict[tuple[int, str], np.ndarray]  # by episode and key
     taken: int = 0  # bytes
+    outlines: dict[int, bytes] | None = None
 
     def add(self, index: int, values: Mapping[str, np.ndarray]) -> None:
         """Keep columns of an episode, if they are numbers and there is room."""
@@ -78,6 +79,7 @@ class LeRobotV2(LeRobotV3):
     kind = "lerobot-v2"
     text = "LeRobot v2.0 and v2.1"
     versions = ("v2.0", "v2.1")
+    file_per_episode = True
     place_fields = ("episode_chunk", "episode_index")
 
     @classmethod
@@ -147,6 +149,12 @@ class LeRobotV2(LeRobotV3):
 
     def outlines(self) -> dict[int, bytes]:
         """Statistics of actions by episode, as those of version 3; of v2.0, and where one is missing, none."""
+        kept = _kept.setdefault(self, Kept({}))
+        if kept.outlines is None:
+            kept.outlines = self._outlines()
+        return kept.outlines
+
+    def _outlines(self) -> dict[int, bytes]:
         keys, found = [key for key in self.features if key.split(".")[0] == "action"], dict[int, bytes]()
         try:
             for _, line in _lines(self.root, EPISODE_STATS) if keys and self._has_episode_stats() else ():

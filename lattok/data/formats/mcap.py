@@ -1,13 +1,16 @@
-"""ROS 2 recordings in MCAP files, also in rosbag2 folders. Needs the extra mcap.
+"""Recordings of ROS 2, or of JSON messages, in MCAP files, also in rosbag2 folders. Needs the extra mcap.
 
 A frame is a message of the first camera. Of every other topic a frame has the last message at or before its time (the
 first one, where none came yet); of the action it has the first one at or after, which is what was sent next (the last
 one, where none came any more). Times are when messages were logged, or with `clock` "header" those in their headers.
 """
 
+import base64
+import json
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +34,7 @@ from lattok.data.schema import (
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.untrusted import copy_again, safe_path, walk
+from lattok.utils.untrusted import copy_again, parse_json, safe_path, walk
 from lattok.version import install_extra
 
 CAMERA = "observation.images."
@@ -58,6 +61,9 @@ NEAR = 0.02  # of a whole number of frames a second
 BLOCK = 32  # frames
 FAR = 32  # messages: what lies between two that are further apart is not read
 SHOWN = 20  # topics in a message
+DRAFTED = 8  # columns in a draft
+SENT = re.compile(r"command|cmd|action|target|goal", re.IGNORECASE)
+TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec", re.IGNORECASE)  # fields that say when, not what
 
 
 class ROSTopic(NamedTuple):
@@ -143,7 +149,8 @@ class MCAPRecordings(RobotDataset):
             )
         if not types:
             raise LattokError(next((each for each in found if isinstance(each, str)), f"{self.root}: no messages."))
-        self._topics = self._chosen(topics, types)
+        files = next((each.files for each in found if isinstance(each, ROSRecording)), ())
+        self._topics = self._chosen(topics, types, files)
         base = self._base
         for index, each in enumerate(found):
             if isinstance(each, ROSRecording):
@@ -241,11 +248,11 @@ class MCAPRecordings(RobotDataset):
     def _recording(self, episode_index: int) -> ROSRecording:
         return self._recordings.get(episode_index) or self.no_episode(episode_index)
 
-    def _chosen(self, topics: Any, types: Mapping[str, str]) -> dict[str, ROSTopic]:
+    def _chosen(self, topics: Any, types: Mapping[str, str], files: Sequence[Path]) -> dict[str, ROSTopic]:
         if topics is None:
             shown = [f"{name} ({kind})" for name, kind in sorted(types.items())][:SHOWN]
-            draft = ", ".join(f'"{key}": "{name}"' for key, name in _draft(types).items())
-            described = in_a_description(self.root, '"topics": {' + draft + "}")
+            draft = _draft(types, files) or {"action": "/TOPIC:FIELD"}
+            described = in_a_description(self.root, f'"topics": {json.dumps(draft)}')
             way_out = f"Correct this draft: {described}"
             got = f"none for {', '.join(shown)}"
             checks.fail("topics", "which topic of this MCAP recording is which column", got, way_out)
@@ -332,12 +339,16 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
         decoders: dict[int, Any] = {}
 
         def decode(schema: Any, channel: Any, message: Any) -> Any:
-            if schema.id not in decoders:
-                decoders[schema.id] = factory.decoder_for(channel.message_encoding, schema)
-            if decoders[schema.id] is None:
-                got = f"{channel.message_encoding} as {schema.encoding}"
-                checks.refuse(f"{file}, {channel.topic}", "messages of ROS 2 (cdr)", got, "Leave it out of `topics`.")
-            return decoders[schema.id](message.data)
+            if channel.message_encoding == "json":
+                value = parse_json(message.data, f"{file}, {channel.topic}", nan=True)
+                return value if isinstance(value, dict) else {"value": value}
+            if channel.id not in decoders:
+                decoders[channel.id] = factory.decoder_for(channel.message_encoding, schema) if schema else None
+            if decoders[channel.id] is None:
+                got = f"{channel.message_encoding or '?'} as {schema.encoding if schema else '?'}"
+                expected = "messages of ROS 2 (cdr) or JSON"
+                checks.refuse(f"{file}, {channel.topic}", expected, got, "Leave it out of `topics`.")
+            return decoders[channel.id](message.data)
 
         yield _mcap("mcap.reader").make_reader(stream), decode
 
@@ -363,10 +374,11 @@ def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict
                 log[channel.topic].append(message.log_time)
                 if header:
                     decoded = decode(schema, channel, message)
-                    if not hasattr(decoded, "header"):
+                    try:
+                        stamp = _field(_field(decoded, "header"), "stamp")
+                        seconds[channel.topic].append(_field(stamp, "sec") + _field(stamp, "nanosec") / 1e9)
+                    except (AttributeError, TypeError):
                         checks.fail("clock", f'"log": messages of {channel.topic} have no header', '"header"')
-                    stamp = decoded.header.stamp
-                    seconds[channel.topic].append(stamp.sec + stamp.nanosec / 1e9)
         for name in topics:
             ends[name].append(len(log[name]))
     found = {}
@@ -388,7 +400,7 @@ def _count(files: Sequence[Path], types: dict[str, str]) -> dict[str, int]:
                 raise LattokError(f"{file} has no summary. Write one: mcap recover {file} -o mended_{file.name}")
             for channel in summary.channels.values():
                 schema = summary.schemas.get(channel.schema_id)
-                kind = schema.name.rpartition("/")[2] if schema is not None else "?"
+                kind = re.split(r"[/.]", schema.name)[-1] if schema is not None else "?"
                 if types.setdefault(channel.topic, kind) != kind:
                     checks.refuse(file, f"{types[channel.topic]} as type of {channel.topic}", kind, "Leave it out.")
                 number = summary.statistics.channel_message_counts.get(channel.id, 0)
@@ -410,19 +422,46 @@ def _recordings(root: Path) -> list[tuple[Path, ...]]:
     return [tuple(each) for each in together.values()]
 
 
-def _draft(types: Mapping[str, str]) -> dict[str, str]:
-    """Guess which topics are what, for a file that users correct."""
+def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
+    """Guess which topics, or fields of messages of other types, are what, for a file that users correct."""
     draft: dict[str, str] = {}
     for name, kind in sorted(types.items()):
         words = [word for word in name.split("/") if word not in ("image", "image_raw", "compressed", "color", "")]
         short = "_".join(words) or "camera"
-        if kind in PICTURES and "depth" not in name:
-            draft[f"{CAMERA}{short}"] = name
-        elif kind in FIELDS:
-            sent = any(word in name for word in ("command", "cmd", "action", "target", "goal"))
-            key = "action" if sent else "observation.state"
-            draft[key if key not in draft else f"{key}.{short}"] = name
+        if kind in PICTURES:
+            draft |= {} if "depth" in name else {f"{CAMERA}{short}": name}
+            continue
+        for field in [""] if kind in FIELDS else _number_fields(name, files):
+            key = "action" if SENT.search(name) or SENT.search(field) else "observation.state"
+            key = key if key not in draft else f"{key}.{'_'.join(filter(None, (short, *field.split('.'))))}"
+            if len(draft) < DRAFTED:
+                draft[key] = f"{name}:{field}" if field else name
     return draft
+
+
+def _number_fields(topic: str, files: Sequence[Path]) -> list[str]:
+    """List the fields with numbers in the first message of a topic, of any type: "left.position" is one in another."""
+    with suppress(LattokError, IndexError):  # of a file without messages
+        return list(_numbers_in(_first(files, ROSTopic(topic, "", ()))))
+    return []
+
+
+def _numbers_in(message: Any, above: str = "") -> Iterator[str]:
+    names = [*message] if isinstance(message, Mapping) else getattr(message, "__slots__", ())
+    for name in names:
+        value = None if TIMES.search(name) or "." in name else _field(message, name)
+        numbers = [value] if isinstance(value, float | int) else value
+        if isinstance(numbers, list | tuple) and numbers and all(isinstance(each, float | int) for each in numbers):
+            yield f"{above}{name}"
+        elif value is not None and not above:
+            yield from _numbers_in(value, f"{name}.")
+
+
+def _field(message: Any, name: str) -> Any:
+    """Return a field of a message of ROS, or of JSON."""
+    if isinstance(message, Mapping) and name not in message:
+        raise AttributeError(f"no field {name!r:.60}")
+    return message[name] if isinstance(message, Mapping) else getattr(message, name)
 
 
 @contextmanager
@@ -438,8 +477,8 @@ def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
 
 def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
     with _as_typed(topic, "the first message"):
-        if topic.type == "JointState" and topic.fields == ("position",) and len(message.name):
-            return tuple(map(readable, message.name))
+        if topic.type == "JointState" and topic.fields == ("position",) and len(given := _field(message, "name")):
+            return tuple(map(readable, given))
         return topic.fields if len(topic.fields) > 1 else ()
 
 
@@ -450,12 +489,13 @@ def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) ->
         for field in topic.fields:
             value = message
             for part in field.split("."):
-                if not hasattr(value, part):
+                try:
+                    value = _field(value, part)
+                except AttributeError:
                     checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
-                value = getattr(value, part)
             numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
         if topic.type == "JointState" and names and topic.fields == ("position",):
-            given = list(map(readable, message.name))
+            given = list(map(readable, _field(message, "name")))
             if given != list(names):
                 if set(given) < set(names) or not set(names) <= set(given):
                     checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
@@ -467,7 +507,8 @@ def _picture(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
     """Turn a message into a frame uint8 [H, W, 3]."""
     with _as_typed(topic, where):
         if topic.type == "CompressedImage":
-            return decode_image(bytes(message.data), where)
+            data = _field(message, "data")
+            return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
         if message.encoding not in RAW:
             checks.refuse(where, f"pictures as {checks.listed(RAW)}", message.encoding, "Leave the topic out.")
         channels, reverse = RAW[message.encoding]

@@ -292,6 +292,10 @@ def test_what_no_policy_may_see_or_model_reads_is_left_out(tmp_path: Path):
     assert "copies it" in isaac.left_out["obs/actions"]
     assert depth_cameras(open_dataset(tmp_path / "maniskill", fps=20)) == ["obs/sensor_data/base_camera/depth"]
     assert depth_cameras(open_dataset(tmp_path / "robomind", fps=30)) == ["observations/depth_images/camera_top"]
+    arrays = {"action": wave(5, 3, 0), "depth": np.ones((5, 8, 8)), "wrist_depth": np.ones((5, 8, 8, 1), np.uint16)}
+    np.savez(tmp_path / "a.npz", **arrays, in_depth=wave(5, 2, 1))
+    assert depth_cameras(npz := open_dataset(tmp_path / "a.npz", fps=10)) == ["depth", "wrist_depth"]
+    assert npz.features["observation.in_depth"].shape == (2,)
 
 
 def test_one_more_observation_is_said(tmp_path: Path):

@@ -1,5 +1,7 @@
 """MCAP recordings, written by the ROS 2 writer of the mcap package: topics, times, order of joints, damaged files."""
 
+import base64
+import importlib
 import io
 import json
 from pathlib import Path
@@ -114,6 +116,31 @@ def test_without_topics_the_draft_that_is_shown_works(tmp_path: Path):
     dataset = open_dataset(tmp_path / "runs.json")
     assert set(dataset.cameras) == {"observation.images.front", "observation.images.wrist"}
     assert {"action", "observation.state"} < set(dataset.features)
+
+
+def test_json_messages_and_the_draft_of_their_fields(tmp_path: Path):
+    with (tmp_path / "a.mcap").open("wb") as file:
+        out = importlib.import_module("mcap.writer").Writer(file)
+        out.start()
+        channels = {}
+        for topic, kind in (("/state", "gr00t.State"), ("/action", "Action"), ("/front", "foxglove.CompressedImage")):
+            schema = out.register_schema(kind, "jsonschema", b"{}")
+            channels[topic] = out.register_channel(topic, "json", schema)
+        for i, frame in enumerate(FRAMES):
+            state = {"timestamp": i / 10, "left": {"arm": [i, 2]}, "gripper": 0.5, "note": "x"}
+            image = {"data": base64.b64encode(png(frame)).decode(), "format": "png"}
+            for topic, message in (("/state", state), ("/action", {"arm": [i + 1, 2]}), ("/front", image)):
+                out.add_message(channels[topic], i * 10**8, json.dumps(message).encode(), i * 10**8)
+        out.finish()
+    said = refused("topics", open_dataset, tmp_path / "a.mcap")
+    (tmp_path / "a.json").write_text(said.split("Write ")[1].split(" into ")[0])
+    dataset = open_dataset(tmp_path / "a.json")
+    keys = ["action", "observation.state", "observation.state.state_gripper"]
+    columns = dataset.columns(0, keys)
+    np.testing.assert_array_equal(columns["action"], np.stack([np.arange(1, 11), np.full(10, 2)], 1))
+    np.testing.assert_array_equal(columns["observation.state"][:, 0], np.arange(10))
+    np.testing.assert_array_equal(columns["observation.state.state_gripper"], np.full(10, 0.5))
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], FRAMES)
 
 
 @pytest.mark.parametrize("far", [1, 32])
