@@ -18,7 +18,8 @@ from torch import Tensor
 
 import lattok
 from benchmarks.common import environment, write_results
-from lattok.data.episodes import read_vectors, select_episodes, split_by_task
+from lattok.data.episodes import select_episodes, split_by_task
+from lattok.data.vectors import read_vectors
 from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.samples.frame_pairs import FramePairs, PairLabels

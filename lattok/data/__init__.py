@@ -2,7 +2,7 @@
 
 from lattok.data.actions.convert import convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import ActionSpace
-from lattok.data.episodes import read_vectors, select_episodes, split_by_task
+from lattok.data.episodes import select_episodes, split_by_task
 from lattok.data.exporting import ExportResult, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.formats.lerobot_writer import LeRobotWriter
@@ -11,6 +11,7 @@ from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.repairing import RepairResult, repair
 from lattok.data.schema import Damage, Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
+from lattok.data.vectors import read_vectors
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.utils.findings import Finding
 

@@ -5,6 +5,9 @@ how views show them, and pictures, if it looks at any: size and three samples of
 which need not be fetched for that, what the Hub says of its content), a few frames of pictures that have no files of
 their own. Neither names, places and times of files nor their compression are part of it, nor columns of labels.
 
+Of very many episodes it is of the rows and pictures of a sample (see `many`), and of what is known of all without
+them; single episodes are then known by dataset and number alone.
+
 Digests of single episodes, 6 bytes each, tell which of them a model has seen: in a copy that was renamed, annotated,
 exported, re-numbered or cut down to fewer episodes as well. One is of the actions; where cameras have video files,
 another of those, which an edit of the actions leaves as they are. Two episodes of which one follows from the other
@@ -26,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data.instructions import TASK, frame_instructions
+from lattok.data.many import sample_of
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import action_spaces, unwrap
 from lattok.hub.fetching import HubFiles
@@ -67,6 +71,10 @@ def content_of(
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for episode in dataset.episodes:  # also the others: which are held out depends on them
         whole.update(repr(tuple(episode)).encode())
+    sample = sample_of(dataset, episodes)
+    if some := len(sample) < len(episodes):
+        outlines, episodes = source.outlines(), sample
+        whole.update(repr(sorted(outlines.items())).encode())
     rows, actions = Digests(), Digests()
     for index, values in _all_values(source, episodes, keys):
         rows[index] = hashlib.blake2b(b"".join(_bytes(values[key]) for key in sorted(values))).digest()
@@ -84,7 +92,7 @@ def content_of(
         for seen in found.values() if found else _pictures(source, episodes, camera):
             whole.update(seen)
         videos = videos or found  # one camera is enough to know an episode again
-    return Content(whole.hexdigest(), actions, videos)
+    return Content(whole.hexdigest(), {}, {}) if some else Content(whole.hexdigest(), actions, videos)
 
 
 def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Digests]:

@@ -6,15 +6,16 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from lattok.data.copies import copies_text, first_of_copies
 from lattok.data.instructions import task_group
-from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
+from lattok.data.many import sample_of
+from lattok.data.schema import Damage, RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
@@ -26,6 +27,17 @@ RECORD = f"record {3 * FEW_HELD_OUT} episodes or more, of which {FEW_HELD_OUT} j
 MORE = "record more, or cut the video: two of one task, or four in all"  # where none can judge
 SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
+
+
+class _Splits(NamedTuple):
+    """Splits of an open dataset, of which training asks several times."""
+
+    episodes: Sequence[Episode]
+    own: tuple[int, ...]  # that the files hold out
+    by_count: dict[int | None, tuple[list[int], list[int]]]
+
+
+_splits: "WeakKeyDictionary[RobotDataset, _Splits]" = WeakKeyDictionary()
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
 _SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed (\d{1,9}))?")
 
@@ -43,6 +55,16 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
+    known = _splits.get(dataset)
+    if known is None or known.episodes is not dataset.episodes or known.own != dataset.held_out:
+        known = _splits[dataset] = _Splits(dataset.episodes, dataset.held_out, {})
+    if held_out not in known.by_count:
+        known.by_count[held_out] = _split(dataset, held_out)
+    train, test = known.by_count[held_out]
+    return [*train], [*test]
+
+
+def _split(dataset: RobotDataset, held_out: int | None) -> tuple[list[int], list[int]]:
     first = first_of_copies(dataset)
     episodes = [episode for episode in dataset.episodes if first.get(episode.index, episode.index) == episode.index]
     own = {episode.index for episode in episodes}.intersection(dataset.held_out)
@@ -78,8 +100,12 @@ def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks:
 def unmeasured_in_turn(
     dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()
 ) -> Iterator[int]:
-    """Yield the same episodes as they are found: those who want one need not read all."""
+    """Yield the same episodes as they are found: those who want one need not read all. None where a sample that speaks
+    for all (see `many`) has none."""
     chosen = [episode for episode in dataset.episodes if episode.index in indices] if key in dataset.features else []
+    sample = sample_of(dataset, chosen)
+    if len(sample) < len(chosen) and not unmeasured(dataset, key, {episode.index for episode in sample}, marks):
+        return
     for index, columns in dataset.columns_of(chosen, [key, *marks], False) if chosen else ():
         if not isinstance(columns, checks.LattokError):
             values = columns[key]
@@ -219,39 +245,6 @@ def _whole(value: Any) -> int:
         return operator.index(value)
     except TypeError:
         checks.fail("episodes", "whole numbers", repr(value))
-
-
-def read_vectors(
-    dataset: RobotDataset,
-    argument: str,
-    key: str,
-    episodes: Sequence[Episode],
-    checked: bool = True,
-    missing: bool = False,
-) -> np.ndarray:
-    """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors.
-
-    With `missing`, an episode in which every number is NaN has unknown values: it stays NaN.
-    A caller that also decodes the images may leave the check of files to that: see `RobotDataset.columns_of`.
-    """
-    feature = vector_key(dataset, argument, key)
-    ends = list(accumulate(episode.length for episode in episodes))
-    flat = np.empty((ends[-1] if ends else 0, *feature.shape), dtype=np.float32)
-    rows_of = {e.index: flat[end - e.length : end] for e, end in zip(episodes, ends, strict=True)}
-    checks.size("episodes", "different episodes", len(rows_of), len(episodes))
-    for index, columns in dataset.columns_of(episodes, [key], checked):
-        if isinstance(columns, checks.LattokError):
-            raise columns
-        rows = rows_of[index]
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
-            rows[:] = columns[key].reshape(rows.shape)
-        if not np.isfinite(rows).all() and not (missing and np.isnan(rows).all()):
-            values = dataset.columns(index, [key])[key].reshape(rows.shape)  # checked: is the file damaged?
-            frame, dim = np.argwhere(~np.isfinite(rows))[0]
-            place = f"episode {index}, frame {frame}, dimension {dim} ({dimension_names(feature)[dim]})"
-            hint = "Repair it; training and evaluation can also leave the episode out with `episodes`."
-            checks.fail(key, "finite numbers", f"{values[frame, dim]} in {place}", hint)
-    return flat
 
 
 def missing_films(dataset: RobotDataset, indices: Iterable[int], cameras: Sequence[str]) -> dict[int, Path]:

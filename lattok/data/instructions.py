@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lattok.data.many import sample_of
 from lattok.data.schema import RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
@@ -18,12 +19,14 @@ TASK = "task_index"  # LeRobot's own, which the list of an episode's instruction
 def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
     """Different instructions in the order of the frames, and the index of each frame's, int64 [F].
 
-    Where columns lie among images, `task_index` is read of episodes with several instructions alone. Without such a
+    Where columns lie among images, or in very many files, `task_index` is read of episodes with several instructions
+    alone. Without such a
     column, all frames of an episode have its first one, or "". Numbers that stand for no instruction raise
     `LattokError`.
     """
     key = dataset.instruction_key
     several, apart = key in dataset.features and len(dataset.tasks) > 1, dataset.columns_apart or key != TASK
+    apart = apart and (key != TASK or len(sample_of(dataset, episodes)) == len(episodes))
     asked = [e for e in episodes if several and (apart or len(e.tasks) > 1)]
     told: dict[int, np.ndarray] = {}
     for index, columns in dataset.columns_of(asked, [key], False) if asked else ():

@@ -130,6 +130,7 @@ class RobotDataset(ABC):
     left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
     findings: tuple[Finding, ...] = ()  # what inspection should say
     columns_apart: bool = False  # from the images: reading columns is cheap
+    file_per_episode: bool = False  # a file of rows for every episode: there may be very many of them
     videos_at_rate: bool = False  # its videos show a frame for each row, at `fps`; others are resampled
     files: LocalFiles = LocalFiles()  # all here, or fetched from the Hub when they are read
     labels: Any = None  # those of other folders, whose columns are among the features: their `provenance`

@@ -71,7 +71,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         model, size, seed = P2TActionVQ(config), self.loop.batch_size, self.loop.seed
         normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
         for part, normalizer in zip(parts, normalizers, strict=True):
-            normalizer.fit(part.actions, config.action_kinds)
+            normalizer.fit(part.actions_at(part.sampled.nonzero()[:, 0]), config.action_kinds)
         if several:
             windows = MixedWindows(parts, normalizers)
             order = [Passes(n, derive_seed(seed, i)) if n else None for i, n in enumerate(windows.sizes)]

@@ -19,6 +19,7 @@ from lattok.data import RobotDataset, action_spaces, open_dataset, select_episod
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.copies import copies_text, with_copies
 from lattok.data.episodes import MORE, split_by_task, split_text
+from lattok.data.many import sample_of, sample_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import SOURCE, short_name
 from lattok.hub import CONFIG
@@ -276,6 +277,8 @@ class Recipe(ABC, Generic[Model]):
             declared["robot_spaces"] = own
         acted = {each.index for each in select_episodes(dataset, getattr(self.data, "action_episodes", None))}
         known = [episode for episode in episodes if episode.index in acted]
+        if len(sample := sample_of(dataset, episodes)) < len(episodes):
+            declared["sample"] = {"episodes": len(sample), "of": len(episodes)}
         if inferred := inferred_episodes(dataset, self.data.action_key, known):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
         declared["fps"] = dataset.fps
@@ -316,6 +319,9 @@ class Recipe(ABC, Generic[Model]):
             self.folder(resume)  # again: another run may have been here since
             for source in sources if self.data.episodes == "train" and not resume else ():
                 say(f"note: {source.dataset.name}: {split_text(source.dataset)}")
+            for dataset in [source.dataset for source in sources] if not resume else ():
+                if said := sample_text(dataset, select_episodes(dataset, self.data.episodes)):
+                    say(f"note: {dataset.name}: {said}")
             for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
                 if found.severity == "warning":
                     caution(f"warning: {name}: {found}")

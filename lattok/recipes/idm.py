@@ -211,7 +211,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
             samples.teach(samples.actions - values_at(cast(Tensor, samples.states), config.anchors))
         model.set_range(samples.known_actions)
         if model.state_normalizer is not None:
-            states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
+            states = samples.proprio(samples.fitted).unflatten(1, (len(config.offsets), -1))
             model.state_normalizer.fit(state_changes(states, config.offsets).flatten(0, 1))
         return samples, judged
 

@@ -198,7 +198,7 @@ class PairRecipe(Recipe[Model]):
                 if isinstance(pairs, MixedPairs):
                     learner.attach_action_head(torch.zeros(1, pairs.action_dim))
                 else:
-                    learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
+                    learner.attach_action_head(torch.from_numpy(pairs.fitted_actions))
             learner.open_perceptual()
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data, window, memory)

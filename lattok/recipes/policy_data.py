@@ -223,8 +223,8 @@ class PolicyData:
             if config.decoder is not None:
                 policy.latent_normalizer.fit(part.known_latents, "mean_std")
             _check_grippers(config, maps["action"](part.known_actions))
-            if part.states is not None:
-                maps["proprio"].fit(part.states, config.normalize)
+            if (states := part.fitted_states) is not None:
+                maps["proprio"].fit(states, config.normalize)
         if len(parts) == 1:
             return parts[0]
         own = iter(each if policy.datasets else [None])

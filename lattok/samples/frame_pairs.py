@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys
-from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
+from lattok.data.episodes import EpisodeSpec, check_stride, select_episodes
 from lattok.data.instructions import frame_instructions, task_group
+from lattok.data.vectors import Vectors
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples
 from lattok.samples.windows import acted_episodes, frame_positions
@@ -24,6 +25,7 @@ from lattok.types import Episode, PairBatch
 from lattok.utils import checks
 
 LabelUnit = Literal["pairs", "episodes"]
+LEAST_FITTED = 1024  # pairs that normalisers are fitted to, if there are as many
 
 
 def check_action_target(target: str, steps: int) -> None:
@@ -109,10 +111,15 @@ class FramePairs(Samples):
         self.tasks, task_of = frame_instructions(dataset, chosen)
         self.task_of = task_of[keep]
         self._steps = labels.action_steps if labels.action_target == "chunk" else 0
-        flat = _vectors(dataset, "action_key", labels.action_key, chosen, missing=True)
-        there = np.all(np.isfinite(flat), axis=1)
-        self._actions = self._targets(np.where(there[:, None], flat, np.float32(0)), labels.action_target)
-        self.states = _vectors(dataset, "state_key", state_key, chosen)[self.first]
+        self._target, self._column = labels.action_target, _vectors(dataset, "action_key", labels.action_key, chosen)
+        there = np.ones(len(row), dtype=bool)
+        if self._column is None or self._column.whole:
+            flat = np.empty((len(row), 0), dtype=np.float32) if self._column is None else self._column.all()
+            there = np.all(np.isfinite(flat), axis=1)
+            self._actions = self._targets(np.where(there[:, None], flat, np.float32(0)), labels.action_target)
+            self._column = None
+        states = _vectors(dataset, "state_key", state_key, chosen, missing=False)
+        self.states = np.empty((len(self), 0), dtype=np.float32) if states is None else states.all()[self.first]
         self.labelled = np.zeros(len(self), dtype=bool)
         if labels.action_key is not None:
             acted = acted_episodes(dataset, chosen, labels.action_episodes).repeat(lengths) & there
@@ -154,14 +161,30 @@ class FramePairs(Samples):
     @property
     def actions(self) -> np.ndarray:
         """Actions of all pairs, as `actions_of` gives them: chunks overlap, and take n times as much as the data."""
-        return self.actions_of(np.arange(len(self))) if self._steps else self._actions
+        return self._actions if self._column is None and not self._steps else self.actions_of(np.arange(len(self)))
 
     def actions_of(self, pairs: np.ndarray) -> np.ndarray:
         """Return what `action_target` names, of pairs [B]: float32 [B, m], or [B, n, m] for a chunk."""
-        if not self._steps:
+        if self._steps:
+            rows = np.minimum(self.first[pairs, None] + np.arange(self._steps), self._last[pairs, None])
+            return self._actions[rows] if self._column is None else self._column.at(rows)
+        if self._column is None:
             return self._actions[pairs]
-        rows = self.first[pairs, None] + np.arange(self._steps)
-        return self._actions[np.minimum(rows, self._last[pairs, None])]
+        if self._target == "first":
+            return self._column.at(self.first[pairs])
+        return self._column.at(self.first[pairs, None] + np.arange(self.stride)).mean(1, np.float64).astype(np.float32)
+
+    @property
+    def fitted_actions(self) -> np.ndarray:
+        """Actions that may supervise, as `actions_of` gives them: of very many files those of a sample (`data.many`),
+        or where it has too few, some of all, drawn at random."""
+        pairs = self.labelled.nonzero()[0]
+        if self._column is not None:
+            sampled = pairs[self._column.sampled[self.first[pairs]]]
+            few = len(sampled) < min(LEAST_FITTED, len(pairs))
+            count = min(LEAST_FITTED, len(pairs))
+            pairs = np.random.default_rng(0).choice(pairs, count, replace=False) if few else sampled
+        return self.actions_of(pairs)
 
     def _targets(self, flat: np.ndarray, target: str) -> np.ndarray:
         """Return actions by pair, float32 [N, m]; for chunks those of all frames [F, m], which they are cut from."""
@@ -189,7 +212,7 @@ class MixedPairs(MixedSamples):
         self._normalizers: list[Normalizer | None] = [None] * len(parts)
         for number, part in enumerate(parts):
             if self.action_dim and part.labelled.any():
-                known = torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2)
+                known = torch.from_numpy(part.fitted_actions).flatten(0, -2)
                 self._normalizers[number] = Normalizer(self.action_dim).fit(known)
 
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
@@ -199,12 +222,10 @@ class MixedPairs(MixedSamples):
 
 
 def _vectors(
-    dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode], missing: bool = False
-) -> np.ndarray:
-    """Read a column of vectors; [F, 0] without one. Files are checked as a whole where their pictures are read."""
-    if key is None:
-        return np.empty((sum(episode.length for episode in episodes), 0), dtype=np.float32)
-    return read_vectors(dataset, argument, key, episodes, checked=False, missing=missing)
+    dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode], missing: bool = True
+) -> Vectors | None:
+    """Open a column of vectors, if there is one. Files are checked as a whole where their pictures are read."""
+    return None if key is None else Vectors(dataset, argument, key, episodes, checked=False, missing=missing)
 
 
 def draw_labelled(

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
+from lattok.data.episodes import EpisodeSpec, select_episodes
 from lattok.data.instructions import frame_instructions
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.vectors import Vectors, read_vectors
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
 from lattok.nn.losses import coded
@@ -98,25 +99,25 @@ class PolicyWindows(Samples):
         self.episodes = chosen = select_episodes(dataset, options.episodes)
         unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
         self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
-        self.actions, self.action_names = self._windows.actions, self._windows.action_names
+        self._instead: Tensor | None = None  # of the actions
+        self.action_key, self.action_names = action_key, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         self.acted = self._known_actions(dataset, action_key, options)
         self.measured, self._sure = self._confident(dataset, action_key, options.confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
-        self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
+        self.known = torch.ones(len(self.action_names), dtype=torch.bool).index_fill(0, absent, False)
         self._first = torch.from_numpy(np.arange(len(self)) - self.frame_of)
         self._states_around = options.states_around
         self.tasks, self.task_of = frame_instructions(dataset, chosen)
         self.subtasks = _subtasks(dataset, chosen) if options.subtasks else None
-        self.states, self.state_names = None, ()  # [F, s], and the names of its dimensions
+        self._stated: Vectors | None = None
+        self.state_names = ()  # of the dimensions of the states
         if (key := options.state_key) is not None:
             self.state_names = dimension_names(vector_key(dataset, "state_key", key, "None leaves it out."))
-            self.states = torch.from_numpy(read_vectors(dataset, "state_key", key, chosen, unseen))
-        self._vectors = {action_key: self.actions}
-        for key in options.extra_keys:
-            self._vectors[key] = self._like_actions(dataset, key, action_key, unseen)
+            self._stated = Vectors(dataset, "state_key", key, chosen, unseen)
+        self._extra = {key: self._like_actions(dataset, key, action_key, unseen) for key in options.extra_keys}
         self._tokenizer = options.tokenizer
-        self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, self.actions.shape[1])
+        self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, len(self.action_names))
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and options.tokenizer is None:
             self._labels = self._stored_labels(dataset, self.latent, options)
@@ -145,7 +146,7 @@ class PolicyWindows(Samples):
 
     def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
         values = read_vectors(dataset, "extra_keys", key, self.episodes, checked)
-        checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
+        checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], len(self.action_names))
         return torch.from_numpy(values)
 
     def _confident(self, dataset: RobotDataset, key: str, share: float) -> tuple[Tensor, Tensor | None]:
@@ -175,9 +176,24 @@ class PolicyWindows(Samples):
 
     def teach(self, actions: Tensor) -> None:
         """Teach other numbers [F, m] in place of the actions, such as what these add to the state."""
-        for key, own in self._vectors.items():
-            self._vectors[key] = actions if own is self.actions else own
-        self.actions = actions
+        self._instead = actions
+
+    @property
+    def actions(self) -> Tensor:
+        """Actions of all frames, or what is taught in their place; they are read if they have not been."""
+        return self._windows.actions if self._instead is None else self._instead
+
+    def _actions_at(self, rows: Tensor) -> Tensor:
+        return self._windows.actions_at(rows) if self._instead is None else self._instead[rows]
+
+    @cached_property
+    def states(self) -> Tensor | None:
+        """States of all frames, which are read if they have not been."""
+        return None if self._stated is None else torch.from_numpy(self._stated.all())
+
+    def _states_at(self, rows: np.ndarray) -> Tensor:
+        assert self._stated is not None
+        return torch.from_numpy(self._stated.at(rows))
 
     def check_share(self, share: float) -> None:
         """Refuse a share of known actions where there are no others, or where none was measured."""
@@ -205,7 +221,7 @@ class PolicyWindows(Samples):
         indices = torch.as_tensor(indices)
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
-        actions, known = self.actions[rows], self.acted[indices, None]
+        actions, known = self._actions_at(rows), self.acted[indices, None]
         known = known if self._sure is None else known & self._sure[rows]
         if frames is None:
             frames = torch.from_numpy(np.asarray(self.frames[self.frame_rows(chosen)]))
@@ -223,10 +239,10 @@ class PolicyWindows(Samples):
 
     def proprio(self, indices: Tensor) -> Any:
         """Return the states of samples [B]: [B, s], or [B, frames * s] in order of time; None if they have none."""
-        if self.states is None or not self._states_around:
-            return None if self.states is None else self.states[indices]
+        if self._stated is None or not self._states_around:
+            return None if self._stated is None else self._states_at(indices.numpy())
         order = np.argsort([0, *self.gaps], kind="stable")
-        return self.states[self.frame_rows(indices.numpy())[:, order]].flatten(1)
+        return self._states_at(self.frame_rows(indices.numpy())[:, order]).flatten(1)
 
     @cached_property
     def reach(self) -> Tensor:
@@ -241,8 +257,19 @@ class PolicyWindows(Samples):
 
     @property
     def known_actions(self) -> Tensor:
-        """The actions [n, m] that are known, each once: what normalisers and scales are fitted to."""
-        return self.actions[self.acted]
+        """The actions [n, m] that are known, each once: what normalisers and scales are fitted to. Of very many files
+        those of a sample, as everything here that is `fitted`: see `data.many`."""
+        return self._actions_at(self.fitted)
+
+    @property
+    def fitted(self) -> Tensor:
+        """Samples [n] with a known action that normalisers are fitted to."""
+        return (self.acted & self._windows.sampled).nonzero()[:, 0]
+
+    @property
+    def fitted_states(self) -> Tensor | None:
+        """The states [n, s] that a normaliser is fitted to."""
+        return None if self._stated is None else self._states_at(self._stated.sampled.nonzero()[0])
 
     @property
     def known_latents(self) -> Tensor:
@@ -272,9 +299,10 @@ class PolicyWindows(Samples):
 
     def targets(self, key: str) -> Tensor:
         """Chunks [N, H, m] of `action_key` or of one of `extra_keys`, such as what an expert would have done."""
-        checks.one_of("key", key, self._vectors)
+        known = {self.action_key: self.actions} | self._extra
+        checks.one_of("key", key, known)
         rows, _ = self._windows.rows(torch.arange(len(self)))
-        return self._vectors[key][rows]
+        return known[key][rows]
 
     def _target(self, indices: Tensor, rows: Tensor, inside: Tensor, actions: Tensor) -> LatentTarget | None:
         if (spec := self.latent) is None:
@@ -303,7 +331,7 @@ class MixedPolicyWindows(MixedSamples):
         samples stay as they are."""
         super().__init__(parts)
         self.weights, self._maps = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
-        self._width = max(part.actions.shape[1] for part in parts)
+        self._width = max(len(part.action_names) for part in parts)
         stated = [part.proprio(torch.zeros(1, dtype=torch.long)) for part in parts]
         self._stated = None if any(each is None for each in stated) else max(each.shape[1] for each in stated)
         self._partly = not all(part.known.all() and len(part.known) == self._width for part in parts)

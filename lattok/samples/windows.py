@@ -5,6 +5,7 @@ Everything is indexed once and kept in memory, so that a batch is one gather.
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.data import RobotDataset, dimension_names
-from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
+from lattok.data.episodes import EpisodeSpec, select_episodes
 from lattok.data.schema import vector_key
+from lattok.data.vectors import Vectors
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import MixedSamples, SampleSet
 from lattok.types import ActionBatch, Episode
@@ -23,9 +25,10 @@ from lattok.utils import checks
 class ActionWindows(SampleSet):
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
 
-    `actions` [F, m] float32 in physical units, `known` [F], whether they are known (the others are zeros),
-    `action_names`, and for each of the N windows `episode_of`, `frame_of` and `last` [N], the row of the episode's last
-    action. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
+    `actions` [F, m] float32 in physical units, `known` [F], whether they are known (the others are zeros), `sampled`
+    [F], which of them normalisers are fitted to, `action_names`, and for each of the N windows `episode_of`, `frame_of`
+    and `last` [N], the row of the episode's last action. Beyond the end of an episode a chunk repeats the last action,
+    which is then not valid.
     """
 
     def __init__(
@@ -38,14 +41,16 @@ class ActionWindows(SampleSet):
         checked: bool = True,
         missing: bool = False,
     ):
-        """`checked` and `missing`: see `read_vectors`."""
+        """`checked` and `missing`: see `Vectors`."""
         checks.counts(horizon=horizon, step=step)
         chosen = select_episodes(dataset, episodes)
         self.horizon = horizon
         self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
-        actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked, missing))
-        self.known = ~actions.isnan().any(1)
-        self.actions = actions.nan_to_num(0.0) if missing else actions
+        self._column, self._missing = Vectors(dataset, "action_key", action_key, chosen, checked, missing), missing
+        self.sampled = torch.from_numpy(self._column.sampled)
+        self.known = torch.ones(len(self.sampled), dtype=torch.bool)
+        if self._column.whole:
+            self.known = ~torch.from_numpy(self._column.all()).isnan().any(1)
         episode, frame, row, last = frame_positions(chosen)
         keep = frame % step == 0
         self.episode_of, self.frame_of = episode[keep], frame[keep]
@@ -67,7 +72,17 @@ class ActionWindows(SampleSet):
     def batch(self, indices: Tensor | Sequence[int]) -> ActionBatch:
         """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
         rows, inside = self.rows(torch.as_tensor(indices))
-        return ActionBatch(self.actions[rows], inside)
+        return ActionBatch(self.actions_at(rows), inside)
+
+    @cached_property
+    def actions(self) -> Tensor:
+        """Actions of all frames [F, m], which are read if they have not been."""
+        actions = torch.from_numpy(self._column.all())
+        return actions.nan_to_num(0.0) if self._missing else actions
+
+    def actions_at(self, rows: Tensor) -> Tensor:
+        """Return rows [...] of `actions`, without reading all others."""
+        return self.actions[rows] if self._column.whole else torch.from_numpy(self._column.at(rows.numpy()))
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [B, H] of `actions` that windows `indices` [B] consist of, and which are inside the episode [B, H]."""

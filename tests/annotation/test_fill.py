@@ -16,7 +16,8 @@ from lattok.annotation.labels import Options, Work, _unknown
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
 from lattok.data.content import content_of
-from lattok.data.episodes import read_vectors, split_by_task, unmeasured
+from lattok.data.episodes import split_by_task, unmeasured
+from lattok.data.vectors import read_vectors
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
 from lattok.labels.spec import inferred_episodes, measured_episodes
