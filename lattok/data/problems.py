@@ -390,6 +390,11 @@ ONE_MORE_ROW = note(
     "Nothing to do.",
     kind="one-more-row",
 )
+FILES_AS_EPISODES = note(
+    "The videos are named as cameras are ({names}) and equally long in turn. Each is read as an episode.",
+    "If they show the same from several sides, {way_out}",
+    kind="files-as-episodes",
+)
 FOLDERS_AS_CAMERAS = note(
     "The folders {folders} of {count:episode|episodes} are read as cameras.",
     "If each is an episode, put them into folders whose names count, such as 1 and 2.",

@@ -6,6 +6,7 @@ Matroska and WebM have no frame count, recorders write no duration, and a variab
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +20,17 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, holds, index_column, readable
+from lattok.data.formats.video_views import grouped, likely_views
+from lattok.data.schema import (
+    INDEX_FEATURES,
+    Damage,
+    Feature,
+    RobotDataset,
+    holds,
+    in_a_description,
+    index_column,
+    readable,
+)
 from lattok.data.video import OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
@@ -137,7 +148,8 @@ def _some(names: Sequence[str]) -> str:
 
 MIN_RESAMPLED, MAX_REPEATS = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
-CAMERA = "observation.images.video"
+PREFIX = "observation.images."
+CAMERA = f"{PREFIX}video"
 
 
 class Schedule(NamedTuple):  # which frames of a file are the frames of an episode
@@ -207,47 +219,69 @@ class VideoFolder(RobotDataset):
     empty at the top. Captions come from `captions`, or from captions.jsonl, captions.json, captions.csv or captions.tsv
     in the folder. `findings` has what inspection should say.
 
+    With `views`, such as {"left": "*_left.mp4", "right": "*_right.mp4"}, files that differ by that alone are cameras of
+    one episode, which is as long as the shortest of them.
+
     The frame rate is `fps`, else the most common one of the files. A video that keeps to it is read frame by frame. Any
     other is resampled: frame i is the one shown nearest to i / fps after the first (see `schedule`). Rotated videos
     come upright. `frames` has each video's own size, `features` that of the first of the most common coded size.
     """
 
     kind = "video"
-    options = MappingProxyType({"fps": float, "captions": Path})
+    options = MappingProxyType({"fps": float, "captions": Path, "views": object})
     text = "videos (.mp4, .webm, .mkv and others, flat or in one folder per class)"
-    cameras = (CAMERA,)
 
     def __init__(
-        self, path: str | Path, name: str | None = None, *, fps: float | None = None, captions: str | Path | None = None
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        fps: float | None = None,
+        captions: str | Path | None = None,
+        views: Any = None,
     ):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
         self._files, others = _video_files(self.root)
         self.left_out = dict.fromkeys(others, NOT_OPENED)
+        places, self._views = self._files, {CAMERA: self._files}  # places in folders, whose names are instructions
+        if views is not None:
+            found = grouped(self._files, views)
+            places, self._views = found.places, {f"{PREFIX}{name}": each for name, each in found.files.items()}
+            self.left_out |= dict.fromkeys(map(readable, found.left_out), "of no episode that has a file of each view")
+            self._files = next(iter(self._views.values()))
+        self.cameras = tuple(self._views)
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(self._files, source)
-        instructions = [written.get(file, readable(Path(file).parent.name)) for file in self._files]  # or the class
+        named = zip(self._files, places, strict=True)
+        instructions = [written.get(file, readable(Path(place).parent.name)) for file, place in named]  # or the class
         self.tasks = tuple(dict.fromkeys(instructions))
         numbers = {task: number for number, task in enumerate(self.tasks)}
         self._task = [numbers[task] for task in instructions]
 
-        read, reasons = read_all(self.root, self._files)
+        read, unread = read_all(self.root, [file for files in self._views.values() for file in files])
+        reasons = {number % len(self._files): reason for number, reason in unread.items()}
         rates = [video.rate for video in read.values() if checks.is_frame_rate(video.rate)]
         if fps is None and not rates:
             checks.fail("fps", "the frame rate, which these videos do not tell", "none", "Give fps.")
         self.fps = mode(rates) if fps is None else float(fps)
-        self._schedule = dict[int, Schedule]()
-        for index, video in read.items():
+        self._schedules = dict[int, list[Schedule]]()  # of all views
+        for index in range(len(self._files)):
             try:
-                self._schedule[index] = schedule(video, self.fps)
+                if index not in reasons:
+                    videos = (
+                        read[place] for place in range(index, len(self._views) * len(self._files), len(self._files))
+                    )
+                    self._schedules[index] = [schedule(video, self.fps) for video in videos]
             except LattokError as error:
                 reasons[index] = f"{self.root / self._files[index]}: {error}"
-        if not self._schedule:
+        if not self._schedules:
             raise LattokError(next(iter(reasons.values())))
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
-        self.episodes = tuple(Episode(i, plan.length, (instructions[i],)) for i, plan in self._schedule.items())
-        self._sizes = {index: (video.height, video.width) for index, video in read.items()}
-        self._bytes = {index: video.bytes for index, video in read.items()}
+        lengths = {index: min(plan.length for plan in plans) for index, plans in self._schedules.items()}
+        self.episodes = tuple(Episode(i, length, (instructions[i],)) for i, length in lengths.items())
+        self._sizes = {place: (video.height, video.width) for place, video in read.items()}  # by view, then by episode
+        self._bytes = {index: read[index].bytes for index in self._schedules}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
     @classmethod
@@ -265,46 +299,55 @@ class VideoFolder(RobotDataset):
 
     @cached_property
     def features(self) -> dict[str, Feature]:
-        """Only a decoded frame says whether it is rotated, so the first use decodes one."""
-        size = common = mode(self._sizes.values())
-        for index in (index for index, coded in self._sizes.items() if coded == common):
-            with suppress(LattokError):
-                size = self.frames(index, indices=[0]).shape[2:4]
-                break
-        return {CAMERA: Feature("video", (*size, 3), None)} | INDEX_FEATURES
+        """Only a decoded frame says whether it is rotated, so the first use decodes one of each camera."""
+        found: dict[str, Feature] = {}
+        for view, camera in enumerate(self.cameras):
+            sizes = {i: self._sizes[view * len(self._files) + i] for i in self._schedules}
+            size = common = mode(sizes.values())
+            for index in (index for index, coded in sizes.items() if coded == common):
+                with suppress(LattokError):
+                    size = self.frames(index, [camera], indices=[0]).shape[2:4]
+                    break
+            found[camera] = Feature("video", (*size, 3), None)
+        return found | INDEX_FEATURES
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        self._plan(episode_index)
-        return (self.root / self._files[episode_index],)
+        self.length(episode_index)  # an error where there is no such episode
+        return tuple(self.root / files[episode_index] for files in self._views.values())
 
     def outlines(self) -> dict[int, int]:
         return self._bytes
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        length, task = self._plan(episode_index).length, self._task[episode_index]
+        length, task = self.length(episode_index), self._task[episode_index]
         self.check_columns(keys, INDEX_FEATURES, "Videos have no others.")
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
-        (file,) = self.files_of(episode_index)
-        return file, 0.0, self.length(episode_index) / self.fps
+        return self._file(episode_index, camera)[0], 0.0, self.length(episode_index) / self.fps
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        plan = self._plan(episode_index)
+        path, plan = self._file(episode_index, camera)
         try:
-            yield from VideoFile(self.root / self._files[episode_index], self.fps, plan).blocks(indices)
+            yield from VideoFile(path, self.fps, plan).blocks(indices)
         except LattokError as error:
             raise LattokError(f"episode {episode_index}: {error}") from None
 
-    def _plan(self, episode_index: int) -> Schedule:
-        return self._schedule.get(episode_index) or self.no_episode(episode_index)
+    def _file(self, episode_index: int, camera: str) -> tuple[Path, Schedule]:
+        view = self.cameras.index(camera)
+        return self.files_of(episode_index)[view], self._schedules[episode_index][view]
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:
             yield problems.UNCAPTIONED.finding(count=silent, all=len(self._files), file=source)
-        if resampled := [index for index, plan in self._schedule.items() if plan.times is not None]:
+        plans = self._schedules.items()
+        if resampled := [index for index, each in plans if any(plan.times is not None for plan in each)]:
             facts = {"count": len(resampled), "all": len(self._files), "fps": self.fps, "first": resampled[0]}
             yield problems.RESAMPLED.finding(**facts)
+        lengths = {self._files[episode.index]: episode.length for episode in self.episodes}
+        if self.cameras == (CAMERA,) and (views := likely_views(lengths)):
+            way_out = in_a_description(self.root, f'"views": {json.dumps(views)}')
+            yield problems.FILES_AS_EPISODES.finding(names=checks.listed([*views]), way_out=way_out)
 
 
 def _video_files(root: Path) -> tuple[list[str], list[str]]:

@@ -560,7 +560,9 @@ def opened(root: Path, monkeypatch: pytest.MonkeyPatch, fps: float = 25) -> tupl
 
 def told(dataset: VideoFolder) -> list:
     """All that opening finds out."""
-    plans = [(*plan[:2], None if plan.times is None else plan.times.tolist()) for plan in dataset._schedule.values()]
+    plans = [
+        (*plan[:2], None if plan.times is None else plan.times.tolist()) for (plan,) in dataset._schedules.values()
+    ]
     return [dataset.episodes, dataset.damaged, dataset.fps, dataset._sizes, plans]
 
 
@@ -613,3 +615,33 @@ def test_an_interrupt_keeps_what_was_read(many: Path, monkeypatch: pytest.Monkey
         with pytest.raises(KeyboardInterrupt):
             VideoFolder(many)
     assert opened(many, monkeypatch)[1] == ["3.mkv", "4.mkv", "5.mp4"]
+
+
+def test_files_of_several_cameras_are_one_episode_where_it_is_described(tmp_path: Path):
+    root = tmp_path / "films"
+    for number, length in enumerate((8, 9)):
+        write_video(root / f"open/ep{number}_cam_left.mp4", length)
+        write_video(root / f"open/ep{number}_cam_right.mp4", length + 1, size=48)
+    alone = open_dataset(root)
+    assert len(alone.episodes) == 4
+    (said,) = (str(each) for each in alone.findings if each.kind == "files-as-episodes")
+    (tmp_path / "films.json").write_text(said.split("rite ")[1].split(" into ")[0])
+    dataset = open_dataset(tmp_path / "films.json")
+    assert dataset.cameras == ("observation.images.left", "observation.images.right")
+    assert [(each.length, each.tasks) for each in dataset.episodes] == [(8, ("open",)), (9, ("open",))]
+    for camera, shape in (("left", (32, 32, 3)), ("right", (48, 48, 3))):
+        assert dataset.features[f"observation.images.{camera}"].shape == shape
+        other = open_dataset(root, views={"it": f"*_cam_{camera}.mp4"})
+        np.testing.assert_array_equal(dataset.frames(1, [camera]), other.frames(1, ["it"])[:9])
+    assert [path.name for path in dataset.files_of(0)] == ["ep0_cam_left.mp4", "ep0_cam_right.mp4"]
+    write_video(root / "open/ep2_cam_left.mp4", 5)
+    more = open_dataset(tmp_path / "films.json")
+    assert len(more.episodes) == 2
+    assert [*more.left_out] == ["open/ep2_cam_left.mp4"]
+    assert not [each for each in open_dataset(root).findings if each.kind == "files-as-episodes"]
+    for views, match in (
+        ([], "views.*expected an object"),
+        ({"a": "*x*"}, "one \\* a pattern"),
+        ({"a": "left*", "b": "*"}, "0 files of a"),
+    ):
+        refused(match, open_dataset, root, views=views)
