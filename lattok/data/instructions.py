@@ -32,7 +32,7 @@ def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tu
     for index, columns in dataset.columns_of(asked, [key], False) if asked else ():
         if isinstance(columns, checks.LattokError):
             raise columns
-        told[index] = _checked(key, columns[key], index, len(dataset.tasks))
+        told[index] = _checked(key, columns[key], index, dataset)
     number: dict[str, int] = {}
     parts = [np.empty(0, dtype=np.int64)]
     for episode in episodes:
@@ -58,9 +58,12 @@ def task_group(episode: Episode) -> tuple[str, ...]:
     return tuple(sorted(set(episode.tasks)))
 
 
-def _checked(key: str, numbers: np.ndarray, index: int, count: int) -> np.ndarray:
-    numbers = numbers.reshape(-1)
+def _checked(key: str, numbers: np.ndarray, index: int, dataset: RobotDataset) -> np.ndarray:
+    numbers, count = numbers.reshape(-1), len(dataset.tasks)
     if numbers.dtype.kind not in "iu" or not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
         got = f"{numbers.min()} to {numbers.max()} in episode {index}"
         checks.fail(key, f"numbers of the {checks.counted(count, 'instruction')}", got, "Copy the dataset again.")
+    if key == TASK and (unknown := {*np.unique(numbers).tolist()}.intersection(dataset.unlisted_tasks)):
+        got = f"{min(unknown)} in episode {index}, which none has"
+        checks.fail(key, "numbers of instructions", got, "Copy the dataset again.")
     return numbers

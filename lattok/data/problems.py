@@ -390,6 +390,26 @@ ONE_MORE_ROW = note(
     "Nothing to do.",
     kind="one-more-row",
 )
+ROWS_AFTER_ENDS = note(
+    "{rows:row|rows} after the last end in `{ends}` belong to no episode and are left out.",
+    "Nothing to do, unless an end is missing.",
+    kind="rows-after-ends",
+)
+PICTURES_AS_NUMBERS = note(
+    "{columns}: rows have the shape of pictures ({shape}) and are read as numbers.",
+    "To use them as a camera, write them as uint8 RGB, or describe them as `observation.images.NAME` in a `layout`.",
+    kind="pictures-as-numbers",
+)
+DEPTH_AS_NUMBERS = note(
+    "{columns}: distances, going by the name ({shape}), are read as columns of numbers.",
+    "Models here do not read depth.",
+    kind="depth-as-numbers",
+)
+CHUNKS_NOT_STORED = note(
+    "{arrays}: {count:chunk is|chunks are} not stored and read as zeros, as zarr writes what is all zeros.",
+    "If files were not copied, copy the store again.",
+    kind="chunks-not-stored",
+)
 FILES_AS_EPISODES = note(
     "The videos are named as cameras are ({names}) and equally long in turn. Each is read as an episode.",
     "If they show the same from several sides, {way_out}",

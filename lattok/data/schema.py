@@ -141,6 +141,7 @@ class RobotDataset(ABC):
     parts: Mapping[str, ColumnPart] = NONE  # columns that are some of the numbers of one of the files', by name
     camera_names: Mapping[str, str] = NONE  # further names of cameras, with their keys
     instruction_key: str = "task_index"  # the column that numbers `tasks`
+    unlisted_tasks: Collection[int] = ()  # numbers below the highest that stand for no instruction
     absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
     # how `open_dataset` finds the format: it makes `cls(path, name, **options)`

@@ -15,7 +15,7 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of
 from lattok.data.formats.array_layouts import Layout
-from lattok.data.formats.array_pictures import Storage, storage
+from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, storage
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -83,6 +83,10 @@ class Store(ABC):
     @abstractmethod
     def attributes(self, path: str) -> Mapping[str, Any]:
         """Return the attributes of a group."""
+
+    def chunks_not_stored(self, path: str) -> int:
+        """Count the chunks of the array at a path that no file holds: they read as zeros."""
+        return 0
 
     @abstractmethod
     def stored_bytes(self, array: Any, where: str) -> int:
@@ -179,10 +183,42 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     convention = file_texts.attribute("macros_image_convention")
     if isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"):
         findings.append(problems.UPSIDE_DOWN.finding())
+    findings += _unused(store, layout, demos, arrays)
     fps = file_texts.rate()
     robot = file_texts.robot()
     control = file_texts.value(layout.control) if layout.control else None
     return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, control, tuple(findings), _splits(store))
+
+
+def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: Stored) -> Iterator[Finding]:
+    """Find rows that no episode has, pictures that are read as numbers, and chunks that are not there."""
+    ends: dict[tuple[str, int], int] = {}
+    for demo in demos:
+        if isinstance(demo, Demo):
+            group = demo.name, demo.rows - bool(layout.ahead)
+            ends[group] = max(ends.get(group, 0), demo.first + demo.length)
+    if unused := sum(rows - end for (_, rows), end in ends.items()):
+        yield problems.ROWS_AFTER_ENDS.finding(rows=unused, ends=layout.ends[0])
+    flat = [each for each in arrays if each.storage == "numbers"]
+    for kind, looks_like in ((problems.DEPTH_AS_NUMBERS, _is_depth), (problems.PICTURES_AS_NUMBERS, _is_coloured)):
+        if found := [each for each in flat if looks_like(each.path, each.shape)]:
+            shown = f"{found[0].dtype} {list(found[0].shape)}"
+            yield kind.finding(columns=checks.listed(f"`{each.column}`" for each in found), shape=shown)
+    paths = {f"{group}/{each.path}".lstrip("/") for group, _ in ends for each in arrays}
+    absent = {path: count for path in sorted(paths) if (count := store.chunks_not_stored(path))}
+    if absent:
+        count, shown = sum(absent.values()), checks.listed([*absent][:SHOWN])
+        yield problems.CHUNKS_NOT_STORED.finding(arrays=shown, count=count)
+
+
+def _is_coloured(path: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and min(shape[:2]) >= LEAST_SIDE and shape[2] in (3, 4)
+
+
+def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
+    plain = shape[:-1] if shape[-1:] == (1,) else shape
+    return len(plain) == 2 and min(plain) >= LEAST_SIDE and DEPTH.search(path) is not None
 
 
 def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
@@ -288,9 +324,6 @@ def _offered(
             reason = layout.reason(path)
             left_out[path] = OTHER_DEPTH if reason == "depth" else reason
             continue
-        if "*" in layout.pattern(path) and _is_depth(path, array.shape[1:]):
-            left_out[path] = OTHER_DEPTH
-            continue
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
         if how is None:
@@ -313,12 +346,6 @@ def _offered(
     return tuple(offered), left_out, tuple(longer)
 
 
-def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
-    plain = shape[:-1] if shape[-1:] == (1,) else shape
-    return len(plain) == 2 and min(plain) > 1 and DEPTH.search(path) is not None
-
-
 def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) -> list[tuple[int, int]]:
     """First row of each episode of a group, and the one after its last."""
     ends = [found[path] for path in layout.ends if path in found]
@@ -331,7 +358,7 @@ def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) ->
         stops = np.append(np.flatnonzero(flags) + 1, length)
     else:
         stops = np.asarray(ends[0][:]).reshape(-1).astype(np.int64)
-    stops = np.unique(stops)
+    stops = np.unique(stops[stops != 0])  # episodes without a row
     if not len(stops) or stops[0] <= 0 or stops[-1] > length:
         got = f"{stops[0]} to {stops[-1]}" if len(stops) else "none"
         checks.refuse(where, f"ends of episodes in {layout.ends[0]} from 1 to {length}", got, "Copy it again.")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,9 +58,14 @@ def version_of(folder: Path) -> str:
     """Return the version in meta/info.json of a folder, "" where there is none or it cannot be read."""
     path = folder / INFO
     try:
-        return str(read_json(path).get("codebase_version", "")) if path.is_file() else ""
+        return _version(read_json(path)) if path.is_file() else ""
     except (LattokError, OSError):  # which is said where the dataset is opened
         return ""
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Return a version as LeRobot writes it, such as v2.1; some write 2.1."""
+    return re.sub(r"^(?=\d)", "v", str(info.get("codebase_version") or ""))
 
 
 def lance_tables(folder: Path) -> list[Path]:
@@ -76,7 +82,7 @@ def read_info(root: Path, versions: Sequence[str], place: Sequence[str]) -> dict
     if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
-    version = str(info.get("codebase_version") or "unknown")
+    version = _version(info) or "unknown"
     if not version.startswith(tuple(versions)):
         way_out = "A newer lattok may read it."
         if version == "unknown":

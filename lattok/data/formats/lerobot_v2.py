@@ -8,6 +8,7 @@ Everything but metadata is read as in version 3.
 """
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,17 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.lerobot import LeRobotV3, note_renewed
-from lattok.data.formats.lerobot_meta import AGAIN, INFO, OUTLINE, PLACE, SPAN, EpisodeTable, read_info, version_of
+from lattok.data.formats.lerobot_meta import (
+    AGAIN,
+    INFO,
+    MOST_MISSING,
+    OUTLINE,
+    PLACE,
+    SPAN,
+    EpisodeTable,
+    read_info,
+    version_of,
+)
 from lattok.data.schema import ManyColumns
 from lattok.data.statistics import STORED, compared, misfit, together
 from lattok.data.summaries import column_stats
@@ -105,10 +116,11 @@ class LeRobotV2(LeRobotV3):
     def _read_tasks(self) -> tuple[str, ...]:
         lines = [typed(line, TaskLine, "", where, AGAIN) for where, line in _lines(self.root, TASKS)]
         found = {line.get("task_index", -1): line.get("task") for line in lines}
-        texts = [found.get(number) for number in range(len(lines))]
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise LattokError(f"{self.root / TASKS}: expected one text for each task_index from 0. {AGAIN}")
-        return tuple(str(text) for text in texts)
+        right = len(found) == len(lines) and all(isinstance(text, str) for text in found.values())
+        if not found or not right or not 0 <= min(found) <= max(found) < len(found) + MOST_MISSING:
+            raise LattokError(f"{self.root / TASKS}: expected one text for each task_index. {AGAIN}")
+        self.unlisted_tasks = {*range(max(found))} - found.keys()  # merged datasets have gaps
+        return tuple(found.get(number) or "" for number in range(max(found) + 1))
 
     def _read_episodes(self, videos: Sequence[str]) -> EpisodeTable:
         return EpisodeList(self.root, self.info, videos, self.tasks, self.fps)
@@ -288,6 +300,7 @@ def _lines(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for number in count(1):
                 if not (line := file.readline(JSON_BYTES + 1)):
                     return
+                line = line.removeprefix(BOM_UTF8) if number == 1 else line
                 if line.strip():
                     where = f"{path}, line {number}"
                     value = parse_json(line, where, nan=True)

@@ -16,8 +16,8 @@ EXPECTED = 'an object such as {"left": "*_left.mp4", "right": "*_right.mp4"}'
 
 
 class Views(NamedTuple):
-    """Files of each camera by its name, in the order of the episodes; of each episode a path in the folder of its files,
-    or what is at the `*`, if they are in several; and files of no episode."""
+    """Files of each camera by its name, in the order of the episodes; of each episode a path in the folder of its
+    files, or what is at the `*`, if they are in several; and files of no episode."""
 
     files: dict[str, list[str]]
     places: list[str]

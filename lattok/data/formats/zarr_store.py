@@ -12,6 +12,7 @@ import numpy as np
 
 from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import FETCH, JSON_BYTES, copy_again, parse_json, safe_path, walk
 from lattok.version import install_extra
@@ -69,8 +70,9 @@ class ZarrArray:
 class ZarrStore(FlatStore):
     """An open group of zarr, format 2 or 3, in a folder or a .zip file; codecs of many packages raise many errors."""
 
-    def __init__(self, path: Path, top: Any, archive: zipfile.ZipFile | None):
-        self.path, self._top, self._zip = path, top, archive
+    def __init__(self, path: Path, top: Any, archive: zipfile.ZipFile | None, start: str = ""):
+        """`start` is the folder in the archive that the store is in."""
+        self.path, self._top, self._zip, self._start = path, top, archive, start
 
     @classmethod
     def way_out(cls, path: Path, text: str) -> str:
@@ -100,9 +102,17 @@ class ZarrStore(FlatStore):
                 raise LattokError(f"{self.path}, `{path}`: expected codecs that only unpack numbers, got {name!a:.60}.")
         return ZarrArray(path, self._top[path])
 
+    def is_array(self, path: str) -> bool:
+        """Tell whether a node is an array."""
+        return _is_array(self._about(path)) if self._about(path) else False
+
     def attributes(self, path: str) -> Mapping[str, Any]:
         found = self._about(path).get("attributes", self._json(f"{path}/.zattrs"))
         return found if isinstance(found, dict) else {}
+
+    def chunks_not_stored(self, path: str) -> int:
+        array = self._top[path]
+        return int(array.nchunks - array.nchunks_initialized)
 
     def stored_bytes(self, array: Any, where: str) -> int:
         return sum(size for name, size in self._sizes.items() if name.startswith(f"{array.path}/"))
@@ -111,7 +121,9 @@ class ZarrStore(FlatStore):
     def _sizes(self) -> dict[str, int]:
         """Bytes of all files by path; they may not lead elsewhere. What reads rows does not ask for them."""
         if self._zip is not None:
-            return {each.filename: each.compress_size for each in self._zip.infolist() if not each.is_dir()}
+            files = [each for each in self._zip.infolist() if not each.is_dir()]
+            own = [each for each in files if each.filename.startswith(self._start)]
+            return {each.filename.removeprefix(self._start): each.compress_size for each in own}
         return {each.as_posix(): (self.path / each).stat().st_size for each in walk(self.path, lambda each: False)}
 
     @cached_property
@@ -129,12 +141,12 @@ class ZarrStore(FlatStore):
         if self._zip is None:
             file = safe_path(self.path, self.path / name, str(self.path / name))
             data = file.read_bytes() if file.is_file() else b"{}"
-        elif name not in self._zip.namelist():
+        elif (inner := self._start + name) not in self._zip.namelist():
             return {}
-        elif self._zip.getinfo(name).file_size > JSON_BYTES:
+        elif self._zip.getinfo(inner).file_size > JSON_BYTES:
             raise LattokError(f"{self.path}: expected at most {JSON_BYTES >> 20} MB as {name}. Is this the right file?")
         else:
-            data = self._zip.read(name)
+            data = self._zip.read(inner)
         value = parse_json(data, f"{self.path}: {name}", nan=True)
         return value if isinstance(value, dict) else {}
 
@@ -142,9 +154,17 @@ class ZarrStore(FlatStore):
 def _is_zipped_store(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return not {*MARKS}.isdisjoint(archive.namelist())
+            return _start(archive) is not None
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+def _start(archive: zipfile.ZipFile) -> str | None:
+    """Return the folder that a store is in, "" or such as "buffer.zarr/"; None where there is none."""
+    names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    starts = ["", *(f"{top}/" for top in tops if len(tops) == 1)]
+    return next((start for start in starts if any(f"{start}{mark}" in names for mark in MARKS)), None)
 
 
 def _is_array(about: Mapping[str, Any]) -> bool:
@@ -208,11 +228,16 @@ class ZarrDataset(ArrayDataset):
             raise LattokError(f"missing store {path}. Download or copy it again.")
         with ZarrStore.guarded(path, where), ExitStack() as stack:
             place: Any = str(path)
-            archive = None
+            archive, start = None, ""
             if path.is_file():
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 place = zarr.storage.ZipStore(str(path), mode="r")
                 stack.callback(place.close)
+                start = _start(archive) or ""
+            elif ZarrStore(path, None, None).is_array(""):
+                hint = "Put it into a group: data/action, data/img, meta/episode_ends."
+                checks.refuse(path, "a group with arrays", "an array alone", hint)
             # metadata of another time hide rows that were appended since
             options = {"use_consolidated": False} if int(zarr.__version__.split(".")[0]) >= 3 else {}
-            yield ZarrStore(path, zarr.open_group(place, mode="r", **options), archive)
+            options |= {"path": start.rstrip("/")} if start else {}
+            yield ZarrStore(path, zarr.open_group(place, mode="r", **options), archive, start)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,10 +293,36 @@ def test_what_no_policy_may_see_or_model_reads_is_left_out(tmp_path: Path):
     assert "copies it" in isaac.left_out["obs/actions"]
     assert depth_cameras(open_dataset(tmp_path / "maniskill", fps=20)) == ["obs/sensor_data/base_camera/depth"]
     assert depth_cameras(open_dataset(tmp_path / "robomind", fps=30)) == ["observations/depth_images/camera_top"]
-    arrays = {"action": wave(5, 3, 0), "depth": np.ones((5, 8, 8)), "wrist_depth": np.ones((5, 8, 8, 1), np.uint16)}
-    np.savez(tmp_path / "a.npz", **arrays, in_depth=wave(5, 2, 1))
-    assert depth_cameras(npz := open_dataset(tmp_path / "a.npz", fps=10)) == ["depth", "wrist_depth"]
-    assert npz.features["observation.in_depth"].shape == (2,)
+
+
+def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path):
+    arrays = {"depth": np.ones((5, 8, 8)), "wrist_depth": np.ones((5, 8, 8, 1), np.uint16), "in_depth": wave(5, 2, 1)}
+    arrays |= {"light": np.ones((5, 8, 8, 3), np.float32), "clear": np.ones((5, 8, 8, 4), np.uint8)}
+    np.savez(tmp_path / "a.npz", **arrays, action=wave(5, 3, 0), rotations=np.ones((5, 3, 3, 3)))
+    said = {each.kind: str(each) for each in open_dataset(tmp_path / "a.npz", fps=10).findings}
+    assert said.keys() == {"depth-as-numbers", "pictures-as-numbers"}
+    assert "`observation.depth`, `observation.wrist_depth`: distances" in said["depth-as-numbers"]
+    assert "`observation.clear`, `observation.light`: rows" in said["pictures-as-numbers"]
+
+
+def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(tmp_path: Path):
+    """As of a copy that was cut off; an end at 0 is that of an empty episode."""
+    zarr = pytest.importorskip("zarr")
+    root = tmp_path / "buffer.zarr"
+    top = zarr.open_group(str(root), mode="w", zarr_format=2)
+    top.create_array("data/action", shape=(24, 2), chunks=(6, 2), dtype="f4")[:] = wave(24, 2, 0)
+    top.create_array("meta/episode_ends", data=np.array([0, 12, 20]))
+    assert not [each for each in open_dataset(root, fps=10).findings if each.kind == "chunks-not-stored"]
+    (root / "data/action/1.0").unlink()
+    dataset = open_dataset(root, fps=10)
+    assert [episode.length for episode in dataset.episodes] == [12, 8]
+    assert [each.kind for each in dataset.findings] == ["rows-after-ends", "chunks-not-stored"]
+    shutil.make_archive(str(root), "zip", tmp_path, root.name)  # with its folder, as people do
+    zipped = open_dataset(tmp_path / "buffer.zarr.zip", fps=10)
+    for index in range(2):
+        np.testing.assert_array_equal(zipped.actions(index), dataset.actions(index))
+    zarr.create_array(str(tmp_path / "one.zarr"), data=wave(24, 2, 0))
+    refused("a group with arrays, got an array alone", open_dataset, tmp_path / "one.zarr", fps=10)
 
 
 def test_one_more_observation_is_said(tmp_path: Path):

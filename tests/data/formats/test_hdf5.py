@@ -140,7 +140,8 @@ def test_robomimic_file_against_h5py(tmp_path: Path):
     assert (dataset.name, dataset.root, dataset.robot) == ("lift", path, "Panda")
     assert [episode.length for episode in dataset.episodes] == list(range(4, 16))  # demo_2 before demo_10
     assert dataset.tasks == ("Lift",)
-    assert "train: 2 episodes" in dataset.findings[0].what
+    assert "train: 2 episodes" in dataset.findings[1].what
+    assert dataset.findings[0].kind == "depth-as-numbers"
     assert dataset.features["observation.state"].names == ("x", "y", "z", "rx", "ry", "rz", "rw", *LIBERO_STATE[-2:])
     assert dataset.features["observation.agentview_depth"] == Feature("float32", (12, 12, 1), None)
     assert dataset.features["next.reward"].dtype == "float64"
