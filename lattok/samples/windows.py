@@ -59,9 +59,12 @@ class ActionWindows(SampleSet):
 
     def of_known(self) -> Self:
         """Leave out the rows and windows of episodes whose actions are unknown."""
+        if self.known.all():
+            return self
         keep, place = self.known[self._row], self.known.cumsum(0) - 1  # of each row among those that stay
         found = copy.copy(self)
         found.actions, found.known = self.actions[self.known], self.known[self.known]
+        found.sampled = self.sampled[self.known]
         found.episode_of, found.frame_of = self.episode_of[keep.numpy()], self.frame_of[keep.numpy()]
         found._row, found.last = place[self._row[keep]], place[self.last[keep]]
         return found

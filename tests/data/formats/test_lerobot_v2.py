@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import lattok
 from lattok.cli import main
 from lattok.data import LeRobotV3, export, inspect_dataset, open_dataset
+from lattok.data.instructions import frame_instructions
 from lattok.data.schema import INDEX_KEYS
 from lattok.data.summaries import column_stats
 from lattok.data.table_dataset import NewColumns, tables_of
@@ -23,7 +24,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import CAMERAS
-from tests.data.edits import edit_info
+from tests.data.edits import edit_info, set_column
 from tests.errors import refused
 
 
@@ -242,6 +243,23 @@ def test_folders_hold_so_many_episodes(old, named):
         last.rename(place)
     dataset = open_dataset(old)
     assert dataset.frames(2).shape[0] == len(dataset.columns(2, ["action"])["action"]) == 15
+
+
+def test_lists_as_others_write_them(old, source):
+    """With a mark of their encoding and empty lines, a version without its v, and gaps between tasks of merged sets."""
+    for name in ("episodes", "tasks"):
+        path = old / f"meta/{name}.jsonl"
+        path.write_text("\ufeff" + path.read_text().replace("\n", "\r\n\r\n"))
+    edit_info(old, codebase_version=2.1)
+    for row in (old / "data/chunk-000").glob("*.parquet"):
+        set_column(row, "task_index", [3 * number for number in pq.read_table(row)["task_index"].to_pylist()])
+    path = old / "meta/tasks.jsonl"
+    path.write_text(path.read_text().replace('"task_index": 1', '"task_index": 3'))
+    dataset = open_dataset(old)
+    assert frame_instructions(dataset, dataset.episodes)[0] == frame_instructions(source, source.episodes)[0]
+    set_column(old / "data/chunk-000/episode_000001.parquet", "task_index", [2] * 9)
+    dataset = open_dataset(old)
+    refused("numbers of instructions, got 2 in episode 1", frame_instructions, dataset, dataset.episodes)
 
 
 def test_labels_are_columns_of_a_copy(source, old, tmp_path):
