@@ -24,10 +24,12 @@ def sample_of(dataset: RobotDataset, episodes: Sequence[Episode]) -> Sequence[Ep
     return [episodes[place] for place in np.sort(places).tolist()]
 
 
-def sample_text(dataset: RobotDataset, episodes: Sequence[Episode]) -> str:
-    """Say what is known of a sample alone; "" where all episodes are read."""
+def sample_text(dataset: RobotDataset, episodes: Sequence[Episode], fits: bool) -> str:
+    """Say what is known of a sample alone, also what normalisers are fitted to if it `fits`; "" where it is all."""
     if len(sample := sample_of(dataset, episodes)) == len(episodes):
         return ""
-    read = "The rows of an episode are read when it is first drawn."
     drawn = f"{len(sample):,} of {counted(len(episodes), 'episode')}, drawn at random"
+    if not fits:
+        return f"the hash that says whether data have changed is of {drawn}"
+    read = "The rows of an episode are read when it is first drawn."
     return f"normalisers, and the hash that says whether data have changed, are of {drawn}. {read}"

@@ -397,7 +397,7 @@ ROWS_AFTER_ENDS = note(
 )
 PICTURES_AS_NUMBERS = note(
     "{columns}: rows have the shape of pictures ({shape}) and are read as numbers.",
-    "To use them as a camera, write them as uint8 RGB, or describe them as `observation.images.NAME` in a `layout`.",
+    "To use them as a camera, write them as uint8 RGB.",
     kind="pictures-as-numbers",
 )
 DEPTH_AS_NUMBERS = note(

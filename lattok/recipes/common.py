@@ -131,6 +131,7 @@ class Recipe(ABC, Generic[Model]):
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
+    reads_all: ClassVar[bool] = False  # of very many files too, before it begins
     judged_by_actions: ClassVar[bool] = True  # whether nothing else judges what it trains
 
     dataset: str | None  # none: a mixture
@@ -320,7 +321,7 @@ class Recipe(ABC, Generic[Model]):
             for source in sources if self.data.episodes == "train" and not resume else ():
                 say(f"note: {source.dataset.name}: {split_text(source.dataset)}")
             for dataset in [source.dataset for source in sources] if not resume else ():
-                if said := sample_text(dataset, select_episodes(dataset, self.data.episodes)):
+                if said := sample_text(dataset, select_episodes(dataset, self.data.episodes), not self.reads_all):
                     say(f"note: {dataset.name}: {said}")
             for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
                 if found.severity == "warning":

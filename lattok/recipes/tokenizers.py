@@ -33,6 +33,7 @@ class FitRecipe(Recipe[Tokenizer]):
     """
 
     family: ClassVar[type[ChunkTokenizer]]
+    reads_all = True
     presets: ClassVar[Mapping[str, Any]] = {"default": {}}
     default_preset = "default"
     loop: Any = field(default_factory=FitOptions)

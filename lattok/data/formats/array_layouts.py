@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lattok.utils import checks
+from lattok.utils.untrusted import is_file_name
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 SIMULATOR = "the simulator's own state"
@@ -278,6 +279,9 @@ def described(given: Any) -> Layout:
     ahead = _texts(given, "ahead")
     if not columns and not ahead:
         checks.fail("layout", expected, "no columns")
+    plain = [column for column in (*columns.values(), *ahead.values()) if "*" not in column]
+    if twice := [column for column in dict.fromkeys(plain) if plain.count(column) > 1]:
+        checks.fail("layout.columns", "one array a column", f"several as {twice[0]}", "Join columns with `columns`.")
     episodes = given.get("episodes", "")
     if not isinstance(episodes, str) or "*" in episodes.rpartition("/")[0] or episodes.count("*") > 1:
         checks.fail("layout.episodes", "groups such as run_* or data/*", f"{episodes!r:.60}")
@@ -298,6 +302,8 @@ def _texts(given: Mapping[str, Any], key: str) -> dict[str, str]:
     for path, column in value.items():
         if path.count("*") > 1 or column.count("*") > path.count("*"):
             checks.fail(f"layout.{key}", "at most one * in a path, and in its column only where the path has it", path)
+        if not is_file_name(column.replace("*", "x")):
+            checks.fail(f"layout.{key}", "names of columns that a file can have", f"{column!r:.60}")
     return dict(value)
 
 

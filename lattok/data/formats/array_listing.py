@@ -329,6 +329,9 @@ def _offered(
         if how is None:
             left_out[path] = OTHER_DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
             continue
+        if camera and how == "numbers":
+            left_out[path] = f"it is no picture of RGB ({array.dtype} {list(array.shape[1:])})"
+            continue
         claimed = array.dtype.itemsize * max(math.prod(array.shape), math.prod(getattr(array, "chunks", None) or ()))
         stored = store.stored_bytes(array, f"{where}, `{path}`")
         if claimed > max(MIN_CHECKED_BYTES, MAX_EXPANSION * stored):

@@ -34,7 +34,7 @@ from lattok.data.schema import (
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.untrusted import copy_again, parse_json, safe_path, walk
+from lattok.utils.untrusted import copy_again, is_file_name, parse_json, safe_path, walk
 from lattok.version import install_extra
 
 CAMERA = "observation.images."
@@ -198,6 +198,9 @@ class MCAPRecordings(RobotDataset):
                 found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
             else:
                 width = len(_numbers(message, topic, (), str(self.root)))
+                if not width:
+                    where = f"{self._recordings[index].files[0]}, {topic.name}"
+                    checks.refuse(where, f"numbers as {', '.join(topic.fields)}", "none", "Name another field.")
                 found[key] = Feature("float64", (width,), _names(message, topic) if width > 1 else None)
         return found | INDEX_FEATURES
 
@@ -265,6 +268,8 @@ class MCAPRecordings(RobotDataset):
                 checks.fail(
                     f"topics.{key}", f"one of {checks.listed(sorted(types))}", name, checks.did_you_mean(name, types)
                 )
+            if not is_file_name(key):
+                checks.fail("topics", "names of columns that a file can have", f"{key!r:.60}")
             kind = types[name]
             fields = (field,) if field else FIELDS.get(kind, ())
             if kind in PICTURES and not key.startswith(CAMERA):
@@ -459,7 +464,7 @@ def _numbers_in(message: Any, above: str = "") -> Iterator[str]:
 
 def _field(message: Any, name: str) -> Any:
     """Return a field of a message of ROS, or of JSON."""
-    if isinstance(message, Mapping) and name not in message:
+    if (isinstance(message, Mapping) and name not in message) or name.startswith("_"):
         raise AttributeError(f"no field {name!r:.60}")
     return message[name] if isinstance(message, Mapping) else getattr(message, name)
 

@@ -303,6 +303,10 @@ def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path)
     assert said.keys() == {"depth-as-numbers", "pictures-as-numbers"}
     assert "`observation.depth`, `observation.wrist_depth`: distances" in said["depth-as-numbers"]
     assert "`observation.clear`, `observation.light`: rows" in said["pictures-as-numbers"]
+    camera = "observation.images.front"
+    described = open_dataset(tmp_path / "a.npz", fps=10, layout={"columns": {"action": "action", "clear": camera}})
+    assert described.left_out["clear"] == "it is no picture of RGB (uint8 [8, 8, 4])"
+    assert not described.cameras
 
 
 def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(tmp_path: Path):
@@ -448,6 +452,8 @@ def test_a_layout_that_is_described(tmp_path: Path):
         ({"columns": {"a": "*"}}, "`layout.columns`"),
         ({"columns": {"a": "action"}, "episodes": "*/x_*"}, "`layout.episodes`"),
         ({"columns": {"a": "action"}, "episode": "x"}, "`layout`.*episode"),
+        ({"columns": {"a": "action", "b": "action"}}, "one array a column, got several as action"),
+        ({"columns": {"a": "observation.images./x"}}, "`layout.columns`.*that a file can have"),
         ({"columns": {"a": "action"}, "instruction": "json:../../secret:x"}, "`layout.instruction`"),
     ],
 )

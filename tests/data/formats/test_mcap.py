@@ -175,6 +175,9 @@ def test_only_chunks_around_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"action": "/comand"}, "`topics.action`: .*Did you mean /command"),
         ({"state": "/front/image/compressed"}, "pictures as observation.images.NAME"),
         ({"action": "/command:dta"}, "a field dta"),
+        ({"action": "/command:__class__"}, "a field __class__"),
+        ({"action": "/joint_states:velocity"}, "expected numbers as velocity, got none"),
+        ({"observation.images.../../x": "/front/image/compressed"}, "that a file can have"),
     ],
 )
 def test_topics_that_are_refused(tmp_path: Path, topics: Any, said: str):
