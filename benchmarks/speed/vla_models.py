@@ -132,7 +132,7 @@ def make_batch(policy: LatentVLA, device: torch.device, count: int = BATCH) -> P
     vectors = torch.randn(count, spec.steps, spec.codes, spec.latent_dim, generator=draw)
     valid = torch.ones(count, horizon, dtype=torch.bool, device=device)
     proprio, actions = (torch.randn(count, *shape, generator=draw) for shape in ((PROPRIO,), (horizon, ACTIONS)))
-    latent = LatentTarget(codes.to(device), vectors.to(device), valid) if config.strategy.losses else None
+    latent = LatentTarget(codes, vectors, valid, checked=True).to(device) if config.strategy.losses else None
     text = [instruction(policy)] * count
     return PolicyBatch(images.to(device), text, proprio.to(device), actions.to(device), valid, latent)
 

@@ -4,6 +4,7 @@ Placeholders follow the finished prompt as token ids, and a hook puts the learne
 be: the vocabulary is never resized, positions and masks are the model's own, and only `text_logits` computes logits.
 """
 
+import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
 IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
+ANGLES = "Qwen3VLVisionModel"  # an image tower that is told the positions of patches, by transformers' newer versions
 
 
 class HFBackbone(Backbone):
@@ -55,7 +57,7 @@ class HFBackbone(Backbone):
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
-        launch_less(model)
+        self._image_sizes = launch_less(model)
         self.eval()
 
     @classmethod
@@ -91,6 +93,7 @@ class HFBackbone(Backbone):
         if self.reads_images:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
             inputs[IMAGE_COUNTS] = (int(counts.min()), int(counts.max()))
+            inputs |= {key: onto(value, images.device) for key, value in self._places_of_patches(batch).items()}
         return inputs
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
@@ -100,7 +103,8 @@ class HFBackbone(Backbone):
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
         counts, tensors = inputs.get(IMAGE_COUNTS), {key: value for key, value in inputs.items() if key != IMAGE_COUNTS}
         inputs = self._with_placeholders(tensors, queries.shape[1])
-        with self._as_embeddings(queries), self._own_precision():
+        alike = self._image_sizes.known.during(counts is not None)  # as `prepare` gives them
+        with self._as_embeddings(queries), self._own_precision(), alike:
             asked = {"output_hidden_states": wanted if _selects_states() else True}
             hidden = self.model.model(**inputs, **asked, use_cache=False).hidden_states
         ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -271,14 +275,31 @@ class HFBackbone(Backbone):
         found, _ = find(**{key: batch[key] for key in inspect.signature(find).parameters if key in batch})
         return found
 
+    def _places_of_patches(self, batch: Any) -> dict[str, Tensor]:
+        """Return what the image tower makes of the sizes of images, which it would read from a GPU one by one."""
+        tower: Any = getattr(self.model.model, "visual", None)
+        if type(tower).__name__ != ANGLES or not _takes_places():
+            return {}
+        vision, grid = importlib.import_module("transformers.vision_utils"), batch["image_grid_thw"]
+        side, merge = tower.num_grid_per_side, tower.spatial_merge_size
+        how = {"mode": tower.interpolation_mode, "align_corners": tower.interpolation_align_corners}
+        taps, shares = vision.get_vision_interpolation_indices_and_weights(grid, side, spatial_merge_size=merge, **how)
+        found = {"interp_indices": taps, "interp_weights": shares}
+        found |= {"position_ids": vision.get_vision_position_ids(grid, merge)}
+        found |= {"cu_seqlens": vision.get_vision_cu_seqlens(grid)}
+        return {f"image_{name}": value for name, value in found.items()}
+
     def _with_placeholders(self, inputs: Inputs, count: int) -> dict[str, Tensor]:
         """Append `count` tokens to everything that is counted by tokens; all on the model's device and in its type."""
         device, dtype = self.model.device, self.model.dtype
-        moved = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
+        kept = {"image_interp_weights"}  # in float32, as where the model finds them
+        kinds = {key: dtype if x.is_floating_point() and key not in kept else None for key, x in inputs.items()}
+        moved = {key: value.to(device, kinds[key]) for key, value in inputs.items()}
         # any token of text does, and the last one of a prompt is such; its embedding is replaced
         values = {"input_ids": moved["input_ids"][:, -1:], "attention_mask": 1, **self.family.placeholder_types}
         for key, value in values.items():
-            tail = moved[key].new_ones(len(moved[key]), count) * value
+            rows = len(moved[key])
+            tail = moved[key].new_full((rows, count), value) if isinstance(value, int) else value.expand(rows, count)
             moved[key] = torch.cat([moved[key], tail], 1)
         if (positions := moved.get("position_ids")) is not None:  # a prompt ends in text, whose positions count on
             more = positions[..., -1:] + torch.arange(1, count + 1, device=device)
@@ -304,6 +325,12 @@ class HFBackbone(Backbone):
 def _selects_states() -> bool:
     """Tell whether transformers gives the hidden states of a list alone; from 5.17 to 5.22 they are of other layers."""
     return Version(pretrained.require("transformers").__version__) >= Version("5.23")
+
+
+@cache
+def _takes_places() -> bool:
+    """Tell whether transformers lets an image tower be told the positions of patches."""
+    return hasattr(importlib.import_module("transformers.utils.generic"), "accepts_precomputed_kwargs")
 
 
 def _in_own_precision(part: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,7 +7,8 @@ the same x share one product with their A's, one after the other, and all adapte
 operation. A, B, their gradients and the optimiser stay in float32.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lattok.backbones import LoraSpec
-from lattok.nn.rounding import rounded
+from lattok.nn.rounding import autocast_dtype, rounded
 
 ADAPTER = "default"  # peft's name of it, which checkpoints of runs have
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers side by side that read the same
@@ -105,6 +106,15 @@ class Passing:
 
     value: Any = None
 
+    @contextmanager
+    def during(self, value: Any) -> Iterator[None]:
+        """Pass a value on to what is called inside."""
+        self.value = value
+        try:
+            yield
+        finally:
+            self.value = None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Passing, ()
 
@@ -152,8 +162,7 @@ def round_adapters(groups: Sequence[AdapterGroup], dtype: torch.dtype) -> None:
 
 def precision_of(x: Tensor, weight: Tensor) -> torch.dtype:
     """Return in which precision a linear layer computes here."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return autocast_dtype(x.device) or weight.dtype
 
 
 class _Adapted(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """What more than one model uses: Transformer blocks, positions, and care with threads, devices and precision."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,8 @@ class Attention(nn.Module):
         Or `seen` [B, n, n] bool for x [B, n, d]: which tokens each of them may look at.
         """
         lead = x.shape[:-2]
-        q, k, v = self.qkv(x).flatten(0, -3).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # b h n d
+        parts = self.qkv(x).flatten(0, -3).chunk(3, -1)  # whose gradients are put together by one operation
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # b h n d
         mask = None if keys is None else keys.expand(*lead, -1).flatten(0, -2)[:, None, None]  # b 1 1 n
         mask = mask if seen is None else seen[:, None]  # b 1 n n
         dropout = self.dropout if self.training else 0.0
@@ -66,13 +67,16 @@ class CrossAttention(nn.Module):
 
         `causal`: the first q keys are the queries' own, of which each sees itself and those before it.
         """
-        return self.mix(x, self.keys_and_values(keys), valid, causal)
+        seen = [rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in self.kv(keys).chunk(2, -1)]
+        return self.mix(x, seen, valid, causal)
 
     def keys_and_values(self, keys: Tensor) -> Tensor:
         """Return what queries look at in keys [B, n, d]: [2, B, heads, n, d / heads]."""
         return rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
 
-    def mix(self, x: Tensor, seen: Tensor, valid: Tensor | None = None, causal: bool = False) -> Tensor:
+    def mix(
+        self, x: Tensor, seen: Tensor | Sequence[Tensor], valid: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         """Look at keys and values."""
         q = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
         k, v = seen

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lattok.nn.blocks import torch_threads
+from lattok.nn.rounding import Rounding
 from lattok.training import checkpoints
 from lattok.training.distributed import AnySignal, make_accelerator, parts_counted, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
@@ -220,6 +221,8 @@ class Trainer:
         prepared: Any = self.accelerator.prepare(self.module.train(), made)
         self.wrapped, self.optimizer = prepared  # the module as accelerate calls it
         self.average = checkpoints.weights_of(self.module) if options.ema else {}  # of the trained weights
+        rounds = options.precision == "bf16" and not options.compile and not shards(self.accelerator)
+        self.rounding = Rounding(self.module) if rounds else None  # compiled graphs round for themselves
 
     @property
     def share_count(self) -> int:
@@ -280,9 +283,9 @@ class Trainer:
             batch = feed(step, share)
             random.manual_seed(derive_seed(self.options.seed, share, step))
             with nullcontext() if share == own[-1] else self.accelerator.no_sync(self.wrapped):  # gradients meet once
-                with self.accelerator.autocast():
+                with self.accelerator.autocast(), self.rounding.of_pass() if self.rounding else nullcontext():
                     loss, values = _summed(self.wrapped(batch), self.loss_weights)
-                self.accelerator.backward(loss / len(own))
+                self.accelerator.backward(loss / len(own) if len(own) > 1 else loss)
             parts.append(values)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
@@ -290,7 +293,9 @@ class Trainer:
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(trained, self.options.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        means = parts[0]
+        if len(parts) > 1:
+            means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
 
 

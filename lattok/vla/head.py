@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut
 from lattok.nn.blocks import CrossAttention, feed_forward, onto, sinusoids
 from lattok.nn.losses import TICKS, action_loss, draw_flow, gripper_action_loss, numbers
+from lattok.nn.rounding import lowered
 from lattok.types import LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
@@ -80,18 +80,25 @@ class HeadBlock(nn.Module):
             self.image_gate = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self, x: Tensor, states: LayerStates, proprio: Tensor | None, valid: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        states: LayerStates,
+        proprio: Tensor | None,
+        gate: Tensor | None,
+        valid: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
-        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d]. Steps that are
-        not `valid` [B, H] bool are seen by none; with `causal` each sees only those before it."""
-        steps = self.norm(x)
+        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d], images through an
+        open `gate` [1]. Steps that are not `valid` [B, H] bool are seen by none; with `causal` each sees only those
+        before it."""
+        steps = lowered(self.norm(x))
         keys = torch.cat([steps, self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
         if valid is not None:
             valid = F.pad(valid, (0, keys.shape[1] - valid.shape[1]), value=True)
         x = x + self.attention(steps, keys, valid, causal)
         if states.image is not None:
             image = self.project_image(states.image)
-            x = x + self.image_gate.tanh() * self.image_attention(self.norm_image(x), image, states.image_valid)
+            x = x + gate * self.image_attention(self.norm_image(x), image, states.image_valid)
         return x + self.ff(self.norm_ff(x))
 
     def fixed(self, states: LayerStates, proprio: Tensor | None) -> KeyValueCache:
@@ -197,9 +204,11 @@ class ActionHead(nn.Module):
     ) -> list[Tensor]:
         """Return what each block in turn makes of steps [B, H, d]."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
-        after = []
-        for layer, block in zip(self.layers, self.blocks, strict=True):
-            x = block(x, states[layer], token, valid, causal)
+        after, gates = [], [None] * len(self.blocks)
+        if self.config.cameras:
+            gates = torch.cat([block.image_gate for block in self.blocks]).tanh().split(1)  # pyright: ignore
+        for layer, block, gate in zip(self.layers, self.blocks, gates, strict=True):
+            x = block(x, states[layer], token, gate, valid, causal)
             after.append(x)
         return after
 
@@ -292,29 +301,30 @@ def noise_of(batch: PolicyBatch, chunk: tuple[int, int], seed: int) -> Tensor:
 
 
 def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
-    """Average states of placeholders [B, S * P, D] to one per step [B, S, D] (LA-Direct); "none" leaves them."""
+    """Average states of placeholders [..., S * P, D] to one per step [..., S, D] (LA-Direct); "none" leaves them."""
     if per_step == 1 or how == "none":
         return states
-    return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
+    return states.unflatten(-2, (-1, per_step)).mean(-2)
 
 
 def layer_states(
     out: BackboneOut, layers: Sequence[int], segments: Mapping[str, Segment], pool: str, dtype: torch.dtype
 ) -> States:
     """Take what the head sees out of the hidden states of these layers, which are given up one by one."""
-    positions, states = TokenPositions.of(out), {}
-    for layer in layers:
-        image, own = positions.take(out.hidden.pop(layer), dtype)
-        pooled = [pool_codes(span.of(own), span.per_step, pool) for span in segments.values()]
-        states[layer] = LayerStates(torch.cat(pooled, 1), image, positions.valid)
-    return states
+    positions = TokenPositions.of(out)
+    taken = [positions.take(out.hidden.pop(layer), dtype) for layer in layers]
+    images, placeholders = zip(*taken, strict=True)
+    parts = torch.stack(placeholders).split([span.count for span in segments.values()], 2)  # layers b n d
+    pooled = [pool_codes(part, span.per_step, pool) for part, span in zip(parts, segments.values(), strict=True)]
+    own = zip(layers, torch.cat(pooled, 2), images, strict=True)
+    return {layer: LayerStates(states, image, positions.valid) for layer, states, image in own}
 
 
 class TokenPositions(NamedTuple):
     """Positions whose states the head sees, found once for all layers: image tokens, then queries."""
 
     index: Tensor  # [B * (i + T)] into the positions of the whole batch
-    image_tokens: int | None  # i, the most of a sample; none for a backbone that reads only text
+    image_tokens: int  # i, the most of a sample; 0 for a backbone that reads only text
     valid: Tensor | None  # [B, i] bool: which of the i are image tokens, where samples have different numbers
 
     @classmethod
@@ -322,18 +332,17 @@ class TokenPositions(NamedTuple):
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
         rows = torch.arange(batch, device=places.device)[:, None] * length
-        tokens, valid = None, None
+        tokens, valid = 0, None
         if out.image is not None:
             counts = out.image.sum(1)
             fewest, tokens = out.image_counts or tuple(int(end) for end in torch.aminmax(counts))
             image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i
             places = torch.cat([image, places], 1)
             valid = None if fewest == tokens else torch.arange(tokens, device=counts.device) < counts[:, None]
-        return cls((places + rows).flatten(), tokens or None, valid)  # none without cameras
+        return cls((places + rows).flatten(), tokens, valid)
 
     def take(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
         """Take from hidden states [B, L, D] those of image tokens [B, i, D] and of queries [B, T, D]."""
         states = hidden.flatten(0, 1).index_select(0, self.index).to(dtype).unflatten(0, (len(hidden), -1))
-        if self.image_tokens is None:
-            return None, states
-        return states[:, : self.image_tokens], states[:, self.image_tokens :]
+        image, queries = states.split((self.image_tokens, states.shape[1] - self.image_tokens), 1)  # one gradient
+        return image if self.image_tokens else None, queries
