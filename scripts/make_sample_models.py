@@ -2,6 +2,7 @@
 
     python scripts/make_sample_models.py --out lattok/assets/models
     python scripts/make_sample_models.py --out lattok/assets/models --cards     # their cards alone
+    python scripts/make_sample_models.py --out lattok/assets/models --reports   # what their cards say of them, alone
     python scripts/make_sample_models.py --out lattok/assets/models --codes     # which codes they give, alone
 
 A quarter of an hour on one core; the same bytes on the same kind of machine. They are small, to be had at once and
@@ -59,6 +60,13 @@ def make(folder: Path, quick: bool = False) -> dict[str, HubModel]:
     return made
 
 
+def judge_again(folder: Path) -> None:
+    """Put today's report of a model that is there into its card, beside the same weights."""
+    model = lattok.load(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        judge(model, str(lattok.sample_dataset_path()), Path(scratch) / "report", folder, "cpu", seed=0)
+
+
 def record_codes(folder: Path) -> None:
     """Put into a model's file which codes it gives of a fixed input, beside the same weights."""
     said = trials.recorded(lattok.load(folder))
@@ -72,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cards", action="store_true", help="write the cards of those that are there")
+    parser.add_argument("--reports", action="store_true", help="judge those that are there again")
     parser.add_argument("--codes", action="store_true", help="record which codes those that are there give")
     args = parser.parse_args()
     out = args.out
@@ -79,6 +88,11 @@ def main() -> None:
         for name in STEPS:
             record_codes(out / name)
         return
+    if args.reports:
+        for name in STEPS:
+            if name != "policy":  # which its recipe judges
+                judge_again(out / name)
+        args.cards = True  # under their own names
     if args.cards:
         for name in STEPS:
             files.write_text(out / name / CARD, lattok.load(out / name).card(f"sample/{name}"))

@@ -195,6 +195,31 @@ def test_a_map_of_state_changes_that_is_better_is_what_to_take(world: World, kno
     assert not any("--proprio" in each for each in advice.values())
 
 
+def test_the_control_that_is_named_is_the_best_one():
+    """Over all dimensions the model is ahead, about x, y and z a map of the state's changes is."""
+    names = ("x", "y", "z", "twist", "grip")
+    world, rng = World(episodes=11, length=LENGTH, names=names), np.random.default_rng(8)
+    moved = np.concatenate([world.states[:, 2:], world.states[:, -1:], world.states[:, -1:]], 1) - world.states
+    world.actions[..., :3] = moved[..., [0, 1, 0]]
+    model = small(Knowing, action_dim=5, action_names=names)
+    spread = np.array([0.6, 0.6, 0.6, 0.2, 0.2]) * rng.standard_normal((11 * LENGTH, 5))
+    model.said = (world.actions.reshape(-1, 5) + spread).astype(np.float32)
+    report = evaluate(model, world, episodes=HELD_OUT)
+    held = holds(report)
+    assert held["inferred_against_controls"] is held["inferred_against_state_changes"] is True
+    assert held["inferred_against_controls_xyz"] is True
+    assert held["inferred_against_state_changes_xyz"] is False
+    assert answer_of(report).holds is True
+    assert "about x, y and z, where the state is recorded, a map" in answer_of(report).text
+    errors = {
+        key.partition("/")[2]: each for key, each in report.figures.items() if key.startswith("systematic_error/")
+    }
+    least = min(errors[key] for key in ("flow", "flow_kmeans", "mean", "proprio", "proprio_map"))
+    (said,) = [each.text for each in report.verdicts if each.key == "inferred_systematic"]
+    assert f"{errors['model']:.2f} is" in said
+    assert f" {least:.2f} of " in said
+
+
 def test_of_absolute_commands_what_they_add_to_the_state_is_judged():
     """The state as it is would have most of the variance; a model that says no more of commands than that has none."""
     world = World(episodes=11, length=LENGTH)

@@ -165,6 +165,7 @@ def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verd
     ):
         raise ValueError(f"{decision.by.key} does not hold, and the answer is: {decision.text}")
     short = [each.about for each in verdicts if each.holds is False and each.about.caveat and decision.caveats]
+    short = [about for about in short if about is not decision.by]  # which the text is about
     *others, last = [each.caveat for each in sorted(short, key=lambda about: -about.weight)] or [""]
     caveats = f" Mind that {', '.join(others)}{' and ' if others else ''}{last}." if last else ""
     return Answer(question, decision.holds, f"{decision.text}{caveats}", decision.way_out)

@@ -44,13 +44,17 @@ SPACE = of_actions(
     caveat="about x, y and z its actions say no more than the best control",
     weight=2,
 )
+READ_STATE = "Where episodes have the robot's state, infer actions from its changes"
 PROPRIO = of_actions(
     "inferred_against_state_changes",
-    advise(
-        "Where episodes have the robot's state, infer actions from its changes",
-        command("train", "idm", DATASET, "--from", "proprio", "--out", "new"),
-    ),
+    advise(READ_STATE, command("train", "idm", DATASET, "--from", "proprio", "--out", "new")),
     caveat="where the state is recorded, a map of its changes is as good",
+    weight=2,
+)
+PROPRIO_SPACE = of_actions(
+    "inferred_against_state_changes_xyz",
+    advise(f"{READ_STATE} as well", command("train", "idm", DATASET, "--from", "both", "--out", "new")),
+    caveat="about x, y and z, where the state is recorded, a map of its changes says more",
     weight=2,
 )
 LATER = of_actions(
@@ -66,24 +70,26 @@ SYSTEMATIC = of_actions(
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
 )
+JUDGED = ("Inferred actions", "Inferred movement (x, y, z)")  # by column
 DRAWN = (NO_LATER, PROPRIO_MAP, "flow", "proprio")  # controls in the chart
 
 
-@question("inferred", of=("actions",), criteria=(ALL, SPACE, PROPRIO, LATER), place=10)
+CRITERIA = (ALL, PROPRIO, SPACE, PROPRIO_SPACE, LATER)
+
+
+@question("inferred", of=("actions",), criteria=CRITERIA, place=10)
 def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     """Compare inferred actions with the known ones of held-out episodes, beside the controls."""
     own, rows = evidence.rows[0], evidence.rows
     later = next(row for row in rows if row.key == NO_LATER)
     mapped, rivals = next((row for row in rows if row.key == PROPRIO_MAP), None), rivals_to_all(rows)
     best = strongest(rivals, "linear")
-    pairs: list[tuple[ProbeRow | None, str, int, Criterion]]
-    pairs = [(best, "Inferred actions", 0, ALL), (mapped, "Inferred actions", 0, PROPRIO)]
-    pairs.append((later, "Inferred actions", 0, LATER))
+    pairs = [(best, 0, ALL), (mapped, 0, PROPRIO), (later, 0, LATER)]
     if evidence.space:
-        pairs.insert(1, (strongest(rivals, "linear", 1), "Inferred movement (x, y, z)", 1, SPACE))
+        pairs[2:2] = [(strongest(rivals, "linear", 1), 1, SPACE), (mapped, 1, PROPRIO_SPACE)]
     compared = (
-        comparison(evidence, what, own, row, "linear", column, about)
-        for row, what, column, about in pairs
+        comparison(evidence, JUDGED[column], own, row, "linear", column, about)
+        for row, column, about in pairs
         if row is not None
     )
     verdicts = [verdict for verdict in compared if verdict is not None]
@@ -107,7 +113,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         f"action, with 95 % intervals over episodes. {_of_what(evidence)}",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
         (chart,),
-        _reading(own, best),
+        _reading(own, top),
     )
     figures = readout_figures(evidence, "actions", rows)
     sections = (section, _over_time(evidence, own, top))
@@ -127,8 +133,11 @@ def _over_time(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None) -
 
 def rivals_to_all(rows: Sequence[ProbeRow]) -> list[ProbeRow]:
     """List the controls that see no more than the model: all but a map of the robot's own state."""
-    later = [row for row in rows if row.key == NO_LATER and row.scores]
-    return [row for row in (*rivals_of(rows), *later) if row.key != PROPRIO_MAP]
+    return [row for row in every_rival(rows) if row.key != PROPRIO_MAP]
+
+
+def every_rival(rows: Sequence[ProbeRow]) -> list[ProbeRow]:
+    return [*rivals_of(rows), *(row for row in rows if row.key == NO_LATER and row.scores)]
 
 
 def _of_what(evidence: ActionEvidence) -> str:
@@ -165,6 +174,8 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         texts[None] = "Take proprio where the state is recorded: a map of its changes gives actions as good"
         texts[False] = "No: take proprio where the state is recorded. A map of its changes gives better actions"
     found = decision(evidence, against, texts, numbers, "held out with known actions")
+    if wanted is PROPRIO and not found.holds:  # what else falls short says nothing of the map
+        found = replace(found, caveats=False)
     if found.holds and value < HALF:
         text = f"With care: it beats every control, but explains only {share} ({numbers})."
         return replace(found, holds=None, text=text)
@@ -185,7 +196,8 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         figures |= {f"systematic_error/{row.key}": values[0], f"error/{row.key}": values[1]}
     own, verdicts = figures["systematic_error/model"], []
     reading = f"Its systematic error is {own:.2f} standard deviations of the known actions"
-    if (best := strongest(rivals_to_all(rows), "linear")) is not None:
+    best = min(every_rival(rows), key=lambda row: figures[f"systematic_error/{row.key}"], default=None)
+    if best is not None:
         rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
         holds = above_zero(rival - own, span)
         word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"
