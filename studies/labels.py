@@ -14,7 +14,7 @@ from torch import Tensor
 import lattok
 from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
-from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
+from lattok.evaluation.evidence.unlearned import ResidualKMeans
 from lattok.nn.ridge import ridge_predictions
 from lattok.recipes import recipe_of
 from lattok.samples.frame_pairs import FramePairs, PairLabels

@@ -20,8 +20,8 @@ import lattok
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import select_episodes, split_by_task
 from lattok.data.vectors import read_vectors
-from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
+from lattok.evaluation.evidence.unlearned import Coordinates, Target
 from lattok.samples.frame_pairs import FramePairs, PairLabels
 from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 from studies.comparisons import BASE, read, success

@@ -20,8 +20,8 @@ from torch import Tensor
 
 import lattok
 from lattok.data import camera_keys
-from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
+from lattok.evaluation.evidence.unlearned import ResidualKMeans
 from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.base.features import FrozenFeatures

@@ -34,9 +34,10 @@ import lattok
 from benchmarks.common import environment, spread, write_results
 from lattok.data import RobotDataset, read_vectors
 from lattok.evaluation.evidence import Case, EvalOptions
-from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Probe, above_zero, linear_probe
+from lattok.evaluation.evidence.unlearned import Coordinates
 from lattok.evaluation.questions.dependence import variant_losses
 
 VARIANTS: dict[str, dict[str, Any]] = {

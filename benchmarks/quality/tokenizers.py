@@ -31,7 +31,7 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, spread, write_results
 from lattok.action_vq.base import families
-from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
+from lattok.evaluation.evidence.unlearned import ResidualKMeans
 from lattok.nn.kmeans import kmeans
 from lattok.samples import ActionWindows
 

@@ -20,7 +20,7 @@ from lattok.data import RobotDataset, dimension_names
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence
-from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, curves, episode_strip, films_of
@@ -128,8 +128,7 @@ def _candidate(
     with case.eval_mode():
         given = isinstance(model, GivenLabels)
         evidence = (GivenEvidence if given else LatentEvidence).gather(case, decoded)
-        assert evidence.target is not None  # `compare` asks for actions
-        probes = probe_rows(evidence, evidence.target)
+        probes = evidence.probes  # some: `compare` asks for actions
         size, speed = _size(evidence), {} if given else _speed(evidence)
         kind = next(iter(probes))
         against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change

@@ -28,11 +28,11 @@ from lattok.data.copies import with_copies
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, measured, out_of, register_evidence
-from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
+from lattok.evaluation.evidence.unlearned import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.wording import NEEDS_TRAINING, NOT_TRAINED
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics, ProprioMap, ProprioMapConfig

@@ -8,17 +8,17 @@ the label before    of the latest pair that ends where this one begins, zeros wi
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lattok.data.instructions import task_group
-from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot, score
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
+from lattok.evaluation.evidence.unlearned import Coordinates, Target
 from lattok.evaluation.report import Interval, TableRow
 from lattok.evaluation.wording import NEEDS_TRAINING, NO_START, NOT_TRAINED
 from lattok.labels import GivenLabels
@@ -101,8 +101,9 @@ class ProbeRow(NamedTuple):
 Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes read on both splits, [n, d] and [N, d]
 
 
-def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
-    """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
+def probe_rows(evidence: Any, target: Target) -> dict[str, list[ProbeRow]]:
+    """Fit the probes of `LatentEvidence` on the model's codes, if it has any, and latents, and on the controls of
+    either, which follow."""
     both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
     named = {key: ProbeRow(key, name, control=False) for key, name in OWN.items() if key in picks}
     own = [(row, [picks[key](pairs.latents) for pairs in both]) for key, row in named.items()]
@@ -119,7 +120,7 @@ def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[Probe
     return found
 
 
-def _as_they_are(evidence: LatentEvidence, target: Target) -> ProbeRow | None:
+def _as_they_are(evidence: Any, target: Target) -> ProbeRow | None:
     """Compare given labels with actions as they are, without a probe, where they have the same number of dimensions."""
     labels = evidence.held_out.latents.latents.flatten(1).double()
     if (
@@ -133,7 +134,7 @@ def _as_they_are(evidence: LatentEvidence, target: Target) -> ProbeRow | None:
     return ProbeRow(AS_THEY_ARE, "labels as they are, without a probe", scores, control=False)
 
 
-def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
+def _scores(evidence: Any, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
     """Fit the probes of an input on [n, d] and judge them on [N, d]."""
     (x, x_test), y, groups, y_test = rows, target.train, target.episodes, target.held_out
     found = {"linear": target.probe(*rows)}
@@ -154,7 +155,7 @@ def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow
     return rows[max(scored)[1]] if scored else None
 
 
-def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]]:
+def _controls(evidence: Any, target: Target) -> dict[str, list[Input]]:
     train, held_out, change = evidence.train, evidence.held_out, evidence.change
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
@@ -198,7 +199,7 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     return found
 
 
-def _of_labels(evidence: LatentEvidence, train: Tensor, held_out: Tensor) -> list[Input]:
+def _of_labels(evidence: Any, train: Tensor, held_out: Tensor) -> list[Input]:
     """Make the controls that are made of the labels themselves, [n, d] and [N, d]."""
     splits = {id(evidence.train): train, id(evidence.held_out): held_out}
     others = [train[_partners(evidence, pairs)] for pairs in (evidence.train, evidence.held_out)]
@@ -206,7 +207,7 @@ def _of_labels(evidence: LatentEvidence, train: Tensor, held_out: Tensor) -> lis
     return [(ProbeRow(*named), inputs) for named, inputs in zip(OF_LABELS.items(), (others, before), strict=True)]
 
 
-def _partners(evidence: LatentEvidence, pairs: PairSet) -> Tensor:
+def _partners(evidence: Any, pairs: PairSet) -> Tensor:
     """Find for each pair a training pair of the next other episode of its task, at the same share of it; of any task
     where there is no other."""
     task_of = {episode.index: task_group(episode) for episode in evidence.case.dataset.episodes}

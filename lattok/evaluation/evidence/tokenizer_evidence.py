@@ -16,7 +16,7 @@ from torch import Tensor
 from lattok.action_vq import FAST, UniformBins
 from lattok.data.alike import called, check_actions
 from lattok.evaluation.evidence import Case, Evidence, register_evidence
-from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
+from lattok.evaluation.evidence.unlearned import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
 from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchange
-from lattok.evaluation.evidence.probe_rows import PLAIN
+from lattok.evaluation.evidence.unlearned import CodeStream
 from lattok.evaluation.page.episode import image_tag, over_time
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
@@ -152,10 +152,12 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome:
     """Show codes over time, and the action beside what a probe reads of it from the labels."""
     held_out, lines = evidence.held_out, dict[str, tuple[str, Tensor]]()
     caption = "A held-out episode."
-    if evidence.target is not None and evidence.reading is not None and evidence.motion is not None:
-        lines = {"truth": ("true", evidence.target.held_out), "model": ("labels", evidence.reading.predicted)}
-        lines["rival"] = PLAIN["flow"][0], evidence.motion.predicted
-        caption += " Curves: the mean action over the gap, and what probes read of it from labels and block motion."
+    if evidence.target is not None and evidence.judged is not None:
+        own, best = evidence.judged
+        lines = {"truth": ("true", evidence.target.held_out), "model": ("labels", own.scores["linear"].probe.predicted)}
+        if best is not None:
+            lines["rival"] = best.plain, best.scores["linear"].probe.predicted
+        caption += " Curves: the mean action over the gap, and what probes read of it from labels and the best control."
     if evidence.codes:
         caption += " A colour is a code: those that mean something change when the robot does something else."
     rows = held_out.episode_of, held_out.frames.frame_of[held_out.rows]

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.evaluation.evidence import evenly
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, to_cpu
 from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
+from lattok.evaluation.evidence.unlearned import Target
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict

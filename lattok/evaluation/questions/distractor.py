@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
-from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
+from lattok.evaluation.evidence.unlearned import Coordinates, Target
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict

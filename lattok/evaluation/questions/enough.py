@@ -9,8 +9,9 @@ The curve is flat from the least k on from which all keep `ENOUGH` of the R^2 of
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import linear_probe
+from lattok.evaluation.evidence.unlearned import Target
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow
@@ -31,7 +32,7 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     numbers, pairs_of = episodes.unique(return_counts=True)
     if target is None or (count := len(numbers)) < 2 or int(pairs_of.min()) < LEAST_PAIRS:
         return None
-    if evidence.reading is None or bool(evidence.reading.r2.isnan().all()):  # actions that never change
+    if evidence.judged is None or (best := evidence.judged[1]) is None:  # actions that never change
         return None
     sizes = [*(2**i for i in range(count.bit_length()) if 2**i < count), count]
     kind, rows, figures = "codes" if "codes" in evidence.inputs else "latents", list[TableRow](), dict[str, float]()
@@ -53,9 +54,8 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     reading = f"With {checks.counted(sizes[flat], 'known episode')} R² is {least}, with all {count} {last}"
     reading += ": more would hardly help." if sizes[flat] <= count / 2 else ": more may still help."
     figures["known_episodes_enough"] = float(sizes[flat])
-    assert evidence.motion is not None
-    control = float(evidence.motion.r2.nanmean()), None, float(len(episodes))
-    rows.append(TableRow("flow", "raw block motion, all episodes", control))
+    control = best.value("linear", 0), None, float(len(episodes))
+    rows.append(TableRow(best.key, f"best control: {best.plain}, all episodes", control))
     columns = ("whole episodes", "scattered pairs", "pairs")
     table = Table("R² by known training episodes", columns, tuple(rows), digits=(".2f", ".2f", ".0f"))
     bars = [(row.name, "control" if row.control else "model", row.values[0]) for row in rows]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lattok.evaluation.evidence.latent_evidence import GivenEvidence, LatentEvidence
-from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
@@ -82,16 +82,15 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
     text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
     unknown = Decision(20, None, text, caveats=False)
-    if evidence.target is None:
+    probes, judged = evidence.probes, evidence.judged
+    if judged is None:
         return Outcome(decision=unknown)
-    probes = probe_rows(evidence, evidence.target)
     figures, verdicts, tables = dict[str, float](), list[Verdict](), list[Table]()
     for kind, rows in probes.items():
         figures.update(readout_figures(evidence, f"from_{kind}", rows))
         verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
-    kind = next(iter(probes))
-    best = strongest(rivals_of(probes[kind]), "linear")
+    kind, best = next(iter(probes)), judged[1]
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, Usage, level_allocation
+from lattok.evaluation.evidence.unlearned import ResidualKMeans
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():

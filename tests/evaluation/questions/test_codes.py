@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lattok.evaluation.evidence.latent_evidence import CodeStream
+from lattok.evaluation.evidence.unlearned import CodeStream
 from lattok.evaluation.questions.codes import collapse
 from lattok.evaluation.report import Verdict
 

@@ -13,7 +13,7 @@ from lattok.action_vq import UniformBins
 from lattok.data import Feature, LeRobotWriter
 from lattok.data.content import content_of, record_of
 from lattok.data.video import VideoWriter
-from lattok.evaluation.evidence.latent_evidence import FOLDS, task_folds
+from lattok.evaluation.evidence.unlearned import FOLDS, task_folds
 from lattok.evaluation.questions.history import seen_episodes
 from lattok.labels import with_labels
 from lattok.recipes import ImageLAMRecipe, recipe_for
