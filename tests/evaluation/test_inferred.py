@@ -265,7 +265,7 @@ def test_the_same_network_without_later_frames_is_trained_and_kept(world: World,
 def test_the_control_sees_nothing_later(world: World):
     evidence = gathered(model := small(offsets=(-1, 0, 1, 3), action_loss="l2", loss_forward=0.1), world)
     training = ControlTraining(SHORT, None, {})
-    control = _trained(model, evidence.source, [world.episodes[0]], training)
+    control = _trained(model, evidence.source, [world.episodes[0]], training, (-3, -1, 0))
     assert not control.config.learns_from_video  # it learns from the known actions alone
     assert control.config.offsets == (-3, -1, 0)
     assert control.config.action_loss == "l2"

@@ -15,7 +15,7 @@ model whose actions are added to the state, what is added is judged: the state a
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from lattok.evaluation.wording import NEEDS_TRAINING, NOT_TRAINED
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics, ProprioMap, ProprioMapConfig
 from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
-from lattok.image_lam.inverse.states import state_changes, values_at
+from lattok.image_lam.inverse.states import around_each, state_changes, values_at
 from lattok.nn.normalize import space_dims
 from lattok.nn.ridge import spread_of
 from lattok.samples.augment import Augmentation
@@ -61,8 +61,12 @@ class ActionEvidence(Evidence):
     case: Case
     source: PairSource  # its stride is the unit of the model's offsets
     held_out: PolicyWindows  # without pictures
+    train: PolicyWindows  # what controls learned from, without pictures
     rows: list[ProbeRow]  # the model first, then controls
-    scale: Tensor  # [m] deviations of the known actions
+    inputs: dict[
+        str, tuple[Tensor, Tensor]
+    ]  # what new heads may read of `train` and `held_out`: the model's latents, if
+    # there are any, as "model", and by their names what controls read
     bootstrap: Bootstrap
     known: str  # which episodes controls learned from
 
@@ -80,15 +84,18 @@ class ActionEvidence(Evidence):
         held_out = judged_episodes(source.dataset, str(source.action_key), case.split.held_out)
         episodes, known = known_episodes(case, source)
         note = partial(case.options.note, "episodes", total=len(held_out) + len(episodes))
-        flows, actions = [], []
+        flows, actions, latents = list[Tensor](), list[Tensor](), list[Tensor]()
         for done, (episode, frames) in enumerate(_decoded(case.model, source, [*held_out, *episodes])):
             if source.cameras:
                 flows.append(_motion(case.model, source, frames))
-            if done < len(held_out):
-                actions.append(torch.as_tensor(_inferred(case.model, source, episode, frames).actions))
+            if done < len(held_out) or latents:
+                found = _inferred(case.model, source, episode, frames)
+                actions.append(torch.as_tensor(found.actions))
+                if getattr(found, "latents", None) is not None:
+                    latents.append(torch.as_tensor(found.latents).flatten(1))
             note(done + 1)
         judged, train = (_taught(case.model, source, chosen) for chosen in (held_out, episodes))
-        own = torch.cat(actions).double()
+        own = torch.cat(actions[: len(held_out)]).double()
         if anchors := _anchors(case.model):
             own = own - values_at(_states(judged).double(), anchors)
         fitted = train.actions.double()
@@ -103,11 +110,25 @@ class ActionEvidence(Evidence):
             ),
             _without_later(case, source, held_out, episodes, judge),
         ]
+        inputs = dict[str, tuple[Tensor, Tensor]]()
+        if latents:
+            told = (
+                one_hot_tasks(train, judged)
+                if case.model.reads_task
+                else [torch.empty(len(x), 0) for x in (train, judged)]
+            )
+            said = torch.cat(latents[len(held_out) :]), torch.cat(latents[: len(held_out)])
+            inputs["model"] = torch.cat([said[0], told[0]], 1), torch.cat([said[1], told[1]], 1)
         if source.cameras:
             motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
             rows += _motion_controls(train, judged, motion, judge, case.options.seed)
-        rows += _controls(train, judged, judge, not isinstance(case.model, ProprioMap))
-        return cls(case, source, judged, rows, spread_of(fitted), bootstrap, known)
+            inputs["block motion"] = motion.first(motion.sizes[0])
+        mapped = not isinstance(case.model, ProprioMap)
+        rows += _controls(train, judged, judge, mapped)
+        if mapped and train.states is not None and judged.states is not None:
+            offsets = _map_config(train).offsets
+            inputs["state changes"] = _changes(train, offsets), _changes(judged, offsets)
+        return cls(case, source, judged, train, rows, inputs, bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,6 +137,34 @@ class ActionEvidence(Evidence):
     @property
     def space(self) -> list[int]:
         return space_dims(self.names)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """Deviations of the known actions, [m]."""
+        return spread_of(self.train.actions.double())
+
+    @property
+    def target(self) -> Target:
+        return Target(self.train.actions, self.train.episode_of, self.held_out.actions)
+
+    @property
+    def by_state(self) -> bool:
+        """Whether the model looks at states alone."""
+        return isinstance(self.case.model, ProprioMap)
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the network may be trained anew."""
+        return self.case.trains_controls and isinstance(self.case.model, InverseDynamics)
+
+    def trained_anew(self, count: int) -> Probe:
+        """Train the network on the actions of `count` known episodes, evenly spaced, and on nothing else."""
+        episodes = self.train.episodes
+        known = [episodes[i] for i in evenly(len(episodes), count).tolist()]
+        actions = _said_by_trained(
+            self.case, self.source, known, self.held_out.episodes, "anew", self.case.model.config.offsets
+        )
+        return score(actions, self.held_out.actions.double(), self.train.actions.double())
 
     @property
     def added(self) -> bool:
@@ -288,6 +337,12 @@ def _map_config(train: PolicyWindows) -> ProprioMapConfig:
     return ProprioMapConfig(widths[0], train.action_names, widths[1], train.state_names, anchors, offsets)
 
 
+def _changes(samples: PolicyWindows, offsets: tuple[int, ...]) -> Tensor:
+    """Return how the state differs around each frame, [F, d]."""
+    series = (around_each(each, offsets) for each in _by_episode(samples)[1])
+    return torch.cat([state_changes(each, offsets).flatten(1) for each in series])
+
+
 def _by_episode(samples: PolicyWindows) -> tuple[list[Tensor], list[Tensor]]:
     """Return actions and states of each episode."""
     lengths, states = [episode.length for episode in samples.episodes], samples.states
@@ -305,22 +360,33 @@ def _without_later(
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
         return row._replace(not_run=NEEDS_TRAINING)
+    offsets = tuple(sorted({-abs(offset) for offset in model.config.offsets}))  # as many, all earlier
+    actions = _said_by_trained(case, source, known, held_out, NO_LATER, offsets)
+    wanted, fitted = (_taught(model, source, each).actions.double() for each in (held_out, known))
+    return row._replace(scores={"linear": judge(score(actions, wanted, fitted))})
+
+
+def _said_by_trained(
+    case: Case, source: PairSource, known: list[Episode], held_out: list[Episode], name: str, offsets: tuple[int, ...]
+) -> Tensor:
+    """Return the actions [F, m] that the same network infers of held-out episodes, once it is trained on known ones;
+    or read them where they are kept."""
+    model, numbers = case.model, [[episode.index for episode in episodes] for episodes in (known, held_out)]
     training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key, model.state_key])
-    numbers = [[episode.index for episode in episodes] for episodes in (known, held_out)]
 
     def make() -> dict[str, Tensor]:
-        control = _trained(model, source, known, training)
+        control = _trained(model, source, known, training, offsets)
         found = (_inferred(control, source, *each) for each in _decoded(model, source, held_out))
         return {"actions": torch.cat([torch.as_tensor(each.actions) for each in found])}
 
-    actions = training.result(NO_LATER, model, [*map(len, numbers)], make, known=numbers)["actions"]
-    wanted, fitted = (_taught(model, source, each).actions.double() for each in (held_out, known))
-    return row._replace(scores={"linear": judge(score(actions.double(), wanted, fitted))})
+    return training.result(name, model, [*map(len, numbers)], make, known=numbers)["actions"].double()
 
 
-def _trained(model: Any, source: PairSource, known: list[Episode], training: ControlTraining) -> InverseDynamics:
-    """Train on the known actions alone: later frames become as many earlier ones."""
-    offsets, seed = tuple(sorted({-abs(offset) for offset in model.config.offsets})), training.options.seed
+def _trained(
+    model: Any, source: PairSource, known: list[Episode], training: ControlTraining, offsets: tuple[int, ...]
+) -> InverseDynamics:
+    """Train the same network, which looks at other frames, on the known actions alone."""
+    seed = training.options.seed
     config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_forward=0.0, loss_reversal=0.0, reversible=0)
     config = replace(config, smooth=0, anchors=(), proprio_map=None)
     sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
@@ -334,5 +400,5 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
         control.state_normalizer.fit(state_changes(states, offsets).flatten(0, 1))
     drawn = BatchOptions(training.options.batch_size, seed, changes=changes_of(model) or CHANGES)
     batches = PolicyBatches(samples, drawn)
-    training.fit("the same network without later frames", control, batches, config.loss_weights, model)
+    training.fit("the same network", control, batches, config.loss_weights, model)
     return control

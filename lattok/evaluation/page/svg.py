@@ -4,7 +4,7 @@ Written by hand: a panel is a few hundred bytes to a few kilobytes, and text sta
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from lattok.evaluation.wording import Interval, printed
@@ -12,7 +12,7 @@ from lattok.evaluation.wording import Interval, printed
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 LABEL, NAME = 104, 18  # room for the names of bars, and their letters
-PARETO = 240  # height
+PARETO, CURVES = 240, 190  # heights
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
 Point = tuple[str, str, float | None, float, Interval | None]  # name, class, x, y, interval of y
@@ -75,6 +75,45 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
     return _svg(parts, height, title)
+
+
+def growth(
+    title: str,
+    sizes: Sequence[int],
+    lines: Sequence[tuple[str, str, Mapping[int, tuple[float, Interval | None]], bool]],
+    flat: int,
+    level: tuple[str, float | None] | None = None,
+) -> str:
+    """Draw how values grow with `sizes`, each twice as far as half of it: (name, class, value and interval by size,
+    whether it is dashed). `flat`: size from which the first line is; `level`: name and value of a dashed control."""
+    known = [value for _, _, values, _ in lines for value, _ in values.values()]
+    ends = [end for _, span in lines[0][2].values() for end in span or ()]
+    top = max(*known, *ends, *([level[1]] if level and level[1] is not None else []))
+    low = max(min(0.0, *known), -0.3 * max(top, 1e-12))  # what is far below nothing must not flatten the rest
+    frame = _Frame(0, math.log2(sizes[-1]), low, top, CURVES)
+    parts, said = [_text(0, 14, title, "t"), *frame.axes("")], []
+    for i, size in enumerate(sizes):
+        if i != len(sizes) - 2 or math.log2(sizes[-1] / size) > 0.5:  # numbers do not overlap
+            parts.append(_text(frame.x(math.log2(size)), frame.bottom + 15, f"{size}", "m", "middle"))
+    at = frame.x(math.log2(flat))
+    parts.append(f'<path class="axis" stroke-dasharray="1 3" d="M{at:.1f} {frame.top}V{frame.bottom}"/>')
+    shown = [*lines]
+    if level is not None and level[1] is not None:
+        shown.append((level[0], "rival", dict.fromkeys(sizes, (level[1], None)), True))
+    for i, (name, kind, values, dashed) in enumerate(shown):
+        dashes = ' stroke-dasharray="5 3"' * dashed
+        points = " ".join(f"{frame.x(math.log2(k)):.1f},{frame.y(max(v, low)):.1f}" for k, (v, _) in values.items())
+        parts.append(f'<polyline class="{kind} line"{dashes} points="{points}"/>')
+        for size, (_, span) in values.items() if i == 0 else ():
+            if span is not None:
+                first, last = (frame.y(max(end, low)) for end in span)
+                x = frame.x(math.log2(size))
+                parts.append(f'<path class="{kind} line faint" d="M{x:.1f} {first:.1f}V{last:.1f}"/>')
+        y = CURVES + 10 + 16 * i
+        parts.append(f'<path class="{kind} line"{dashes} d="M{frame.left} {y - 4}h24"/>')
+        parts.append(_text(frame.left + 32, y, name, "n"))
+        said.append(f"{name} " + ", ".join(f"{k}: {v:.2f}" for k, (v, _) in values.items()))
+    return _svg(parts, CURVES + 16 * len(shown), f"{title}: {'; '.join(said)}")
 
 
 def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
