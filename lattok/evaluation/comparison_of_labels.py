@@ -26,7 +26,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, curves, episode_strip, films_of
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
-from lattok.evaluation.questions.readout import MEASURE, only, readout_figures, readout_verdicts
+from lattok.evaluation.questions.readout import MEASURE, by_the_clock, only, readout_figures, readout_verdicts
 from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, printed
 from lattok.labels import GivenLabels
@@ -131,7 +131,9 @@ def _candidate(
         probes = evidence.probes  # some: `compare` asks for actions
         size, speed = _size(evidence), {} if given else _speed(evidence)
         kind = next(iter(probes))
-        against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change
+        wanted = [f"{kind}_against_other_episode", f"{kind}_against_controls"]  # none where actions never change
+        judged = {each.key: each for each in readout_verdicts(evidence, kind, probes[kind])}
+        against = [judged[key] for key in wanted if key in judged]
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
         seen = _seen(evidence, probes[kind][0])
     less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in against]
@@ -326,6 +328,9 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
     if holds:
         caveat = "" if against else " Mind that its lead over the best control is within the noise."
+        if by_the_clock(best.verdicts, best.kind):
+            caveat += " Mind that its labels of another episode of the task at the same moment say as much."
+            against = None
         return Answer(question, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
     return Answer(question, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
 

@@ -99,16 +99,18 @@ def _report(every: Sequence[Evidence], outcomes: list[Outcome], provenance: Mapp
     evidence = every[0]
     case, shown = evidence.case, [outcome for outcome in outcomes if outcome.sections][:HEADLINE]
     readings = [outcome.headline or outcome.sections[0].reading for outcome in shown]
+    readings += [section.reading for outcome in outcomes for section in outcome.sections if section.lead]
     verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case)
     decisions = [outcome.decision for outcome in outcomes if outcome.decision is not None]
     found, decided = answer(evidence.asks, decisions, verdicts), heaviest(decisions)
     by = None if decided is None else decided.by
     verdicts = tuple(replace(each, decides=each.about is by) for each in verdicts)
     said = "" if found is None else found.text  # stands right above
+    readings = [*dict.fromkeys(each for each in readings if each and each not in said)]
     return Report(
         kind=evidence.kind,
         title=f"{case.model.source or type(case.model).__name__} on {case.dataset.name}",
-        headline=" ".join(each for each in readings if each and each not in said),
+        headline=" ".join(readings),
         verdicts=verdicts,
         figures={name: value for outcome in outcomes for name, value in outcome.figures.items()},
         sections=tuple(section for outcome in outcomes for section in outcome.sections),

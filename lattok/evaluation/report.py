@@ -124,6 +124,7 @@ class Section:
     reading: str = ""
     references: tuple[str, ...] = ()
     open: bool = False  # on the page, where others open on a click
+    lead: bool = False  # its reading stands on the first screen, too
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Labels that are there already, as a labeller: columns of a dataset, a folder, or arrays, whatever made them.
 
     rows of an episode of T frames      what they are labels of
-    T, or T - s                         one frame each; the last s have none
+    T, or T - s                         one frame each; the last s have none (half of T at most, if all are as long)
     T / k, rounded up or down           every k-th frame; each holds until the next
     T * k                               k of each frame, side by side in one label
 
@@ -139,7 +139,10 @@ class GivenLabels(Labeller):
             if all(n in (frames // every, -(-frames // every)) and n for frames, n in pairs):
                 self.every = every
                 return self
-        if not (count < length and all(0 < n == frames - length + count for frames, n in pairs)):
+        alike = len({*self._lengths.values()}) == 1  # then any number of rows would fit
+        if not (count < length <= (2 * count if alike else math.inf)) or any(
+            n != frames - length + count or not n for frames, n in pairs
+        ):
             expected = "a row for each frame, for every k-th one, or k for each, in all episodes alike"
             odd = next(index for index, frames in self._lengths.items() if rows[index] != frames)
             got = f"{rows[odd]} rows of episode {odd}, which has {self._lengths[odd]} frames"
@@ -221,6 +224,8 @@ def _rows(what: str, values: np.ndarray, part: str = "") -> np.ndarray:
     rows = values.reshape(len(values), math.prod(values.shape[1:]))
     if not rows.size and part != "valid":
         checks.refuse(what, "rows of numbers", f"{list(values.shape)}")
+    if values.dtype.kind == "u" and rows.size and rows.max() > np.iinfo(np.int64).max:
+        checks.refuse(what, f"codes up to {np.iinfo(np.int64).max}", f"{rows.max()}")
     return rows.astype(np.int64) if values.dtype.kind in "biu" and part != "vectors" else rows
 
 
@@ -258,9 +263,10 @@ def _of_arrays(dataset: RobotDataset, labels: Any, name: str) -> GivenLabels:
     """Cut an array of all frames [F, n], or take one of each episode."""
     episodes = dataset.episodes
     if isinstance(labels, Mapping):
-        return _of_rows(
-            dataset, name, {int(i): _rows(name, as_tensor(name, each).numpy()) for i, each in labels.items()}
-        )
+        numbers = {episode.index for episode in episodes}
+        if other := [key for key in labels if key not in numbers]:
+            checks.fail(name, f"arrays by the numbers of episodes of {dataset.name}", f"{other[0]!r:.60}")
+        return _of_rows(dataset, name, {i: _rows(name, as_tensor(name, each).numpy()) for i, each in labels.items()})
     if isinstance(labels, list | tuple) and len(labels) == len(episodes):
         each = (_rows(name, as_tensor(name, rows).numpy(force=True)) for rows in labels)
         return _of_rows(dataset, name, {episode.index: rows for episode, rows in zip(episodes, each, strict=True)})

@@ -196,13 +196,16 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     text = about(folder)
     assert "evaluated Fair. holds Codes fine" in text
     assert f"warning Falls short: No better. {criteria()['latents_against_controls'].elsewhere}" in text
-    assert f"Run: lattok evaluate {folder} DATASET --controls trained" in text
+    assert f"Train the controls too: lattok evaluate {folder} DATASET --controls trained" in text
     (folder / "run").mkdir()
     for written, name in (('{"dataset": "my data"}', "'my data'"), ('{"dataset": 3}', "DATASET"), ("{", "DATASET")):
         (folder / "run/recipe.json").write_text(written)
-        assert f"Run: lattok evaluate {folder} {name} --controls trained" in about(folder)
+        assert f"Train the controls too: lattok evaluate {folder} {name} --controls trained" in about(folder)
     (folder / "run/recipe.json").write_text('{"dataset": "data", "options": {"action_key": "expert_action"}}')
-    assert f"Run: lattok evaluate {folder} data --action-key expert_action --controls trained" in about(folder)
+    assert (
+        f"Train the controls too: lattok evaluate {folder} data --action-key expert_action --controls trained"
+        in about(folder)
+    )
     assert "1 holds up, 1 falls short, 1 is unclear." in text
 
 

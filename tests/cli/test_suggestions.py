@@ -455,7 +455,10 @@ def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
     assert "--action-key expert --as actions" in str(plainly.filled(ActionEvidence.use))
     for chosen, typed in (("2:4", "2:4"), ([1, 3], "1,3")):
         again = Case(case.model, dataset, case.split, EvalOptions(episodes=chosen)).filled(NOT_RUN)
-        assert str(again) == f"Run: lattok evaluate 'my lam' {root} --episodes {typed} --controls trained"
+        assert (
+            str(again)
+            == f"Train the controls too: lattok evaluate 'my lam' {root} --episodes {typed} --controls trained"
+        )
     dataset.features["latent.codes"] = dataset.features["latent2.valid"] = Feature("int64", (4,), None)
     assert " --prefix latent3 --out labelled" in str(plainly.filled(LatentEvidence.use))
     assert "--prefix" not in str(plainly.filled(ActionEvidence.use))

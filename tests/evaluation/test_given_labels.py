@@ -36,6 +36,34 @@ def codes(world, oracle) -> np.ndarray:
         return np.concatenate([oracle.encode_features(oracle.frame_features(each)).codes.numpy() for each in pairs])
 
 
+def clockwork() -> World:
+    """Every episode of a task does the same at the same moment, but for a little."""
+    world = World(episodes=16, length=40, tasks=2)
+    rng = np.random.default_rng(0)
+    plan = np.repeat(rng.standard_normal((2, 11, 3)), 4, axis=1)[:, :40]
+    world.actions = (plan[np.arange(16) % 2] + 0.3 * rng.standard_normal((16, 40, 3))).astype(np.float32)
+    return world
+
+
+FOOLING = {  # labels of 16 episodes of 40 frames, of their actions: whether they may be learned from, and why not
+    "true": (lambda actions: [*actions], True, "Yes: "),
+    "constant": (lambda actions: [np.zeros((40, 1), int)] * 16, False, "No: the codes have collapsed."),
+    "constant vectors": (lambda actions: [np.ones((40, 2))] * 16, False, "No: the labels say next to nothing"),
+    "of another task": (lambda actions: [*np.roll(actions, 1, 0)], None, "With care: "),
+    "shuffled rows": (lambda actions: [np.random.default_rng(1).permutation(each) for each in actions], False, "No: "),
+    "the episode": (lambda actions: [np.full((40, 1), i) for i in range(16)], False, "No: "),
+    "the clock": (lambda actions: [np.arange(40)[:, None] + 40 * (i % 2) for i in range(16)], None, "With care: "),
+}
+
+
+@pytest.mark.parametrize("kind", FOOLING)
+def test_labels_that_say_nothing_of_the_motion_are_told_apart(kind: str):
+    make, expected, begins = FOOLING[kind]
+    world = clockwork()
+    found = answer_of(evaluate(world, labels=make(world.actions), episodes="10:16"))
+    assert (found.holds, found.text[: len(begins)]) == (expected, begins)
+
+
 @pytest.mark.usefixtures("short_mlps")
 def test_codes_are_judged_as_they_are_through_their_model(world, oracle, codes):
     through, alone = evaluate(oracle, world, **HELD_OUT), evaluate(world, labels=codes, stride=STRIDE, **HELD_OUT)

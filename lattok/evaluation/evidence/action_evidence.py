@@ -1,6 +1,7 @@
 """Inverse dynamics models: the actions they infer on held-out episodes beside the known ones, and controls.
 
 mean action        of the episodes whose actions are known                  R^2 is 0
+moment             ridge on the task and the tenth of the episode        what the average episode has there
 state              ridge on proprio at the moment and the instruction       what could be said without looking
 block matching     PCA of the motion over the model's span, ridge           what a classical method shows
 its k-means codes  of that motion, 4 of 16                                  the same in 16 bits
@@ -29,7 +30,7 @@ from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, measured, out_of, register_evidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
-from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
+from lattok.evaluation.evidence.probe_rows import MOMENT, ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
 from lattok.evaluation.evidence.unlearned import Coordinates, ResidualKMeans, Target
@@ -50,6 +51,7 @@ from lattok.utils.commands import DATASET, MODEL, advise, command
 
 PROPRIO_MAP = "proprio_map"  # row of the control
 CODES, LEVELS = 16, 4  # of the k-means control
+TENTHS = 10  # parts of an episode
 CHANGES = Augmentation(crop=1.0, shift=0.125, brightness=0.2, contrast=0.2)  # of images, as the presets have it
 
 
@@ -308,6 +310,9 @@ def _controls(
     target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
     zeros = [torch.zeros(len(each), 1) for each in both]
     found = [ProbeRow("mean", "mean known action", {"linear": judge(target.probe(*zeros))})]
+    tenths = (one_hot(part_of(each, TENTHS)[:, None], TENTHS) for each in both)
+    moments = [(a[:, :, None] * b[:, None]).flatten(1) for a, b in zip(one_hot_tasks(*both), tenths, strict=True)]
+    found.append(ProbeRow(MOMENT, "task and tenth of the episode alone", {"linear": judge(target.probe(*moments))}))
     if train.states is None or judged.states is None:
         return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
     known = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
@@ -335,6 +340,13 @@ def _map_config(train: PolicyWindows) -> ProprioMapConfig:
     widths = acts[0].shape[1], states[0].shape[1]
     anchors = proposed_anchors(train.action_names, train.state_names, acts, states)
     return ProprioMapConfig(widths[0], train.action_names, widths[1], train.state_names, anchors, offsets)
+
+
+def part_of(samples: PolicyWindows, count: int) -> Tensor:
+    """Tell in which of `count` equal parts of its episode each frame is, int64 [F]."""
+    length = {episode.index: episode.length for episode in samples.episodes}
+    lengths = np.array([length[index] for index in samples.episode_of.tolist()])
+    return torch.from_numpy(count * samples.frame_of // lengths)
 
 
 def _changes(samples: PolicyWindows, offsets: tuple[int, ...]) -> Tensor:

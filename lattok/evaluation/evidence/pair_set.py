@@ -234,9 +234,11 @@ def _labelled(model: Any, frames: FramePairs) -> np.ndarray:
     pairs = zip(frames.episode_of.tolist(), frames.frame_of.tolist(), strict=True)
     kept = np.flatnonzero([known[episode][frame] for episode, frame in pairs])
     if not len(kept):
-        checks.fail(
-            "labels", f"labels of frames from which another is {frames.stride} later", "none", "Give a shorter stride."
-        )
+        if not any(each.any() for each in known.values()):
+            expected = f"labels in one of the episodes {checks.few_of([*known], 5)}"
+            checks.fail("labels", expected, "none: all are NaN, infinite or below 0", "Choose others: episodes.")
+        expected = f"labels of frames from which another is {frames.stride} later"
+        checks.fail("labels", expected, "none", "Give a shorter stride.")
     if len(kept) < len(frames):
         checks.note(f"{model.source}: {len(frames) - len(kept)} of {len(frames)} pairs have no label and are left out")
     return kept

@@ -30,11 +30,13 @@ OWN = {  # what is read of the model itself
     "latents": "latents before quantization",
     "env_latents": "environment latents",
 }
+OTHER_EPISODE = "other_episode"
 OF_LABELS = {  # controls that are made of the labels
-    "other_episode": "labels of another episode, same task and moment",
+    OTHER_EPISODE: "labels of another episode, same task and moment",
     "label_before": "label of the pair before",
 }
 APART = (LABELS_ONLY, NO_LATER, *OF_LABELS)  # controls that say something else than whether to take the model
+MOMENT = "moment"  # task and share of the episode that has passed
 AS_THEY_ARE = "as_actions"  # labels as wide as actions, of one frame each, compared without a probe
 PLAIN = {  # controls in words for a reader who has not met them, and in such that fit next to a bar
     "residual_kmeans": ("simple clustering of frame changes", "frame clusters"),
@@ -50,6 +52,8 @@ PLAIN = {  # controls in words for a reader who has not met them, and in such th
     "proprio_map": ("a map of its state changes", "state changes"),
     LABELS_ONLY: ("the same encoder trained on labels alone", "labels alone"),
     NO_LATER: ("the same network without later frames", "no later frames"),
+    OTHER_EPISODE: ("those of another episode of the task at the same moment", "another episode"),
+    MOMENT: ("the task and the moment alone", "task, moment"),
 }
 
 

@@ -41,7 +41,8 @@ KINDS = {
     "idm": "Inverse dynamics model",
     "proprio-map": "Map of state changes",
     "latent-vla": "Policy",
-    "comparison": "Models side by side",
+    "labels": "Labels",
+    "comparison": "Side by side",
     "rollouts": "Methods by rollouts",
 }
 GROUPS = {  # of verdicts, in their order: title, mark, class
@@ -144,12 +145,17 @@ def _verdicts(report: Report) -> Iterator[str]:
 
 
 def _section(section: Section) -> str:
-    parts = [f'<p class="reading">{escape(section.reading)}</p>'] if section.reading else []
-    parts += [f"<p>{escape(section.text)}</p>", *map(_table, section.tables)]
+    parts = [f'<p class="reading">{_said(section.reading)}</p>'] if section.reading else []
+    parts += [f"<p>{_said(section.text)}</p>", *map(_table, section.tables)]
     parts += [_pictures(each) for each in section.pictures if not each.top]
     if section.references:
         parts.append(f'<p class="refs">{escape("; ".join(section.references))}.</p>')
     return f"<section>{_folded(escape(section.title), ''.join(parts), section.open)}</section>"
+
+
+def _said(text: str) -> str:
+    """Escape a text; what is between backticks is a name."""
+    return re.sub(r"`([^`]+)`", r"<samp>\1</samp>", escape(text))
 
 
 def _table(table: Table) -> str:

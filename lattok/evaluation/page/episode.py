@@ -196,7 +196,7 @@ def over_time(
     worst, table = tables[0].rows[0], tables[0]
     said = ", ".join(f"{table.shown(value, i)} by {table.columns[i]}" for i, value in enumerate(worst.values))
     reading = f"Worst in {worst.name}: error {said}, in units of the variance of actions."
-    return Section("Where is it right, and where wrong?", text, tables, shown, reading)
+    return Section("Where is it right, and where wrong?", text, tables, shown, reading, lead=True)
 
 
 def _episode(clip: EpisodeView, films: str, tracks: str) -> str:

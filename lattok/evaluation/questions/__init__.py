@@ -13,7 +13,7 @@ from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, advise, comma
 from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next
-NOT_RUN = advise("Run", command("evaluate", MODEL, DATASET, "--controls", "trained"))
+NOT_RUN = advise("Train the controls too", command("evaluate", MODEL, DATASET, "--controls", "trained"))
 UNCLEAR = advise("Hold out more episodes, or average several seeds.")
 ALONE = advise(
     "Hold out five episodes or more, with known actions where these are judged: record more, or train with "

@@ -73,16 +73,16 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
     """Judge codes over all pairs: few may be in use, and whole rows still carry what k-means does at equal bits."""
     both = [torch.cat([stream.train, stream.held_out]) for stream in (model, control)]
     own, kmeans = (code_statistics(codes, model.size) for codes in both)
-    size, pairs = model.size, len(both[0])
+    size, pairs, said = model.size, len(both[0]), max(0.0, own.joint_entropy)  # of one code it is -0
     repeat = own.tokens_repeat
-    few = min(own.used) < size / 2 or min(own.perplexity) < size / 4
+    few = min(own.used) < size / 2 or min(own.perplexity) < size / 4 or own.joint_entropy <= 0
     idle = few and own.joint_entropy < MIN_JOINT_SHARE * kmeans.joint_entropy
     still = kmeans.joint_entropy == 0  # all pairs look alike
     less = f"less than {MIN_JOINT_SHARE:.0%} as many, much of a codebook is idle"
     state = "the tokens repeat one another" if repeat else less if idle else "no collapse"
     text = (
         f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
-        f"{own.joint_entropy:.1f} bits over all {pairs} pairs, those of simple clustering {kmeans.joint_entropy:.1f}: "
+        f"{said:.1f} bits over all {pairs} pairs, those of simple clustering {kmeans.joint_entropy:.1f}: "
         f"{'all pairs look alike' if still else state}"
     )
     return Verdict(text, None if still else not (repeat or idle), IN_USE)

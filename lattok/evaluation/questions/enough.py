@@ -108,7 +108,7 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     )
     fitted = Fitted.of(evidence.target, evidence.bootstrap)
     level = f"best control: {best.plain}", best.value("linear", 0)
-    return _outcome(fitted, evidence.labels, {}, evidence.seed, text, level)
+    return _outcome(fitted, evidence.labels, {}, evidence.seed, text, "The probe reads", level)
 
 
 @question("enough_actions", of=("actions",), place=35)
@@ -128,10 +128,11 @@ def enough_actions_outcome(evidence: ActionEvidence) -> Outcome | None:
         text += "The lines of controls learn from the given episodes alone."
         if not evidence.retrains:
             text += " So does the network itself, trained anew, with controls=trained."
+    who = "Fitted anew it has" if evidence.by_state else "A new head on its encoder has"
     others = {name: each for name, each in evidence.inputs.items() if name != "model"}
     fitted = Fitted.of(evidence.target, evidence.bootstrap)
     anew = partial(_trained_anew, evidence, fitted) if evidence.retrains else None
-    return _outcome(fitted, own, others, evidence.case.options.seed, text, anew=anew)
+    return _outcome(fitted, own, others, evidence.case.options.seed, text, who, anew=anew)
 
 
 def _trained_anew(evidence: ActionEvidence, fitted: Fitted, count: int) -> Curve:
@@ -151,6 +152,7 @@ def _outcome(
     others: Mapping[str, Inputs],
     seed: int,
     text: str,
+    who: str,
     level: tuple[str, float | None] | None = None,
     anew: Callable[[int], Curve] | None = None,
 ) -> Outcome | None:
@@ -164,7 +166,7 @@ def _outcome(
     sizes, values = [*pairs], [value for value, _ in curves[0].values.values()]
     flat = next(i for i in range(len(sizes)) if min(values[i:]) >= ENOUGH * values[-1] or i == len(sizes) - 1)
     least, last = (printed(value, ".2f") for value in (values[flat], values[-1]))
-    reading = f"With {checks.counted(sizes[flat], 'known episode')} R² is {least}, with all {count} {last}"
+    reading = f"{who} R² {least} from {checks.counted(sizes[flat], 'known episode')}, {last} from all {count}"
     reading += ": more would hardly help." if sizes[flat] <= count / 2 else ": more may still help."
     if anew is not None:
         curves.append(curve := anew(count))
@@ -188,6 +190,6 @@ def _outcome(
     caption = (
         "R² of held-out actions by how many known episodes were learned from; the dotted line: from there it is flat."
     )
-    chart = svg.growth("R² of the action", sizes, [each[1:] for each in curves], sizes[flat], level)
-    section = Section(TITLE, text, (table,), (Pictures(caption, (chart,), wide=True),), reading)
+    chart = svg.growth("R² by known episodes", sizes, [each[1:] for each in curves], sizes[flat], level)
+    section = Section(TITLE, text, (table,), (Pictures(caption, (chart,)),), reading, lead=True)
     return Outcome((section,), figures)

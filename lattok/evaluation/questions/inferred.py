@@ -14,18 +14,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.action_evidence import PROPRIO_MAP, ActionEvidence
-from lattok.evaluation.evidence.probe_rows import ProbeRow, rivals_of, strongest
+from lattok.evaluation.evidence.action_evidence import PROPRIO_MAP, ActionEvidence, part_of
+from lattok.evaluation.evidence.probe_rows import MOMENT, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
+from lattok.evaluation.questions.readout import comparison, decision, readout_figures
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 from lattok.utils import checks
@@ -71,7 +70,7 @@ SYSTEMATIC = of_actions(
     weight=1,
 )
 JUDGED = ("Inferred actions", "Inferred movement (x, y, z)")  # by column
-DRAWN = (NO_LATER, PROPRIO_MAP, "flow", "proprio")  # controls in the chart
+DRAWN = (NO_LATER, PROPRIO_MAP, "flow", "proprio", MOMENT)  # controls in the chart
 
 
 CRITERIA = (ALL, PROPRIO, SPACE, PROPRIO_SPACE, LATER)
@@ -104,7 +103,11 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     kinds = {row.key: "rival" if row is top else "control" for row in rows}
     drawn = [(row.short, kinds[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
     bars = svg.bars("How right its actions are, R²", [("inferred", "model", own.value("linear", 0)), *drawn], ".2f")
-    chart = Pictures(f"{MEASURE} Orange: the best control.", (bars,), wide=True, top=True)
+    measure = (
+        "R² is the share of how the robot's actions vary that is in the inferred ones, on episodes kept aside: 1 is "
+    )
+    measure += "all of it, 0 no better than the mean action. Orange: the best control."
+    chart = Pictures(measure, (bars,), wide=True, top=True)
     section = Section(
         "Does it say what the robot did?",
         f"Actions are inferred for all {checks.counted(len(evidence.held_out), 'frame')} of "
@@ -217,10 +220,8 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
 
 def cells_of(evidence: ActionEvidence) -> Tensor:
     """Number the cells that held-out frames are in, int64 [F]: task x fifth of the episode."""
-    held_out = evidence.held_out
-    length = {episode.index: episode.length for episode in held_out.episodes}
-    fifths = FIFTHS * held_out.frame_of // np.array([length[index] for index in held_out.episode_of.tolist()])
-    return torch.from_numpy(np.unique(held_out.task_of * FIFTHS + fifths, return_inverse=True)[1])
+    cells = torch.as_tensor(evidence.held_out.task_of) * FIFTHS + part_of(evidence.held_out, FIFTHS)
+    return cells.unique(return_inverse=True)[1]
 
 
 def mean_squares(gaps: Tensor, cells: Tensor) -> Tensor:

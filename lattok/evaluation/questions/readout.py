@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lattok.evaluation.evidence.latent_evidence import GivenEvidence, LatentEvidence
-from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, rivals_of, strongest
+from lattok.evaluation.evidence.probe_rows import OTHER_EPISODE, PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
@@ -22,6 +23,11 @@ REFERENCES = (
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
 OTHER_TASKS = "What the {} mean depends on the task: train on more tasks, or keep to those trained on."
+LITTLE = 0.05  # R^2 below which labels say next to nothing, if it is surely not twice as much
+CLOCK = advise(
+    "How far the task has come may be all that they hold: judge on episodes that differ in pace and start, or look at "
+    "tasks that were not seen."
+)
 STORE = "Store the raw frame change (PCA) instead of latents, or "
 CRITERIA = (
     Criterion(
@@ -43,6 +49,7 @@ CRITERIA = (
         use=True,
         caveat="on tasks that were not seen a control says more",
     ),
+    Criterion("codes_against_other_episode", CLOCK, use=True),
     Criterion(
         "codes_against_labels_alone",
         advise(
@@ -60,6 +67,7 @@ CRITERIA = (
         advise("{Label}; for continuous targets the raw frame change is a serious rival."),
     ),
     Criterion("latents_new_tasks", advise(OTHER_TASKS.format("latents")), use=True),
+    Criterion("latents_against_other_episode", CLOCK, use=True),
     Criterion(
         "latents_against_labels_alone",
         advise("Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels."),
@@ -99,19 +107,19 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds[1]}.",
         tuple(tables),
-        (_overview(kind, probes[kind], best),),
-        _reading(figures, kind, best),
+        (_overview(evidence, kind, probes[kind], best),),
+        _reading(evidence, figures, kind, best),
         REFERENCES,
     )
     return Outcome((section,), figures, verdicts, _decision(evidence, probes[kind][0], best, verdicts) or unknown)
 
 
-def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
+def _overview(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
     """Draw what decides: the model, its best control, the architecture untrained, one frame alone."""
     named = {row.key: row for row in rows}
     others = [named[key] for key in ("untrained", "current_frame") if best is None or key != best.key]
     others = [row for row in others if row.scores]
-    bars = [("model", "model", rows[0].value("linear", 0))]
+    bars = [("labels" if isinstance(evidence, GivenEvidence) else "model", "model", rows[0].value("linear", 0))]
     bars += [] if best is None else [(best.short, "rival", best.value("linear", 0))]
     bars += [(row.short, "control", row.value("linear", 0)) for row in others]
     caption = f"{MEASURE} Orange: the best control, something that learned nothing or sees less."
@@ -125,14 +133,30 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
     if against is None or best is None:
         return None
     value, rival = (printed(row.value("linear", 0) or 0.0, ".2f") for row in (own, best))
-    given = isinstance(evidence, GivenEvidence)  # nothing says what made them, and from which episodes
-    where, whose = ("held-out episodes", "the") if given else ("episodes it has not seen", "its")
+    where, what = "episodes it has not seen", _called(evidence, kind)
+    if isinstance(evidence, GivenEvidence):  # nothing says what made them, and from which episodes
+        where = "held-out episodes"
     texts = {
-        True: f"Yes: on {where}, {whose} {kind} say more about the robot's action than {best.plain}",
-        None: f"It makes no clear difference: {whose} {kind} say about as much about the action as {best.plain}",
-        False: f"No: {best.plain} says as much about the action as {whose} {kind} do",
+        True: f"Yes: on {where}, {what} say more about the robot's action than {best.plain}",
+        None: f"It makes no clear difference: {what} say about as much about the action as {best.plain}",
+        False: f"No: {best.plain} says as much about the action as {what} do",
     }
-    return decision(evidence, against, texts, f"R² {value} against {rival}", "held out")
+    numbers, span = f"R² {value} against {rival}", own.scores["linear"].intervals[0]
+    if span is not None and (own.value("linear", 0) or 0.0) < LITTLE and span[1] < 2 * LITTLE:
+        text = f"No: {what} say next to nothing about the robot's action (R² {value}, at most "
+        text += f"{printed(max(span[1], 0.0), '.2f')})."
+        return Decision(20, False, text, by=against.about)
+    found = decision(evidence, against, texts, numbers, "held out")
+    if found.holds and by_the_clock(verdicts, kind):
+        text = f"With care: {what} say more about the robot's action than {best.plain} ({numbers}), but those of "
+        text += "another episode of the task at the same moment say as much: they may hold no more than that moment."
+        return replace(found, holds=None, text=text)
+    return found
+
+
+def by_the_clock(verdicts: Sequence[Verdict], kind: str) -> bool:
+    """Tell whether labels are no better than those of another episode of the task at the same moment."""
+    return any(each.key == f"{kind}_against_other_episode" and not each.holds for each in verdicts)
 
 
 def only(count: int) -> str:
@@ -150,7 +174,12 @@ def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], 
     return Decision(20, None, f"That cannot be told: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
 
 
-def _reading(figures: dict[str, float], kind: str, rival: ProbeRow | None) -> str:
+def _called(evidence: Any, kind: str) -> str:
+    """Name what is read: that of a model, or labels as such."""
+    return "the labels" if isinstance(evidence, GivenEvidence) else f"its {kind}"
+
+
+def _reading(evidence: Any, figures: dict[str, float], kind: str, rival: ProbeRow | None) -> str:
     """Compare the model with the strongest control in one sentence."""
     if f"r2_from_{kind}/{kind}" not in figures or rival is None:
         return ""
@@ -158,7 +187,8 @@ def _reading(figures: dict[str, float], kind: str, rival: ProbeRow | None) -> st
     def share(key: str, prefix: str = "") -> str:
         return explained_share(figures[f"{prefix}r2_from_{kind}/{key}"])
 
-    text = f"Its {kind} explain {share(kind)} of how the actions of held-out episodes vary, "
+    what = _called(evidence, kind)
+    text = f"{what[:1].upper()}{what[1:]} explain {share(kind)} of how the actions of held-out episodes vary, "
     text += f"{rival.plain} {share(rival.key)}"
     if f"r2_from_{kind}/{LABELS_ONLY}" in figures:
         text += f", the same encoder trained on labels alone {share(LABELS_ONLY)}"
@@ -214,8 +244,9 @@ def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRo
         if best is not None and (evidence.space or column == 0):
             about = BY_KEY[f"{kind}_{key}"]
             found.append(comparison(evidence, what.format(kind), rows[0], best, probe, column, about))
-    alone, about = next(row for row in rows if row.key == LABELS_ONLY), BY_KEY[f"{kind}_against_labels_alone"]
-    found.append(comparison(evidence, COMPARED[0][2].format(kind), rows[0], alone, "linear", 0, about))
+    for key, name in ((OTHER_EPISODE, "other_episode"), (LABELS_ONLY, "labels_alone")):
+        other, about = next(row for row in rows if row.key == key), BY_KEY[f"{kind}_against_{name}"]
+        found.append(comparison(evidence, COMPARED[0][2].format(kind), rows[0], other, "linear", 0, about))
     return [verdict for verdict in found if verdict is not None]
 
 
