@@ -47,12 +47,14 @@ READ_STATE = "Where episodes have the robot's state, infer actions from its chan
 PROPRIO = of_actions(
     "inferred_against_state_changes",
     advise(READ_STATE, command("train", "idm", DATASET, "--from", "proprio", "--out", "new")),
+    use=True,
     caveat="where the state is recorded, a map of its changes is as good",
     weight=2,
 )
 PROPRIO_SPACE = of_actions(
     "inferred_against_state_changes_xyz",
     advise(f"{READ_STATE} as well", command("train", "idm", DATASET, "--from", "both", "--out", "new")),
+    use=True,
     caveat="about x, y and z, where the state is recorded, a map of its changes says more",
     weight=2,
 )
@@ -119,8 +121,8 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         _reading(own, top),
     )
     figures = readout_figures(evidence, "actions", rows)
-    sections = (section, _over_time(evidence, own, top))
-    return Outcome(sections, figures, verdicts, _decision(evidence, own, top, verdicts))
+    sections = (section, over := _over_time(evidence, own, top))
+    return Outcome(sections, figures, verdicts, _decision(evidence, own, top, verdicts), over.reading)
 
 
 def _over_time(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None) -> Section:
