@@ -83,7 +83,7 @@ def evaluate(
             model's own, or what is known of labels, else 1.
         out: Folder for the report (default: report/ in the model's folder, or here if the model is not a folder).
         controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
-            latents; or an inverse dynamics model that sees no later frames.
+            latents; or an inverse dynamics model that sees no later frames, and two of fewer known episodes.
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
     """

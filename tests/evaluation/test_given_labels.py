@@ -138,7 +138,7 @@ def test_actions_of_a_foreign_script_stand_beside_others_in_one_table(world, cod
         (np.zeros((3, 2)), r"400 rows, one for each frame of planted"),
         ([np.zeros((n, 2)) for n in (40, 39, *[40] * 8)], "a row for each frame"),
         ({0: np.zeros((40, 2))}, "labels of all 10 episodes"),
-        (np.full((400, 2), np.nan), "labels of frames from which another is 1 later"),
+        (np.full((400, 2), np.nan), "labels in one of the episodes"),
         (np.tile([3, -1], (400, 1)), "as many codes in every row"),
         (np.full((400, 1), "a"), "an array of real numbers"),
         (np.arange(400)[:, None] * 10**9, "at most 50 different codes"),

@@ -5,7 +5,7 @@
 
 Of labels the map is the probe of `readout`. Of an inverse model it is a new head: it reads the latents of the trained
 encoder, which has learned from all actions that the model knew. What a map of state changes and block motion say of as
-many episodes is beside it, and trained controls train the whole network anew on a quarter, half and all of them.
+many episodes is beside it, and trained controls train the whole network anew on a quarter and half of them.
 The curve is flat from the least k on from which all keep `ENOUGH` of the R^2 of all episodes.
 """
 
@@ -29,7 +29,7 @@ from lattok.utils.seeds import derive_seed
 
 DRAWS, ENOUGH = 3, 0.95
 LEAST_PAIRS = 4  # of an episode, so that some choose the ridge
-PARTS = (4, 2, 1)  # all episodes, divided by these, train the network anew
+PARTS = (4, 2)  # all episodes, divided by these, train the network anew
 TITLE = "How many known actions are enough?"
 
 Read = tuple[float, Interval | None]
@@ -126,8 +126,11 @@ def enough_actions_outcome(evidence: ActionEvidence) -> Outcome | None:
             "actions that the model knew: trained with fewer it would say less. "
         )
         text += "The lines of controls learn from the given episodes alone."
-        if not evidence.retrains:
-            text += " So does the network itself, trained anew, with controls=trained."
+        whole = evidence.rows[0].value("linear", 0) or 0.0
+        text += (
+            " So does the network itself where it is trained anew, on a quarter and half of them (controls=trained); "
+        )
+        text += f"this model has R² {printed(whole, '.2f')}."
     who = "Fitted anew it has" if evidence.by_state else "A new head on its encoder has"
     others = {name: each for name, each in evidence.inputs.items() if name != "model"}
     fitted = Fitted.of(evidence.target, evidence.bootstrap)
@@ -175,11 +178,11 @@ def _outcome(
     figures = {f"r2_of_{each.key}/{size}": value for each in curves for size, (value, _) in each.values.items()}
     figures["known_episodes_enough"] = float(sizes[flat])
     rows = []
-    for size in sizes:
+    for size in sorted({size for each in curves for size in each.values}):
         cells = [each.values.get(size, (None, None)) for each in curves]
         found, spans = zip(*cells, strict=True)
         name = checks.counted(size, "episode")
-        rows.append(TableRow(f"{size}", name, (float(pairs[size]), *found), False, intervals=(None, *spans)))
+        rows.append(TableRow(f"{size}", name, (pairs.get(size), *found), False, intervals=(None, *spans)))
     columns = ("pairs", *(each.name for each in curves))
     if level is not None:
         rows.append(
