@@ -39,6 +39,7 @@ from lattok.cli.doctor import COUNTED
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.inference import for_inference
+from lattok.nn.rounding import Rounding
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, recipe_of
 from lattok.training import RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS, read_metrics
@@ -245,10 +246,10 @@ def memory(device: torch.device, quick: bool, folder: Path) -> dict[str, Any]:
             made = over_base(name, opened, DEPTH, TOWER["depth"])
         module.empty_cache()
         (model, optimizer), samples = placed(made[0], str(device)), 4 if quick else PRESETS[name]
-        batch = there(made[1](samples), str(device))
+        batch, rounding = there(made[1](samples), str(device)), Rounding(model)
         for _ in range(3):  # the first makes the state of the optimiser
             module.reset_peak_memory_stats(device)
-            step(model, batch, made[2], optimizer, "bf16", device.type)
+            step(model, batch, made[2], optimizer, "bf16", device.type, rounding)
         entry, reserved = table[name]["bf16"], getattr(module, "max_memory_reserved", module.max_memory_allocated)
         counted, measured = entry["fixed"] + samples * entry["sample"], module.max_memory_allocated(device)
         found[name] = {"samples": samples, "counted_gb": counted / 1e9, "allocated_gb": measured / 1e9}

@@ -5,7 +5,9 @@ python -m benchmarks.speed.launches --out benchmarks/results/launches.json    # 
 Operations, casts, bytes that all but products move, multiplications and additions, and what the host waits for, each
 of one step of the loop or of 32 frames: see counts.py. They are counted on the stand-in of tests/accelerator.py, in
 mixed precision. What has a base model is counted at few layers of its own width, and what a layer adds is linear, which
-`--full` checks. `small` are toys, which a test counts anew.
+`--full` checks. `small` are toys, which a test counts anew; `before` was counted in the same way at another commit.
+`predicted` is what an H100 would need, before anything is measured on one: the longer of what launches take there and
+what products and bytes do. Beside it is the same for `before`, and what `gpu.json` measured then.
 """
 
 import argparse
@@ -39,6 +41,14 @@ STORED = Path(__file__).parents[1] / "results" / "launches.json"
 PRESETS = ("action-vq/p2t", "image-lam/small+robust+flow", "image-lam/full+robust+flow", "moto-lam/small", "idm/small")
 BASES = tuple(name for name in BASE if "checkpointing" not in name and name != "vla/libero")
 SAMPLES, STRIDE = 4, 8
+LAUNCH = 38e-6  # seconds of the host an operation: an H100's .56 s a step of LA-Cond, by its operations then
+BANDWIDTH = 2.7e12  # bytes a second of an H100's memory, .8 of what the maker names
+MEASURED = {  # what gpu.json has of what is counted here -> its part and figure, a second; samples or frames at once
+    "labelling bfloat16": ("labelling", "bfloat16", "frames_per_s", MAX_BLOCK),
+    "vla/la_cond": ("la_cond", "", "samples_per_s", 32),
+    "image-lam/small+robust+flow": ("families", "image-lam", "samples_per_s", 16),
+    "action-vq/p2t": ("families", "action-vq", "samples_per_s", 128),
+}
 Figures = dict[str, int]
 
 
@@ -133,8 +143,9 @@ def small() -> dict[str, Figures]:
     torch.manual_seed(0)
     found = dict[str, Figures]()
     with tempfile.TemporaryDirectory() as folder:
-        with standin():
-            found["vla/la_cond"] = step(strategy("la_cond", Path(folder), NARROW, {})(2, 2), 2)
+        for name in ("la_cond", "la_align", "la_tok_c"):
+            with standin():
+                found[f"vla/{name}"] = step(strategy(name, Path(folder), NARROW, {})(2, 2), 2)
         for kind, (module, batch, weights) in learners(quick=True).items():
             with standin():
                 found[kind] = step((module, lambda _, batch=batch: batch, weights), len(batch[0]))
@@ -172,6 +183,26 @@ def published(only: str, full: bool) -> dict[str, Figures]:
     return found
 
 
+def predicted(
+    published: Mapping[str, Figures], before: Mapping[str, Any], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Samples or frames a second that an H100 would reach, by these counts and those of before, and what it did."""
+    product = 1e12 * measured["la_cond"]["bfloat16_tflops"]["product"]
+    found = dict[str, Any]()
+    for name, (part, own, figure, count) in MEASURED.items():
+        times = 1 if name.startswith("labelling") else count / SAMPLES
+
+        def rate(row: Figures, count: int = count, times: float = times) -> dict[str, Any]:
+            host, device = row["operations"] * LAUNCH, times * (row["flop"] / product + row["bytes"] / BANDWIDTH)
+            return {"a_second": count / max(host, device), "host_s": host, "device_s": device}
+
+        if name in published:
+            then = measured[part][own] if own else measured[part]
+            found[name] = {"now": rate(published[name]), "measured_before": then[figure]}
+            found[name] |= {"before": rate(before[name])} if name in before else {}
+    return found
+
+
 def shown(found: Mapping[str, Figures], before: Mapping[str, Figures]) -> str:
     """Counts, and as a share of the stored ones."""
     rows = ["| | " + " | ".join(FIGURES) + " |", "|---" * (1 + len(FIGURES)) + "|"]
@@ -198,7 +229,9 @@ def main() -> None:
     print(shown(counts, stored["published"]))
     print(shown(toys, stored["small"]))
     if args.out is not None:
-        rows = {"published": stored["published"] | counts, "small": toys}
+        rows = {"published": stored["published"] | counts, "small": toys, "before": stored.get("before", {})}
+        measured = json.loads((STORED.parent / "gpu.json").read_text())
+        rows["predicted"] = predicted(rows["published"], rows["before"], measured)
         write_results(args.out, {"environment": environment() | _versions(), **rows})
 
 

@@ -15,6 +15,7 @@ import gc
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lattok.cli.doctor import CARDS, parts_that_fit
 from lattok.image_lam import ImageLAM, MotoLAM, PairLearner
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.quantize import VectorQuantizer
+from lattok.nn.rounding import Rounding
 from lattok.recipes import recipe_of
 from lattok.types import ActionBatch, PairBatch, PolicyBatch
 from tests.accelerator import NAME, Device, standin
@@ -92,10 +94,18 @@ GIVEN |= {"moto-lam/moto": HELD, "moto-lam/small": HELD}
 
 
 def step(
-    model: nn.Module, batch: Any, weights: Mapping[str, float], optimizer: Any, precision: str, device: str = NAME
+    model: nn.Module,
+    batch: Any,
+    weights: Mapping[str, float],
+    optimizer: Any,
+    precision: str,
+    device: str = NAME,
+    rounding: Rounding | None = None,
 ) -> None:
-    """One step, as the loop takes it."""
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    """One step, as the loop takes it, with a `rounding` of mixed precision that has seen those before."""
+    mixed = precision == "bf16"
+    together = (rounding or Rounding(model)).of_pass() if mixed else nullcontext()
+    with torch.autocast(device, torch.bfloat16, enabled=mixed), together:
         terms = model(batch)
         loss = torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum()
     loss.backward()
@@ -121,13 +131,13 @@ def count(device: Device, made: Made, precision: str, sizes: tuple[int, int] = S
     """Bytes of the fixed part and of a sample, and multiplications and additions of a sample, both ways."""
     model, batches, weights = made
     model, optimizer = placed(model, NAME)
-    peaks, work = [], 0
+    peaks, work, rounding = [], 0, Rounding(model)
     for number, samples in enumerate((sizes[0], *sizes)):  # the first makes the state of the optimiser
         batch = there(batches(samples), NAME)
         gc.collect()
         device.peak = device.live
         with FlopCounterMode(display=False) as counter:
-            step(model, batch, weights, optimizer, precision)
+            step(model, batch, weights, optimizer, precision, rounding=rounding)
         peaks, work = [*peaks, device.peak] if number else [], counter.get_total_flops()
     each = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
     return {"fixed": peaks[0] - sizes[0] * each, "sample": each, "flop": work / sizes[1]}
