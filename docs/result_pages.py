@@ -67,6 +67,8 @@ GROUPS = {
         "streaming_start",
         "streaming_rate",
         "streaming_wait",
+        "lerobot_v21_rate",
+        "lerobot_v21_open",
     ),
     "On a GPU": ("gpu", "compiled_gpu"),
     "What goes wrong": ("kill", "kill_runs"),
