@@ -1,7 +1,7 @@
-"""Published checkpoints as lattok models: `lattok.convert.lapa_laq(path)`. Each importer stands with its model.
+"""Published checkpoints as lattok models: `lattok.convert.lapa_laq(path)`. Each importer is beside its model.
 
-Each raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped. `lattok.hub.checkpoint`
-says how one registers itself; a name here is that of the command, with _ for -.
+Each raises a `LattokError` that lists every tensor that is missing, unexpected or of another shape. Names are those of
+the command, with _ for -; `lattok.hub.checkpoint` says how an importer registers itself.
 """
 
 from collections.abc import Callable

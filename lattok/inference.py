@@ -33,7 +33,8 @@ def for_inference(model: TrainedPairModel, precision: str = "float32") -> "FastI
 class FastImageLAM(VideoLabeller):
     """What `lattok.for_inference` makes of a latent action model: it labels with a copy of the weights.
 
-    Heads and quantizer are always float32. A label made in bfloat16 is another label: `describe` says how it was made.
+    Heads and quantizer are always float32. Labels made in bfloat16 differ: `describe` says in which precision they were
+    made.
     """
 
     def __init__(self, lam: TrainedPairModel, precision: str):

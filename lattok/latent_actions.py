@@ -1,4 +1,4 @@
-"""Latent actions: codes and vectors of frame pairs or chunks, in order; of a video also which count, and when."""
+"""Latent actions: codes and vectors of frame pairs or chunks, in order; for a video also their validity and times."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class LatentActions:
         return cls(torch.empty(len(latents), 0, dtype=torch.long, device=latents.device), latents, latents, env)
 
     def of_video(self, later: int, fps: float | None) -> "LatentActions":
-        """Say of the labels of all T frames of a video at `fps` which of them look at `later` frames that exist."""
+        """Mark which labels of the T frames of a video at `fps` have all their `later` frames in it."""
         frames = torch.arange(len(self))
         times = None if fps is None else frames.double() / fps
         return replace(self, valid=frames + later < len(self), times=times)

@@ -47,9 +47,9 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
 
 
 def list_models(pattern: str = "*", folder: str | os.PathLike[str] = ".") -> dict[str, str]:
-    """Return names that `load` takes, with what each is: models that come with lattok, and those in `folder`.
+    """Return names that `load` takes, each with a description: models that come with lattok, and those in `folder`.
 
-    `pattern` is what a name or a `type` looks like, such as "*lam*". Folders are looked for two levels deep.
+    `pattern` selects by name or `type`, such as "*lam*". Folders are searched two levels deep.
     """
     places, said = {name: ASSETS / path for name, path in SAMPLES.items()}, {}
     for depth in ("*", "*/*"):
@@ -63,7 +63,7 @@ def list_models(pattern: str = "*", folder: str | os.PathLike[str] = ".") -> dic
 
 
 def list_families() -> dict[str, str]:
-    """Return by `type` what each family of models is that `load` knows, ours and those of installed packages."""
+    """Return the families of models that `load` knows, by `type`: what each is, also of installed packages."""
     return {name: _first_line(name) for name in hub.FAMILIES}
 
 

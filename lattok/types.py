@@ -67,7 +67,7 @@ class HoldsLabels(Protocol):
     def resize(self, frames: np.ndarray) -> np.ndarray: ...
     def labels_of(self, episode: int) -> LatentActions: ...
     def labelled(self, episode: int) -> np.ndarray:
-        """Tell which frames of an episode have a label, bool [T]."""
+        """Return which frames of an episode have a label, bool [T]."""
         ...
 
 
@@ -114,7 +114,7 @@ class InfersActions(Protocol):
 
     def unit_frames(self, fps: float) -> int: ...
     def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
-        """Infer the actions of T frames: `actions` [T, m], and how unsure it is of each, `spread` [T]."""
+        """Infer the actions of T frames: `actions` [T, m], and the uncertainty of each, `spread` [T]."""
         ...
 
 
@@ -143,13 +143,13 @@ class Acts(Protocol):
 
 
 def lacks(thing: Any, *protocols: Any) -> list[str]:
-    """Name the methods of protocols that a model, or a class of models, does not have: none if it can do all that."""
+    """Return the methods of protocols that a model, or a class of models, lacks."""
     wanted = {name for protocol in protocols for name in get_protocol_members(protocol)}
     return sorted(name for name in wanted if not callable(getattr(thing, name, None)))
 
 
 class Labeller:
-    """A model that labels. What it can do beyond that, and is evaluated for, the protocols above say by its methods."""
+    """A model that labels. The protocols above name further methods, and what is evaluated with them."""
 
     label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
     type: ClassVar[str] = ""  # of artefact
@@ -171,7 +171,7 @@ class Labeller:
 
 
 class ActionTokenizer(Labeller):
-    """What every action tokenizer offers, whatever its family. Physical units outside.
+    """What every action tokenizer offers, whatever its family. Chunks are in physical units.
 
     As a labeller: frame t gets the latent action of the chunk that starts at t.
     """
@@ -195,7 +195,7 @@ class ActionTokenizer(Labeller):
         return self.encode(batch.chunks, batch.valid)
 
     def decode(self, codes: Any, *, repair: bool = False) -> Any:
-        """Turn codes [B, P] into chunks [B, H, m]; `repair`: any integers, as policies may predict them."""
+        """Turn codes [B, P] into chunks [B, H, m]; with `repair` any integers, such as a policy may predict."""
         raise NotImplementedError
 
     def latent_actions(self, chunks: Any, valid: Any = None) -> LatentActions:
@@ -269,8 +269,8 @@ class LatentTarget(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """How many of a process's samples count on average, 0-d each, where processes share a batch: with these numbers
-    the mean over processes is that over the batch. None: not shared, or all samples count."""
+    """Mean numbers of samples of a process that count, 0-d each, where processes share a batch: losses divided by these
+    average over the whole batch. None: not shared, or all samples count."""
 
     labelled: Tensor | None = None  # samples with labels
     acted: Tensor | None = None  # samples with known actions
@@ -309,7 +309,7 @@ class PolicyBatch(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "PolicyBatch":
-        """Return the batch whose fields torch's own collation made of samples of `PolicyWindows`."""
+        """Return the batch from the fields that torch's own collation made of samples of `PolicyWindows`."""
         known = {"proprio": None, **fields}
         if "latent" in known:
             known["latent"] = LatentTarget(**{"codes": None, "embedding": None, **known["latent"]})
@@ -317,5 +317,5 @@ class PolicyBatch(NamedTuple):
 
     @property
     def judged(self) -> Tensor:
-        """Return what of the actions a loss looks at: bool [B, H], or [B, H, m] where robots lack dimensions."""
+        """Return which actions count in a loss: bool [B, H], or [B, H, m] where robots lack dimensions."""
         return self.valid if self.known is None else self.valid[..., None] & self.known[:, None]

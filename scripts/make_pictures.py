@@ -41,7 +41,7 @@ BARS = {  # picture: study (or several, with other seeds), regime, row, and what
         ("few_actions", "action-free", "baseline", "2 with actions, 17 not used"),
     ),
 }
-SIDE, GAP, TEXT, ROW = 200, 8, 44, 12  # pixels: a picture, between columns, what stands above it, a row below it
+SIDE, GAP, TEXT, ROW = 200, 8, 48, 12  # pixels: a picture, between columns, what stands above it, a row below it
 ROWS = 4  # below a picture: positions of codes, or axes of an action
 FASTER, HELD = 4, 12  # one frame of so many is shown; for so many the last one stays
 REACH = 0.15  # metres that an arrow shows of an action of 1
@@ -60,14 +60,14 @@ def panel(picture: np.ndarray, title: str, said: str) -> tuple[Image.Image, Imag
     """Draw a camera image below its title and instruction."""
     image = Image.new("RGB", (SIDE, TEXT + SIDE + GAP + ROW * ROWS), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((2, 4), title, "black", font("-Bold"))
-    draw.text((2, 24), f"“{said}”", "black", font())
+    draw.text((2, 3), title, "black", font(19, "-Bold"))  # can be read on a phone
+    draw.text((2, 28), f"“{said}”", "black", font(13))
     image.paste(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, TEXT))
     return image, draw
 
 
-def font(weight: str = "") -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{weight}.ttf"), 13)
+def font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{weight}.ttf"), size)
 
 
 def acting(film: np.ndarray, codes: np.ndarray, moment: int, longest: int, said: str) -> Image.Image:
@@ -93,7 +93,7 @@ class Watched(NamedTuple):
     def draw(self, moment: int, longest: int, said: str) -> Image.Image:
         """Draw the image of a moment with both actions as arrows, and their x, y and z until then below."""
         moment = min(moment, len(self.film) - 1)
-        image, draw = panel(self.film[moment], "actions read from video", said)
+        image, draw = panel(self.film[moment], "read from video", said)
         start = self.hand[moment] + (0, TEXT)
         for action, color, width in ((self.true, TRUE, 5), (self.inferred, INFERRED, 3)):
             end = start + np.clip(action[moment, :3], -1, 1) @ self.axes[moment]

@@ -224,7 +224,7 @@ def hide(data: Path, out: Path, known: np.ndarray) -> Path:
 
 
 def _known(data: Path, regime: Regime, seed: int) -> np.ndarray:
-    """Tell which rows of a dataset are of demonstrations whose actions are known."""
+    """Return which rows of a dataset are of demonstrations whose actions are known."""
     acting = select_episodes(lattok.open_dataset(data), known_episodes(data, regime, seed))
     return np.isin(_columns(data, [])[0], [each.index for each in acting])
 

@@ -281,7 +281,7 @@ def test_the_command_writes_what_python_gives(tmp_path, capsys, actions):
         "normalisation: identity; taken as given: horizon 20, heads 4, dilations 1 2 4, dropout 0.1, "
         "action_kind unspecified.\n"
         "The file does not say which statistics actions were normalised with: --statistics.\n"
-        f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
+        f"Saved in {out}. Evaluate it: lattok evaluate {out} DATASET\n"
     )
     model, expected = lattok.load(out), lattok.convert.p2t_action_vq(H20 / "weights.safetensors", 20)
     assert same(model, expected)

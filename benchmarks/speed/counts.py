@@ -77,7 +77,7 @@ class _Counting(TorchDispatchMode):
 
 
 def _casts(packet: Any, args: Any) -> bool:
-    """Tell whether numbers go into another type, one tensor's or those of several at once."""
+    """Return whether numbers go into another type, one tensor's or those of several at once."""
     types = [{x.dtype for x in tree_leaves(arg) if isinstance(x, Tensor)} for arg in args[:2]]
     return packet is aten._to_copy or (packet in COPIES and types[0] != types[1])
 

@@ -42,7 +42,7 @@ stride = lam.stride_frames(dataset.fps)
 print(f"{sum(p.numel() for p in lam.parameters()):,} parameters; a pair is {stride} frames apart")
 
 # %% [markdown]
-# ## May I annotate with it?
+# ## Is it good enough to annotate with?
 #
 # `evaluate` tests the model on episodes that it has not seen, and answers in a sentence. It shows the figures behind the answer with their
 # controls: codes of k-means on what changed or on optical flow, an untrained model's codes, and the current frame without any codes.

@@ -1,7 +1,7 @@
 """Action tokenizers, which turn chunks of actions into codes: each family is one file, found by its name.
 
 `base.py` is the interface of all of them. `learned.py` trains by gradients. `coarse_to_fine.py`, `level_tokenizer.py`
-and `dct.py` are what several families share. A family that is named here is in `lattok` as well.
+and `dct.py` are what several families share. `lattok` exports the families named here, too.
 """
 
 from lattok.action_vq.beast import BEAST, BEASTConfig

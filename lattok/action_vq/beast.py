@@ -33,14 +33,14 @@ LEAST_HALF = 0.02  # half of the narrowest bounds, in normalised units: a coeffi
 
 @dataclass(frozen=True)
 class BEASTConfig(ChunkConfig):
-    """Which splines a chunk becomes; the defaults are those published for LIBERO, except its horizon of 10.
+    """Splines that describe a chunk. Defaults: as published for LIBERO, except its horizon of 10.
 
     Attributes:
         bases: coefficients of each dimension
         degree: degree of the splines, the higher the smoother; 0: steps
         bins: bins of each coefficient
         stepped: dimensions of degree 0, by name, pattern (*) or index
-        ridge: ridge of the least squares: keeps coefficients small that the steps hardly determine
+        ridge: ridge of the least-squares fit, which keeps poorly determined coefficients small
     """
 
     bases: int = 5
@@ -63,7 +63,7 @@ class BEASTConfig(ChunkConfig):
         self.stepped_dims()
 
     def stepped_dims(self) -> set[int]:
-        """Return the dimensions that are coded as steps. Raises `LattokError` where `stepped` names others."""
+        """Return the dimensions that are coded as steps. Raises `LattokError` if `stepped` names unknown ones."""
         names, dims, given = self.action_names, self.action_dim, self.stepped if knows_data(self) else ()
         return {i for name in given for i in named_dims("stepped", name, names, dims)}
 
@@ -118,7 +118,7 @@ class BEAST(ChunkTokenizer):
         self.high.copy_(high + spare)
 
     def unsound(self) -> list[str]:
-        """Return what is wrong with the bounds, as they came from a file."""
+        """Return what is wrong with bounds read from a file."""
         ordered = bool((self.low < self.high).all() & (self.high - self.low).isfinite().all())
         return [] if ordered else ["low must be below high, and both finite, as their difference"]
 

@@ -187,7 +187,7 @@ def share_of(part: Tensor, valid: Tensor) -> float:
 
 
 def _is_plain(values: object) -> bool:
-    """Tell whether these are numbers in nested lists: one array, where a list of arrays is several."""
+    """Return whether these are numbers in nested lists: one array, where a list of arrays is several."""
     while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):
         values = values[0]
     return isinstance(values, int | float | np.number)

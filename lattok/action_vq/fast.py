@@ -111,7 +111,7 @@ class FAST(DCTTokenizer):
         `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
         actions: `statistics` of the actions, a mapping or a JSON file such as LeRobot's stats.json, make the normaliser
         (of q01 and q99 if they have these, unless `normalize` says otherwise); without them it is the identity.
-        `options` are further fields of `FASTConfig`, of which `max_token` shortens rows, and huggingface_hub's.
+        `options` are other fields of `FASTConfig` (`max_token` shortens rows) and keywords of huggingface_hub.
         """
         asked = {name: options.pop(name) for name in get_type_hints(client.HubOptions) if name in options}
         folder, text, commit = _published(source, revision, asked)
@@ -134,7 +134,8 @@ class FAST(DCTTokenizer):
         return model.eval()
 
     def save_published(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the published format, which others read. It has no normaliser: it encodes normalised actions."""
+        """Write the published format, which other libraries read. It has no normaliser: it encodes normalised
+        actions."""
         self.check_learned()
         folder = Path(folder)
         files.write_text(folder / TOKENIZER, self.tokenizer_json.cpu().numpy().tobytes().decode())

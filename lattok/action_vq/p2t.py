@@ -55,7 +55,7 @@ class ActionVQConfig(TrainedConfig):
         mask_ratio: share of the steps that the mask loss leaves out
         mask_passes: passes of the mask loss; 2: Eq. 16 from unmasked latents; 1: as the published code, one masked pass
             for everything
-        mask_detach_target: gives the target of the mask loss no gradient
+        mask_detach_target: stops the gradient at the target of the mask loss
         codebook_start: how the codebook begins: from the first latents ("kmeans"), or at random, "uniform" in ±1/K or
             "normal" with deviation 1
         continuous_steps: training steps that pass latents through before the codebook starts, where codebook_start is
@@ -323,8 +323,7 @@ def p2t_action_vq(
 ) -> P2TActionVQ:
     """Read a published action tokenizer (P2T, tokenizer_step_N.pt or safetensors).
 
-    The .pt is nested, with encoder, vq and decoder; the safetensors are flat. `training` replaces options that
-    fine-tuning uses, which follow the published code.
+    `training` replaces options of further training, which by default follow the published code.
 
     Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
 

@@ -99,7 +99,7 @@ class ResidualVQ(CoarseToFine):
         self.table = nn.Buffer(torch.zeros(rows + 1, config.horizon * config.action_dim))
 
     def unsound(self) -> list[str]:
-        """Return what is wrong with the table, as it came from a file."""
+        """Return what is wrong with a table read from a file."""
         sound = bool(self.table.isfinite().all()) and not bool(self.table[-1].any())
         return [] if sound else ["table must be finite, and 0 in its last row"]
 

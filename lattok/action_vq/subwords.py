@@ -79,7 +79,7 @@ class CoefficientSubwords(ABC):
         return [row.ids for row in self._tokenizer.encode_batch_fast(self._texts(numbers), add_special_tokens=False)]
 
     def clipped(self, numbers: np.ndarray) -> np.ndarray:
-        """Tell which whole numbers [B, n] the vocabulary cannot write."""
+        """Return which whole numbers [B, n] the vocabulary cannot write."""
         return self._points(numbers) != numbers - self.min_token
 
     def decode(self, codes: np.ndarray, n: int) -> tuple[np.ndarray, dict[int, Coefficients]]:
@@ -194,7 +194,7 @@ def _check_ids(given: object) -> None:
 
 
 def written_with(alphabet: Collection[int]) -> np.ndarray:
-    """Tell which characters 0 .. 0xD7FF can be written with these bytes, bool."""
+    """Return which characters 0 .. 0xD7FF can be written with these bytes, bool."""
     written = np.frombuffer(ALL_CHARACTERS.encode(), np.uint8)
     begins = np.flatnonzero(written & 0xC0 != 0x80)  # of each character
     return np.logical_and.reduceat(np.isin(np.arange(256), list(alphabet))[written], begins)

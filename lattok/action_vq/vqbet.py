@@ -138,12 +138,12 @@ PARTS = ("encoder", "decoder", "vq_embedding")  # entries of a published file, n
 def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:
     """Read a published residual VQ-VAE of VQ-BeT (trained_vqvae.pt, or safetensors).
 
-    Training goes on as the published code trains, without revival of codes.
+    Further training follows the published code, without revival of codes.
 
     Example: lattok convert vqbet trained_vqvae.pt my-vqbet --config vqvae.yaml
 
     Args:
-        path: The checkpoint; of a .pt the optimizer is left out.
+        path: The checkpoint; the optimizer in a .pt is ignored.
         config: Arguments of the model's constructor, in a .yaml or .json file or a dictionary: input_dim_h (steps),
             input_dim_w (action dimensions), and where they are not 1 act_scale, encoder_loss_multiplier.
     """

@@ -40,7 +40,7 @@ MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data:
 
 
 class AnnotationResult(NamedTuple):
-    """Where an annotated dataset is, and what of it could not be labelled."""
+    """Path of an annotated dataset, and what could not be labelled."""
 
     path: Path
     episodes: int  # in all
@@ -52,7 +52,7 @@ class AnnotationResult(NamedTuple):
         return not (self.unlabelled or self.unreadable)
 
     def report(self) -> str:
-        """Say in one line what has labels, and why the rest has none."""
+        """Return in one line what has labels, and why the rest has none."""
         gaps = {index: why for part in reversed(self.unlabelled.values()) for index, why in part.items()}
         text = "all episodes labelled"
         if gaps:
@@ -88,13 +88,14 @@ def annotate(
     A LeRobot dataset becomes a copy with further columns whose videos are hard links; for other formats `out` is a
     sidecar: labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
     `.embedding` float32 [P * d] (latents before quantization), `.quantized` on request, `.env.*` for an environment
-    stream. `meta/lattok.json` says how they were made. Of a model that infers actions `.action` float32 [m] in their
-    units and `.confidence` float32 in (0, 1]; with `fill` the column `action_key` holds them where nobody knows the
-    robot's own (episodes of which it is NaN, or all where there is no such column), and `.filled` bool says where that
-    is. What was measured stays as it is. A dataset of another rate than a model is for is refused, but with `any_rate`.
+    stream. `meta/lattok.json` says how they were made. A model that infers actions writes `.action` float32 [m], in
+    their units, and `.confidence` float32 in (0, 1]. With `fill` they also go into the column `action_key` where the
+    true action is unknown (in episodes where it is NaN, or everywhere if there is no such column), and `.filled` bool
+    marks these rows. Measured actions stay as they are. A dataset at another frame rate than a model's is refused
+    unless `any_rate` is set.
 
     The source is only read. After an interruption the same call continues. Episodes that cannot be read
-    have codes -1 and are not valid: a warning says so. `threads` of torch are part of the result; `engine` is not.
+    have codes -1 and are not valid: a warning says so. The result depends on torch's `threads`, not on `engine`.
     `progress(frames done, frames in all)` is called after every unit.
     """
     asked = None if cameras is None else tuple(cameras)

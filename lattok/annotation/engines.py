@@ -30,12 +30,12 @@ IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other
 
 
 class LocalEngine:
-    """Labels here; other threads decode video ahead."""
+    """Labels in this process; other threads decode video ahead."""
 
     device: str | None = None  # kind of device that labels; None: where the models are
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
-        """Yield the labels of every unit, as they are finished; the same whoever makes them."""
+        """Yield the labels of each unit as it is finished; every engine gives the same."""
         with Prefetcher(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
             for unit in units:
                 yield unit, label_decoded(work, unit, frames_of)
@@ -48,8 +48,8 @@ class RayEngine:
     an annotation, and asks callers for a token, unless this process has started it. By default there are as many
     workers as resources.
 
-    While Ray starts, it hears SIGTERM in C and aborts the process; afterwards SIGTERM is yours again. The command
-    `lattok annotate` has a process that outlives this (`lattok.utils.watching`).
+    While Ray starts, its C code handles SIGTERM and aborts the process; afterwards your handler is back. `lattok
+    annotate` has a process that survives this (`lattok.utils.watching`).
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):

@@ -73,7 +73,7 @@ def with_values(schema: pa.Schema, filled: Sequence[tuple[str, int]]) -> pa.Sche
 
 
 def is_void(kind: pa.DataType) -> bool:
-    """Tell whether a column has a type that holds no value at all."""
+    """Return whether a column has a type that holds no value at all."""
     return pa.types.is_null(_leaf(kind))
 
 
@@ -153,7 +153,7 @@ def compare_fill(dataset: RobotDataset, prefix: str, fills: Mapping[str, Any]) -
 
 
 def _equal(own: Sequence[np.ndarray], inferred: np.ndarray) -> bool:
-    """Tell whether columns hold what was inferred, rounded as their types do."""
+    """Return whether columns hold what was inferred, rounded as their types do."""
     parts = np.split(inferred, np.cumsum([part.shape[1] for part in own])[:-1], axis=1)
     return all(np.array_equal(part, ours.astype(part.dtype)) for part, ours in zip(own, parts, strict=True))
 

@@ -35,7 +35,7 @@ HIDDEN = "hidden"
 
 
 class HideResult(NamedTuple):
-    """Where the copy is, and the episodes whose actions are known in it, and are not."""
+    """Path of the copy, and its episodes with known and with hidden actions."""
 
     path: Path
     known: tuple[int, ...]
@@ -50,13 +50,13 @@ def hide(
     tasks: Sequence[str] = (),
     action_key: str = "action",
 ) -> HideResult:
-    """Write a copy of `dataset` to the new folder `out` in which `action_key` is NaN but in the episodes `keep`.
+    """Write a copy of `dataset` to the new folder `out` in which `action_key` is NaN except in the episodes `keep`.
 
     `keep` as in `select_episodes`: "2 per task", "10%", "0,3,5:9" or indices; with `tasks`, those of them that have one
-    of these instructions. All else is the same: of Parquet files (LeRobot) rows keep their values and types, and
-    videos are hard links; other formats become LeRobot v3, as `export` writes it. The dataset is only read. Raises
-    `LattokError` where no known action is left or none would be hidden, where actions are whole numbers, which know no
-    NaN, and where labels tell the actions that are to be hidden.
+    of these instructions. All else is the same: of Parquet files (LeRobot) rows keep their values and types, and videos
+    are hard links; other formats become LeRobot v3, as `export` writes it. The dataset is only read. Raises
+    `LattokError` where no known action is left or none would be hidden, where actions are integers, which cannot be
+    NaN, and where labels reveal the actions to hide.
     """
     dataset, out = as_dataset(dataset), Path(out).expanduser()
     feature = vector_key(dataset, "action_key", action_key)

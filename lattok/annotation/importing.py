@@ -1,4 +1,4 @@
-"""Takes actions that another program inferred into a dataset, as `annotate` takes those of a model."""
+"""Adds actions that another program inferred to a dataset, as `annotate` adds a model's."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def import_labels(
     progress: Progress | None = None,
     **options: Any,
 ) -> Path:
-    """Take actions that another program's inverse model inferred into the new folder `out`, as `annotate` would.
+    """Write actions that another program inferred to the new folder `out`, as `annotate` writes a model's.
 
     `files` is a folder of files, or the LeRobot dataset of a dump (`lattok.labels.imported` says which); `options` are
     those of `ImportedActions`: `fps`, `between`, `names`, `unit`, `made_by` and `every`. Where actions are unknown,

@@ -276,7 +276,7 @@ def _held(work: Work, prefix: str, index: int) -> Labels:
 
 
 def _unknown(work: Work, prefix: str, index: int) -> bool:
-    """Tell whether nobody knows the actions of an episode: there is no such column, or it holds NaN alone. In a dataset
+    """Return whether an episode's actions are unknown: there is no such column, or it holds NaN alone. In a dataset
     that was filled already, its own mark says it."""
     dataset, key, mark = work.dataset, work.options.action_key, f"{prefix}.filled"
     while dataset.labels is not None and isinstance(dataset, View):  # labels that are judged say nothing of the source

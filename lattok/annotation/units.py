@@ -101,7 +101,7 @@ class Staging(Output):
         self.units = self.work / UNITS / request[:16]
 
     def has(self, key: str) -> bool:
-        """Tell whether all labels of a unit are there; one with failures is worth another try."""
+        """Return whether all labels of a unit are there; one with failures is worth another try."""
         failures = self.failures(key)
         return failures is not None and not any(failures.values())
 
@@ -166,7 +166,7 @@ class Staging(Output):
         return any(self.units.glob("*.npz"))
 
     def is_new(self) -> bool:
-        """Tell whether nothing here is worth keeping: no labels of any request, no record of an output."""
+        """Return whether nothing here is worth keeping: no labels of any request, no record of an output."""
         return not any((self.work / UNITS).glob("*/*.npz")) and not (self.work / DONE).exists()
 
     def _path(self, key: str) -> Path:

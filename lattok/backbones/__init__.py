@@ -1,4 +1,4 @@
-"""What a policy asks of a base model, whichever it is. Those of Hugging Face need the extra vla."""
+"""The interface of base models for policies. Those of Hugging Face need the extra vla."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
     revision: str | None = None  # of its weights
 
     def adapt(self, train: str, lora: "LoraSpec", gradient_checkpointing: bool = False) -> None:
-        """Choose in place what is trained: what requires a gradient then. Called once."""
+        """Choose in place what is trained, by `requires_grad`. Called once."""
         raise NotImplementedError
 
     def prepare(self, images: Tensor, texts: Sequence[str]) -> Inputs:
@@ -61,15 +61,15 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return what a saved model must hold of it: adapters, or trained weights."""
+        """Return what a saved model must contain: adapters, or trained weights."""
         raise NotImplementedError
 
     def merge(self) -> None:
-        """Add the adapters to the weights that they adapt; of pretrained ones."""
+        """Merge the adapters into the weights; pretrained backbones only."""
         raise NotImplementedError
 
     def save_base(self, folder: str | Path) -> Path:
-        """Write the whole base model as it is now; of pretrained ones."""
+        """Write the whole base model as it is now; pretrained backbones only."""
         raise NotImplementedError
 
 
@@ -100,13 +100,13 @@ class LoraSpec:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The base model of a policy or of a model of clips, and what is trained of it.
+    """The base model of a policy or of a clip model, and which part of it is trained.
 
     Attributes:
         name: vision-language model that it is built on: a Hub id, a folder, or "scratch"
         revision: commit of the backbone, or the fingerprint of its folder
         dtype: dtype of the base model's frozen weights; what is trained is float32
-        train: what of the backbone is trained; of a scratch backbone everything ("full")
+        train: which part of the backbone is trained; of a scratch backbone everything ("full")
         gradient_checkpointing: computes activations again in the backward pass: less memory for more time
         width: width of the scratch backbone
         depth: layers of the scratch backbone

@@ -44,7 +44,7 @@ class ImageSizes:
         self._last, self.known = Passing(), Passing()  # `known.value`: they have, by who prepared them
 
     def __call__(self, ends: Tensor) -> tuple[bool, Tensor | None]:
-        """Tell whether to take images for one size, by where they end; and, once, NaN where that was wrong."""
+        """Return whether to take images for one size, by where they end; and, once, NaN where that was wrong."""
         if self.known.value:
             return True, None
         compiling = torch.compiler.is_compiling()

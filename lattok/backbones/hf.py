@@ -323,13 +323,13 @@ class HFBackbone(Backbone):
 
 @cache
 def _selects_states() -> bool:
-    """Tell whether transformers gives the hidden states of a list alone; from 5.17 to 5.22 they are of other layers."""
+    """Return whether transformers gives the hidden states of a list alone; from 5.17 to 5.22 it gives other layers'."""
     return Version(pretrained.require("transformers").__version__) >= Version("5.23")
 
 
 @cache
 def _takes_places() -> bool:
-    """Tell whether transformers lets an image tower be told the positions of patches."""
+    """Return whether transformers lets an image tower be told the positions of patches."""
     return hasattr(importlib.import_module("transformers.utils.generic"), "accepts_precomputed_kwargs")
 
 

@@ -27,7 +27,7 @@ from lattok.cli.flags import (
 )
 from lattok.utils import checks
 from lattok.utils.commands import lines_of
-from lattok.utils.devices import moved
+from lattok.utils.devices import devices, moved
 from lattok.utils.files import read_json
 from lattok.utils.findings import WIDTH
 from lattok.utils.output import unused
@@ -338,6 +338,8 @@ def annotate(
     described = not own and dataset.endswith(".json")
     place = [_describe(dataset, out) if described else out]
     _say_what_next(place, model, prefix, revision)
+    if words := _policy(source, place[0], options, loaded):
+        print(f"Train a policy: {shlex.join(['lattok', *words])}")
     if own:
         print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
     return 0 if result.complete else 1
@@ -366,6 +368,31 @@ def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[s
     given += ["--revision", revision] if revision else []
     print(f"Check them: {shlex.join(['lattok', 'verify', *place, *given])}")
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
+
+
+def _policy(source: "RobotDataset", place: str, options: Any, loaded: dict[str, Any]) -> list[str]:
+    """Return words that train a policy on what was labelled; none where it cannot learn from that."""
+    from lattok.labels.spec import measured_episodes
+
+    if options.fill:
+        return policy_words(source, place, options.action_key)
+    prefix = next((key for key, model in loaded.items() if model.label_source == "video"), None)
+    key, every = options.action_key, source.episodes
+    if prefix is None or key not in source.features or len(measured_episodes(source, key, every)) < len(every):
+        return []
+    codes = getattr(loaded[prefix], "vocab_size", 0)
+    if not (codes or options.embedding):
+        return []
+    chosen = ["--prefix", prefix] if len(loaded) > 1 else []
+    return policy_words(source, place, key, "--strategy", "la_direct" if codes else "la_direct_c", *chosen)
+
+
+def policy_words(source: "RobotDataset", place: str, action_key: str, *more: str) -> list[str]:
+    """Return words that train a policy on this machine."""
+    key = ["--action-key", action_key] if action_key != "action" else []
+    state = [] if "observation.state" in source.features else ["--no-proprio"]
+    small = [] if len(devices()) > 1 else ["--backbone", "scratch"]
+    return ["train", "vla", place, "--out", unused("my-policy"), *key, *state, *small, *more]
 
 
 def hide(

@@ -1,6 +1,6 @@
 """`lattok demo`: the main job on the bundled robot demonstrations, each part as the other verbs do it.
 
-Every part leaves its result in the folder; run again after an interruption, the demo goes on where it was.
+Every part leaves its result in the folder; run again after an interruption, the demo continues where it was.
 """
 
 import shlex
@@ -12,7 +12,7 @@ import lattok
 from lattok.cli.flags import Device, Folder
 from lattok.cli.judging import act, judge
 from lattok.utils import checks, files
-from lattok.utils.devices import device_called, devices
+from lattok.utils.devices import device_called
 from lattok.utils.output import Output
 from lattok.utils.progress import ProgressBar
 
@@ -53,7 +53,7 @@ def demo(
     print(f"This took {time.monotonic() - begun:.0f} s.")
     if fast:
         print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
-    _what_next(features)
+    _what_next(folder)
 
 
 def _look(folder: Path) -> None:
@@ -97,7 +97,7 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
 
 
 def _annotated(dataset: str | Path, models: dict[str, Any], out: Path, **options: Any) -> None:
-    """Label a dataset, go on, or leave what is there."""
+    """Label a dataset, continue with it, or leave what is there."""
     if not out.exists() or Output(out).work.exists():  # or killed when all was done
         with ProgressBar("annotate") as progress:
             lattok.annotate(dataset, models, out, progress=progress, **options)
@@ -143,16 +143,10 @@ def _summary(reports: list[Any], out: Path, annotated: Path) -> None:
     print(f"Annotated dataset, opens in LeRobot, with columns latent.* and tokens.*:\n  {annotated}")
 
 
-def _what_next(features: str) -> None:
-    """Print commands that run on this machine as they stand, but for the dataset."""
-    size = [] if len(devices()) > 1 else ["--preset", "tiny+robust+flow", "--features", features]
-    print("\nType next, with your own dataset in place of DATASET:\n")
-    for words in (
-        ["inspect", "DATASET"],
-        ["train", "image-lam", "DATASET", "--out", "my-lam", *size],
-        ["annotate", "DATASET", "--model", "my-lam", "--out", "my-annotated-dataset"],
-        ["train", "vla", "my-annotated-dataset", "--out", "my-policy", "--backbone", "scratch"],
-    ):
-        print("  " + shlex.join(["lattok", *words]))
-    if size:
-        print("\nWith a GPU leave out --preset and --features: you get DINOv2 features and a larger model.")
+def _what_next(folder: Path) -> None:
+    """Print a command that goes on with what was made, and the first one for a dataset of one's own."""
+    learn = ["train", "vla", str(folder / "dataset"), "--out", str(folder / "policy"), "--backbone", "scratch"]
+    print("\nType next, to train a policy that also learns from these latent actions (four minutes on a core):\n")
+    print("  " + shlex.join(["lattok", *learn, "--strategy", "la_direct", "--prefix", "latent"]))
+    print("\nOr look at your own DATASET; each command says what to type after it:\n")
+    print("  lattok inspect DATASET")

@@ -103,7 +103,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Tell whether there are no errors; warnings and notes may be."""
+        """Return whether there are no errors; warnings and notes do not count."""
         return not any(finding.severity == "error" for section in self.sections for finding in section.findings)
 
     def render(self) -> str:
@@ -126,7 +126,7 @@ def diagnose(subjects: Sequence[str] = (), revision: str | None = None, preset: 
 
 
 def examine(title: str, probes: Sequence[Probe], *subject: Any) -> Topic:
-    """Run probes of a subject one after the other; one that fails is a finding, and the others go on."""
+    """Run the probes of a subject in turn; a probe that fails becomes a finding, and the others still run."""
     facts: list[tuple[str, str]] = []
     findings: list[Finding] = []
     for probe in probes:
@@ -159,7 +159,7 @@ def _why(error: Exception) -> str:
 
 
 def versions() -> Found:
-    """Name installed versions; whether they fit together `pip check` says."""
+    """List installed versions; `pip check` says whether they fit together."""
     there = installed((*REQUIRED, *OPTIONAL))
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {__version__}"
     names = [f"{name} {found}" for name, found in there.items()]
@@ -225,7 +225,7 @@ def processors() -> Found:
 
 
 def accelerators() -> Found:
-    """Try every device but the CPU, each of which must multiply two matrices."""
+    """Try every device but the CPU: each must multiply two matrices."""
     import torch
 
     with _quiet():  # a driver that is too old is reported below
@@ -254,7 +254,8 @@ def parts_that_fit(entry: dict[str, Any], precision: str, room: float) -> int | 
 
 
 def training_fits(preset: str) -> Found:
-    """Compare the counted bytes of a step (`benchmarks/speed/memory.py`) with the memory of devices here and others."""
+    """Compare the counted bytes of a step (`benchmarks/speed/memory.py`) with the memory of this machine's devices and
+    of common ones."""
     table = files.read_json(COUNTED)
     checks.one_of("preset", preset, table)
     batch = table[preset]["batch"]
@@ -285,7 +286,7 @@ def media() -> Found:
 
 
 def simulation() -> Found:
-    """Simulators, and whether one of them draws."""
+    """List simulators, and try to render with one."""
     there = installed(SIMULATORS)
     barred = {name: why for name in SIMULATORS if name not in there and (why := no_wheel(name))}
     missing = [name for name in SIMULATORS if name not in there and name not in barred]

@@ -38,7 +38,7 @@ class EvalFlags:
         action_key: Column with the actions, or none; of a policy or an inverse dynamics model its own by default.
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in order (default: own).
-        any_rate: Judge also at another frame rate than a model learned from; the report says so.
+        any_rate: Also evaluate at another frame rate than a model learned from; the report says so.
     """
 
     seed: int = 0
@@ -69,16 +69,16 @@ def evaluate(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Judge a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls; or
-    labels that are there already: lattok evaluate DATASET --labels COLUMN_OR_FOLDER.
+    """Evaluate a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls;
+    or labels that are there already: lattok evaluate DATASET --labels COLUMN_OR_FOLDER.
 
     Writes report.json and report.html.
 
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
     Args:
-        labels: What to judge in place of a model: a column (codes, vectors or actions), a prefix of columns, a folder
-            that annotate wrote, or one of episode_000012.npy.
+        labels: What to evaluate in place of a model: a column (codes, vectors or actions), a prefix of columns, a
+            folder that annotate wrote, or one of episode_000012.npy.
         stride: Gap of a frame pair, over which actions are averaged: frames ("16") or seconds ("0.2s"); default: the
             model's own, or what is known of labels, else 1.
         out: Folder for the report (default: report/ in the model's folder, or here if the model is not a folder).
@@ -149,7 +149,7 @@ def compare(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Judge latent action models and labels, or action tokenizers, side by side on held-out episodes.
+    """Compare latent action models and labels, or action tokenizers, side by side on held-out episodes.
 
     Writes report.json and report.html.
 
@@ -229,7 +229,7 @@ def compare_rollouts(
 
     Args:
         baseline: Method that the others are compared with (default: each with every other).
-        by: Column of what is judged apart, such as seen and new scenes.
+        by: Column of what is compared apart, such as seen and new scenes.
         paired: Episode N of a task begins alike for all methods, as it does in folders of `lattok rollout`.
         difference: True difference of scores for which further rollouts are counted.
         columns: What columns are called, where not method, task, score, episode, seed (of the training).
@@ -273,7 +273,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
 
 
 def _own(out: Path, folder: Path | None) -> bool:
-    """Tell whether a report lies in its model's folder, where it replaces the last one, as the card does."""
+    """Return whether a report lies in its model's folder, where it replaces the last one, as the card does."""
     return folder is not None and out.resolve().parent == folder.resolve()
 
 

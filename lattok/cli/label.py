@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lattok
+from lattok.cli.datasets import policy_words
 from lattok.cli.flags import Arg, Dataset, Device, Folder, Format, Names, Revision
 from lattok.utils import checks
 from lattok.utils.devices import moved
@@ -85,7 +86,7 @@ def import_labels(
     """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset.
 
     They fill the column of actions where it is unknown, marked as inferred. Where all actions are known they are beside
-    them, to be judged.
+    them, to be evaluated.
 
     Example: lattok import-labels path/to/videos --from outputs --out filled --unit "m, 6d rotation"
 
@@ -112,11 +113,11 @@ def import_labels(
     key = ["--action-key", action_key] if action_key != "action" else []
     if filled:
         print(f"Inferred actions in `{action_key}`, marked in `{prefix}.filled`: {result.path}")
-        words = ["train", "vla", out, "--out", unused("my-policy"), *key]
+        words = policy_words(source, out, action_key)
     else:
         print(f"All actions are known; beside them, as `{prefix}.action`, are the inferred ones: {result.path}")
         words = ["evaluate", dataset, "--labels", out, *key, *(["--format", format] if format else [])]
-    print(f"{'Train a policy' if filled else 'Judge them'}: {shlex.join(['lattok', *words])}")
+    print(f"{'Train a policy' if filled else 'Evaluate them'}: {shlex.join(['lattok', *words])}")
     return 0 if result.complete else 1
 
 

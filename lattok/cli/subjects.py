@@ -35,7 +35,7 @@ NOT_LOADED = error("{error}", "Copy or download it again.")
 NO_FEATURES = error(
     "{error}", "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
 )
-UNKNOWN_TRAINING = note("It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
+UNKNOWN_TRAINING = note("It does not say what it was trained on.", "Evaluate it on episodes it cannot have seen.")
 NOT_EVALUATED = note("It was never evaluated.", "Run", command("evaluate", "{model}", "{dataset}"))
 NO_VERDICTS = NOT_EVALUATED._replace(what="This evaluation holds no verdicts.")
 FALLS_SHORT = warning("Falls short: {verdict}.", "{advice}")
@@ -167,7 +167,7 @@ def unfinished(subject: str, revision: str | None) -> Found:
 
 
 def waiting(subject: str, revision: str | None) -> Found:
-    """Tell which part of its time a training run waited for data."""
+    """Return which part of its time a training run waited for data."""
     path = Path(subject).expanduser() / RUN / METRICS
     if not path.is_file() or not path.stat().st_size:  # stopped before the first entry
         return

@@ -97,7 +97,7 @@ def _moves(values: np.ndarray, spans: Sequence[slice]) -> np.ndarray:
 
 
 def _turned(firm: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Tell which episodes [E] correlate against the others, where nearly all that are `told` [E] agree."""
+    """Return which episodes [E] correlate against the others, where nearly all that are `told` [E] agree."""
     sign = np.sign(np.median(firm[told]))
     agree, against = told & (sign * firm >= FIRM), told & (sign * firm <= -FIRM)
     clear = agree.sum() >= MOST_AGREE * told.sum() and (agree | against).sum() >= NEARLY_ALL * told.sum()

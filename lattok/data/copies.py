@@ -64,7 +64,7 @@ def copies_text(dataset: RobotDataset) -> str:
 
 
 def known_to_differ(dataset: RobotDataset, one: int, other: int) -> bool:
-    """Tell whether the states or the pictures of two episodes with the same actions show that these are two."""
+    """Return whether the states or the pictures of two episodes with the same actions show that these are two."""
     states = digests(dataset, (one, other), "states")[0]
     if states.get(one) != states.get(other):
         return True

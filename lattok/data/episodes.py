@@ -23,8 +23,7 @@ from lattok.utils.seeds import derive_seed
 EpisodeSpec = str | Sequence[int] | None
 FEW_HELD_OUT = 5  # episodes: fewer say little of any model
 LEAST_EPISODES = 4  # of which two can judge
-RECORD = f"record {3 * FEW_HELD_OUT} episodes or more, of which {FEW_HELD_OUT} judge"
-MORE = "record more, or cut the video: two of one task, or four in all"  # where none can judge
+MORE = "record more, or cut the video: two of one task, or four in all"  # where none can be held out
 SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 
@@ -48,10 +47,10 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     A task with no more than `held_out` episodes stays in training as a whole. By default the episodes that the files
     hold out themselves (`dataset.held_out`) are the test, else the last one of every task is held out. If these are
     fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them (two of four or five),
-    from the end of each task in turn, then from the end of the dataset. If `action` of one of these was not measured
-    (NaN, or a `.filled` column says that a model inferred it), as many measured episodes judge instead, if there are
-    four. Known actions are rare there, and most of them must teach. Episodes that equal each other (`copies_of`) count
-    as one, the first, and stay on its side.
+    from the end of each task in turn, then from the end of the dataset. If the `action` of one of these was not
+    measured (NaN, or inferred according to a `.filled` column), as many measured ones are held out instead if there
+    are four: known actions are rare then, and most are needed for training. Equal episodes (`copies_of`)
+    count as one, the first, and stay on its side.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
@@ -114,19 +113,22 @@ def unmeasured_in_turn(
 
 
 def any_unmeasured(dataset: RobotDataset, key: str) -> bool:
-    """Tell whether there is an episode whose column `key` is unknown, or no such column."""
+    """Return whether there is an episode whose column `key` is unknown, or no such column."""
     every = {episode.index for episode in dataset.episodes}
     return key not in dataset.features or next(unmeasured_in_turn(dataset, key, every), None) is not None
 
 
 def split_text(dataset: RobotDataset) -> str:
-    """Say which episodes judge and which train, unless others are asked for."""
-    if not (test := split_by_task(dataset)[1]):
-        return f"0 of {checks.counted(len(dataset.episodes), 'episode')} judge, all train; to judge, {MORE}"
-    few = f"; too few for intervals: {RECORD}" if len(test) < FEW_HELD_OUT else ""
+    """Return which episodes are for evaluation and which for training, unless others are asked for."""
     every = checks.counted(len(dataset.episodes), "episode")
+    if not (test := split_by_task(dataset)[1]):
+        return f"0 of {every} for evaluation, all for training; better: {MORE}"
+    enough = 3 * FEW_HELD_OUT  # of these so many are held out, unless their actions are unknown
+    noun = "episodes with known actions" if len(dataset.episodes) >= enough and not dataset.held_out else "episodes"
+    record = f"record {enough} {noun} or more, of which {FEW_HELD_OUT} are held out"
+    few = f"; too few for intervals: {record}" if len(test) < FEW_HELD_OUT else ""
     whose = ", as the files say" if dataset.held_out and {*test} == {*dataset.held_out} else ""
-    return f"{len(test)} of {every} judge ({checks.few_of(test, SHOWN)}){whose}, the others train{few}"
+    return f"{len(test)} of {every} for evaluation ({checks.few_of(test, SHOWN)}){whose}, the others for training{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
@@ -139,11 +141,11 @@ def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
 def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damaged: bool = False) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
-    `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
-    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the
-    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. Equal episodes count
-    as one there, and come together. A range beyond the
-    last episode is an error. Ranges pass over damaged episodes; the number of one is an error, unless `skip_damaged`.
+    `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded), "0,3,5:9" a
+    list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the training
+    episodes of every task, so that a smaller share is part of a larger one; "10% seed 3" is another draw. Equal
+    episodes count as one there, and come together. A range beyond the last episode is an error. Ranges skip damaged
+    episodes; naming one is an error unless `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)
@@ -160,7 +162,7 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
             checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
         equal = f"{copies}; " if spec == "test" and (copies := copies_text(dataset)) else ""
-        hint = f"None can judge: {equal}{MORE}." if spec == "test" else ""
+        hint = f"None can be held out: {equal}{MORE}." if spec == "test" else ""
         checks.fail("episodes", "a choice of at least one episode", repr(spec), hint)
     return found
 

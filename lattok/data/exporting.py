@@ -53,7 +53,7 @@ MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded,
 
 
 class ExportResult(NamedTuple):
-    """Where an export is, and which episodes of the source it holds."""
+    """Path of an export, and which episodes of the source it holds."""
 
     path: Path
     episodes: tuple[int, ...]  # index in the source of each episode, in the new order
@@ -254,7 +254,7 @@ def _camera(dataset: RobotDataset, key: str, tried: Sequence[Episode], images: s
 
 
 def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
-    """Tell whether the dataset stores encoded images that can be stored again as they are."""
+    """Return whether the dataset stores encoded images that can be stored again as they are."""
     for episode in tried:
         with suppress(LattokError):  # damaged, or images of another kind
             stored = dataset.encoded_images(episode.index, key)

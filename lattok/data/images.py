@@ -21,7 +21,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def is_rgb(data: bytes) -> bool:
-    """Tell whether an image that `decode_image` reads is stored in colour and without transparency."""
+    """Return whether an image that `decode_image` reads is stored in colour and without transparency."""
     from PIL import Image
 
     return Image.open(BytesIO(data), formats=("JPEG", "PNG")).mode == "RGB"

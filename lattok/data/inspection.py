@@ -80,7 +80,7 @@ class Inspection:
         return "\n".join([*self._facts(), "", *dimensions, *findings])
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as json can write it; docs/howto/own_dataset.md has the keys."""
+        """Return everything as JSON values; docs/howto/own_dataset.md lists the keys."""
         cameras = [{"name": key} | ({} if seen is None else seen._asdict()) for key, seen in self.cameras]
         columns = ("column", "dimension", "min", "mean", "std", "max")
         return {
@@ -136,7 +136,8 @@ class Inspection:
             yield fitted("space", f"{key}: {space}")
         if self.lag is not None:
             milliseconds = 1000 * self.lag.steps / self.fps
-            yield fitted("lag", f"states follow actions by {self.lag.interval()} steps ({milliseconds:.0f} ms)")
+            noun = "step" if self.lag.interval() == "1" else "steps"
+            yield fitted("lag", f"states follow actions by {self.lag.interval()} {noun} ({milliseconds:.0f} ms)")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
             shown = task if len(task) <= 60 else task[:59] + "…"
             yield fitted("tasks" if i == 0 else "", f"{shown or '(no instruction)'} ({count:,})")

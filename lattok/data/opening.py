@@ -66,15 +66,15 @@ def open_dataset(
     """Open a dataset of any format: a folder or file, a Hub id such as "org/name", or a description file.
 
     `format` is the format, where lattok does not recognise it or several are in one place: open_dataset(path,
-    format="zarr"). The address "zarr::path" says the same, also of one dataset among several.
+    format="zarr"). The address "zarr::path" means the same, also for one dataset among several.
 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` and `last_action`
     (RLDS; "drop" or "keep"), `captions` (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns`
     (see `with_columns`), `dimensions` (see `with_dimensions`), `instruction`, the column that numbers instructions if
     that is not `task_index`, `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and
-    `actions`, what to make of them: {"as": "libero"}, with further options of `with_actions` next to it. A description
-    file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "format": "rlds", "fps": 5,
-    ...}`.
+    `actions`, what to convert them to: {"as": "libero"}, with further options of `with_actions` next to it. A
+    description file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "format": "rlds",
+    "fps": 5, ...}`.
 
     `labels` are folders that `annotate` wrote for the dataset, one or several, whose columns are then among its own.
     Such a folder is a dataset by itself: the one that it was written for, as it was opened then, with these labels.
@@ -157,7 +157,7 @@ def formats(named: str | None = None) -> list[type[RobotDataset]]:
 
 
 def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
-    """A dataset as it is, or the one that `open_dataset` finds under a path or a Hub id."""
+    """Return a dataset unchanged, or open the one at a path or Hub id."""
     if isinstance(dataset, str | os.PathLike):
         return open_dataset(os.fspath(dataset))
     if not isinstance(dataset, RobotDataset):
@@ -323,7 +323,7 @@ def _open_labelled(place: Path, options: dict[str, Any]) -> RobotDataset:
 
 
 def holds_labels_alone(place: Path) -> bool:
-    """Tell whether a folder holds the labels of a dataset, but no dataset of any format."""
+    """Return whether a folder holds the labels of a dataset, but no dataset of any format."""
     return (place / PROVENANCE).is_file() and not any(each.recognise(place) for each in formats())
 
 

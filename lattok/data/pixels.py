@@ -21,8 +21,8 @@ def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: st
     """uint8 [..., H, W, 3] to uint8 [..., h, w, 3]; frames of that size are returned as they are.
 
     `size` is that of both sides, or (h, w); `interpolation` is "bicubic" or "bilinear", both antialiased, or
-    "bicubic_aliased": without, as OpenCV's INTER_CUBIC and torch's `interpolate` do it. Pixels are the same on every
-    machine and device.
+    "bicubic_aliased", like OpenCV's INTER_CUBIC and torch's `interpolate`. Pixels are the same on every machine and
+    device.
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)

@@ -114,7 +114,7 @@ def repair(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> RepairResult:
-    """Write a copy of `dataset` to the new folder `out`, in which what `inspect_dataset` finds is made right.
+    """Write a copy of `dataset` to the new folder `out`, with the flaws repaired that `inspect_dataset` finds.
 
     Left out are episodes that cannot be read, rows beyond the end of a video, and rows with numbers that are not
     finite; episodes are split where times go back or frames were lost, and parts shorter than a second left out.
@@ -501,7 +501,7 @@ class _Videos(CopiedVideos):
         return self._ends[key][path]
 
     def _same(self, file: Path, times: np.ndarray, even: np.ndarray) -> bool:
-        """Tell whether a video shows the same frames at even times."""
+        """Return whether a video shows the same frames at even times."""
         if np.abs(times - even).max() <= SAME_TIME_S:
             return True
         try:

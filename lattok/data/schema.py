@@ -92,7 +92,7 @@ def index_column(key: str, length: int, episode_index: int, task_index: int, fps
 
 
 def holds(folder: Path, suffixes: Collection[str]) -> bool:
-    """Tell whether a folder, or one in it, has a file with one of these endings among its first thousand."""
+    """Return whether a folder, or one in it, has a file with one of these endings among its first thousand."""
     places = (path for pattern in ("*", "*/*") for path in islice(folder.glob(pattern), MOST_LOOKED_AT))
     return any(path.suffix.lower() in suffixes for path in places)
 
@@ -166,12 +166,13 @@ class RobotDataset(ABC):
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
-        """Tell whether `folder` may be of this format, if no format recognises it."""
+        """Return whether `folder` may be of this format, if no format recognises it."""
         return False
 
     @classmethod
     def hint(cls, folder: Path) -> str:
-        """Say what makes a dataset of this format of `folder`, which no format recognises; "" where nothing does."""
+        """Return how to turn `folder`, which no format recognises, into a dataset of this format; "" if nothing
+        does."""
         return ""
 
     @abstractmethod
@@ -256,7 +257,7 @@ class RobotDataset(ABC):
         return (self.root,)
 
     def outlines(self) -> Mapping[int, Any]:
-        """Return by episode what equal ones have in common and is known without their rows; empty where nothing is."""
+        """Return by episode what equal episodes share, as far as it is known without reading rows; else empty."""
         return NONE_KNOWN
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -289,7 +290,7 @@ class RobotDataset(ABC):
         return NONE_KNOWN
 
     def provenance(self) -> tuple[dict[str, Any], Path]:
-        """Return what the dataset says of its label columns, by their prefix, and the file that says it."""
+        """Return what the dataset records about its label columns, by their prefix, and the file that it is in."""
         path = self.root / PROVENANCE
         return (read_json(safe_path(self.root, path, str(path))) if path.is_file() else {}), path
 
@@ -298,7 +299,7 @@ class RobotDataset(ABC):
         return None
 
     def all_statistics(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield statistics of all rows by column, with the file that says them."""
+        """Yield statistics of all rows by column, with the file that holds them."""
         return iter(())
 
     def file_findings(self) -> Iterator[Finding]:
@@ -354,7 +355,7 @@ FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data
 
 
 def same_split(one: str | None, other: str | None) -> bool:
-    """Tell whether two splits are one, as far as both are known: records of older versions do not say."""
+    """Return whether two splits are one, as far as both are known: records of older versions do not say."""
     return one == other or None in (one, other)
 
 

@@ -251,7 +251,7 @@ def _renewed(
 
 
 def _other_quantiles(stored: Any, measured: Stats) -> bool:
-    """Tell whether any quantile that is stored is far from that of the rows."""
+    """Return whether any quantile that is stored is far from that of the rows."""
     spread = measured["max"].astype(np.float64) - measured["min"]
     return any(
         (np.abs(_said(stored, name, len(spread)) - measured[name]) > OF_QUANTILE * spread).any() for name in QUANTILES

@@ -94,7 +94,7 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
 
 
 def _orientation(path: Path, container: InputContainer, frame: av.VideoFrame) -> Orientation:
-    """Tell which way up a video is from any of its frames: each comes with the container's matrix, if there is one."""
+    """Return how a video is turned, from any of its frames: each has the container's matrix, if there is one."""
     found = orientation_of(frame)
     if found is None or container.streams.video[0].codec.canonical_name not in SEI:
         return found or Orientation()
@@ -182,7 +182,7 @@ def _demuxer(path: Path) -> str:
 
 
 def _ends_empty(path: Path) -> bool:
-    """Tell whether the last 64 MB are zeros, judged by one page of every MB."""
+    """Return whether the last 64 MB are zeros, judged by one page of every MB."""
     if (size := path.stat().st_size) < EMPTY_END:
         return False
     with suppress(OSError), path.open("rb", buffering=0) as file:  # opening it says what is wrong

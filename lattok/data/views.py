@@ -134,7 +134,7 @@ def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) ->
     """Return the dataset with new columns, each of which joins several of its own, float32 [T, sum of their sizes].
 
     `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column,
-    but of no camera, nor of a column that counts frames or seconds. A column is part of a new one once.
+    but of no camera, nor of a column that counts frames or seconds. A new column may hold each of them once.
     """
     return _JoinedColumns(dataset, columns)
 
@@ -206,7 +206,8 @@ def with_actions(
     The dataset must declare the space of `key`. The column `state_key` is what deltas start from, where the conversion
     needs that and the dataset declares its space. What cannot be converted is an error here, not at the first episode.
     To "unified" the state is converted as well, without the kinds `state_drop`, where its space is declared; `arm` is
-    that of parts which name none, and `dataset.absent` has the dimensions of either that are 0 as the robot lacks them.
+    the arm of parts that name none, and `dataset.absent` has the dimensions of both that are 0 because the robot lacks
+    them.
     """
     listed = all(isinstance(kinds, list | tuple) for kinds in (drop, state_drop)) and isinstance(state_key, str | None)
     if not listed or not all(isinstance(text, str) for text in (key, *drop, *state_drop)):

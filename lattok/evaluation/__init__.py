@@ -1,4 +1,4 @@
-"""Judging models on held-out episodes: `evaluate` gathers the evidence, asks every question of it and writes a report.
+"""Evaluation on held-out episodes: `evaluate` gathers evidence, answers every question from it and writes a report.
 
 A question measures and presents in one module of `questions`, or of another package; what several of them need is in
 `evidence`; `page` turns reports into HTML.

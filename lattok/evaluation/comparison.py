@@ -30,14 +30,14 @@ def compare(
     device: str | None = None,
     **options: Any,
 ) -> Report:
-    """Judge latent action models and labels, or action tokenizers, on the same episodes: a row for each.
+    """Compare latent action models and labels, or action tokenizers, on the same episodes: a row for each.
 
-    `labels` are there already, each as `evaluate` takes it: columns and folders, or a mapping of these and of arrays by
+    `labels` exist already, each as `evaluate` takes it: columns and folders, or a mapping of these and of arrays by
     name. `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other,
-    moved to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded
-    ones.
-    A model of video is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras`
-    as it has. Other `options` are those of `EvalOptions`; figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
+    moved to `device` where one is given; models in succession that read the same cameras at the same size share the
+    decoded frames. A model of video is evaluated at its own `stride` and cameras unless others are given; it takes as
+    many of `cameras` as it has. Other `options` are those of `EvalOptions`; figures are those of `evaluate`:
+    `NAME/r2_from_codes/codes`.
 
     Raises `LattokError` for models of other kinds or without names of their own, an unknown option, a dataset
     without actions, and where `out` holds something else.
@@ -47,7 +47,7 @@ def compare(
     action_key = chosen.action_key
     if action_key is None or not own_vectors(dataset):
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
-        hint = "Judge each model alone: evaluate asks the questions that need no actions."
+        hint = "Evaluate each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
     opened = {name: partial(_opened, *each, device) for name, each in named.items()}
     if chosen.folder is not None:

@@ -250,7 +250,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     )  # fmt: skip
     text = (
         "Linear regression from each model's labels to the mean action between the two frames, fitted on the training "
-        "episodes, judged on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
+        "episodes, evaluated on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
     read_tables, task_tables = (
@@ -262,8 +262,8 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     read = Section("What do the labels say about the action?", text, (*every, *read_tables), pictures, open=True)
     tasks = Section(
         "Do labels mean the same in other tasks?",
-        "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
-        "action helps on another only where they mean the same. Models and controls may have seen these tasks.",
+        "The same probes, fitted without the tasks that they are evaluated on: what the labels of one task say about "
+        "the action helps on another only where they mean the same. Models and controls may have seen these tasks.",
         task_tables,
     )
     rows = tuple(TableRow(one.name, one.name, tuple(map(one.figures.get, COSTS)), control=False) for one in candidates)
@@ -304,13 +304,13 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     given = any(each.given for each in ranked)
     question, what = (OF_LABELS, "labels") if given else (QUESTION, "models")
     if value is None:
-        return Answer(question, None, "That cannot be told: the actions of these episodes never change.")
+        return Answer(question, None, "Unclear: the actions of these episodes never change.")
     if text := doubted({each.name: each.verdicts for each in ranked}):
         return Answer(question, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
     shown = f"(R² {printed(value, '.2f')})."
     if (count := best.bootstrap.count) < FEW_HELD_OUT:
-        text = f"That cannot be told: {only(count)} held out, and {FEW_EPISODES}."
+        text = f"Unclear: {only(count)} held out, and {FEW_EPISODES}."
         return Answer(question, None, f"{text} Here {says} most about the action {shown}", hold_out)
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
@@ -318,7 +318,7 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     if len(ranked) == 1:
         return Answer(question, against, f"{says} most about the action {shown}")
     if len(strides) > 1 or len({each.bootstrap.count for each in ranked}) > 1:
-        text = f"That cannot be told: the {what} are asked about different strides or episodes. Give a stride"
+        text = f"Unclear: the {what} are asked about different strides or episodes. Give a stride"
         return Answer(question, None, f"{text} to ask all about the same. By its own, {says} most {shown}")
     near = ranked[1]
     gain = value - (near.r2 or 0.0)

@@ -64,11 +64,11 @@ def compare_rollouts(
 
     `results`: a mapping of columns or CSV files with `method`, `task`, `score` (or `success`), and where they are known
     `episode` and `seed` (of the training); or folders of `lattok rollout`, each a method, also as "NAME=FOLDER".
-    `columns` says what a column is called that has another name, `by` which one says what is judged apart. Without
+    `columns` maps these names to those of the file; `by` names a column whose values are compared separately. Without
     `baseline` every method is compared with every other. `paired`: episode N of a task begins alike for all methods, as
-    it does in folders of `lattok rollout`. `difference` is what further rollouts are counted for, `seed` draws the
-    permutations. Figures are `A - B/difference`, `/low`, `/high`, `/p`, `/holm` and `A/score`. With `out`, report.json
-    and report.html are written there.
+    it does in folders of `lattok rollout`. `difference` is the effect for which the number of further rollouts is
+    computed, `seed` that of the permutations. Figures are `A - B/difference`, `/low`, `/high`, `/p`, `/holm` and
+    `A/score`. With `out`, report.json and report.html are written there.
 
     Raises `LattokError` for what cannot be read, fewer than two methods, and methods without a task in common.
     """

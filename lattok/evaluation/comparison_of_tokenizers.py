@@ -116,13 +116,13 @@ def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[
     if own is None or not all("policy_error" in each for each in found.values()):
         text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"
         least = f"{best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies"
-        return Answer(QUESTION, None, f"That cannot be told: {text}. {least}.")
+        return Answer(QUESTION, None, f"Unclear: {text}. {least}.")
     error = _error(found[best])
     said = f"{best}: a policy that acts by it errs by {error:.3g} of the variance of actions"
     near = others[0] if others else best
     against = f"{near} {_error(found[near]):.3g}"
     if len(horizons) > 1:
-        return Answer(QUESTION, None, f"That cannot be told.{_apart(horizons)} {said}, by {against}.")
+        return Answer(QUESTION, None, f"Unclear.{_apart(horizons)} {said}, by {against}.")
     if own.holds is not True:
         none = "" if own.holds is None else "None of them. "
         return Answer(QUESTION, own.holds, f"{none}The best is {best}. {own.text}")

@@ -29,12 +29,12 @@ def evaluate(
     rollouts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """Judge a model on held-out episodes of a dataset; paths also work.
+    """Evaluate a model on held-out episodes of a dataset; paths also work.
 
     It is an action tokenizer, a latent action model, an inverse dynamics model or a policy, of any package: what is
     asked depends on its methods (the protocols in `lattok.types`), and the report names what could not be asked.
 
-    Labels that are there already are judged without a model: `evaluate(dataset, labels=...)`. They are codes, vectors
+    Existing labels are evaluated without a model: `evaluate(dataset, labels=...)`. They are codes, vectors
     or actions: a column of the dataset or the prefix of several (`latent`), a folder that `annotate` wrote or one of
     `episode_000012.npy`, an array of all frames [F, n], or a list of arrays, one for each episode
     (`lattok.labels.given_labels` says which rows an episode may have).
@@ -53,7 +53,7 @@ def evaluate(
     if labels is not None and dataset is None:  # evaluate(dataset, labels=...)
         model, dataset = None, model
     if labels is not None and model is not None:
-        hint = "lattok.compare(dataset, [MODEL], labels=...) judges both."
+        hint = "lattok.compare(dataset, [MODEL], labels=...) evaluates both."
         checks.fail("labels", "none beside a model", "both", hint)
     if dataset is None:
         checks.fail("dataset", "a dataset, a path or a Hub id", "none")

@@ -67,7 +67,7 @@ class Table:
         return "" if span is None else " … ".join(self.shown(end, column) for end in span)
 
     def wins(self, row: TableRow, column: int) -> bool:
-        """Tell whether a control is better than the first row in a column."""
+        """Return whether a control is better than the first row in a column."""
         first = self.rows[0]
         if not self.better or not row.control or row.reference or row.not_run or first.not_run:
             return False
@@ -129,7 +129,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a verdict is about, and what follows where a model falls short of it.
+    """What a verdict is about, and the advice for models that fall short.
 
     Advice may hold what to change in this model's training: `{label}`, `{Label}`, `{Revive}`, `{robust}`, `{change}`.
     """
@@ -161,7 +161,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a question says to the answer of a report; the gravest of all questions decides. It says Yes only where the
+    """What a question adds to the answer of a report; the gravest decides. It says Yes only where the
     verdict `by` holds, if it names one."""
 
     weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed, 25: learnable, 20: others

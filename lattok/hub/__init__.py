@@ -1,4 +1,5 @@
-"""Artefacts in folders and on the Hub: strict saving and loading, model cards, one door to huggingface_hub."""
+"""Artefacts in folders and on the Hub: strict saving and loading, model cards, and the only access to
+huggingface_hub."""
 
 from lattok.hub.model import FAMILIES, OWN, PARTS, WEIGHTS, HubModel, Place, config_of, family_of, resolve
 from lattok.hub.records import CARD, CONFIG, EVALUATION, TRAINING, parse_config, read_config

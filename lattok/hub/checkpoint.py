@@ -67,7 +67,7 @@ class Importer:
         return shown[1] if shown else ""
 
     def signed(self, names: str) -> bool:
-        """Tell whether tensors are of this system, from their names, one on each line."""
+        """Return whether tensors are of this system, from their names, one on each line."""
         other = self.unless and re.search(self.unless, names, re.MULTILINE)
         return bool(re.search(self.sign, names, re.MULTILINE)) and not other
 

@@ -204,7 +204,7 @@ class HubModel(nn.Module, metaclass=HubModelType):
 
     @classmethod
     def how_made(cls) -> str:
-        """Say how users get one."""
+        """Return how users get one."""
         return "A saved one is loaded with lattok.load(FOLDER)."
 
     @property
@@ -227,18 +227,18 @@ class HubModel(nn.Module, metaclass=HubModelType):
 
     @property
     def size(self) -> str:
-        """How many parameters there are; of a model that has hardly any, numbers in its tables."""
+        """The number of parameters, or of entries in its tables where a model has hardly any parameters."""
         millions = self.num_parameters() / 1e6
         numbers = sum(tensor.numel() for tensor in self.saved_tensors().values())
         return f"{millions:.2f} M parameters" if millions >= 0.005 else f"{numbers:,} numbers"
 
     def summary(self) -> str:
-        """Say in one line what it is."""
+        """Return in one line what it is."""
         return f"{type(self).__name__}, {self.size}"
 
     def next_step(self, name: str) -> str:
         """Return what to type once it is saved under that name."""
-        return f"Judge it: {shlex.join(['lattok', 'evaluate', name])} DATASET"
+        return f"Evaluate it: {shlex.join(['lattok', 'evaluate', name])} DATASET"
 
     @property
     def judged_by(self) -> str:
@@ -312,7 +312,7 @@ class HubModel(nn.Module, metaclass=HubModelType):
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: FilePath | None = None) -> tuple[Any, dict[str, Any]]:
-        """Return the configuration, and what else building needs that `folder` does not hold."""
+        """Return the configuration, and what building needs beyond `folder`."""
         if backbone is not None:
             checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
         return config, {}
@@ -324,12 +324,12 @@ class HubModel(nn.Module, metaclass=HubModelType):
 
     @classmethod
     def outline(cls, config: Any, **parts: Any) -> Self:
-        """Make one of which only the shapes are used."""
+        """Make a model for its shapes alone."""
         return cls.build(config, **parts)
 
     @property
     def saved_config(self) -> Any:
-        """The configuration with which it is saved: `config`, unless something of it was changed since it was made."""
+        """The configuration to save: `config`, with what was changed since it was made."""
         return self.config
 
     def check_fits(self, file: Sizes, where: str) -> None:
@@ -341,7 +341,7 @@ class HubModel(nn.Module, metaclass=HubModelType):
         """Finish a model whose weights were loaded."""
 
     def trial(self) -> trials.Trial | None:
-        """Return how its codes are tried when it is saved and loaded; None of a model that gives none."""
+        """Return the test of its codes at saving and loading; None for a model without codes."""
         return None
 
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> str:

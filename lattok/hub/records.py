@@ -38,7 +38,7 @@ TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
 MAX_CARD_BYTES = 1 << 20  # bytes of a card, or of its picture
 _END = re.compile("_(low|high)/codes$")  # of an interval
-LEGEND = "Blue is the model, grey and orange are controls; curves in the colour of the text are the truth."
+LEGEND = "Blue is the model, orange the best control, grey the others. Of curves, black (white on dark) is the truth."
 MAX_METRICS = 12  # figures that the Hub lists; the card has all
 MARKS = {True: "holds up", False: "falls short", None: "unclear"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
@@ -138,7 +138,7 @@ def _line(text: object) -> str:
 
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
-    """Read config.json of an artefact; check that it is whole, and its version."""
+    """Read config.json of an artefact; check that it is complete, and its version."""
     path = safe_path(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
     if not path.is_file():
         data = "It holds a dataset, for open_dataset."

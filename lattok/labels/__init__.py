@@ -1,4 +1,4 @@
-"""Latent labels of a dataset: what they are (`LatentSpec`), where they lie, and how a batch of them is read."""
+"""Latent labels of a dataset: what they are (`LatentSpec`), where they are stored, and how a batch of them is read."""
 
 from lattok.labels.given import GivenLabels, given_labels
 from lattok.labels.reader import read_rows, target_from_batch, target_of

@@ -40,7 +40,7 @@ Read = Callable[[int], Mapping[str, np.ndarray]]  # by episode: "codes", "vector
 
 
 class GivenLabels(Labeller):
-    """Labels of the frames of a dataset, by what was read of each episode."""
+    """Labels of a dataset's frames, from arrays of its episodes."""
 
     label_source, type = "video", "labels"
 
@@ -102,7 +102,7 @@ class GivenLabels(Labeller):
         return LatentActions(torch.from_numpy(codes), latents, latents)
 
     def labelled(self, episode: int) -> np.ndarray:
-        """Tell which frames of an episode have a label, [T]."""
+        """Return which frames of an episode have a label, [T]."""
         found, length = self._read(episode), self._lengths[episode]
         rows = len(next(iter(found.values())))
         known = np.ones(rows, dtype=bool)
@@ -111,7 +111,7 @@ class GivenLabels(Labeller):
         if "codes" in found:
             missing = found["codes"] < 0
             if (missing.any(1) & ~missing.all(1) & known).any():
-                hint = "Rows of different numbers of codes are judged as vectors: give floats."
+                hint = "Rows of different numbers of codes are compared as vectors: give floats."
                 checks.fail("labels", "as many codes in every row", "some of a row below 0", hint)
             known &= ~missing.any(1)
         if "vectors" in found:
@@ -128,7 +128,7 @@ class GivenLabels(Labeller):
         return rows[np.minimum(np.arange(length) // self.every, len(rows) - 1)]
 
     def spread(self, rows: Mapping[int, int]) -> "GivenLabels":
-        """Find how rows of episodes, as many as `rows` says, are those of their frames."""
+        """Find which frames the `rows` of each episode belong to."""
         pairs = [(length, rows[index]) for index, length in self._lengths.items()]
         longest, (length, count) = max(self._lengths.values()), pairs[0]
         several = max(1, count // length)

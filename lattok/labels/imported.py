@@ -7,8 +7,8 @@
     others          NAME.npy [n, m]; NAME.npz with `action` [n, m] and, where it is known, `confidence` [n] in (0, 1]
 
 NAME is that of the episode's video, or ends with the number of the episode; `_from_160` after it: the rows begin at
-frame 160 of it, as where a long episode was asked for in pieces. Read from NVIDIA/cosmos (cookbooks/cosmos3/generator/
-action) and copies of NVIDIA/GR00T-Dreams (IDM_dump); the programs themselves were never run here.
+frame 160, for long episodes that were inferred in pieces. Read from NVIDIA/cosmos (cookbooks/cosmos3/generator/ action)
+and copies of NVIDIA/GR00T-Dreams (IDM_dump); the programs themselves were never run here.
 """
 
 import hashlib
@@ -134,13 +134,13 @@ class ImportedActions(Labeller):
         return Inferred(actions, sure if self._sure else None, valid)
 
     def has(self, episode: int) -> bool:
-        """Tell whether anything was written of an episode."""
+        """Return whether there are actions of an episode."""
         if self._dataset:
             return episode in {each.index for each in self._dataset.episodes}
         return episode in self._files
 
     def none_of(self, episode: int) -> Inferred:
-        """Return what stands for the actions of an episode that nothing was written of: zeros that are not valid."""
+        """Return placeholders for an episode without actions: zeros that are not valid."""
         nothing = np.zeros((self._lengths[episode], self.config.action_dim), np.float32)
         return Inferred(nothing, nothing[:, 0] if self._sure else None, np.zeros(len(nothing), bool))
 

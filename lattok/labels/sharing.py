@@ -56,8 +56,8 @@ def push_dataset(
 ) -> str:
     """Upload a LeRobot dataset, or the labels that `annotate` wrote for another one; return the address.
 
-    What goes up is the card, what the dataset says of itself in meta/, and the files that its episodes or labels lie
-    in: see `listing`. `include` names further files, by their paths in the folder.
+    It uploads the card, the dataset's own files in meta/, and the files that hold its episodes or labels: see
+    `listing`. `include` names further files, by their paths in the folder.
 
     `options` are those of a model's `push_to_hub`. A dataset card is written as README.md. An existing card stays below
     it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version, which LeRobot asks

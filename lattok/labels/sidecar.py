@@ -138,7 +138,8 @@ class LabelledDataset(ColumnsView):
 def with_labels(
     dataset: RobotDataset | str | os.PathLike[str], labels: str | Path | Sequence[str | Path]
 ) -> RobotDataset:
-    """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns, or in several."""
+    """Return `dataset`, or the one at this path, with the labels in one or several folders `labels` as further
+    columns."""
     dataset = as_dataset(dataset)
     for folder in (labels,) if isinstance(labels, str | os.PathLike) else labels:
         sidecar = Sidecar(folder)

@@ -73,7 +73,7 @@ class LatentSpec:
         return self.codes or self.vectors or 1
 
     def has(self, part: str) -> bool:
-        """Tell whether there are "codes" of a known codebook, or vectors ("embedding") of a known width."""
+        """Return whether there are "codes" of a known codebook, or vectors ("embedding") of a known width."""
         return self.codes > 0 and self.codebook_size > 1 if part == "codes" else self.vectors * self.latent_dim > 0
 
     def column(self, part: str) -> str:
@@ -121,7 +121,7 @@ class Options:
         action_key: Column with the actions.
         cameras: Those that a model of video looks at, in its order. None: its own.
         threads: Threads of torch. Sums in another order round differently.
-        fill: Inferred actions fill `action_key` where nobody knows the robot's own.
+        fill: Inferred actions fill `action_key` where the true ones are unknown.
         any_rate: Models may have learned at another rate than the dataset's.
     """
 
@@ -267,8 +267,8 @@ def latent_spec(
 ) -> LatentSpec:
     """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
-    `stride` (frames or "0.2s"), where given, must be theirs. `needs`: which of "codes" and "embedding" must exist.
-    Everything that does not fit raises `LattokError` with the way out.
+    `stride` (frames or "0.2s"), if given, must be that of the labels. `needs`: which of "codes" and "embedding" must
+    exist. Everything that does not fit raises `LattokError` with the way out.
     """
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
@@ -305,7 +305,7 @@ def latent_spec(
 
 
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
-    """Return the same for an action tokenizer that labels batches as they are drawn, in place of columns."""
+    """Return the spec of an action tokenizer that labels batches as they are drawn, in place of columns."""
     if not isinstance(tokenizer, ActionTokenizer):
         checks.fail("tokenizer", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
     if tokenizer.horizon != horizon:

@@ -81,7 +81,7 @@ def gripper_action_loss(
 
 
 def coded(valid: Tensor) -> Tensor:
-    """Tell which samples have a chunk to code, bool [B]: their `valid` steps [B, H] begin with the first, without a
+    """Return which samples have a chunk to code, bool [B]: their `valid` steps [B, H] begin with the first, without a
     gap. Where no action is known, or one in the middle is not to teach, there is none."""
     return valid[:, 0] & (valid[:, 1:] <= valid[:, :-1]).all(1)
 

@@ -30,7 +30,7 @@ class Normalizer(nn.Module):
     `mean_std` gives zero mean and unit deviation; `quantile` maps the 1st and 99th percentile to -1 and 1, `min_max`
     the extremes; `bounded` leaves what stays within [-1, 1] as it is, and is `min_max` for the rest. A dimension that
     never moves keeps scale 1, so that noise is not blown up.
-    Dimensions that are `clipped` end at -1 and 1: a value beyond counts, and comes back, as the end of the range.
+    Dimensions that are `clipped` end at -1 and 1: values beyond are replaced by the end of the range.
     """
 
     def __init__(self, dim: int, clipped: Sequence[bool] | None = None):
@@ -69,7 +69,7 @@ class Normalizer(nn.Module):
         return self._set(*np.array(maps).T)
 
     def unsound(self) -> list[str]:
-        """Return what is wrong with the map that a file holds."""
+        """Return what is wrong with a map read from a file."""
         problems = []
         if not bool((self.shift.abs() <= MOST_SIZE).all()):
             problems.append(f"shift has numbers that are not finite, or beyond +-{MOST_SIZE:g}")
@@ -109,7 +109,7 @@ class Normalizer(nn.Module):
         self.scale.copy_(other.scale[columns])
 
     def check_chosen(self) -> None:
-        """Say nothing: there is no choice to make, as with an `OpenChoice`."""
+        """Do nothing: only an `OpenChoice` has a choice to make."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise values [..., m] in physical units."""
@@ -157,7 +157,8 @@ def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], di
 
 
 def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
-    """Tell which dimensions end at -1 and 1; asking for it where no dimension has a range is an error."""
+    """Return which dimensions end at -1 and 1. Raises `LattokError` where clipping is asked for and no dimension has a
+    range."""
     if clip and not set(kinds) & set(CLIPPED):
         checks.fail("normalize_clip", f"False unless normalize is {' or '.join(CLIPPED)}", clip)
     return [clip and kind in CLIPPED for kind in kinds]
@@ -208,7 +209,7 @@ def space_dims(names: Sequence[str]) -> list[int]:
 def named_dims(argument: str, name: str, names: Sequence[str], dim: int, text: str = "") -> list[int]:
     """Find dimensions by a name, an index, or a pattern with `*`, which may fit none.
 
-    Errors are about `argument`, and say the whole `text` where a name is part of NAME=KIND.
+    Errors name `argument`, and quote the whole `text` where a name is part of NAME=KIND.
     """
     if name in names:
         return [list(names).index(name)]
@@ -249,7 +250,7 @@ class OpenChoice(nn.Module):
 
 
 class DatasetNormalizers(nn.ModuleList):
-    """What a model of several datasets normalises by: for each of them a `Normalizer`, or a dictionary of some.
+    """Normalisers of a model of several datasets: for each a `Normalizer`, or a dictionary of them.
 
     A model of one dataset has none here, but its own. While a model of several learns, batches come normalised, each by
     the normaliser of its dataset, and the model's own is a fresh one, which changes nothing.
@@ -288,7 +289,7 @@ class DatasetNormalizers(nn.ModuleList):
         return found
 
     def add(self, name: str, normalizer: nn.Module) -> None:
-        """Know one more dataset."""
+        """Add a dataset."""
         self.names = (*self.names, name)
         self.append(normalizer)
 
@@ -318,7 +319,7 @@ class OfDatasets:
         raise NotImplementedError
 
     def choose(self, name: str) -> None:
-        """Become the model of one dataset; `for_dataset` calls this of a copy."""
+        """Become the model of one dataset; `for_dataset` calls this on a copy."""
         raise NotImplementedError
 
 

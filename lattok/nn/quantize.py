@@ -67,13 +67,15 @@ class CodeStatistics(NamedTuple):
 
     @property
     def tokens_repeat(self) -> bool:
-        """Tell hidden collapse: every position is in full use, yet the row says hardly more than the best of them."""
+        """Whether collapse is hidden: every position is fully used, yet a row says hardly more than its best
+        position."""
         single = math.log2(max([1.0, *self.perplexity]))
         return len(self.used) > 1 and self.joint_entropy < 1.5 * single < 0.7 * self.joint_ceiling
 
 
 def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
-    """Measure use per position and joint entropy of code rows [N, P]. It sees tokens that repeat one another."""
+    """Measure use per position and joint entropy of code rows [N, P]. Joint entropy reveals tokens that repeat one
+    another."""
     checks.rank("codes", codes, "N P")
     codes = codes.cpu()  # read once
 
@@ -222,7 +224,7 @@ class Codebook(nn.Module):
 
 
 class CodeUsage(nn.Module):
-    """Remembers the codes that training gave lately; any quantizer whose usage the training loop shall report."""
+    """Base of quantizers whose usage the training loop reports: remembers the codes of the latest steps."""
 
     frozen = False  # whether training only uses the codes that it was given
 
@@ -284,7 +286,7 @@ class VectorQuantizer(CodeUsage):
 
     @property
     def started(self) -> bool:
-        """Tell whether the codebooks have started; until then training passes latents through."""
+        """Return whether the codebooks have started; until then training passes latents through."""
         return self.config.start != "kmeans" or self.count > self.config.continuous_steps
 
     @property

@@ -46,13 +46,13 @@ def train(
     resume_command: str = "",
     **options: Any,
 ) -> Any:
-    """Train what `lattok train KIND` does, or what a recipe says; returns the model, saved in `out`.
+    """Train as `lattok train KIND` does, or by a recipe; returns the model, which is also saved in `out`.
 
     >>> lattok.train("image-lam", "path/to/dataset", out="my-lam", preset="tiny", steps=1000)
     >>> lattok.train(lattok.ActionVQRecipe.from_preset("my_dataset", "my_tokenizer", "quick"))
 
     `recipe` is one of `kinds()`. Flags of the command line have underscores here. A mixture is `mix=[...]` without a
-    dataset. With `resume` the run in `out` goes on.
+    dataset. With `resume` the run in `out` continues.
     """
     if isinstance(recipe, Recipe):
         if dataset is not None or out is not None or preset is not None or options:

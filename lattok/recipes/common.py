@@ -120,8 +120,8 @@ class Recipe(ABC, Generic[Model]):
     (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
     the dataset (`FROM_DATA`) are not options.
 
-    `train` goes the same way in all of them: `folder` checks the run's folder, `open` opens the data, `begin` locks the
-    folder and records what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
+    `train` takes the same steps in all of them: `folder` checks the run's folder, `open` opens the data, `begin` locks
+    the folder and records what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
     """
 
     kind: ClassVar[str]
@@ -154,7 +154,7 @@ class Recipe(ABC, Generic[Model]):
         """Train and save the model into `out`. `resume` continues an interrupted run, which prints `resume_command`."""
 
     def completed(self, resume_command: str = "the same call") -> Model:
-        """Return the model that is in `out`; if there is none yet, train it, or go on where a run was interrupted."""
+        """Return the model that is in `out`; if there is none yet, train it, or continue an interrupted run."""
         out = Path(self.out)
         if (out / CONFIG).is_file():
             return cast(Any, load(out))
@@ -209,7 +209,7 @@ class Recipe(ABC, Generic[Model]):
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options, from those of the presets and those that were given by name.
 
-        A short run rises to its learning rate in a third of its steps, where a preset asks for more than it has.
+        A run that is shorter than the preset's warm-up warms up for a third of its steps.
         """
         steps = {**preset, **given}.get("steps", LoopOptions.steps)
         rise = {"warmup_steps": steps // 3} if preset.get("warmup_steps", 0) >= steps else {}
@@ -362,19 +362,19 @@ class Recipe(ABC, Generic[Model]):
             if not split_by_task(dataset)[1] and not rest:
                 words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels"), *beside]
                 said = shlex.join([*words, *prefix_flags(dataset, "latent")])
-                return f"No episode is held out to judge it by: {MORE}. Label with it: {said}"
+                return f"No episode is held out to evaluate it on: {MORE}. Label with it: {said}"
             if not rest and self._none_judges(dataset):
                 if self.judged_by_actions:
                     return self._leaving_one_out(dataset, source)
-                return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, source, '--action-key', 'None'])}"
+                return f"Evaluate it: {shlex.join(['lattok', 'evaluate', self.out, source, '--action-key', 'None'])}"
         if len(labels) == 1 and (Path(labels[0]) / SOURCE).is_file():
             source = labels[0]  # which is the dataset with these labels
         words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
-        return f"Judge it: {shlex.join(words)}"
+        return f"Evaluate it: {shlex.join(words)}"
 
     def _none_judges(self, dataset: RobotDataset) -> bool:
-        """Tell whether a dataset has actions, and none that is known in the episodes that are held out."""
+        """Return whether a dataset has actions, and none that is known in the episodes that are held out."""
         key, test = self.data.action_key, {*split_by_task(dataset)[1]}
         held_out = [episode for episode in dataset.episodes if episode.index in test]
         return key in dataset.features and not measured_episodes(dataset, key, held_out)
@@ -383,7 +383,7 @@ class Recipe(ABC, Generic[Model]):
         """Return how to judge what this run trains where all known episodes teach: without the last of them."""
         chosen = select_episodes(dataset, self.data.episodes)
         known = measured_episodes(dataset, self.data.action_key, chosen)
-        said = "No held-out episode has known actions, so nothing judges it"
+        said = "No held-out episode has known actions, so nothing tests it"
         if len(known) < FEWEST_TO_JUDGE:
             return f"{said}: {checks.counted(len(known), 'known one')} cannot be spared."
         others = index_runs(episode.index for episode in chosen if episode != known[-1])
@@ -392,7 +392,8 @@ class Recipe(ABC, Generic[Model]):
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in others)]
         judge = ["lattok", "evaluate", *judged_words(again, source, self.data.action_key)]
         judge += ["--episodes", str(known[-1].index)]
-        return f"{said}. Leave one of {len(known)} out to see: {shlex.join(words)}\nThen judge it: {shlex.join(judge)}"
+        said += f". Leave one of {len(known)} out to see: {shlex.join(words)}"
+        return f"{said}\nThen evaluate it: {shlex.join(judge)}"
 
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
@@ -405,7 +406,7 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def over(cls, stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of a run, or of a file, with those that are given in their place."""
+        """Return the options of a run, or of a file, with given ones in their place."""
         return {**stored, **given}
 
     @classmethod

@@ -136,7 +136,7 @@ def _answer(errors: Mapping[str, np.ndarray]) -> FewActions:
     change = gains.mean() / each["known"].mean() if each["known"].mean() else 0.0
     by = f"the error is {abs(change):.0%} {'lower' if change >= 0 else 'higher'} than with known actions alone"
     if gain is None:
-        answer = f"That cannot be told from {episodes}, and an interval needs {FEWEST}: {by}."
+        answer = f"Unclear from {episodes}, and an interval needs {FEWEST}: {by}."
     elif gain[0] > 0:
         answer = f"Inferring the other actions is worth it here: {by} ({episodes})."
     elif gain[1] < 0:

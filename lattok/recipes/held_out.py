@@ -58,7 +58,7 @@ def judge(policy: LatentVLA, data: PolicyData, parts: Sequence[PolicyWindows], o
         verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
         texts.append(where + errors.text)
     if not reports:
-        print("Not judged: no held-out episode has measured actions.")
+        print("Not evaluated: no held-out episode has measured actions.")
         return
     files.write_json(out / HELD_OUT, {"mixture": reports} if policy.datasets else next(iter(reports.values())))
     if policy.evaluation is None:  # a report may have judged it already

@@ -297,7 +297,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
         judged = list(measured[LEAVE_OUT_EVERY - 1 :: LEAVE_OUT_EVERY] or measured[-1:]) if config.proprio_map else []
         if judged and len(measured) == 1:
             hint = "One alone is enough for from_=proprio."
-            checks.fail("from_", "two episodes with known actions for both, of which one judges video", "one", hint)
+            checks.fail("from_", "two episodes with known actions for both, of which one tests video", "one", hint)
         apart = {episode.index for episode in judged}
         inferred = inferred_episodes(dataset, data.action_key, select_episodes(dataset, data.episodes))
         acted = [episode.index for episode in measured if episode.index not in apart]

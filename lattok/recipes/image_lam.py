@@ -118,8 +118,8 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with what follows from the stage and from earlier models, of which config.json is read:
-        before anything else is read or written."""
+        """Return all options, with those that follow from the stage and from config.json of earlier models. Nothing
+        else is read or written before."""
         stage, init, codebook = (given.get(name) for name in ("stage", "init", "env_codebook"))
         if stage is not None:
             checks.one_of("stage", stage, STAGES)

@@ -111,7 +111,7 @@ class LatBotRecipe(VLARecipe):
 
     def learner(self, data: PolicyData) -> Learner:
         """Return the student with its teacher, or the distilled policy with a new head. Random weights are drawn before
-        others are read: they are those of any strategy with this seed."""
+        others are read, so with one seed they are the same for every strategy."""
         check_head(self.kind, self.model.head.name)
         config, before, options = data.config(), self.data.before, self.data
         if options.phase == "finetune":
@@ -139,7 +139,7 @@ class LatBotRecipe(VLARecipe):
         return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=inputs)
 
     def _texts(self, policy: LatentVLA, datasets: Sequence[RobotDataset]) -> bool:
-        """Tell whether sub-task texts teach; where they cannot, say why."""
+        """Return whether sub-task texts teach; where they cannot, say why."""
         if not self.data.text_weight:
             return False
         without = [each.name for each in datasets if each.subtasks(each.episodes[0].index) is None]

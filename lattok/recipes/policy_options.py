@@ -103,7 +103,7 @@ class PolicyOptions(ActedOptions):
 
     @property
     def labels_by_tokenizer(self) -> bool:
-        """Tell whether `tokenizer` makes labels while the policy trains; otherwise it may be that of its head."""
+        """Return whether `tokenizer` makes labels while the policy trains; otherwise it may be that of its head."""
         return self.tokenizer is not None and self.plan.labels == "chunk"
 
     def check_latents_only(self, names: Sequence[str]) -> None:

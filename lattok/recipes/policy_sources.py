@@ -127,7 +127,7 @@ def mixture(
 
 
 def _acts(data: PolicyOptions, dataset: RobotDataset, episodes: Sequence[Episode]) -> bool:
-    """Tell whether a dataset of a mixture has actions that are known, and are to teach."""
+    """Return whether a dataset of a mixture has actions that are known, and are to teach."""
     if dataset.name in data.latents_only or not has_actions(dataset, data.action_key):
         return False
     return any(not unmeasured(dataset, data.action_key, {episode.index}) for episode in episodes)

@@ -42,7 +42,7 @@ def read_recipe(out: Path) -> dict[str, Any]:
 
 
 def never_saved(out: Path) -> bool:
-    """Tell whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
+    """Return whether a folder holds only what a run leaves that was stopped before its first checkpoint."""
     run = out / RUN
     present = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
     found = {path for path in present if not files.is_temporary(path)}
@@ -69,7 +69,7 @@ def read_options(path: str | None, kind: str | None = None) -> tuple[dict[str, A
 
 
 def first_process() -> bool:
-    """Tell whether this is the first of the processes that torchrun started, also before they have met."""
+    """Return whether this is the first of the processes that torchrun started, also before they have met."""
     return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 

@@ -92,7 +92,7 @@ def _of_proprio(recipe: VLARecipe, dataset: RobotDataset) -> VLARecipe:
 
 def _held_out(path: Path) -> dict[str, Any]:
     """Read what a finished run says of its held-out episodes; of a damaged file say how to make it again."""
-    again = f"Delete {path.name} and continue the study: that run is judged again."
+    again = f"Delete {path.name} and continue the study: that run is evaluated again."
     try:
         found = files.read_json(path)
     except LattokError as error:

@@ -39,9 +39,9 @@ class FitRecipe(Recipe[Tokenizer]):
     loop: Any = field(default_factory=FitOptions)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
-        """Fit the tokenizer and save it into `out`. With `resume` a family that is trained goes on from its checkpoint,
-        and one that is fitted at once begins again. Of several processes the first one checks, fits and saves, the
-        others load; training they share."""
+        """Fit the tokenizer and save it into `out`. With `resume` a family that is trained continues from its
+        checkpoint, and one that is fitted at once begins again. Of several processes the first one checks, fits and
+        saves, and the others load; all take part in training."""
         out, shared = self.folder(resume), hasattr(self.loop, "batch_size")
         if not (shared or first_process()):
             wait_for_all()

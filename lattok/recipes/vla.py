@@ -81,7 +81,7 @@ class VLARecipe(Recipe[LatentVLA]):
     - `scratch`: a small policy from random weights, on two cores, as in our closed-loop study
     - joined with any of them: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %)
 
-    Like every recipe, this leaves out the episodes that judge; with episodes 0: it trains on all.
+    Like every recipe, this holds episodes out for evaluation; with episodes 0: it trains on all.
     """
 
     kind = "vla"
@@ -111,8 +111,9 @@ class VLARecipe(Recipe[LatentVLA]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options; a policy that is trained further keeps its own of those `kept`. Its cameras, whose names
-        can be short, are compared with the data. The loss of presets for regression is not for flow heads."""
+        """Return all options; those that `kept` names stay as they are in a policy that is trained further. Its
+        cameras, whose names can be short, are compared with the data. Flow heads ignore the presets' loss for
+        regression."""
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}

@@ -236,7 +236,7 @@ def draw_labelled(
     unit: LabelUnit,
     seed: int,
 ) -> np.ndarray:
-    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one. The
+    """Return which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one. The
     hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter."""
     chosen = np.zeros(len(episode_of), dtype=bool)
     if fraction == 0:

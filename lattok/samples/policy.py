@@ -128,7 +128,7 @@ class PolicyWindows(Samples):
         self._all_frames = partial(self.reader.all, progress=progress) if self.cameras else empty
 
     def _known_actions(self, dataset: RobotDataset, key: str, options: WindowOptions) -> Tensor:
-        """Tell which samples have a known action that may teach, bool [N]."""
+        """Return which samples have a known action that may teach, bool [N]."""
         episodes = options.action_episodes
         lengths = np.array([e.length for e in self.episodes], dtype=np.int64)
         acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
@@ -150,7 +150,7 @@ class PolicyWindows(Samples):
         return torch.from_numpy(values)
 
     def _confident(self, dataset: RobotDataset, key: str, share: float) -> tuple[Tensor, Tensor | None]:
-        """Tell which actions were measured, bool [N], and which may teach; none where all may."""
+        """Return which actions were measured, bool [N], and which may teach; none where all may."""
         if not (found := confidences(dataset, key, self.episodes)):
             return self.acted, None
         parts = [found.get(e.index, np.full(e.length, np.inf)) for e in self.episodes]
@@ -170,12 +170,12 @@ class PolicyWindows(Samples):
         return self.acted if self._sure is None else self.acted & coded(self._taught(self._sure))
 
     def _taught(self, sure: Tensor) -> Tensor:
-        """Tell which steps of the samples may teach, bool [N, H], by which actions are sure enough, [N]."""
+        """Return which steps of the samples may teach, bool [N, H], by which actions are sure enough, [N]."""
         rows, inside = self._windows.rows(torch.arange(len(self)))
         return sure[rows] & inside
 
     def teach(self, actions: Tensor) -> None:
-        """Teach other numbers [F, m] in place of the actions, such as what these add to the state."""
+        """Replace the actions as targets by other numbers [F, m], such as what actions add to the state."""
         self._instead = actions
 
     @property

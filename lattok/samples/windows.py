@@ -110,7 +110,7 @@ class MixedWindows(MixedSamples):
 
 
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
-    """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
+    """Return which of the chosen episodes have known actions, bool [E]; at least one."""
     known = {episode.index for episode in select_episodes(dataset, action_episodes)}
     found = np.array([episode.index in known for episode in chosen])
     if not found.any():

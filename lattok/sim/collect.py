@@ -40,7 +40,7 @@ EXPERT, NEXT = "expert_action", "next."
 
 
 class CollectionResult(NamedTuple):
-    """Where the demonstrations are, and how often the expert succeeded."""
+    """Path of the demonstrations, and how often the expert succeeded."""
 
     path: Path
     frames: int
@@ -64,7 +64,7 @@ def collect(
     """Record `episodes` successful demonstrations of each task (see `find_tasks`) into the new dataset `out`.
 
     Actions are those of the expert with smooth noise, of a strength that is uniform in [.3, 1] of `noise` from one
-    episode to the next. Seeds count from `seed`; those whose episode fails are passed over. `size`, `repeat` and
+    episode to the next. Seeds count from `seed`; those whose episode fails are skipped. `size`, `repeat` and
     `variation` as in `make`. `workers` processes, by default one for each core, do not change the outcome. After an
     interruption the same call continues. `progress(episodes done, episodes in all)` is called after each.
 
@@ -188,7 +188,7 @@ class _Collection(Output):
         return noise, columns, {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
 
     def _waits(self, name: str, seed: int) -> bool:
-        """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
+        """Return whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
         try:
             return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[2].values())
         except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out

@@ -56,7 +56,7 @@ class Stage(NamedTuple):  # parts of a model that variations change
 
 @dataclass(frozen=True)
 class Variation:
-    """Changes of the scene, drawn for each episode from its seed. All are off at first."""
+    """Changes of the scene, drawn for each episode from its seed. All are off by default."""
 
     background: bool = False  # colours of table, floor and walls
     light: bool = False  # brightness and place of the lamps

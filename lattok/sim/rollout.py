@@ -87,13 +87,13 @@ def rollout(
             chunk [H, m].
         tasks: Names, such as "metaworld/reach", or of whole worlds.
         episodes: Episodes of each task.
-        seed: That of the first episode. Demonstrations are collected from 0 on, so that the default shares none.
+        seed: That of the first episode. Demonstrations begin at 0, so the default shares none with them.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held; by default as many as the world sets.
         ensemble: Plan at every decision, and carry out the mean of all that was planned for it, the i-th oldest
             weighed by exp(-ensemble i), as ACT does.
         instruction: own; swapped, that of the other task in the scene; or blank, none.
-        variation: What of the scene is changed, drawn for each episode from its seed.
+        variation: Changes of the scene, drawn for each episode from its seed.
         batch: Environments side by side.
         workers: Processes for the environments; 0: in this one.
         videos: Episodes of each task that are filmed.
@@ -101,7 +101,7 @@ def rollout(
             are replaced, others refused.
         progress: Called with episodes done and in all.
 
-    Raises `LattokError` where the agent does not fit the tasks, or what it plans is no action.
+    Raises `LattokError` if the agent does not fit the tasks, or plans something that is no action.
     """
     checks.whole(workers=workers, videos=videos)
     asked = {"episodes": episodes, "seed": seed, "repeat": repeat, "ensemble": ensemble, "execute": execute}

@@ -107,7 +107,7 @@ class Rollouts:
         return "\n".join([*lines, LEGEND])
 
     def save(self, folder: Path) -> None:
-        """Write `speed.json`, by which the folder is known again, then films if there are any, last `rollouts.json`."""
+        """Write `speed.json`, which identifies the folder, then films if there are any, and `rollouts.json` last."""
         decisions = sum(result.decisions for result in self.episodes)
         speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
         files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run

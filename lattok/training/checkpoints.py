@@ -31,7 +31,7 @@ class Checkpoint(TypedDict, total=False):
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether each process holds only its part."""
+    """Return whether each process holds only its part."""
     return hasattr(tensor, "full_tensor")
 
 

@@ -87,7 +87,7 @@ def parts_counted(model: nn.Module, parts: int) -> Iterator[None]:
 
 
 def shards(accelerator: Accelerator) -> bool:
-    """Tell whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
+    """Return whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
     return getattr(accelerator, "is_fsdp2", False)
 
 

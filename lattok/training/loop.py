@@ -125,7 +125,7 @@ class LoopOptions:
 
     @property
     def shares(self) -> int:
-        """Parts of a batch that are learned from at once: each process has one, or so many as it accumulates."""
+        """Parts of a batch that are learned from at once: one for each process, times those it accumulates."""
         return int(os.environ.get("WORLD_SIZE", "1")) * self.accumulate
 
 

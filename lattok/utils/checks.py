@@ -20,12 +20,12 @@ _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Return a text that may hold a stranger's words with `�` in place of what would command a terminal."""
+    """Return untrusted text with `�` in place of control characters."""
     return _COMMANDS.sub("\ufffd", text)
 
 
 def warn(text: str, stacklevel: int = 1) -> None:
-    """Warn of something that may hold a stranger's words, at the line of the caller or of one further up."""
+    """Warn, also with untrusted text, at the line of the caller or of one further up."""
     warnings.warn(printable(text), stacklevel=stacklevel + 1)  # noqa: TID251
 
 
@@ -48,7 +48,7 @@ def fail(name: str, expected: str, got: object, hint: str = "") -> NoReturn:
 
 
 def refuse(place: object, expected: str, got: object, hint: str = "") -> NoReturn:
-    """Raise the same about a file, or a place in one."""
+    """Raise such an error about a file, or a place in one."""
     shown = str(got)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
     raise LattokError(f"{place}: expected {expected}, got {shown}." + (f" {hint}" if hint else ""))
@@ -66,28 +66,28 @@ def within_memory(what: str, way_out: str) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether this is a lack of memory, for which torch has no class of its own on a CPU."""
+    """Return whether memory ran out; on a CPU torch has no class of its own for that."""
     words, said = ("out of memory", "can't allocate memory", "not enough memory"), str(error).lower()
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in words))
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says, as one line; its kind where it says nothing."""
+    """Return the message of an exception as one line; its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def reason(error: BaseException) -> str:
-    """Say why, in one line; errors that are no finding of ours are also named by their kind."""
+    """Return the message of an error in one line, with its class unless it is lattok's own."""
     return ("" if isinstance(error, LattokError) else f"{type(error).__name__}: ") + first_line(error)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell whether this is a number, which true and false are not."""
+    """Return whether this is a number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Tell whether this is a whole number, which true and false are not."""
+    """Return whether this is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -103,7 +103,7 @@ below_one = partial(_numbers, "a number in [0, 1)", lambda value: 0 <= value < 1
 
 
 def is_frame_rate(value: object) -> TypeGuard[int | float]:
-    """Tell whether this is frames per second between 1e-6 and 1e6, so that seconds come to numbers of frames."""
+    """Return whether this is a frame rate between 1e-6 and 1e6 a second."""
     return is_number(value) and 1e-6 < value < 1e6
 
 
@@ -134,7 +134,7 @@ def named(count: int, **names: Sequence[str]) -> None:
 
 
 def divides(whole: int, said: str, /, **values: int) -> None:
-    """Require that every value divides `whole`, which is `said` to be "the width 128" or the like."""
+    """Require that every value divides `whole`, which errors call `said`, such as "the width 128"."""
     counts(**values)
     for name, value in values.items():
         if whole % value:
@@ -147,15 +147,17 @@ def one_of(name: str, value: object, options: Iterable[Any]) -> None:
         fail(name, "one of " + ", ".join(map(str, options)), repr(value), did_you_mean(value, options))
 
 
-def rank(name: str, array: object, dims: str) -> None:
+def rank(name: str, array: object, dims: str, hint: str = "") -> None:
     """`array` must have as many axes as `dims` names, e.g. `rank("chunks", x, "B H m")`."""
-    got = tuple(getattr(array, "shape", ()))
-    if len(got) != len(dims.split()):
-        fail(name, f"shape [{', '.join(dims.split())}]", f"shape {list(got)}")
+    got, axes = tuple(getattr(array, "shape", ())), dims.split()
+    if len(got) != len(axes):
+        single = axes[0] == "B" and len(got) == len(axes) - 1 and name.isidentifier()
+        one = f"A batch of one is {name}[None]." if single else ""
+        fail(name, f"shape [{', '.join(axes)}]", f"shape {list(got)}", hint or one)
 
 
 def finite(name: str, values: Any, hint: str = "") -> None:
-    """All of a tensor must be numbers."""
+    """Require that a tensor holds finite numbers alone."""
     if not bool(values.isfinite().all()):
         fail(name, "finite numbers", "NaN or infinity", hint)
 
@@ -175,7 +177,7 @@ def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names in a message, as many as one reads: those of a dataset may be long and many."""
+    """Names in a message, cut to what can be read: a dataset may have many long ones."""
     text = ", ".join(map(str, names))
     return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]} …"
 
@@ -187,7 +189,7 @@ def few_of(names: Sequence[Any], most: int) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return how many there are, with their noun: "1 episode", "2 episodes"; `many`: where that is not `one` and s."""
+    """Return how many there are, with their noun: "1 episode", "2 episodes"; `many` is the plural if not `one` + s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
@@ -237,7 +239,7 @@ MOST_STRIDE, LONGEST_STRIDE = 10**9, 20  # frames, which no episode has; charact
 
 
 def names(argument: str, given: Sequence[str]) -> None:
-    """Several names: a single text would be taken for one name per letter."""
+    """Require several names: a single text would be read as one name per letter."""
     if isinstance(given, str):
         fail(argument, "a sequence of names", repr(given), f"Write [{given!r}].")
 

@@ -20,7 +20,7 @@ class Command:
     words: tuple[str, ...] = ()
 
     def filled(self, places: Mapping[str, str], more: Sequence[str] = ()) -> "Command":
-        """Put what they stand for in the place of words; `more` follows the last one of these, before other flags."""
+        """Replace placeholder words by what they stand for; `more` follows the last of these, before other flags."""
         last = max((i for i, word in enumerate(self.words) if word in places), default=len(self.words) - 1)
         words = [places.get(word) or word for word in self.words]
         return Command(self.verb, (*words[: last + 1], *more, *words[last + 1 :]))

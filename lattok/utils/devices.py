@@ -117,7 +117,7 @@ def device_called(name: str) -> torch.device:
 
 
 def has_streams(device: torch.device) -> bool:
-    """Tell whether the host may go on while a copy of its own goes there."""
+    """Return whether the host may go on while a copy of its own goes there."""
     return device.type not in ("cpu", "mps")
 
 

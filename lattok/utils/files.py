@@ -53,7 +53,7 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Tell whether this is a temporary file of ours, perhaps left by a process that was killed."""
+    """Return whether this is a temporary file of ours, perhaps left by a process that was killed."""
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 

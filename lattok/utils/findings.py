@@ -19,7 +19,7 @@ ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 
 class Finding(NamedTuple):
-    """Something that will hurt, and what to do about it."""
+    """Something that will cause trouble, and what to do about it."""
 
     severity: Severity
     what: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Return its kind, the same in every version; empty where it is none of a dataset."""
+        """Return its kind, the same in every version; empty if it is not about a dataset."""
         return "" if self.problem is None else self.problem.kind
 
     @property
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
         return f"{self.text} {in_a_row(self.commands)}".strip()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what json can write, with all keys."""
+        """Return JSON values, with all keys."""
         facts = {key: None if isinstance(each, float) and not isfinite(each) else each for key, each in self.facts}
         told = {"kind": self.kind, **self._asdict(), "commands": [*map(str, self.commands)], "facts": facts}
         return {key: each for key, each in told.items() if key != "problem"}

@@ -41,5 +41,5 @@ def caution(text: str) -> None:
 
 
 def said() -> bool:
-    """Tell whether what is being done is said."""
+    """Return whether what is being done is said."""
     return LOGGER.isEnabledFor(logging.INFO)

@@ -135,7 +135,7 @@ def required(owner: "DataclassInstance | type[DataclassInstance]") -> list[Field
 
 
 def knows_data(config: "DataclassInstance") -> bool:
-    """Tell whether a configuration says what the dataset is like: until then, its checks wait."""
+    """Return whether a configuration says what the dataset is like: until then, its checks wait."""
     needed = required(config)
     return not needed or any(getattr(config, each.name) != each.default for each in needed)
 

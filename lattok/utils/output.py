@@ -38,12 +38,12 @@ class Busy(LattokError):
 
 
 def is_free(folder: Path) -> bool:
-    """Tell whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
+    """Return whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
     return not os.path.lexists(folder) or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Tell whether `Output.filled` was killed while it filled this folder."""
+    """Return whether `Output.filled` was killed while it filled this folder."""
     mark = folder / UNFINISHED
     try:
         return not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN
@@ -236,7 +236,7 @@ def _clear(folder: Path, own: Collection[str]) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Tell whether a file that begins with MARK, or says it, marks it, or nothing is in it, as after a kill."""
+    """Return whether a file that begins with MARK, or says it, marks it, or nothing is in it, as after a kill."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     entries = list(folder.iterdir())

@@ -97,7 +97,7 @@ def _load(entry: EntryPoint) -> Any:
 
 
 def is_ours(thing: object) -> bool:
-    """Tell whether a class, a function or an object of a class is of lattok itself."""
+    """Return whether a class, a function or an object of a class is of lattok itself."""
     return getattr(thing, "__module__", "").split(".")[0] == "lattok"
 
 

@@ -125,7 +125,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_file_name(text: str) -> bool:
-    """Tell whether a name out of a dataset can be the name of a file or folder, on every system."""
+    """Return whether a name out of a dataset can be the name of a file or folder, on every system."""
     odd = any(not character.isprintable() for character in text) or set(text) & set('/\\<>:"|?*')
     return not odd and text.strip(". ") != "" and len(text.encode()) <= NAME_BYTES
 

@@ -270,7 +270,7 @@ class VLAConfig(NormalizedActions):
 
     @property
     def outputs(self) -> int:
-        """Return how many numbers the head predicts for each: for a token one of every code, and one of the end."""
+        """Return the outputs of the head for each prediction: for a token one for every code and one for the end."""
         if self.tokens is not None:
             return self.tokens.codes + (not self.tokens.fixed)
         return self.action_dim if self.decoder is None else self.decoder.members * self.decoder.latent_dim

@@ -1,4 +1,4 @@
-"""Losses for policies of others in which a latent action model looks at the frames of a batch itself."""
+"""Losses for policies of other libraries, in which a latent action model reads the frames of a batch."""
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ FRAMES, VALID = "pairs.frames", "pairs.valid"
 
 
 class Frames(NamedTuple):
-    """Frames of a batch of somebody else's policy."""
+    """Frames in a batch of another library's policy."""
 
     frames: Tensor  # [B, 1 + F, V, H, W, 3] uint8: now, and later
     valid: Tensor  # [B, F] bool: which later ones lie inside the episode; or [B, 1]: which clips teach
@@ -25,7 +25,7 @@ class Frames(NamedTuple):
 
 
 class FrameSupervision(LatentSupervision, ABC):
-    """Supervision by a latent action model that looks at the frames of somebody else's batches itself."""
+    """Supervision of another library's policy by a latent action model that reads the frames of its batches."""
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean") -> LossTerms:
         """Return the terms of states [B, n, dim] and of the `Frames` that `target_of` has read."""

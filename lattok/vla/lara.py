@@ -7,7 +7,8 @@
 
 L_LAM is the latent action model's own loss on the same pairs, whose latents are computed once for both. The alignment
 teaches the policy, W and the encoder of the latent action model; no codebook and no frozen feature. Frames beyond the
-episode make no pair. Where actions are not known, h in the head is that of noise at time 0. Nothing of this acts.
+episode make no pair. Where actions are not known, h in the head is that of noise at time 0. A policy that acts needs
+none of this.
 """
 
 import copy
@@ -59,8 +60,8 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
-    policy is what knows of actions."""
+    """A latent action model `lam` that learns from a policy's samples while the policy does. It has no action head: the
+    policy learns the actions."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
         """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
@@ -90,8 +91,8 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         self, images: Tensor, later: Tensor, pairs: Tensor, average: Tensor | None = None
     ) -> LAMOutput:
         """Look at `pairs` [n, 2] (sample, later frame) of frames uint8 [B, V, h, w, 3] and later ones
-        [B, F, V, h, w, 3]. Terms are means over these pairs; where processes share a batch, `average` is how many
-        pairs one has, so that the mean over processes is that over the batch."""
+        [B, F, V, h, w, 3]. Terms are means over these pairs; where processes share a batch, `average` is the mean
+        number of pairs of a process, so that losses average over the whole batch."""
         rows, gaps = pairs.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
         if self.frozen:

@@ -32,7 +32,7 @@ GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER
 
 
 class Distillation(nn.Module):
-    """A student and its teacher, which stays as it is. Batches have the later frames of the teacher's clips."""
+    """A student and its teacher, which is frozen. Batches have the later frames of the teacher's clips."""
 
     def __init__(self, student: LatentVLA, teacher: ClipLAM, views: Sequence[int], whole_clips: bool = False):
         """`views`: which of the student's cameras are the teacher's. `whole_clips`: those that reach beyond their
@@ -81,7 +81,7 @@ class LatBotLoss(FrameSupervision):
     A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
     instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, for `whole_clips`, which
     later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` adds both to LeRobot's batches,
-    if `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    if `delta_timestamps` has the times of `clip_times`. The teacher is frozen.
     """
 
     weight = 1.0

@@ -161,8 +161,8 @@ class LatentVLA(OfDatasets, BackboneModel):
         self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None, block: int | None = None
     ) -> tuple[LossTerms, Any]:
         """Return what `forward` does, and a state with its gradient, where one is asked for. That is hidden state
-        `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a flow head makes of the
-        last noised action of each sample that is valid, [B, d]."""
+        `layer` of the backbone's last placeholder, [B, D], or the output of block `block` (from 1) of a flow head at
+        the last noised action of each valid sample, [B, d]."""
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
         if self.decoder is None:
@@ -204,7 +204,7 @@ class LatentVLA(OfDatasets, BackboneModel):
         return batch._replace(tokens=codec_of(self).encode(batch))
 
     def inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
-        """Return what the backbone makes of a batch's images and prompts."""
+        """Return the backbone's inputs for a batch's images and prompts."""
         if batch.inputs is not None:
             return batch.inputs
         return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
@@ -260,10 +260,10 @@ class LatentVLA(OfDatasets, BackboneModel):
         return chunk if batch.known is None else chunk.masked_fill(~batch.known[:, None], 0.0)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
-        """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
+        """Return the next action of every environment, float32 [B, m]; those without any get a new plan.
 
         `env_ids` names the samples' environments (default 0 .. B-1), which may come and go. One observation gives [m].
-        Every observation is checked, also while planned actions are carried out; another instruction is planned for.
+        Every observation is checked, also while planned actions are carried out; another instruction starts a new plan.
         """
         self.check_acts()
         observation, single = as_batch(self.config, observation)

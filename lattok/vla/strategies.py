@@ -108,7 +108,7 @@ class LatentLoss:
 class Strategy:
     """Placeholders and latent losses of a policy. JSON values only.
 
-    Placeholders stand in the order of the spans: with causal attention a span sees those before it, never the reverse.
+    Placeholders are in the order of the spans: with causal attention a span sees those before it, never the reverse.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Strategy:
 
     @property
     def decoded(self) -> bool:
-        """Whether its head predicts latent actions, which a decoder turns into the robot's."""
+        """Whether its head predicts latent actions, which a decoder turns into actions."""
         return self.predicts == "latents"
 
     @property
@@ -176,7 +176,7 @@ STRATEGIES: Registry[Strategy] = Registry("lattok.strategies")
 
 
 def register_strategy(strategy: Strategy) -> Strategy:
-    """Make a strategy known by its name: to recipes, the command line, the study and the LeRobot plugin."""
+    """Register a strategy by name for recipes, the command line, the study and the LeRobot plugin."""
     return STRATEGIES.add(strategy.name, strategy)
 
 

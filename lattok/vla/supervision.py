@@ -71,7 +71,8 @@ def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
 
 
 class LatentSupervision(nn.Module, ABC):
-    """A head over hidden states of width `dim`, and the loss of what it predicts. Subclasses set what follows."""
+    """A head over hidden states of width `dim`, and the loss of its predictions. Subclasses set the attributes
+    below."""
 
     kind: ClassVar[str] = ""  # what strategies call it
     weight: ClassVar[float] = 0.1  # lambda of the paper (Table 7)
@@ -98,15 +99,15 @@ class LatentSupervision(nn.Module, ABC):
         return cls(dim, states_per_step=states_per_step, **sizes, **options)
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
-        """Read from a batch of somebody else's policy what the loss compares states with."""
+        """Read the targets of the loss from a batch of another library's policy."""
         return target_from_batch(batch, labels, parts=self.parts)
 
     def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
         """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log.
 
-        "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
-        Raises `LattokError` where the target does not fit; of one that is `checked`, as those that `lattok.samples`
-        reads are, only shapes are looked at, so that a GPU is not waited for.
+        "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient. Raises
+        `LattokError` where the target does not fit; of a `checked` target, such as those of `lattok.samples`, only
+        shapes are checked, so that no GPU has to be waited for.
         """
         self._check(states, target)
         target = target._replace(**{part: _part_of(target, part, self.labels) for part in self.parts})

@@ -28,8 +28,8 @@ class Tap:
     """Names hidden states [B, n, D] of a policy: the first tensor among a module's inputs, or its outputs.
 
     `module` is its name in `policy.named_modules()`, such as "model.action_out_proj". `call`: which one, where the
-    module is called several times in a forward pass; with "only" that is an error. `keep`: how many states to use, the
-    last ones. `channels_first`: the module has them as [B, D, n], as convolutions over time do.
+    module is called several times in a forward pass; with "only" that is an error. `keep`: use only so many of the last
+    states. `channels_first`: the module has them as [B, D, n], as convolutions over time do.
     """
 
     module: str

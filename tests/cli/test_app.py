@@ -104,7 +104,7 @@ def test_overview_lists_the_verbs(capsys):
 def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     tokenizer, report, annotated = (str(tmp_path / name) for name in ("tok", "report", "annotated"))
     assert main(["train", "action-vq", dataset, "--out", tokenizer, "--steps", "5", "--horizon", "4", *QUICK]) == 0
-    assert "Judge it: lattok evaluate" in capsys.readouterr().out
+    assert "Evaluate it: lattok evaluate" in capsys.readouterr().out
     assert main(["evaluate", tokenizer, dataset, "--out", report]) == 0
     assert "report.html" in capsys.readouterr().out
     assert json.loads((tmp_path / "report/report.json").read_text())

@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
-import torch
 
 import lattok
 from lattok.cli import demo, main
@@ -154,9 +153,3 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
     with pytest.raises(InterruptedError):
         small_demo(tmp_path / "demo", fast=fast)
     assert [(recipe.loop.trial, recipe.loop.threads) for recipe in recipes] == [(fast, 1)] * 2
-
-
-def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
-    monkeypatch.setattr(demo, "devices", lambda: [torch.device("xpu:0"), torch.device("cpu")])
-    demo._what_next("pixels")
-    assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out

@@ -175,7 +175,7 @@ def test_every_option_that_is_advised_is_one_of_a_recipe_or_a_verb():
 @pytest.mark.ci
 def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: str, said: Said):
     trained = said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "6", *SMALL])
-    judge = after("Judge it", trained)
+    judge = after("Evaluate it", trained)
     assert judge == "lattok evaluate lam vids"
     report = said(f"{judge} --device cpu")
     assert report.endswith("Report: lam/report/report.html\n")
@@ -231,6 +231,9 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     assert after("Check them", labelled) == "lattok verify 'with labels' --model 'my lam'"
     assert "rows equal" in said(after("Check them", labelled))
     assert "Page" in said(after("Look at them", labelled) + " --out view.html")
+    learn = after("Train a policy", labelled)
+    assert learn.endswith("'with labels' --out my-policy --backbone scratch --strategy la_direct")
+    said([*shlex.split(learn), *TINY[2:]])
     (judge,) = set(re.findall(rf"lattok evaluate 'my lam' {dataset.root}", doctored("my lam")))
     said(f"{judge} --device cpu")
     assert "never evaluated" not in doctored("my lam")
@@ -265,15 +268,27 @@ def test_a_policy_without_labels_is_told_to_write_them(make_dataset: Callable, s
 
 def test_the_demo_ends_with_commands_that_run_as_they_stand(make_dataset: Callable, said: Said, capsys):
     root = str(make_dataset([12, 15, 11, 14]).root)
-    demo._what_next("pixels")
-    commands = re.findall(r"^  (lattok .*)$", capsys.readouterr().out, re.MULTILINE)
-    assert [command.split()[1] for command in commands] == ["inspect", "train", "annotate", "train"]
-    more = [[], ["--steps", "6", *SMALL[4:]], [], TINY[2:]]
-    printed = [
-        said([*shlex.split(command.replace("DATASET", root)), *words])
-        for command, words in zip(commands, more, strict=True)
-    ]
-    use_it(printed[-1], open_dataset("my-annotated-dataset"))
+    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    said(
+        [
+            "annotate",
+            root,
+            "--model",
+            "lam",
+            "lam",
+            "--prefix",
+            "latent",
+            "tokens",
+            "--out",
+            "demo/dataset",
+            *SMALL[-2:],
+        ]
+    )
+    demo._what_next(Path("demo"))
+    learn, look = re.findall(r"^  (lattok .*)$", capsys.readouterr().out, re.MULTILINE)
+    use_it(said([*shlex.split(learn), *TINY[2:]]), open_dataset("demo/dataset"))
+    assert "LA-Direct" in Path("demo/policy/README.md").read_text()
+    assert "lattok train" in said(shlex.split(look.replace("DATASET", root)))
 
 
 def use_it(printed: str, dataset: RobotDataset) -> None:
@@ -319,7 +334,7 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
 @pytest.mark.ci
 def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
     root = str(make_dataset([14, 15, 13, 14, 16, 12, 14, 13] * 2, tasks=("lift",)).root)
-    split = "5 of 16 episodes judge (11, 12, 13, 14 and 1 more), the others train"
+    split = "5 of 16 episodes for evaluation (11, 12, 13, 14 and 1 more), the others for training"
     assert f"  held out  {split}\n" in said(["inspect", root])
     main(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert f": {split}\n" in capsys.readouterr().err
@@ -341,7 +356,7 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
     root = str(make_dataset([14] * 15, tasks=("lift",)).root)
     train = ["train", "image-lam", root, "--out", "my lam", "--steps", "6", "--episodes", "0:", "--action-key"]
     trained = said([*train, "observation.state", *SMALL])
-    judge = after("Judge it", trained)
+    judge = after("Evaluate it", trained)
     assert shlex.split(judge)[2:] == ["my lam", root, "--action-key", "observation.state"]
     model = lattok.load("my lam")
     dataset = open_dataset(root)
@@ -356,20 +371,18 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
 
 def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said):
     root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
-    few = (
-        "2 of 6 episodes judge (4, 5), the others train; too few for intervals: record 15 episodes or more, of which 5"
-    )
+    few = "2 of 6 episodes for evaluation (4, 5), the others for training; too few for intervals: record 15 episodes"
     assert few.replace(";", "") in plain(said(["inspect", root]))
     said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
-    assert "That cannot be told: only 2 episodes were held out, and fewer than five episodes have no interval" in report
-    assert "Record 15 episodes or more, of which 5 judge: you have 6." in report
+    assert "Unclear: only 2 episodes were held out, and fewer than five episodes have no interval" in report
+    assert "Record 15 episodes or more, of which 5 are held out: you have 6." in report
 
 
 def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said: Said):
     root = str(make_dataset([12, 15, 11, 14, 12, 13]).root)
     trained = said(["train", "image-lam", root, "--out", "lam", "--episodes", "1:3", "--steps", "6", *SMALL])
-    judge = after("Judge it", trained)
+    judge = after("Evaluate it", trained)
     assert judge == f"lattok evaluate lam {root} --episodes 0:1,3:6"
     said(f"{judge} --device cpu")
     assert "4 held-out episodes; 2 others for probes" in Path("lam/report/report.html").read_text()
@@ -380,8 +393,8 @@ def test_what_nobody_knows_judges_no_actions(said: Said, tmp_path: Path):
     small = "--preset tiny --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu"
     for given in ("0:1,3:4", "0,3"):
         trained = said(f"train idm {root} --out idm{len(given)} --episodes {given} {small}")
-        assert after("Judge it", trained) == f"lattok evaluate idm{len(given)} {root} --episodes 1:2"
-    assert "cannot be told" in said(f"{after('Judge it', trained)} --device cpu")
+        assert after("Evaluate it", trained) == f"lattok evaluate idm{len(given)} {root} --episodes 1:2"
+    assert "Unclear" in said(f"{after('Evaluate it', trained)} --device cpu")
 
 
 def test_where_all_known_episodes_teach_one_is_left_out_to_judge(make_dataset: Callable, said: Said):
@@ -390,14 +403,14 @@ def test_where_all_known_episodes_teach_one_is_left_out_to_judge(make_dataset: C
     small = "--preset tiny --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu"
     for kind, options in (("idm", small), ("idm", "--from proprio"), ("uniform-bins", "--horizon 4")):
         trained = said(f"train {kind} few --out model {options}")
-        again, judge = after("Leave one of 3 out to see", trained), after("Then judge it", trained)
+        again, judge = after("Leave one of 3 out to see", trained), after("Then evaluate it", trained)
         assert judge == "lattok evaluate model-judged few --episodes 2"
-        assert said(again).count(f"Judge it: {judge}:3") == 1
+        assert said(again).count(f"Evaluate it: {judge}:3") == 1
         assert "Report: " in said(f"{judge} --device cpu")
         for name in ("model", "model-judged"):
             shutil.rmtree(name)
     trained = said(["train", "image-lam", "few", "--out", "lam", "--steps", "6", *SMALL])
-    said(f"{after('Judge it', trained)} --device cpu")
+    said(f"{after('Evaluate it', trained)} --device cpu")
     said(f"hide {root} --keep 0,1 --out fewer")
     assert "2 known ones cannot be spared" in said(f"train idm fewer --out model {small}")
 
@@ -426,17 +439,19 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
     inspected = said(["inspect", root])
     (train,) = re.findall("lattok train .*", inspected)
     trained = said(f"{train} --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu")
-    assert after("Judge it", trained) == f"lattok evaluate my-model {root}"
+    assert after("Evaluate it", trained) == f"lattok evaluate my-model {root}"
     fill = after("Then fill in unknown actions with it", trained)
     assert fill == f"lattok annotate {root} --model my-model --as actions --out filled"
-    assert "unknown in 2 of 4" in said(fill)
+    filled_in = said(fill)
+    assert "unknown in 2 of 4" in filled_in
+    said([*shlex.split(after("Train a policy", filled_in)), *TINY[2:]])
     again = f"{train.replace(root, 'filled').replace('my-model', 'again')} --steps 2 --batch-size 4 --image-size 32"
     assert "Then fill in" not in said(f"{again} --channels 8 8 --device cpu")  # which has been done
     filled, given = open_dataset("filled"), EvalOptions()
     use = Case(lattok.load("again"), filled, given.split(filled), given).filled(ActionEvidence.use)
     assert str(use) == "Fill in unknown actions: annotate the dataset that this one was made from."
     trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
-    assert after("Judge it", trained) == f"lattok evaluate lam {root}"
+    assert after("Evaluate it", trained) == f"lattok evaluate lam {root}"
 
 
 def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
@@ -518,12 +533,13 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
         Path(videos, f"{name}.mp4").unlink()
     inspected = said(["inspect", videos])
     assert (
-        "held out  0 of 1 episode judge, all train\n            to judge, record more, or cut the video:" in inspected
+        "held out  0 of 1 episode for evaluation, all for training\n            better: record more, or cut the video:"
+        in inspected
     )
     train = re.findall("(lattok train .*)", inspected)[0]
     assert shlex.split(train)[-5:] == ["tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0"]
     trained = said([*shlex.split(train), "--steps", "6"])
-    assert "No episode is held out to judge it by: record more, or cut the video:" in trained
+    assert "No episode is held out to evaluate it on: record more, or cut the video:" in trained
     assert "lattok evaluate" not in trained
     labelled = said(after("Label with it", trained))
     joined = after("Join them", labelled)  # as videos, whose frames are others
@@ -534,9 +550,9 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
     assert "Check them" in said(again)
     assert main(["verify", "joined", "--model", "my-lam"]) == 1
     assert "Verify them with what was labelled: lattok verify DATASET --labels" in capsys.readouterr().out
-    assert "None can judge: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)
+    assert "None can be held out: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)
     Path(videos, "again.mp4").write_bytes(Path(videos, "a.mp4").read_bytes())
-    why = "None can judge: 2 of 2 episodes equal each other (0 = 1); record more, or cut the video: two"
+    why = "None can be held out: 2 of 2 episodes equal each other (0 = 1); record more, or cut the video: two"
     assert why in said(["evaluate", "my-lam", videos], 2)
     Path(videos, "again.mp4").write_bytes(another)
     assert "Report" in said(["evaluate", "my-lam", videos, "--device", "cpu"])

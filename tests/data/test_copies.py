@@ -214,4 +214,4 @@ def test_a_dataset_of_one_episode_over_and_over_has_nothing_to_judge_by(tmp_path
     assert copies_of(dataset) == (tuple(range(8)),)
     assert "(0 = 1 = 2 = 3 = …)" in copies_text(dataset)
     assert split_by_task(dataset) == ([*range(8)], [])
-    assert split_text(dataset).startswith("0 of 8 episodes judge, all train")
+    assert split_text(dataset).startswith("0 of 8 episodes for evaluation, all for training")

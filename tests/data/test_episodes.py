@@ -138,13 +138,20 @@ def test_actions_that_are_partly_nan_whole_numbers_or_cannot_be_read_change_noth
 
 
 def test_which_episodes_judge_is_said():
-    assert split_text(episodes_of(["a"] * 50)) == "5 of 50 episodes judge (45, 46, 47, 48 and 1 more), the others train"
-    few = "; too few for intervals: record 15 episodes or more, of which 5 judge"
-    assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes judge (6, 7), the others train" + few
-    assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes judge (2), the others train" + few
-    assert split_text(episodes_of(["a"])) == f"0 of 1 episode judge, all train; to judge, {MORE}"
-    assert len(f"to judge, {MORE}") <= 88 - 12  # a line of inspect
-    refused("at least one episode, got 'test'. None can judge", lambda: select_episodes(episodes_of(["a"]), "test"))
+    assert (
+        split_text(episodes_of(["a"] * 50))
+        == "5 of 50 episodes for evaluation (45, 46, 47, 48 and 1 more), the others for training"
+    )
+    few = "; too few for intervals: record 15 episodes or more, of which 5 are held out"
+    assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes for evaluation (6, 7), the others for training" + few
+    few_known = with_actions(["a"] * 20, dict.fromkeys(range(6, 20), NAN))
+    assert split_text(few_known).endswith("record 15 episodes with known actions or more, of which 5 are held out")
+    assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes for evaluation (2), the others for training" + few
+    assert split_text(episodes_of(["a"])) == f"0 of 1 episode for evaluation, all for training; better: {MORE}"
+    assert len(f"better: {MORE}") <= 88 - 12  # a line of inspect
+    refused(
+        "at least one episode, got 'test'. None can be held out", lambda: select_episodes(episodes_of(["a"]), "test")
+    )
     assert (
         len(select_episodes(episodes_of(["a", "a"]), "test")) == len(select_episodes(episodes_of("abcd"), "test")) - 1
     )

@@ -100,7 +100,7 @@ def test_what_else_speaks_against_it_is_named_the_heaviest_first():
             "No: it has 2.7 times the error of k-means at equal bits, which needs no training. Mind that most of its",
         ),
         (tokenizer(1.2, kmeans=1.3, mean=1.0), False, "No: it reconstructs actions no better than their mean does."),
-        (tokenizer(0.2, mean=1.0), None, "That cannot be told"),
+        (tokenizer(0.2, mean=1.0), None, "Unclear"),
     ],
 )
 def test_a_tokenizer_is_judged_as_a_target_and_as_a_codec(found, holds, begins):
@@ -125,7 +125,7 @@ def test_known_episodes_are_counted_where_too_few_judge():
     knowing = tiny_lam(Oracle, World(episodes=48, length=24, tasks=2))
     report = evaluate(knowing, world, episodes="8:12")
     assert answer_of(report).text.endswith(
-        "Record 15 episodes with known actions or more, of which 5 judge: you have 12."
+        "Record 15 episodes with known actions or more, of which 5 are held out: you have 12."
     )
 
 
@@ -146,7 +146,7 @@ def test_judged_on_what_it_was_trained_on_it_gets_no_answer():
     assert seen.decision is not None
     found = answer_of(latent(True, *seen.verdicts, others=(seen.decision,)))
     assert found.holds is None
-    assert found.text.startswith("That cannot be told from this report")
+    assert found.text.startswith("Unclear from this report")
 
 
 def test_models_with_known_answers(tmp_path):
@@ -190,10 +190,10 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     model = tiny_lam(Oracle, world)
     alone = evaluate(model, world, episodes=[15], out=tmp_path)
     assert alone.answer.holds is None
-    assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and fewer than five ")
+    assert alone.answer.text.startswith("Unclear: only one episode was held out, and fewer than five ")
     assert alone.answer.text.endswith("Run: lattok evaluate MODEL DATASET")
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
-    advice = "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
+    advice = "Hold out five episodes or more, with known actions where these are compared: record more, or train with "
     advice += "episodes=0:N and evaluate with episodes=N:."
     assert str(against.advice) == advice
     assert advice.replace("episodes=", "--episodes ") in (tmp_path / "report.html").read_text()
@@ -202,9 +202,9 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     expected = "Run: lattok train ... --episodes train && lattok evaluate MODEL-again DATASET"
     assert again.answer.text.endswith(expected)
     few = evaluate(tiny_lam(Oracle, world), World(episodes=3, length=24))
-    assert few.answer.text.endswith("Record 15 episodes or more, of which 5 judge: you have 3.")
+    assert few.answer.text.endswith("Record 15 episodes or more, of which 5 are held out: you have 3.")
     some = evaluate(tiny_lam(Oracle, world), world, episodes="11:15")
-    assert some.answer.text.startswith("That cannot be told: only 4 episodes were held out, and fewer than five ")
+    assert some.answer.text.startswith("Unclear: only 4 episodes were held out, and fewer than five ")
     assert not any("r2" in name and name.endswith("low/codes") for name in some.figures)
     five = evaluate(tiny_lam(Oracle, world), world)  # the default, of one task
     assert five.answer.holds is True

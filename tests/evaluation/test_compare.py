@@ -92,9 +92,7 @@ def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
     report = compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
     assert world.reads == alone > 0
     assert answer_of(report).holds is None  # they are asked about different actions
-    assert answer_of(report).text.startswith(
-        "That cannot be told: the models are asked about different strides or epis"
-    )
+    assert answer_of(report).text.startswith("Unclear: the models are asked about different strides or epis")
 
 
 def test_the_model_that_knows_the_action_is_named(found):
@@ -132,8 +130,8 @@ def test_a_speed_json_of_somebody_elses_stays(world, models, tmp_path):
 def test_a_single_held_out_episode_decides_nothing(world, models):
     report = compare(world, [models["oracle"]], episodes=[7])
     assert answer_of(report).holds is None
-    assert answer_of(report).text.startswith("That cannot be told: only one episode was held out")
-    assert answer_of(report).text.endswith("Record 15 episodes or more, of which 5 judge: you have 10.")
+    assert answer_of(report).text.startswith("Unclear: only one episode was held out")
+    assert answer_of(report).text.endswith("Record 15 episodes or more, of which 5 are held out: you have 10.")
 
 
 def _tensors() -> list[torch.Tensor]:
@@ -145,7 +143,7 @@ def test_where_actions_never_change_nothing_can_be_told():
     still = World()
     still.actions = np.zeros_like(still.actions)
     report = compare(still, {"a": tiny_lam(), "b": tiny_lam(tokens=3)}, episodes=[5, 6, 7, 8, 9])
-    assert answer_of(report).text == "That cannot be told: the actions of these episodes never change."
+    assert answer_of(report).text == "Unclear: the actions of these episodes never change."
     assert report.headline == "The actions never change."
 
 
@@ -180,7 +178,7 @@ def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, mode
     seen.trained_on = {"dataset": world.name, "episodes": [[0, 9]], "loop": {"steps": 2, "trial": True}}
     report = compare(world, {"seen": seen}, **CHOSEN)
     assert [v.key for v in report.verdicts[:2]] == ["held_out_seen", "trial"]
-    assert answer_of(report).text == "That cannot be told from this page: see the verdicts about seen."
+    assert answer_of(report).text == "Unclear from this page: see the verdicts about seen."
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,9 @@ def test_figures_are_those_of_each_alone(bins):
         ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: the intervals of a policy's error overlap"),
         ({"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)}, False, "None of them. The best is b. No: it errs."),
         ({"a": (1.9, 1.8, 2.0)}, False, "None of them. The best is a. No: it errs."),
-        ({"a": (0.3,), "b": (0.6,)}, None, "The best is a. That cannot be told: too few."),
+        ({"a": (0.3,), "b": (0.6,)}, None, "The best is a. Unclear: too few."),
         ({"a": (0.3, 0.2, 0.4)}, True, "a: a policy that acts by it errs by 0.3 of the variance of actions."),
-        ({"a": None, "b": None}, None, "That cannot be told: the dataset has neither states nor"),
+        ({"a": None, "b": None}, None, "Unclear: the dataset has neither states nor"),
     ],
 )
 def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeypatch, errors, holds, text):
@@ -66,7 +66,7 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
                     self.figures |= {name: value + worse for name, value in zip(names, error, strict=False)}
                 self.figures |= {"policy_error/mean": 1.0, "policy_error/regression": error[0] - 0.8}
                 holds = None if len(error) == 1 else error[0] < 1
-                texts = {None: "That cannot be told: too few.", True: "Yes.", False: "No: it errs."}
+                texts = {None: "Unclear: too few.", True: "Yes.", False: "No: it errs."}
                 self.answer = Answer("", holds, texts[holds])
 
     Told.answer = None
@@ -82,7 +82,7 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
         answer = compare_tokenizers(opened, bins[0], EvalOptions()).answer
         assert answer is not None
         assert answer.holds is None
-        assert answer.text.startswith("That cannot be told. Horizons differ (2, 8 steps)")
+        assert answer.text.startswith("Unclear. Horizons differ (2, 8 steps)")
 
 
 def test_from_the_command_line(make_dataset, tmp_path, capsys):

@@ -134,7 +134,7 @@ def test_actions_of_a_foreign_script_stand_beside_others_in_one_table(world, cod
     ("labels", "says"),
     [
         ("actoin", "a column of planted, or a folder of labels"),
-        ("action", "others than the actions that judge them"),
+        ("action", "others than the actions that they are compared with"),
         (np.zeros((3, 2)), r"400 rows, one for each frame of planted"),
         ([np.zeros((n, 2)) for n in (40, 39, *[40] * 8)], "a row for each frame"),
         ({0: np.zeros((40, 2))}, "labels of all 10 episodes"),

@@ -127,7 +127,7 @@ def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     guessing = small(Knowing)
     guessing.said = np.random.default_rng(7).standard_normal(knowing.said.shape).astype(np.float32)
     report = evaluate(guessing, world, episodes=HELD_OUT)
-    assert answer_of(report).question == "May its actions replace unknown ones?"
+    assert answer_of(report).question == "Are its actions good enough to replace unknown ones?"
     assert answer_of(report).holds is False
     assert holds(report)["inferred_against_controls"] is False
     advice = {verdict.key: verdict.advice for verdict in report.verdicts}
@@ -147,12 +147,12 @@ def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing)
 def test_one_episode_and_one_that_was_trained_on_decide_nothing(world: World, knowing: Knowing):
     report = evaluate(knowing, world, episodes=[9])
     assert answer_of(report).holds is None
-    assert answer_of(report).text.startswith("That cannot be told: only one episode was held out with known actions")
+    assert answer_of(report).text.startswith("Unclear: only one episode was held out with known actions")
     seen = small(Knowing)
     seen.said = knowing.said
     seen.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
     report = evaluate(seen, world, episodes=HELD_OUT)
-    assert answer_of(report).text.startswith("That cannot be told from this report: the model was trained on episodes")
+    assert answer_of(report).text.startswith("Unclear from this report: the model was trained on episodes")
 
 
 def gathered(model: Any, world: Any, **options: Any) -> ActionEvidence:

@@ -84,7 +84,7 @@ assert main(["evaluate", "lam", "data", "--controls", "trained", "--out", "train
 from quarter_idm import QuarterIDM
 QuarterIDM(QuarterFlowConfig(("front",))).save_pretrained("idm")
 found = report(run("evaluate", "idm", "data", "--out", "inferred"))
-assert found["answer"]["question"] == "May its actions replace unknown ones?"
+assert found["answer"]["question"] == "Are its actions good enough to replace unknown ones?"
 assert found["figures"]["r2_actions/model"] > 0.7 > found["figures"]["r2_actions/mean"], found["figures"]
 assert found["figures"]["steps"] > 0
 """

@@ -176,5 +176,5 @@ def test_the_command_goes_from_films_to_a_policy_and_from_known_actions_to_a_rep
     for index, length in enumerate(LENGTHS):
         cosmos(Path("theirs"), index, open_dataset(known).columns(index, ["action"])["action"][: length - 1])
     assert main(["import-labels", str(known), "--from", "theirs", "--out", "beside"]) == 0
-    assert "Judge them: lattok evaluate known --labels beside" in capsys.readouterr().out
+    assert "Evaluate them: lattok evaluate known --labels beside" in capsys.readouterr().out
     assert main(["evaluate", "known", "--labels", "beside", "--out", "report"]) == 0

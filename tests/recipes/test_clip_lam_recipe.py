@@ -58,7 +58,7 @@ def test_the_command_trains_a_model_that_labels(tmp_path, capsys):
     data, model = write_dataset(tmp_path / "data", [12, 9, 11, 10]), tmp_path / "my lam"
     words = [*as_flags({**SMALL, "action_episodes": "0:2"})]
     assert main(["train", "clip-lam", str(data), "--out", str(model), *words]) == 0
-    (judge,) = re.findall("Judge it: lattok (.*)", capsys.readouterr().out)
+    (judge,) = re.findall("Evaluate it: lattok (.*)", capsys.readouterr().out)
     assert shlex.split(judge) == ["evaluate", str(model), str(data)]
     logged = [json.loads(line) for line in (model / "run/metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 4]

@@ -26,7 +26,7 @@ def test_a_study_that_is_killed_ends_with_the_same_numbers(tmp_path):
     assert {arm: values.shape for arm, values in found.errors.items()} == dict.fromkeys(
         ("known", "inferred", "all"), (2, 2)
     )
-    assert "That cannot be told from 2 held-out episodes" in found.answer
+    assert "Unclear from 2 held-out episodes" in found.answer
     assert not np.array_equal(found.errors["known"], found.errors["all"])
     assert (tmp_path / "whole/few_actions.md").read_text().startswith("| the policy learns from |")
     for step in (0, 1):  # of the inverse model, then of the first policy

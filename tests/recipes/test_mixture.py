@@ -214,7 +214,7 @@ def test_mixing_on_the_command_line(roots, tmp_path, capsys):
     options = [*as_flags(OPTIONS)]
     words = ["train", "action-vq", "--out", out, "--preset", "quick", "--mix", *mix(roots, a=2, b=1), *options]
     assert main(words) == 0
-    assert f"Judge it: lattok evaluate {out} {roots['a']}" in capsys.readouterr().out
+    assert f"Evaluate it: lattok evaluate {out} {roots['a']}" in capsys.readouterr().out
     assert main(["evaluate", out, str(roots["b"]), "--out", str(tmp_path / "report")]) == 0
     card = (tmp_path / "tok/README.md").read_text()
     assert '"a"' in card  # the card is that of the whole model

@@ -60,7 +60,7 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     each = ", ".join(rf"{name} [\d.e+-]+" for name in names)
     assert re.fullmatch(rf"typical error \(RMS, in the dataset's units\): {each}", said[-1])
     assert said[0].startswith(
-        "note: tiny: 2 of 4 episodes judge (1, 3), the others train; too few for intervals: record"
+        "note: tiny: 2 of 4 episodes for evaluation (1, 3), the others for training; too few for intervals: record"
     )
 
 

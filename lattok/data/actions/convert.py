@@ -267,7 +267,7 @@ def from_unified(
 ) -> np.ndarray:
     """Actions [..., 44] (or states [..., 46]) as float32 [..., m] of the space `target`: the way back of `to_unified`.
 
-    Numbers that `target` has no part for are not looked at.
+    Dimensions that `target` has no part for are ignored.
     """
     mine, shared, columns, width = _in_common(target, "target", unified, arm)
     array = np.asarray(values)
@@ -278,7 +278,7 @@ def from_unified(
 def known_dimensions(
     source: Space, unified: Space = "unified", *, arm: str = "right", drop: Sequence[str] = ()
 ) -> np.ndarray:
-    """Tell which of the unified numbers a robot with the space `source` has, bool [44] or [46]."""
+    """Return which unified dimensions a robot with the space `source` has, bool [44] or [46]."""
     _, _, columns, width = _in_common(source, "source", unified, arm, drop)
     return np.isin(np.arange(width), columns)
 

@@ -70,7 +70,7 @@ class Store(ABC):
 
     @abstractmethod
     def is_group(self, path: str) -> bool:
-        """Tell whether there is a group."""
+        """Return whether there is a group."""
 
     @abstractmethod
     def arrays(self, group: str) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _is_coloured(path: str, shape: tuple[int, ...]) -> bool:
 
 
 def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
+    """Return whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
     plain = shape[:-1] if shape[-1:] == (1,) else shape
     return len(plain) == 2 and min(plain) >= LEAST_SIDE and DEPTH.search(path) is not None
 

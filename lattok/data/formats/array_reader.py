@@ -135,7 +135,7 @@ class ArrayDataset(RobotDataset):
 
     @classmethod
     def is_file(cls, path: Path) -> bool:
-        """Tell whether `path` is one of the files, rather than a folder of them. Looks at names, opens nothing."""
+        """Return whether `path` is one of the files, rather than a folder of them. Looks at names, opens nothing."""
         return path.is_file()
 
     @classmethod

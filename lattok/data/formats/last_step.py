@@ -32,7 +32,7 @@ def fills_rows(ends: Sequence[np.ndarray]) -> bool:
 
 
 def all_equal(ends: Sequence[np.ndarray]) -> bool:
-    """Tell whether the last actions of nearly all episodes are the same, and most of those before them others."""
+    """Return whether the last actions of nearly all episodes are the same, and most of those before them others."""
     if len(longer := [rows for rows in ends if len(rows) > 1]) < LEAST_EPISODES:
         return False
     (usual, count), *_ = Counter(rows[-1].tobytes() for rows in longer).most_common(1)

@@ -296,7 +296,7 @@ class LeRobotV3(TableDataset):
         return sorted(set((self.root / "data").rglob("*.parquet")) - set(self.by_data_file()))
 
     def file_findings(self) -> Iterator[Finding]:
-        """Find data files, and rows in them, that meta/episodes does not know."""
+        """Find data files, and rows in them, that meta/episodes does not list."""
         yield from (UNKNOWN_FILE.finding(file=path) for path in self._orphans())
         for number, (path, episodes) in enumerate(islice(self.by_data_file().items(), FILES_LOOKED_INTO)):
             with suppress(LattokError):  # a file that cannot be read is reported with its values
@@ -306,7 +306,7 @@ class LeRobotV3(TableDataset):
                     yield UNKNOWN_ROWS.finding(file=path, episode=unknown[0])
 
     def provenance(self) -> tuple[dict[str, Any], Path]:
-        """Read meta/lattok.json, or what stands at the columns in meta/info.json, as LeRobot's tools drop the file."""
+        """Read meta/lattok.json, or its copy beside the columns in meta/info.json: LeRobot's tools drop the file."""
         if (self.root / PROVENANCE).is_file():
             return super().provenance()
         info = read_json(inside(self.root, INFO, str(self.root)))
@@ -350,7 +350,9 @@ class LeRobotV3(TableDataset):
     def finish(self, made: Path, new: NewColumns) -> None:
         written = [key for key in new.features if key not in new.changed]
         wrong = renew_episodes(LeRobotV3(made), written, new.changed)
-        note_renewed("meta/episodes", {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
+        note_renewed(
+            "meta/episodes", {key: f" in {counted(count, 'episode')}" for key, count in wrong.items() if count}
+        )
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         if camera in self.videos:
@@ -417,7 +419,7 @@ class LeRobotV3(TableDataset):
         return path, start, times
 
     def _has_frames(self, path: Path, count: int) -> bool:
-        """Tell whether a film of one episode has a frame for each of its rows, whose clock is another one then."""
+        """Return whether a film of one episode has a frame for each of its rows, whose clock is another one then."""
         if path not in self._counts:
             with self.files.at_hand(path) as place:
                 self._counts[path] = len(read_times(place).times)
@@ -436,7 +438,7 @@ class LeRobotV3(TableDataset):
         return column_to_numpy(column.slice(first, last - first), feature, f"{path}: `timestamp`")
 
     def _is_timed(self, path: Path) -> bool:
-        """Tell whether a file says when frames are shown; scripts leave `timestamp` out of rows and meta/info.json."""
+        """Return whether a file says when frames are shown; scripts leave `timestamp` out of rows and info.json."""
         return "timestamp" in self.features or "timestamp" in self._reader.file(path).schema.names
 
     def _episode_row(self, episode_index: int) -> int:

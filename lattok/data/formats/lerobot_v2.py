@@ -221,7 +221,7 @@ class LeRobotV2(LeRobotV3):
             written.append(f"{json.dumps(line)}\n")
         if wrong or new.changed:
             write_text(made / EPISODE_STATS, "".join(written))
-        note_renewed(EPISODE_STATS, {key: f" in {counted(count, 'episode')}" for key, count in wrong.items()})
+        note_renewed(EPISODE_STATS, {key: f" in {counted(count, 'episode')}" for key, count in wrong.items() if count})
 
 
 def _runs(episodes: Sequence[Episode]) -> list[list[Episode]]:

@@ -111,7 +111,7 @@ class LeRobotWriter(DatasetWriter):
         `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
         "video", with even H and W, or "image": every frame is then kept without loss in the data files. A file is
         closed once it is larger than its limit; `chunk_files` files per folder. `kept` has the Arrow types of columns
-        that are stored as they come (`pyarrow.ChunkedArray`): neither numbers nor text, such as "language".
+        that are stored unchanged (`pyarrow.ChunkedArray`): neither numbers nor text, such as "language".
         """
         root = Path(root).expanduser()
         checks.frame_rate(fps=fps)

@@ -161,7 +161,7 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
 
 
 def _is_spelled(name: str, field: Field) -> bool:
-    """Tell whether an instruction has a number for each character, filled up with 0, as language_table's has."""
+    """Return whether an instruction has a number for each character, filled up with 0, as language_table's has."""
     return bool(_rank(name)) and field.dtype in WHOLE_NUMBERS and len(field.shape) == 1 and field.shape[0] >= SPELLED
 
 

@@ -140,7 +140,7 @@ def _rate(times: np.ndarray, header: list[float]) -> float:
 
 
 def keeps_to(times: np.ndarray, fps: float) -> bool:
-    """Tell whether frame i is shown at start + i / fps, for all frames."""
+    """Return whether frame i is shown at start + i / fps, for all frames."""
     return fps > 0 and bool(np.all(np.abs((times - times[0]) * fps - np.arange(len(times))) <= IRREGULAR))
 
 

@@ -103,7 +103,7 @@ class ZarrStore(FlatStore):
         return ZarrArray(path, self._top[path])
 
     def is_array(self, path: str) -> bool:
-        """Tell whether a node is an array."""
+        """Return whether a node is an array."""
         return _is_array(self._about(path)) if self._about(path) else False
 
     def attributes(self, path: str) -> Mapping[str, Any]:

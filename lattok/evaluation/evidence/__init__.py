@@ -53,17 +53,17 @@ class EvalOptions:
     """Options of `evaluate` and `compare`, given to them as keywords.
 
     Attributes:
-        out: folder for report.json and report.html; many decoded frames then lie in a file there rather than in memory
-        episodes: that judge: "test" (the last of every task), numbers, "0:40", "10%"; others fit probes and controls
-        action_key: column with the actions; None: video alone, as "action" is where there are no vectors
+        out: folder for report.json and report.html; many decoded frames are then in a file there rather than in memory
+        episodes: held out: "test" (the last of every task), numbers, "0:40", "10%"; others fit probes and controls
+        action_key: column with the actions; None: video alone, also the default in a dataset without actions
         state_key: column with the robot's state, read as a control
         cameras: cameras to look at; None: the model's own
         stride: gap of a frame pair, in frames or "0.2s"; None: the model's own
-        max_episodes: most episodes that fit probes; at most half as many judge; evenly spaced
+        max_episodes: most episodes that fit probes, evenly spaced; at most half as many are held out
         seed: seed of controls and draws
         progress: called with (stage, done, total)
         any_rate: whether a model may have learned at another rate than the dataset's
-        overwrite: whether any report of lattok's in `out` may go; otherwise only one on the same model and dataset
+        overwrite: whether any report in `out` may be replaced; otherwise only one on the same model and dataset
     """
 
     out: str | os.PathLike[str] | None = None
@@ -94,7 +94,7 @@ class EvalOptions:
             self.progress(stage, done, total)
 
     def seen_by(self, model: Any) -> "EvalOptions":
-        """Keep as many cameras as a model sees; raises `LattokError` for fewer, and for what it has no use for."""
+        """Keep as many cameras as a model sees; raises `LattokError` for fewer, and if there is no choice."""
         own = None if lacks(model, LabelsVideo) and lacks(model, HoldsLabels) else model.cameras
         for name in ("cameras", "stride"):
             if own is None and getattr(self, name) is not None:
@@ -113,14 +113,14 @@ class EvalOptions:
         found = given_labels(dataset, labels, name)
         if self.action_key is not None and found.column == self.action_key:
             hint = "Name the column that they are compared with: action_key."
-            checks.fail("labels", "others than the actions that judge them", f"{found.column!r}", hint)
+            checks.fail("labels", "others than the actions that they are compared with", f"{found.column!r}", hint)
         if self.cameras is not None:
             found.cameras = camera_keys(dataset, self.cameras)
         return found
 
     @property
     def flags(self) -> list[str]:
-        """What is typed for the options that a case needs; cameras come last."""
+        """The words of a command for the options that a case needs; cameras come last."""
         keys = [] if self.seed == 0 else ["--seed", str(self.seed)]
         keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
@@ -129,12 +129,12 @@ class EvalOptions:
 
     @property
     def seen(self) -> list[str]:
-        """What is typed for the cameras."""
+        """The words of a command for the cameras."""
         return ["--cameras", *self.cameras] if self.cameras else []
 
     @property
     def chosen(self) -> list[str]:
-        """What is typed for the episodes that judge."""
+        """The words of a command that hold out the same episodes."""
         spec = self.episodes
         if spec is None or spec == "test":
             return []
@@ -146,13 +146,14 @@ class EvalOptions:
         return None if absent else self.state_key
 
     def check_rate(self, model: Any, dataset: RobotDataset) -> None:
-        """Refuse a dataset of another rate than the model is for; where any is asked for, note it."""
+        """Refuse a dataset at another rate than the model's; with `any_rate`, note it."""
         if self.stride is None:
             note_rate(model, dataset, self.any_rate, self.action_key or "")
 
     def split(self, dataset: RobotDataset, key: str | None = None, cameras: Sequence[str] = ()) -> Split:
-        """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
-        With a `key`, only episodes in which this column was measured; with `cameras`, those whose films are there."""
+        """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to
+        evaluate on. With a `key`, only episodes in which this column was measured; with `cameras`, those that have
+        their films."""
         checks.positive(max_episodes=self.max_episodes)
         checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
@@ -198,7 +199,7 @@ def measured(dataset: RobotDataset, key: str, indices: Collection[int]) -> list[
 def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) -> list[Episode]:
     """Choose the held-out episodes in which the actions were measured; at least one."""
     if not (found := measured(dataset, key, held_out)):
-        hint = "Hold out others (episodes); models of video can be judged without any, by action_key=None."
+        hint = "Hold out others (episodes); models of video can be evaluated without any, by action_key=None."
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found
 
@@ -256,7 +257,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found out about the model of a case; `gather` finds it. Questions of its kind are asked of it."""
+    """What was measured of the model of a case; `gather` measures it. Questions of its kind read it."""
 
     case: Case
     kind: ClassVar[str] = "labels"  # of the report
@@ -288,11 +289,11 @@ class EvidenceKind:
         return f"{self.cls.__module__}.{self.cls.__qualname__}"
 
     def answers(self, kinds: Collection[str]) -> bool:
-        """Tell whether questions of these kinds of evidence are asked of this one: it is one of them, or a subclass."""
+        """Return whether questions of these kinds of evidence apply to this one: it is one of them, or a subclass."""
         return any(issubclass(self.cls, EVIDENCE[name].cls) for name in kinds if name in EVIDENCE)
 
     def fits(self, model: Any) -> bool:
-        """Tell whether a model, or a class of models, gives such evidence."""
+        """Return whether a model, or a class of models, gives such evidence."""
         return not lacks(model, *self.of) and all(lacks(model, each) for each in self.unless)
 
 
@@ -304,7 +305,7 @@ def register_evidence(
     name: str, of: tuple[type, ...], unless: tuple[type, ...] = (), place: int = LAST
 ) -> Callable[[Kind], Kind]:
     """Register a class of evidence about models that have the methods of all protocols `of`, and lack some of each of
-    `unless`. Of several kinds, the report's answer is about that with the least `place`."""
+    `unless`. A report's answer is about the kind with the lowest `place`."""
 
     def register(cls: Kind) -> Kind:
         EVIDENCE.add(name, EvidenceKind(name, cls, of, unless, place))

@@ -73,7 +73,7 @@ class ActionEvidence(Evidence):
     known: str  # which episodes controls learned from
 
     kind = InverseDynamics.type
-    asks = "May its actions replace unknown ones?"
+    asks = "Are its actions good enough to replace unknown ones?"
     use = advise(
         "Fill in unknown actions", command("annotate", DATASET, "--model", MODEL, "--as", "actions", "--out", "filled")
     )

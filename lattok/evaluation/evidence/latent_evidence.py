@@ -46,7 +46,7 @@ class LatentEvidence(Evidence):
     training: ControlTraining | None  # of controls; None: they are not run
 
     kind = "image-lam"
-    asks = "May I annotate with this model?"
+    asks = "Is this model good enough to annotate with?"
     use = advise("Label data with it", LABEL)
 
     @classmethod
@@ -54,7 +54,7 @@ class LatentEvidence(Evidence):
         """Read the pairs of both splits; `decoded` keeps frames for the next model that sees the same ones."""
         model, options, training = case.model, case.options, None
         if case.trains_controls and not isinstance(model, TrainedPairModel):
-            hint = "Train an ImageLAM on this dataset and judge it as well."
+            hint = "Train an ImageLAM on this dataset and evaluate it as well."
             checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
         source = PairSource.of(case, model.stride_frames(case.dataset.fps), decoded)
         if case.trains_controls:

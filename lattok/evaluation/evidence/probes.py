@@ -187,7 +187,7 @@ class Bootstrap:
 
 
 def above_zero(gain: float, interval: Interval | None) -> bool | None:
-    """Tell whether a gain is above zero; None where its interval includes zero, or where there is none."""
+    """Return whether a gain is above zero; None where its interval includes zero, or where there is none."""
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
 
 

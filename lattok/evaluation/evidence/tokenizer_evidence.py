@@ -153,7 +153,7 @@ class TokenizerEvidence(Evidence):
     kmeans: Tensor | None  # [F, m] the k-means control's version of every held-out action
 
     kind = "action-vq"
-    asks = "May I use this tokenizer?"
+    asks = "Is this tokenizer good enough to use?"
     use = advise(
         "Write its codes beside the actions", command("annotate", DATASET, "--model", MODEL, "--out", "labelled")
     )

@@ -118,7 +118,7 @@ def sizes_of(train: PairSet, held_out: PairSet) -> list[int]:
 
 
 def labels_of(model: TrainedPairModel) -> dict[str, Any]:
-    """Tell which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
+    """Return which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
     known = model.trained_on or {}
     own = known.get("labels") or {}
     return {**(own if own.get("fraction") else USUAL), "seed": known.get("loop", {}).get("seed", 0)}

@@ -121,4 +121,4 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
         folds.append(Fold(fit, torch.tensor([row for row, task in enumerate(held_tasks) if task in group])))
     each = sorted({len(judged[i::count]) for i in range(count)})
     size = " or ".join(map(str, each)) + (" task" if each == [1] else " tasks")
-    return folds, f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
+    return folds, f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are evaluated on"

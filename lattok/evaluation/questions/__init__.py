@@ -1,5 +1,5 @@
 """Questions that an evaluation asks, each in a module that registers it: how it is measured, what the report says of
-it, and what follows from its verdicts. Here also: what all verdicts together mean for a reader, may I use this?
+it, and what follows from its verdicts. Here also what all verdicts together mean for a reader: is it good enough?
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ STEPS = 4  # of what to do next
 NOT_RUN = advise("Train the controls too", command("evaluate", MODEL, DATASET, "--controls", "trained"))
 UNCLEAR = advise("Hold out more episodes, or average several seeds.")
 ALONE = advise(
-    "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
+    "Hold out five episodes or more, with known actions where these are compared: record more, or train with "
     "{episodes} and evaluate with {episodes_}.",
     episodes="0:N",
     episodes_="N:",
@@ -51,8 +51,8 @@ def question(
 ) -> Callable[[Asked], Asked]:
     """Register a function that asks evidence of the kinds `of` something; it returns None where that does not apply.
 
-    A model without all methods of the protocols `needs` is not asked, and the report says so. `place` is where its
-    section stands in the report; the headline is that of the first two.
+    A model without all methods of the protocols `needs` is not asked, and the report says so. `place` orders the
+    sections of a report; the headline is that of the first two.
     """
 
     def register(ask: Asked) -> Asked:

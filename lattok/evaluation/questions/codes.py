@@ -203,7 +203,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
 
 
 def _shows_predictions(model: Any) -> bool:
-    """Tell whether what a model predicts can be shown: patches of pixels, or features that decode to them."""
+    """Return whether what a model predicts can be shown: patches of pixels, or features that decode to them."""
     seen = getattr(model, "pixels", None) or getattr(model, "features", None)
     return not lacks(model, PredictsFrames) and isinstance(seen, FrozenFeatures) and seen.decodes
 

@@ -39,7 +39,7 @@ def history_outcome(evidence: Any) -> Outcome:
     verdicts, decision = overlap(case), None
     inferred = inferred_text(case.model.trained_on)
     if any(each.about is OVERLAP for each in verdicts):
-        text = "That cannot be told from this report: the model was trained on episodes that judge it here."
+        text = "Unclear from this report: the model was trained on episodes that are held out here."
         decision = Decision(60, None, text, caveats=False)
     if (steps := trial_steps(case.model.trained_on)) is not None:
         run = f"a trial run of {checks.counted(steps, 'step')}"
@@ -83,7 +83,7 @@ def doubts(verdicts: Sequence[Verdict], trained_on: Mapping[str, Any] | None) ->
 def doubted(found: Mapping[str, Sequence[Verdict]]) -> str:
     """Say of which models, by name, figures are none to compare; empty where there are none."""
     names = [name for name, verdicts in found.items() if any(each.about in (OVERLAP, TRIAL) for each in verdicts)]
-    return f"That cannot be told from this page: see the verdicts about {' and '.join(names)}." if names else ""
+    return f"Unclear from this page: see the verdicts about {' and '.join(names)}." if names else ""
 
 
 def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) -> Advice:
@@ -94,7 +94,7 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) 
     if key in dataset.features and len(found_known := measured(dataset, key, known)) < len(known):
         known, noun = [each.index for each in found_known], "episodes with known actions"
     if len({*held_out} & {*known}) < FEW_HELD_OUT:
-        return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} judge: you have {len(known)}.")
+        return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} are held out: you have {len(known)}.")
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or MODEL)
         if any(_seen(model.trained_on, dataset, held_out)[:2]):

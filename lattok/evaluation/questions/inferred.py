@@ -164,7 +164,7 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
     wanted = PROPRIO if best is not None and best.key == PROPRIO_MAP else ALL
     against = next((each for each in verdicts if each.about is wanted), None)
     if against is None or best is None:
-        return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
+        return Decision(20, None, "Unclear: held-out actions do not vary.", caveats=False)
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
     numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
     errors = (mean_squares(evidence.gaps(row), cells_of(evidence)) for row in (own, best))

@@ -305,9 +305,9 @@ def _decision(codec: Mapping[str, float], figures: Mapping[str, float], worth: I
         return replace(codec_decision(codec), weight=25)
     said = f"Without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}"
     if worth is None:
-        return Decision(25, None, f"That cannot be told: {FEW_EPISODES}. {said}, with codes by {likeliest:.3g}.")
+        return Decision(25, None, f"Unclear: {FEW_EPISODES}. {said}, with codes by {likeliest:.3g}.")
     if above_zero(mean - other, worth) is not True:
-        text = f"That cannot be told: there is too little to learn from. {said}."
+        text = f"Unclear: there is too little to learn from. {said}."
         return Decision(25, None, text, caveats=False)
     if (own := min(likeliest, drawn)) >= mean:
         text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"

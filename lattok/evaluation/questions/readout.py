@@ -88,7 +88,7 @@ MEASURE = (
 @question("readout", of=("labels",), criteria=CRITERIA, place=10)
 def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
-    text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
+    text = "Unclear: without actions nothing says whether the labels mean what the robot did."
     unknown = Decision(20, None, text, caveats=False)
     probes, judged = evidence.probes, evidence.judged
     if judged is None:
@@ -102,7 +102,7 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
-        "judged on the held-out ones: R² = 1 − squared error ÷ squared distance to the training mean, with 95 % "
+        "evaluated on the held-out ones: R² = 1 − squared error ÷ squared distance to the training mean, with 95 % "
         f"intervals over {evidence.bootstrap.count} episodes. Part of every action can be read from the current frame "
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds[1]}.",
@@ -155,7 +155,7 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
 
 
 def by_the_clock(verdicts: Sequence[Verdict], kind: str) -> bool:
-    """Tell whether labels are no better than those of another episode of the task at the same moment."""
+    """Return whether labels are no better than those of another episode of the task at the same moment."""
     return any(each.key == f"{kind}_against_other_episode" and not each.holds for each in verdicts)
 
 
@@ -171,7 +171,7 @@ def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], 
     case = evidence.case
     hold_out = hold_out_more([case], lambda found: case.fill(command("evaluate", MODEL, DATASET), found[0]))
     few = f"{only(evidence.bootstrap.count)} {judged}"
-    return Decision(20, None, f"That cannot be told: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
+    return Decision(20, None, f"Unclear: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
 
 
 def _called(evidence: Any, kind: str) -> str:

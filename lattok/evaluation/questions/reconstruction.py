@@ -179,11 +179,11 @@ def codec_decision(figures: Mapping[str, float]) -> Decision:
     """Judge a tokenizer as a target for supervision, and as a codec."""
     own, rivals = figures["normalised_mse"], _rivals(figures)
     if figures["normalised_mse/mean"] == 0:
-        return Decision(20, None, "That cannot be told: held-out actions never change.", caveats=False)
+        return Decision(20, None, "Unclear: held-out actions never change.", caveats=False)
     if own >= figures["normalised_mse/mean"]:
         return Decision(20, False, "No: it reconstructs actions no better than their mean does.", caveats=False)
     if not rivals:
-        return Decision(20, None, "That cannot be told: no control at equal bits could be run.", caveats=False)
+        return Decision(20, None, "Unclear: no control at equal bits could be run.", caveats=False)
     lost = f"It {codec_loss(figures)}"
     if own < min(rivals.values()):
         return Decision(20, True, f"Yes. {lost}")

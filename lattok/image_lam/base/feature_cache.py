@@ -67,7 +67,7 @@ class FeatureFile(NamedTuple):
         return out.getvalue()
 
     def whole(self) -> bool:
-        """Tell whether all features [T, N, D] are there, and not those of another shape or a file that is cut short."""
+        """Return whether all features [T, N, D] are there: not of another shape, nor in a file that is cut short."""
         header = self.header  # compared, not parsed: numpy parses it as Python, where threads of Python 3.11 may fail
         try:
             with open(self.path, "rb", buffering=0) as file:

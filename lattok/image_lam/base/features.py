@@ -118,7 +118,7 @@ class FrozenFeatures(FrozenNetwork):
 
     @property
     def decodes(self) -> bool:
-        """Tell whether `pixels_of` can be asked."""
+        """Return whether `pixels_of` works for these features."""
         return self.network is None or isinstance(self.network, DeepCompression)
 
     def pixels_of(self, patches: Tensor) -> Tensor:

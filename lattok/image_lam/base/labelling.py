@@ -129,7 +129,8 @@ def of_cameras(name: str, frames: Array, axes: str, cameras: Sequence[str]) -> A
     place = names.index("V")
     if frames.ndim == len(names) - 1 and len(cameras) == 1:
         frames = frames[(slice(None),) * place + (None,)]
-    checks.rank(name, frames, axes)
+    few = len(cameras) > 1 and names[0] != "B"  # the cameras are what is easily left out
+    checks.rank(name, frames, axes, f"V are its cameras: {', '.join(cameras)}." if few else "")
     checks.size(name, f"cameras ({', '.join(cameras)})", frames.shape[place], len(cameras))
     return frames
 

@@ -52,7 +52,7 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
 
     @staticmethod
     def holds_features(config: Any) -> bool:
-        """Tell whether artefacts of this configuration hold the weights of its features."""
+        """Return whether artefacts of this configuration hold the weights of its features."""
         return False
 
     @classmethod

@@ -142,7 +142,7 @@ class TrainedPairModel(PairModel, ABC):
 
     @property
     def decodes(self) -> bool:
-        """Tell whether a loss uses what the decoder predicts; otherwise the decoder is not trained."""
+        """Return whether a loss uses what the decoder predicts; otherwise the decoder is not trained."""
         return self.config.loss.prediction > 0
 
     @property
@@ -220,7 +220,7 @@ class TrainedPairModel(PairModel, ABC):
     def predictions(
         self, batch: PairBatch, features: Tensor, vectors: Sequence[Tensor], conditions: dict[str, Any], perceptual: Any
     ) -> LossTerms:
-        """Return the terms of what the decoder predicts, of features [B * pairs, 2, N, D] and latents' vectors."""
+        """Return the loss terms of the decoder's predictions from features [B * pairs, 2, N, D] and latent vectors."""
         if not self.config.loss.prediction:
             return {}
         return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **conditions), features[:, 1])}
@@ -228,8 +228,8 @@ class TrainedPairModel(PairModel, ABC):
     def predict(
         self, features: Tensor, latents: LatentActions, text: Values | None = None, text_mask: Values | None = None
     ) -> Tensor:
-        """Predict what the decoder does of the later frame [B, N, D] from that of the current one [B, N, D] and
-        quantized latent actions: features, or pixels in patches, as `frame_targets` gives them.
+        """Predict the later frame [B, N, D] from the current one [B, N, D] and quantized latent actions: features, or
+        pixels in patches, as `frame_targets` gives them.
         """
         here = self.features.mean
         latents, features = as_latents(latents), as_tensor("features", features)

@@ -22,7 +22,7 @@ Files = Path | Sequence[Path]
 
 
 def are_files(frames: object) -> TypeIs[Files]:
-    """Tell whether what is to be labelled are video files, by their names."""
+    """Return whether what is to be labelled are video files, by their names."""
     several = frames if isinstance(frames, list | tuple) else [frames]
     return bool(several) and all(isinstance(each, str | os.PathLike) for each in several)
 

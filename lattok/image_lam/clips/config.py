@@ -101,14 +101,14 @@ class ClipLAMConfig(NormalizedActions):
         frames: frames of a clip (k), evenly spaced
         stride: time from the first frame of a clip to the last, in frames ("15") or seconds ("0.5s")
         horizon: actions from the first frame on that are decoded
-        scene_tokens: latents of what changes around the robot; 0: the frame is decoded from motion too
+        scene_tokens: latents of what changes around the robot; 0: motion latents decode the frame, too
         motion_tokens: latents of what the robot does
         latent_dim: width of a latent (d)
         latent_norm: how latents are normalised: "layer", each by itself, or "none"
         image_size: side of the frames in pixels
         interpolation: how frames are resized
         prompt: prompt, in which {task} is the instruction
-        backbone: that encodes
+        backbone: the backbone that encodes clips
         frame_weight: weight of the loss of the predicted frame
         action_weight: weight of the loss of the actions; 0: the decoder does not see them either
         separation_weight: weight of the loss on the correlation of scene latents with motion latents

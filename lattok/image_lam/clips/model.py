@@ -107,11 +107,11 @@ class ClipLAM(OfDatasets, FrozenFeaturesModel, BackboneModel):
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the terms "frame" and "action", and "separation" where that has a weight.
 
-        These are squared errors of velocities. If the decoder predicts the frame or its change, "frame" is its error as
-        a share of that of copying the first frame: at late times the frame can be seen through the noise, and errors of
-        the velocity, which are largest there, would teach the latents little. `batch.later` holds all frames of the
-        clips but the first. If the actions of a sample are not known, or its episode has ended, the frame alone is
-        judged; dimensions that a robot lacks are neither judged nor seen.
+        These are squared errors of velocities. If the decoder predicts the frame or its change, "frame" is its error
+        divided by that of copying the first frame. The error of a velocity would be largest at late times, when the
+        frame shows through the noise and latents are hardly needed. `batch.later` holds all frames of the clips but the
+        first. If the actions of a sample are not known, or its episode has ended, only the frame counts; dimensions
+        that a robot lacks are masked in input and loss.
         """
         device = self.queries.device
         batch = onto(batch, device)

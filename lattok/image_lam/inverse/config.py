@@ -25,11 +25,11 @@ class InverseDynamicsConfig(NormalizedActions):
 
     Attributes:
         tasks: instructions that it knows, with task_given
-        state_dim: numbers of proprio at a moment, with proprio
+        state_dim: dimensions of proprio in a frame, with proprio
         state_names: what they are called
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         offsets: frames to read, counted from that of the action: 0 and others, in order
-        smooth: frames to each side, in units of `stride`, over which actions that are read of a video are averaged
+        smooth: frames to each side, in units of `stride`, over which the actions of a video are averaged
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
@@ -60,11 +60,11 @@ class InverseDynamicsConfig(NormalizedActions):
         normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
         normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
         state_key: column with the proprio
-        anchors: for each number of an action, that of the state to which what is read is added; -1: none
-        proprio_map: map from changes of the state, to which what is read is added
+        anchors: for each dimension of the action, that of the state to which the output is added; -1: none
+        proprio_map: map from changes of the state, to which the output is added
         robots: datasets that share the encoder, and what each has of its own
         views: cameras that the encoder knows; 0: `cameras`
-        places: of each of `cameras` among these
+        places: index of each of `cameras` among these
     """
 
     cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
@@ -160,7 +160,7 @@ class InverseDynamicsConfig(NormalizedActions):
 
     @property
     def told(self) -> int:
-        """Return how many numbers of task and proprio stand next to the latent."""
+        """Return how many inputs of task and proprio are appended to the latent."""
         changes = self.state_dim * (len(self.offsets) - 1) * self.proprio
         return len(self.tasks) * self.task_given + changes
 
@@ -211,17 +211,17 @@ class InverseDynamicsConfig(NormalizedActions):
 
     @property
     def learns_from_video(self) -> bool:
-        """Tell whether videos without actions teach."""
+        """Return whether it also learns from videos without actions."""
         return max(self.loss_flow, self.loss_forward, self.loss_reversal) > 0
 
     @property
     def reverses(self) -> bool:
-        """Tell whether clips are also read backwards."""
+        """Return whether clips are also read backwards."""
         return self.loss_reversal > 0 or self.reversible > 0
 
     @property
     def reads_state(self) -> bool:
-        """Tell whether the robot's own state is needed to infer its actions."""
+        """Return whether the robot's own state is needed to infer its actions."""
         return self.proprio or bool(self.anchors) or self.proprio_map is not None
 
     @property
@@ -233,7 +233,7 @@ class InverseDynamicsConfig(NormalizedActions):
 
     @property
     def reversed_dims(self) -> list[int]:
-        """Return the dimensions of the action that have the other sign where a clip is shown backwards."""
+        """Return the dimensions of the action that change their sign when a clip is played backwards."""
         names, count = self.action_names, self.action_dim
         same = {dim for text in self.unreversed for dim in named_dims("unreversed", text, names, count)}
         return [dim for dim in range(self.action_dim) if dim not in same]

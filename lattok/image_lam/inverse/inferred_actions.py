@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class InferredActions(NamedTuple):
-    """Actions that were read from frames, or from states."""
+    """Actions inferred from frames or from states."""
 
     actions: Tensor  # [B, m] in physical units; of networks within the range of those that were known
     spread: Tensor  # [B] deviation of the members, in deviations of the known actions; 0 of one member

@@ -55,7 +55,7 @@ BLOCKS = 10  # of held-out frames, between which the gain from video varies
 
 
 class InverseDynamics(OfDatasets, FrozenFeaturesModel):
-    """Actions read from frames around them, with how sure that is.
+    """Infers actions from the frames around them, with a confidence.
 
     >>> idm = InverseDynamics.from_pretrained("org/name")          # or a folder
     >>> idm.infer_actions(video, fps=20).actions     # uint8 [T, V, H, W, 3] -> float32 [T, m]
@@ -112,7 +112,7 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         self.trained_on = self.trained_on and record_of(name, self.trained_on)
 
     def view(self, name: str) -> "InverseDynamics":
-        """Return the model of one of its datasets, which learns with it: what `for_dataset` copies is shared."""
+        """Return the model of one of its datasets, sharing all weights, so that it learns with it."""
         own = copy.copy(self)
         own._modules, own._buffers, own.trained_on = {**self._modules}, {**self._buffers}, None
         own.choose(name)
@@ -154,7 +154,8 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         return later if self.proprio_map is None else max(later, self.proprio_map.later_frames(fps))
 
     def set_range(self, actions: Tensor) -> None:
-        """Fit the normaliser and the range of what is read to the known actions [N, m], less what it is added to."""
+        """Fit normaliser and range of the output to known actions [N, m], from which the state it is added to is
+        subtracted."""
         actions = actions.to(self.low)
         done = torch.cat([actions, self._opposite(actions)]) if self.config.reverses else actions  # and backwards
         self.action_normalizer.fit(done if self.config.reversible else actions, self.config.action_kinds)
@@ -364,7 +365,8 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         """Return the term "action", of samples whose actions are known, and the other terms, of all samples.
 
         Each member learns from every n-th sample. `batch.later` holds the frames of clips but the current one, in the
-        order of `offsets`, and `batch.proprio` states [B, offsets * s]. The actions are those less what is added.
+        order of `offsets`, and `batch.proprio` states [B, offsets * s]. Actions come without what is added to the
+        output.
         """
         if not isinstance(batch, PolicyBatch) or batch.later is None:
             hint = "Call idm.infer_actions(video, unit) for actions."

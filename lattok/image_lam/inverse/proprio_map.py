@@ -44,11 +44,11 @@ class ProprioMapConfig(SavedConfig):
     """Columns and moments of a map from changes of the robot's state to its actions.
 
     Attributes:
-        action_dim: numbers of an action
+        action_dim: dimensions of an action
         action_names: what they are called
-        state_dim: numbers of the state
+        state_dim: dimensions of the state
         state_names: what they are called
-        anchors: for each number of an action, that of the state to which it is added; -1: none
+        anchors: for each dimension of the action, that of the state to which it is added; -1: none
         offsets: frames whose state is read, counted from that of the action: 0 and others, in order
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         action_key: column with the actions
@@ -99,7 +99,7 @@ class MapFit(NamedTuple):
 
 
 class ProprioMap(HubModel, VideoLabeller):
-    """Actions read from changes of the robot's state, without any camera.
+    """Infers actions from changes of the robot's state, without any camera.
 
     >>> model = ProprioMap.from_pretrained("org/name")          # or a folder
     >>> model.infer_actions(None, states=states, fps=20).actions     # [T, s] -> float32 [T, m]
@@ -126,7 +126,7 @@ class ProprioMap(HubModel, VideoLabeller):
     ) -> MapFit:
         """Fit the map to known episodes, actions [T, m] and states [T, s], with `unit` frames to an offset.
 
-        `config.anchors` names candidates, which are kept where left-out episodes speak for them.
+        `config.anchors` names candidates, which are kept where they reduce the error in left-out episodes.
         """
         gaps = [offset * unit for offset in config.offsets]
         x = torch.cat([state_changes(around_each(each.double(), gaps), config.offsets).flatten(1) for each in states])

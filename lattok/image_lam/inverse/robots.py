@@ -16,17 +16,17 @@ MOST_ROBOTS = 256
 
 @dataclass(frozen=True)
 class RobotConfig(SavedConfig):
-    """A dataset of a model of several.
+    """One dataset of a model of several.
 
     Attributes:
         name: what the dataset is called
         cameras: those that are looked at
-        places: of each of these among the cameras that the encoder knows
-        action_dim: numbers of an action
+        places: index of each of these among the cameras that the encoder knows
+        action_dim: dimensions of an action
         action_names: what they are called
-        state_dim: numbers of the state, where it is read
+        state_dim: dimensions of the state, where it is read
         state_names: what they are called
-        anchors: for each number of an action, that of the state to which what is read is added; -1: none
+        anchors: for each dimension of the action, that of the state to which the output is added; -1: none
     """
 
     name: str

@@ -64,8 +64,8 @@ def moto_lam(
 ) -> MotoLAM:
     """Read the latent action model of Moto or LARA, which predicts pixels.
 
-    An image encoder in the file is used, and saved with the model. Patches keep their order; published labels were
-    drawn with a random one, so that theirs differ.
+    An image encoder in the file is used, and saved with the model. Patches keep their order. Published labels were made
+    with a random one, so they differ.
 
     Example: lattok convert moto-lam LARA_full/latent_motion_tokenizer my-lam
 

@@ -279,7 +279,7 @@ class Decoder(nn.Module):
 
 
 class ImageLAM(TrainedPairModel):
-    """Latent actions of frame pairs: P codes that say what changed, as far as the current frame does not show it.
+    """Latent actions of frame pairs: P codes for what changed and the current frame does not show.
 
     >>> lam = ImageLAM.from_pretrained("org/name")          # or a folder
     >>> lam.encode(frames).codes                             # uint8 [B, 2, V, H, W, 3] -> int64 [B, P]
@@ -320,7 +320,7 @@ class ImageLAM(TrainedPairModel):
         return Decoder(self.config, self.streams, self.features.dim, len(self.cameras) * self.features.count)
 
     def take_environment(self, stage1: "ImageLAM") -> None:
-        """Take codebook and queries of a stage-1 model for the environment stream of `control+env`."""
+        """Copy codebook and queries of a stage-1 model into the environment stream of `control+env`."""
         for name in ("features", "quantizer"):
             ours, theirs = getattr(self.config, name), getattr(stage1.config, name)
             if ours != theirs:

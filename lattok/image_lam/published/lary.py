@@ -82,7 +82,7 @@ def lary_laq(
     """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
 
     The weights of its features come from the Hub when the model is loaded; a backbone in the file is not used.
-    Raises `LattokError` without a gap, too.
+    Raises `LattokError` also if `stride` is missing.
 
     Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front --stride calvin
 

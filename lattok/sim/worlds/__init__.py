@@ -58,7 +58,7 @@ class EpisodeOutcome(NamedTuple):  # what has happened so far in an episode
 
 
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
-    """One task of a world. Subclasses set the attributes below, those from `cameras` on when they are made.
+    """One task of a world. Subclasses set the attributes below; those from `cameras` on may be set in the constructor.
 
     Observations have the keys of the dataset that `lattok collect` records: `observation.images.NAME` uint8 [H, W, 3],
     `observation.state` float32 [s], `observation.environment_state` float32 [e]. Episodes are equal for equal seeds,
@@ -115,7 +115,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def state(self) -> np.ndarray:
-        """Return what the robot feels of itself, float32 [s]."""
+        """Return the robot's own state, float32 [s]."""
 
     @abstractmethod
     def objects(self) -> np.ndarray:
@@ -211,7 +211,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return self.cameras.image(self.cameras.names[0])
 
     def close(self) -> None:
-        """Give back the renderer, which MuJoCo must not do while Python ends."""
+        """Free the renderer: MuJoCo must not do so while Python exits."""
         self.cameras.close()
 
 

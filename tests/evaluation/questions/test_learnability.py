@@ -176,13 +176,13 @@ def test_where_codes_or_policies_are_no_better_than_the_mean_action():
         untold = decision(own, own, regression, 0.9)
         assert untold.holds is None
         assert untold.text == (
-            "That cannot be told: there is too little to learn from. Without codes a policy errs by "
+            "Unclear: there is too little to learn from. Without codes a policy errs by "
             f"{regression}, the mean action by 0.9."
         )
     few = learnability._decision(CODEC, POLICY, None)
     assert few.holds is None
     assert few.text == (
-        "That cannot be told: fewer than five episodes have no interval. Without codes a policy errs by 0.3, the mean "
+        "Unclear: fewer than five episodes have no interval. Without codes a policy errs by 0.3, the mean "
         "action by 1, with codes by 0.4."
     )
     says_nothing = decision(0.3, 0.3, 0.3, normalised_mse=1.0)
@@ -225,7 +225,7 @@ def test_where_actions_never_change_no_policy_is_trained(value, monkeypatch):
     monkeypatch.setattr(learnability.ReferencePolicy, "fit", None)
     report = evaluate(tokenizer, world, episodes=[5])
     assert report.sections[0].reading == "Not run: held-out actions never change."
-    assert answer_of(report).text == "That cannot be told: held-out actions never change."
+    assert answer_of(report).text == "Unclear: held-out actions never change."
 
 
 @pytest.mark.parametrize(

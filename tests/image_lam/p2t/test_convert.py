@@ -214,7 +214,7 @@ def test_the_command_writes_what_python_gives(tmp_path, capsys, features):
         "stride 32, features pixels, image_size 64, language t5:google-t5/t5-base.\n"
         "Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: vq and "
         "action_latent are the environment's.\n"
-        f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
+        f"Saved in {out}. Evaluate it: lattok evaluate {out} DATASET\n"
     )
     model, expected = lattok.load(out), univla_lam(UNIVLA, 3, **PIXELS)
     assert same(model, expected)

@@ -31,7 +31,7 @@ def test_lapa_is_converted_annotated_verified_and_judged(dataset, tmp_path, caps
         "front, stride 3."
     )
     assert mind.startswith("The default gap of 30 frames is that of its training script")
-    assert saved == [f"Saved in {model}. Judge it: lattok evaluate {model} DATASET"]
+    assert saved == [f"Saved in {model}. Evaluate it: lattok evaluate {model} DATASET"]
     assert main(["annotate", str(dataset.root), "--model", model, "--out", out]) == 0
     assert main(["verify", out, "--model", model]) == 0
     check_columns(dataset, lattok.open_dataset(out), lattok.load(model))

@@ -182,5 +182,5 @@ class LattokSupervisedConfig(PreTrainedConfig):
 
 
 def _fits(strategy: Strategy) -> bool:
-    """Tell whether a strategy is one loss of one state for every step, which needs no placeholders."""
+    """Return whether a strategy is one loss of one state for every step, which needs no placeholders."""
     return len(strategy.spans) == len(strategy.losses) == 1
