@@ -35,7 +35,10 @@ def rollouts_section(found: Mapping[str, Any]) -> Section:
     )
     reading = f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); "
     reading += f"in {percent(every['failure'])} the opposite came first."
-    bars = [(name, "model", float(score["success"])) for name, score in scores.items()]
+    alike = len({name.rpartition("/")[0] for name in found["tasks"]}) == 1  # then the world tells bars apart no more
+    bars = [
+        (name.rpartition("/")[2] if alike else name, "model", float(score["success"])) for name, score in scores.items()
+    ]
     caption = "Share of the episodes in which it does what it was told, of all and of each task; longer is better."
     chart = Pictures(caption, (svg.bars("success", bars, ".2f"),), wide=True, top=True)
     films = _films(found) if found.get("films") else ()
