@@ -1,7 +1,7 @@
 """The same layers of transformers in fewer operations: a training step on a GPU waits for launches, not for products.
 
 In float32 they are transformers' own, bit for bit, but for the attention of images, which is of all at once. In a lower
-precision norms are one operation and rotations of queries and keys three, which round less often.
+or mixed precision norms are one operation and rotations of queries and keys three, which round less often.
 """
 
 import sys
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lattok.backbones.lora import Passing
+from lattok.nn.rounding import autocast_dtype
 
 IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the other
 TEXT_ATTENTION = "Qwen3VLTextAttention"
@@ -128,7 +129,8 @@ def attend_to_text(
 
 def normed(part: Any, x: Tensor) -> Tensor:
     """Return W x / rms(x)."""
-    if x.dtype == torch.float32 or x.dtype != part.weight.dtype:
+    exact = x.dtype == torch.float32 and autocast_dtype(x.device) is None
+    if exact or x.dtype != part.weight.dtype:
         return type(part).forward(part, x)
     return F.rms_norm(x, part.weight.shape, part.weight, part.variance_epsilon)
 
