@@ -20,9 +20,8 @@ def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tu
     """Different instructions in the order of the frames, and the index of each frame's, int64 [F].
 
     Where columns lie among images, or in very many files, `task_index` is read of episodes with several instructions
-    alone. Without such a
-    column, all frames of an episode have its first one, or "". Numbers that stand for no instruction raise
-    `LattokError`.
+    alone. Without such a column, all frames of an episode have its first one, or "". Numbers that stand for no
+    instruction raise `LattokError`.
     """
     key = dataset.instruction_key
     several, apart = key in dataset.features and len(dataset.tasks) > 1, dataset.columns_apart or key != TASK
