@@ -78,7 +78,7 @@ def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
 
 @pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.recipe_for(lattok.UniformBins), lattok.VLARecipe])
 def test_a_horizon_that_no_episode_has_is_refused_before_anything_is_read(places, recipe, monkeypatch):
-    monkeypatch.setattr("lattok.samples.windows.read_vectors", lambda *a: pytest.fail("actions were read"))
+    monkeypatch.setattr("lattok.data.vectors.Vectors._read", lambda *a: pytest.fail("actions were read"))
     preset = {"preset": "scratch"} if recipe is lattok.VLARecipe else {}
     made = recipe.from_preset(places[0].root, places[2], **preset, horizon=16)
     refused("`horizon`: expected at most the 12 steps of the longest chosen .*, got 16", lattok.train, made)
