@@ -40,14 +40,14 @@ class Rounding:
     """Rounds layers of a model together where autocast would round them one by one."""
 
     def __init__(self, model: nn.Module):
-        self._group_of: dict[nn.Module, _Group] = {}
-        self._frozen: _Group | None = None  # the one that has copies
-        groups, blocks = dict[tuple[str, bool], _Group](), _blocks(model)
+        self._group_of: dict[nn.Module, _Together] = {}
+        self._frozen: _Together | None = None  # the one that has copies
+        groups, blocks = dict[tuple[str, bool], _Together](), _blocks(model)
         for name, layer in model.named_modules():
             if type(layer) in KINDS and layer.weight.dtype == torch.float32:  # pyright: ignore
                 learns = any(part.requires_grad for part in layer.parameters(recurse=False))
                 key = _block_of(name, blocks), learns
-                self._group_of[layer] = groups.setdefault(key, _Group(learns))
+                self._group_of[layer] = groups.setdefault(key, _Together(learns))
         self._groups = [*groups.values()]
 
     @contextmanager
@@ -80,7 +80,7 @@ class Rounding:
         return group.of(layer, dtype)
 
 
-class _Group:
+class _Together:
     """Layers of a block. Those that a pass asked for are rounded together in the next."""
 
     def __init__(self, learns: bool):

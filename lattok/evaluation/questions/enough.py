@@ -36,7 +36,7 @@ Read = tuple[float, Interval | None]
 Inputs = tuple[Tensor, Tensor]  # what a map reads of training pairs [n, d] and of those that judge [N, d]
 
 
-class Curve(NamedTuple):
+class SizeCurve(NamedTuple):
     """R^2 by the number of known episodes."""
 
     key: str  # of figures
@@ -71,7 +71,7 @@ class Fitted(NamedTuple):
         draws = torch.stack([self.bootstrap.r2(probe).nanmean(1) for probe in probes]).nanmean(0)
         return sum(float(probe.r2.nanmean()) for probe in probes) / len(probes), self.bootstrap.interval(draws)
 
-    def curves(self, inputs: Inputs, others: Mapping[str, Inputs], seed: int) -> tuple[list[Curve], dict[int, int]]:
+    def curves(self, inputs: Inputs, others: Mapping[str, Inputs], seed: int) -> tuple[list[SizeCurve], dict[int, int]]:
         """Fit to more and more episodes, and as many scattered pairs; `others` by name to the same episodes. Also how
         many pairs that is, by the number of episodes."""
         episodes = torch.from_numpy(self.target.episodes)
@@ -88,10 +88,10 @@ class Fitted(NamedTuple):
             pairs[size] = round(sum(map(len, parts)) / len(parts))
             for name, theirs in others.items():
                 beside[name][size] = self.read(theirs, parts)
-        found = [Curve("episodes", "whole episodes", "model", whole)]
-        found.append(Curve("scattered_pairs", "as many scattered pairs", "model", scattered, dashed=True))
+        found = [SizeCurve("episodes", "whole episodes", "model", whole)]
+        found.append(SizeCurve("scattered_pairs", "as many scattered pairs", "model", scattered, dashed=True))
         for name, kind in zip(others, ("control", "rival"), strict=False):
-            found.append(Curve(name.replace(" ", "_"), f"{name}, whole episodes", kind, beside[name]))
+            found.append(SizeCurve(name.replace(" ", "_"), f"{name}, whole episodes", kind, beside[name]))
         return found, pairs
 
 
@@ -138,10 +138,10 @@ def enough_actions_outcome(evidence: ActionEvidence) -> Outcome | None:
     return _outcome(fitted, own, others, evidence.case.options.seed, text, who, anew=anew)
 
 
-def _trained_anew(evidence: ActionEvidence, fitted: Fitted, count: int) -> Curve:
+def _trained_anew(evidence: ActionEvidence, fitted: Fitted, count: int) -> SizeCurve:
     """Train the network on evenly spaced episodes alone."""
     sizes = sorted({max(1, count // part) for part in PARTS})
-    return Curve(
+    return SizeCurve(
         "episodes_trained_anew",
         "the network trained anew",
         "truth",
@@ -157,7 +157,7 @@ def _outcome(
     text: str,
     who: str,
     level: tuple[str, float | None] | None = None,
-    anew: Callable[[int], Curve] | None = None,
+    anew: Callable[[int], SizeCurve] | None = None,
 ) -> Outcome | None:
     """Draw the curves, and say where the first is flat, or that of networks trained anew."""
     pairs_of = torch.from_numpy(fitted.target.episodes).unique(return_counts=True)[1]

@@ -463,4 +463,4 @@ def test_numbers_whose_name_a_camera_has_are_said_to_be_left_out(tmp_path: Path)
             demo["obs/images.agentview_image"] = np.zeros((demo.attrs["num_samples"], 2))
     dataset = open_dataset(tmp_path / "a.hdf5")
     assert dataset.features["observation.images.agentview_image"].dtype == "image"
-    assert dataset.left_out["obs/images.agentview_image"] == "a camera has its name"
+    assert dataset.left_out["obs/images.agentview_image"] == "it is no picture of RGB (float64 [2])"
