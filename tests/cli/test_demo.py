@@ -66,11 +66,12 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, whole):
     out, printed = whole
     for path in ("tokenizer-report/report.html", "lam-report/report.html", "tokenizer/config.json", "lam/config.json"):
         assert (out / path).is_file()
-    assert "lattok train image-lam DATASET --out my-lam --preset tiny+robust+flow --features pixels" in printed
+    assert "policy --backbone scratch --strategy la_direct --prefix latent\n" in printed
+    assert "  lattok inspect DATASET\n" in printed
     assert printed.count("a trial run of 6 steps") == 2
     assert "No film of a robot: " in printed
     said = printed.replace(str(out.parent), "").replace(", toy", "")  # a world of other tests
-    assert max(map(len, said.splitlines())) <= 100
+    assert max(len(line) for line in said.splitlines() if not line.startswith("  lattok ")) <= 100
     for table in ("Error of a small policy's actions (lower is better)", "higher is better"):
         assert table in printed
     for path in ("tokenizer-report/report.html", "lam-report/report.json", "lam/README.md", "tokenizer/README.md"):

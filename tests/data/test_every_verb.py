@@ -22,7 +22,7 @@ from tests.data.specimens import WRITERS
 
 TINY = ("--steps", "2", "--batch-size", "4", "--device", "cpu", "--seed", "0")
 SMALL = ("--image-size", "32", "--width", "16", "--stride", "1")
-MORE = {"train": (*SMALL, *TINY), "export": ("--images", "image")}
+MORE = {"image-lam": (*SMALL, *TINY), "vla": ("--horizon", "2", *TINY), "export": ("--images", "image")}
 PRINTED = re.compile(r"lattok ((?:train|evaluate|annotate|verify|view|export) .+)")
 Typed = list[list[str]]
 
@@ -39,7 +39,7 @@ def follow(capsys: pytest.CaptureFixture[str], *words: str) -> Typed:
         if line[0] == "evaluate":
             open_dataset(line[2])
             continue
-        run(*line, *MORE.get(line[0], ()))
+        run(*line, *MORE.get(line[1] if line[0] == "train" else line[0], ()))
         done.append(line)
         waiting += [shlex.split(each) for each in PRINTED.findall(capsys.readouterr().out.replace("\\\n", " "))]
     return done
@@ -135,7 +135,7 @@ def test_a_format_goes_through_every_verb(
     dataset = open_dataset(place[0], format=place[2] if place[1:] else None)
     acts = "action" in dataset.features
     done = follow(capsys, "inspect", *place)
-    (trained,) = (words for words in done if words[0] == "train")
+    trained = next(words for words in done if words[0] == "train")
     model = trained[trained.index("--out") + 1]
     if not any(words[0] == "annotate" for words in done):
         done += follow(capsys, "annotate", *place, "--model", model, "--out", "labels")

@@ -108,7 +108,7 @@ def enough_outcome(evidence: LatentEvidence) -> Outcome | None:
     )
     fitted = Fitted.of(evidence.target, evidence.bootstrap)
     level = f"best control: {best.plain}", best.value("linear", 0)
-    return _outcome(fitted, evidence.labels, {}, evidence.seed, text, "The probe reads", level)
+    return _outcome(fitted, evidence.labels, {}, evidence.seed, text, "A linear map reads", level)
 
 
 @question("enough_actions", of=("actions",), place=35)
