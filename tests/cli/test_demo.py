@@ -82,7 +82,7 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, whole):
     assert columns["tokens.codes"].shape == (25, 8)
     assert columns["latent.valid"].sum() == 23  # 0.2 s are 2 frames at 10 fps
     assert columns["tokens.valid"].all()
-    assert "lattok train image-lam DATASET" in small_demo(out)  # nothing is done twice, the summary comes again
+    assert "lattok inspect DATASET" in small_demo(out)  # nothing is done twice, the summary comes again
 
 
 def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, whole, tmp_path, monkeypatch, capsys):
