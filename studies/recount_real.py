@@ -150,7 +150,7 @@ def means():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, help="of the datasets; without it means are compared alone")
     given = parser.parse_args()
     if given.data is not None:
