@@ -1,16 +1,19 @@
 """Studies of real robots: figures against numpy, tables against those of the script that recounts them."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import lattok
 from lattok.data import Feature, LeRobotWriter
 from lattok.utils.checks import LattokError
-from studies import real_policies, real_robots, real_tokenizers, recount
+from studies import real_policies, real_robots, real_tokenizers, recount, recount_real
 from studies.real_robots import Hidden, from_states, shuffled
 from studies.real_sets import RealSet, Recording, opened, write_vectors
 
@@ -90,3 +93,24 @@ def test_a_script_of_its_own_counts_the_same(study: Any, tmp_path: Path, capsys:
         figures, wrong = recount.check(count(kept, recount.columns(tmp_path / "t.md")), "")
         assert figures > 15
         assert wrong == differ, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_implementation_reads_what_the_state_shows(tmp_path: Path, count: int):
+    """Files as LeRobot v2.1 has them: the command is where the state is two frames later, and one more is noise."""
+    rng, folder = np.random.default_rng(0), tmp_path / "data/chunk-000"
+    folder.mkdir(parents=True)
+    (tmp_path / "meta").mkdir()
+    features = {"action": {"names": {"motors": ["a", "b"]}}}
+    (tmp_path / "meta/info.json").write_text(json.dumps({"features": features}))
+    for episode in range(6):
+        states = np.cumsum(rng.normal(size=(80, 2)), 0)
+        later = states[np.minimum(np.arange(80) + 2, 79)]
+        actions = np.stack([later[:, 0], states[:, 1] + rng.normal(size=80)], 1)
+        columns = {"episode_index": [episode] * 80, "action": actions.tolist(), "state": states.tolist()}
+        pq.write_table(pa.table(columns), folder / f"episode_{episode:06d}.parquet")
+    data, names = recount_real.episodes(tmp_path, "action", "state")
+    assert (len(data), names) == (6, ["a", "b"])
+    first, second = recount_real.again(data, [*range(count)], [0, 1])
+    assert first > 0.999
+    assert -0.5 < second < 0.05
