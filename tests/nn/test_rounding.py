@@ -39,6 +39,7 @@ class Net(nn.Module):
         x = self.first(x).transpose(1, 2)
         with torch.no_grad():
             shift = self.blocks[0](x)  # before it learns from the same weights
+        torch.clear_autocast_cache()  # torch 2.6 goes on with copies that hand no gradients on
         for block in (*self.blocks, self.blocks[0]):
             x = x + block(x)
         with torch.autocast("cpu", enabled=False):
