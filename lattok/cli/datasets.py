@@ -389,10 +389,11 @@ def _policy(source: "RobotDataset", place: str, options: Any, loaded: dict[str, 
 
 def policy_words(source: "RobotDataset", place: str, action_key: str, *more: str) -> list[str]:
     """Return words that train a policy on this machine."""
-    key = ["--action-key", action_key] if action_key != "action" else []
+    from lattok.recipes.run_folder import key_flags
+
     state = [] if "observation.state" in source.features else ["--no-proprio"]
     small = [] if len(devices()) > 1 else ["--backbone", "scratch"]
-    return ["train", "vla", place, "--out", unused("my-policy"), *key, *state, *small, *more]
+    return ["train", "vla", place, "--out", unused("my-policy"), *key_flags(action_key), *state, *small, *more]
 
 
 def hide(

@@ -39,7 +39,7 @@ from lattok.utils.log import caution, say
 from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output, unused
 from lattok.utils.registry import Registry
-from lattok.utils.runs import index_runs
+from lattok.utils.runs import as_episodes, index_runs
 from lattok.utils.signals import restate
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
@@ -370,7 +370,7 @@ class Recipe(ABC, Generic[Model]):
         if len(labels) == 1 and (Path(labels[0]) / SOURCE).is_file():
             source = labels[0]  # which is the dataset with these labels
         words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
-        words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
+        words += ["--episodes", as_episodes(rest)] if rest else []
         return f"Evaluate it: {shlex.join(words)}"
 
     def _none_judges(self, dataset: RobotDataset) -> bool:
@@ -389,7 +389,7 @@ class Recipe(ABC, Generic[Model]):
         others = index_runs(episode.index for episode in chosen if episode != known[-1])
         again, config = unused(f"{self.out}-judged"), str(Path(self.out) / RUN / RECIPE)
         words = ["lattok", "train", self.kind, source, "--out", again, "--config", config]
-        words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in others)]
+        words += ["--episodes", as_episodes(others)]
         judge = ["lattok", "evaluate", *judged_words(again, source, self.data.action_key)]
         judge += ["--episodes", str(known[-1].index)]
         said += f". Leave one of {len(known)} out to see: {shlex.join(words)}"

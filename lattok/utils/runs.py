@@ -12,6 +12,11 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
     return [[run[0], run[-1]] for run in found]
 
 
+def as_episodes(runs: Iterable[Sequence[int]]) -> str:
+    """Return what is typed for episodes: "0:2,3:19" for runs [[0, 1], [3, 18]]."""
+    return ",".join(f"{first}:{last + 1}" for first, last in runs)
+
+
 def run_of(index: int, runs: Sequence[Sequence[int]]) -> int | None:
     """Find which of `index_runs` an index is in, if any."""
     place = bisect_right(runs, index, key=lambda run: run[0]) - 1
