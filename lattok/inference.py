@@ -15,12 +15,17 @@ from lattok.utils import checks
 from lattok.utils.arrays import Values, in_pairs, like
 from lattok.utils.devices import float32_by_default
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {  # of matrices, and of what layers add to and hand on
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.float32),
+    "bfloat16-all": (torch.bfloat16, torch.bfloat16),
+}
 
 
 @float32_by_default()
 def for_inference(model: TrainedPairModel, precision: str = "float32") -> "FastImageLAM":
-    """Return a faster labeller with the weights that a latent action model has now, in float32 or "bfloat16".
+    """Return a faster labeller with the weights that a latent action model has now, in float32, "bfloat16" or
+    "bfloat16-all", which also rounds what layers hand on.
 
     In bfloat16 a few codes differ; `describe()` of the labeller says how labels were made.
     """
@@ -43,7 +48,7 @@ class FastImageLAM(VideoLabeller):
         self._lam, self._precision = copy.deepcopy(lam).eval(), precision
         self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
         with self._lam.inference(), torch.no_grad():
-            self._encoder = _encoder(self._lam, PRECISIONS[precision])
+            self._encoder = _encoder(self._lam, *PRECISIONS[precision])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the encoder behind: workers make their own."""
@@ -82,18 +87,37 @@ class FastImageLAM(VideoLabeller):
         return {**self._lam.describe(), "precision": self._precision}
 
 
-def _encoder(lam: TrainedPairModel, dtype: torch.dtype) -> VideoEncoder:
-    """Round matrices to `dtype`; those of the frozen features act in autocast, which need not round them each time."""
-    encoder = lam.encoder.for_videos(dtype)
-    if dtype == torch.float32:
-        return torch_encoder(lam.frame_features, encoder)
-    features = copy.deepcopy(lam.features)
-    for layer in features.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.to(dtype)
+def _encoder(lam: TrainedPairModel, products: torch.dtype, stream: torch.dtype) -> VideoEncoder:
+    """Round matrices to `products`; those of the frozen features act in autocast, which need not round them each time.
+    Where the `stream` is rounded, too, all of both networks is."""
+    if products == torch.float32:
+        return torch_encoder(lam.frame_features, lam.encoder.for_videos())
+    encoder, features = lam.encoder, copy.deepcopy(lam.features)
+    fold_scales(features)
+    if stream == products:
+        encoder, features.precision = copy.deepcopy(encoder).to(stream), stream
+        for module in filter(None, [features.network]):
+            module.to(stream)
+    else:
+        for layer in features.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.to(products)
 
     def rounded(frames: Tensor) -> Tensor:
-        with torch.autocast(features.mean.device.type, dtype):
-            return lam.frame_features(frames, features).float()
+        with torch.autocast(features.mean.device.type, products, enabled=stream != products):
+            return lam.frame_features(frames, features).to(stream)
 
-    return torch_encoder(rounded, encoder)
+    return torch_encoder(rounded, encoder.for_videos(products))
+
+
+@torch.no_grad()
+def fold_scales(network: nn.Module) -> None:
+    """Let the last product of attention and MLP scale itself in blocks of a timm ViT that scale what these return."""
+    for block in network.modules():
+        for scale, part, name in (("ls1", "attn", "proj"), ("ls2", "mlp", "fc2")):
+            gamma = getattr(getattr(block, scale, None), "gamma", None)
+            last = getattr(getattr(block, part, None), name, None)
+            if gamma is not None and isinstance(last, nn.Linear):
+                for own in last.parameters(recurse=False):  # a row of the weight, a number of the bias for each output
+                    own.mul_(gamma.unflatten(0, (-1, *(1,) * (own.ndim - 1))))
+                setattr(block, scale, nn.Identity())

@@ -25,12 +25,12 @@ from benchmarks.common import Case, environment, gemm_rate, interleaved, ratios,
 from benchmarks.reference.univla import StraightforwardLAM
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.inference import for_inference
+from lattok.inference import PRECISIONS, for_inference
 from lattok.types import LatentActions
 
 FRAMES = 8  # of the timed video
 BASE, AUTOCAST = "straightforward", "straightforward in autocast"
-WAYS = {"torch float32": "float32", "torch bfloat16": "bfloat16"}  # name: precision
+WAYS = {f"torch {precision}": precision for precision in PRECISIONS}  # name: precision
 WANTED = {"torch float32": 1.33, "torch bfloat16": 5.0}
 WANTED_OVER_AUTOCAST = 1.5
 KNOWN_MINIMUM = 157.5e9  # operations per frame, the least known before; the floor that shares refer to

@@ -5,7 +5,7 @@ each is a kernel or some. Counts are exact, and the same on every machine, so th
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,14 @@ FREE = {  # give memory, or say something about a tensor
     aten._reshape_alias,
     aten.lift_fresh,
 }
+
+
+def _product(x: Any, a: Sequence[int], b: Sequence[int], **_: Any) -> int:
+    """Multiplications and additions of a product of matrices of these shapes."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+IN_PLACE = {aten.addmm_: _product}  # which torch does not count
 
 
 @dataclass
@@ -70,7 +78,7 @@ class _Counting(TorchDispatchMode):
         counts.operations += 1
         counts.names[str(packet).removeprefix("aten.")] += 1
         counts.casts += _casts(packet, args)
-        if packet not in flop_registry:
+        if packet not in flop_registry and packet not in IN_PLACE:
             seen = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)}
             counts.bytes += sum(x.numel() * x.element_size() for x in seen.values())
         return out
@@ -128,7 +136,7 @@ class _AsOnGPU(TorchFunctionMode):
 def counting() -> Iterator[Counts]:
     """Count what is dispatched inside, in the threads of this one and of its backward pass on a CPU."""
     counts = Counts()
-    products = FlopCounterMode(display=False)
+    products = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     with products, torch.autograd.set_multithreading_enabled(False), _Counting(counts), _AsOnGPU():
         yield counts
     counts.flop = products.get_total_flops()

@@ -38,7 +38,7 @@ from lattok.action_vq import P2TActionVQ
 from lattok.cli.doctor import COUNTED
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
-from lattok.inference import for_inference
+from lattok.inference import PRECISIONS, for_inference
 from lattok.nn.rounding import Rounding
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, recipe_of
 from lattok.training import RUN, LoopOptions, fit
@@ -106,7 +106,7 @@ def labelling(device: torch.device, of: dict[str, float | None], quick: bool) ->
     lam, frames = lam.to(device), 8 if quick else 1024
     video = np.random.default_rng(0).integers(0, 256, (frames, 1, 224, 224, 3), dtype=np.uint8)
     found: dict[str, Any] = {"frames": frames, "gflop_per_frame": work / 1e9}
-    for precision in ("float32", "bfloat16"):
+    for precision in PRECISIONS:
         labeller = for_inference(lam, precision=precision)
         rate = frames / seconds(lambda one=labeller: one.label_video(video, STRIDE), device)
         found[precision] = {"frames_per_s": rate, **shares(rate * work / 1e12, of)}

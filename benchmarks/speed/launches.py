@@ -28,7 +28,7 @@ from benchmarks.speed.memory import FAMILIES, FEW, GIVEN, SOME, placed
 from benchmarks.speed.memory_bases import BASE, Made, opener, over_base
 from benchmarks.speed.vla_models import DEPTH, NARROW, TOWER, WIDE, make_backbone, make_batch, make_policy
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.base.labelling import MAX_BLOCK, query_tokens
+from lattok.image_lam.base.labelling import MAX_BLOCK, block_size, query_tokens
 from lattok.inference import PRECISIONS, for_inference
 from lattok.recipes import recipe_of
 from lattok.training import LoopOptions, loop
@@ -113,23 +113,23 @@ def strategy(name: str, folder: Path, dims: Mapping[str, Any], tower: Mapping[st
 
 
 def labelling(lam: ImageLAM, precision: str) -> Figures:
-    """What a further block of a long video takes."""
+    """What 32 further frames of a long video take: a share of a block."""
     labeller = for_inference(lam, precision)
-    side = lam.config.image_size
+    side, size = lam.config.image_size, block_size(lam.numbers_per_frame, lam.device)
 
     def blocks(count: int) -> Figures:
-        video = torch.zeros(count * MAX_BLOCK, 1, side, side, 3, dtype=torch.uint8)
+        video = torch.zeros(count * size, 1, side, side, 3, dtype=torch.uint8)
         begun = len(DEVICE.waits)
 
         def label() -> None:
             with lam.inference(), torch.no_grad():
-                for tokens in query_tokens(labeller._encoder, video, lam.cameras, (0, STRIDE), MAX_BLOCK):
+                for tokens in query_tokens(labeller._encoder, video, lam.cameras, (0, STRIDE), size):
                     labeller._lam.from_tokens(tokens)
 
         return counted(label).figures() | {"waits": len(DEVICE.waits) - begun}
 
     few, more = blocks(2), blocks(3)
-    return {key: more[key] - few[key] for key in FIGURES}
+    return {key: round((more[key] - few[key]) * MAX_BLOCK / size) for key in FIGURES}
 
 
 def tiny_lam() -> ImageLAM:

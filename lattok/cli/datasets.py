@@ -291,7 +291,7 @@ def annotate(
     cameras: Names = (),
     embedding: bool = True,
     quantized: bool = False,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["float32", "bfloat16", "bfloat16-all"] = "float32",
     threads: int = 1,
     any_rate: bool = False,
     device: Device = "auto",
@@ -312,7 +312,8 @@ def annotate(
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
-        precision: With bfloat16 models of video label faster, and a few codes differ.
+        precision: With bfloat16 models of video label faster, and a few codes differ;
+            bfloat16-all also rounds what layers hand on.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
         any_rate: Label a dataset of another frame rate than a model learned from; what was labelled says so.
     """

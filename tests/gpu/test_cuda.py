@@ -15,6 +15,7 @@ import lattok
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.inference import PRECISIONS
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from lattok.training import CHECKPOINT, RUN, loop
 from lattok.utils.signals import Interrupted
@@ -127,7 +128,7 @@ def test_tf32_changes_no_latent():
     assert torch.equal(tokenizer.latent_actions(chunks).latents, exact)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", [*PRECISIONS])
 def test_frames_have_the_codes_of_the_cpu(precision: str):
     torch.manual_seed(0)
     cameras = ("observation.images.corner2",)

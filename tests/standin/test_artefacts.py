@@ -18,7 +18,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.clips.decoder import open_sana, sizes_of
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
-from lattok.inference import for_inference
+from lattok.inference import PRECISIONS, for_inference
 from lattok.labels import LatentSpec
 from lattok.types import LatentActions, PairBatch
 from lattok.vla.frame_supervision import FRAMES
@@ -159,7 +159,7 @@ def test_models_of_frame_pairs(name: str, device: Device, monkeypatch: pytest.Mo
     model.eval()
     # what differs: in bfloat16 a CPU attends in plain products, which are faster there
     monkeypatch.setattr(labelling, "_mix_in_cache", F.scaled_dot_product_attention)
-    for precision in ("float32", "bfloat16"):
+    for precision in PRECISIONS:
         expected = for_inference(model, precision).label_video(video, 2)
         labeller = for_inference(copy.deepcopy(model).to(NAME), precision)
         assert_same(labeller.label_video(video, 2), expected)

@@ -61,6 +61,7 @@ class FrozenFeatures(FrozenNetwork):
         self.interpolation, self.frame_size = interpolation, (image_size, image_size)
         self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.precision = torch.float32  # of normalised pixels
         checks.counts(image_size=image_size)
         if name == "pixels":
             self.network, self.patch, self.loaded = None, patch, True
@@ -108,6 +109,7 @@ class FrozenFeatures(FrozenNetwork):
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
         """Turn normalised pixels [n, s, s, 3] into [n, N, D]."""
+        pixels = pixels.to(self.precision)
         if self.network is None:
             return rearrange(pixels, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
         if not self.loaded:

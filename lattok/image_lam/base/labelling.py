@@ -25,8 +25,10 @@ from lattok.types import LatentActions
 from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
 
-MAX_BLOCK = 32  # frames, and pairs, at a time
+MAX_BLOCK = 32  # frames, and pairs, at a time on a CPU, and of large models
 NUMBERS_IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
+MAX_BLOCK_ON_GPU = 128  # a block takes as many launches as one of 32
+NUMBERS_ON_GPU = 2**25  # numbers per layer beyond which a block on a GPU is one of 32
 SCORES_IN_CACHE = 2**23  # scores of attention at a time
 
 READ = "A video file is given by its path."
@@ -53,6 +55,14 @@ class Affine:
         """Return the maps to so many outputs each."""
         biases = [None] * len(parts) if self.bias is None else self.bias.split(parts)
         return [Affine(w, b, w.dtype) for w, b in zip(self.weight.split(parts), biases, strict=True)]
+
+
+def add_product(x: Tensor, values: Tensor, by: Affine) -> None:
+    """Add a map without bias of values [..., d] to x [..., width] in place; in one type the product itself adds."""
+    if x.dtype == by.weight.dtype and x.is_contiguous():
+        x.view(-1, x.shape[-1]).addmm_(values.reshape(-1, values.shape[-1]), by.weight.T)
+    else:
+        x.add_(by(values))
 
 
 class Layer:
@@ -108,7 +118,7 @@ class FlatPairEncoder:
 
     def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
         project = Affine.of(encoder.project, dtype)
-        self.encoder, self.project = encoder, lambda x: project(x).float()
+        self.encoder, self.project = encoder, lambda x: project(x).to(encoder.queries.dtype)
         self.layers = [Layer((b.norm1, b.norm2), b.attention, b.ff, dtype) for b in encoder.blocks]
 
     def frames(self, features: Tensor) -> Tensor:
@@ -158,12 +168,15 @@ def torch_encoder(features: Callable[[Tensor], Tensor], encoder: Any) -> VideoEn
     Its `frames` and `pairs` are those of `FlatPairEncoder`; equal to the encoder up to rounding, and bound to the
     weights as they are now, on their device.
     """
-    return VideoEncoder(lambda frames: encoder.frames(features(frames)), encoder.pairs)
+    pairs: Callable[..., Tensor] = lambda *both: encoder.pairs(*both).float()  # noqa: E731
+    return VideoEncoder(lambda frames: encoder.frames(features(frames)), pairs)
 
 
 def block_size(numbers: int, device: torch.device) -> int:
     """Return how many frames, and pairs, to take at a time, by a layer's `numbers` per frame: never by the video."""
-    return MAX_BLOCK if device.type != "cpu" else max(1, min(MAX_BLOCK, NUMBERS_IN_CACHE // numbers))
+    if device.type == "cpu":
+        return max(1, min(MAX_BLOCK, NUMBERS_IN_CACHE // numbers))
+    return max(MAX_BLOCK, min(MAX_BLOCK_ON_GPU, NUMBERS_ON_GPU // numbers))
 
 
 def query_tokens(

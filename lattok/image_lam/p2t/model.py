@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, precise
+from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, add_product, precise
 from lattok.image_lam.base.trained import TrainedPairModel
 from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoids
 from lattok.utils import checks
@@ -209,11 +209,8 @@ class TwoFrameBlock(Layer):
         query, (key, value) = self.time_query(second), self.time_change(second - first).chunk(2, -1)
         score = (query * key).unflatten(-1, (self.heads, -1)).sum(-1, keepdim=True, dtype=torch.float32)
         change = value.unflatten(-1, (self.heads, -1)) * score.sigmoid().to(value.dtype)
-        change = self.time_mix(change.flatten(-2))
-        if only_later:
-            return x[1:].add_(alone).add_(change)
-        x.add_(alone)
-        x[1].add_(change)
+        x = x[1:].add_(alone) if only_later else x.add_(alone)
+        add_product(x[-1], change.flatten(-2), self.time_mix)
         return x
 
 
@@ -244,7 +241,7 @@ class TwoFrameEncoder:
         return x[-1]
 
     def _embedded(self, features: Tensor) -> Tensor:
-        return self.norm_out(self.embed(self.norm_in(features)).float())
+        return self.norm_out(self.embed(self.norm_in(features)).to(self.places.dtype))
 
 
 class Decoder(nn.Module):

@@ -132,9 +132,19 @@ def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
     cpu, expected = torch.device("cpu"), lam.label_video(frames, 4)
     assert labelling.block_size((8 + 3) * 32, cpu) == labelling.MAX_BLOCK
     assert labelling.block_size(2**30, torch.device("meta")) == labelling.MAX_BLOCK
+    assert labelling.block_size((8 + 3) * 32, torch.device("meta")) == labelling.MAX_BLOCK_ON_GPU
     monkeypatch.setattr(labelling, "NUMBERS_IN_CACHE", 3 * (8 + 3) * 32)
     assert labelling.block_size((8 + 3) * 32, cpu) == 3
     check_equal(lam.label_video(frames, 4), expected)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 2)])
+def test_a_product_adds_itself_to_what_is_there(rows):
+    x, values, weight = torch.randn(3, 4, 5), torch.randn(3, 4, 6)[:, rows], torch.randn(5, 6)
+    expected = x.double()
+    expected[:, rows] += torch.einsum("ntd,wd->ntw", values.double(), weight.double())
+    labelling.add_product(x[:, rows], values, labelling.Affine(weight, None))
+    torch.testing.assert_close(x, expected.float())
 
 
 def test_only_a_window_is_held_and_every_frame_computed_once():
