@@ -96,7 +96,8 @@ def test_tables_are_tables():
     assert not table_faults("| a | b |\n|---|---|\n| `x \\| y` | 2 |")
     tracked = sorted(path for place in ("docs", "studies", "benchmarks") for path in (ROOT / place).rglob("*.md"))
     pages = [*tracked, *ROOT.glob("*.md"), *ASSETS.rglob("*.md")]
-    assert {str(page.relative_to(ROOT)): found for page in pages if (found := table_faults(page.read_text("utf-8")))} == {}
+    faults = {str(page.relative_to(ROOT)): table_faults(page.read_text("utf-8")) for page in pages}
+    assert {page: found for page, found in faults.items() if found} == {}
 
 
 def test_what_is_typed_comes_first():
