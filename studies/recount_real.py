@@ -5,10 +5,13 @@
 Part 1, R² of the map from changes of the state: read from the Parquet files by pyarrow, fitted again by numpy, with
 offsets and strengths of its own (frames -2 to 8; a strength for each number, from known episodes that are left out), in
 the same draws of known episodes. Two implementations of one idea should say nearly the same: the table shows by how
-much they differ. Part 2, what a policy gains: another policy, kernel regression of chunks from the state, learns from known
-episodes alone, from all with the others filled by that map, and from all measured ones; the share of the loss that is
-won back is put beside the study's. Bridge, which is stored as RLDS, is left out. The means of the tables are recounted
-by studies/recount.py.
+much they differ.
+
+Part 2, what a policy gains: another policy, kernel regression of chunks from the state, learns from known episodes
+alone, from all with the others filled by that map, and from all measured ones; the share of the loss that is won back
+is put beside the study's.
+
+Bridge, which is stored as RLDS, is left out. The means of the tables are recounted by studies/recount.py.
 """
 
 import argparse
