@@ -38,7 +38,13 @@ def outcome(recording: Recording, folder: Path) -> dict[str, Any]:
     dataset, out = write_frames(recording, folder / f"frames.{recording.name}"), folder / f"lam.{recording.name}"
     may, judges = recording.holders()
     if not (out / "config.json").is_file():
-        options = {"episodes": ",".join(map(str, may)), "labelled_fraction": 0.0, "device": "cpu", "seed": 0}
+        options = {
+            "features": "pixels",
+            "episodes": ",".join(map(str, may)),
+            "labelled_fraction": 0.0,
+            "device": "cpu",
+            "seed": 0,
+        }
         lattok.train(lattok.ImageLAMRecipe.from_preset(dataset.root, out, PRESET, **options))
     report = evaluate(out, dataset, episodes=judges)
     assert report.answer is not None

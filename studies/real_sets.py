@@ -115,10 +115,10 @@ def write_vectors(recording: Recording, folder: Path, more: Mapping[str, Mapping
     return lattok.open_dataset(folder)
 
 
-def write_frames(recording: Recording, folder: Path) -> RobotDataset:
+def write_frames(recording: Recording, folder: Path, side: int = SIDE) -> RobotDataset:
     """Write every `step`-th row with small frames of one camera, and as actions what is judged of them; open them."""
     dataset, chosen, judged = recording.dataset, recording.chosen, recording.judged
-    features = FrozenFeatures("pixels", SIDE, interpolation="bilinear")
+    features = FrozenFeatures("pixels", side, interpolation="bilinear")
 
     def small(frames: np.ndarray) -> np.ndarray:
         return features.resize(torch.from_numpy(frames)).numpy()
@@ -128,7 +128,7 @@ def write_frames(recording: Recording, folder: Path) -> RobotDataset:
         columns = {
             "action": Feature("float32", (len(judged),), names),
             "observation.state": Feature("float32", (*state.shape,), dimension_names(state)),
-            SEEN: Feature("image", (SIDE, SIDE, 3), None),
+            SEEN: Feature("image", (side, side, 3), None),
         }
         with LeRobotWriter.create(folder, dataset.fps / chosen.step, columns) as writer:
             for episode in dataset.episodes:

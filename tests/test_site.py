@@ -74,6 +74,32 @@ def test_the_reference_leaves_nothing_out():
     assert "lapa_laq" in pages["convert"]
 
 
+def table_faults(text: str) -> list[str]:
+    """Lines of tables that no renderer takes for a table: a rule amid a line, or rows that differ in cells."""
+    faults, cells = [], 0
+    for line in BLOCK.sub("", text).splitlines():
+        bare = re.sub(r"`[^`]*`|\\\|", "", line)
+        if re.search(r"\|\s*:?-{3,}:?\s*\|", bare) and not re.fullmatch(r"\|(\s*:?-{3,}:?\s*\|)+", bare.strip()):
+            faults.append(line)
+        if bare.startswith("|"):
+            cells = cells or bare.count("|")
+            faults += [line] * (bare.count("|") != cells)
+        else:
+            cells = 0
+    return faults
+
+
+def test_tables_are_tables():
+    """A tool that wraps lines once made paragraphs of the tables of seventeen pages."""
+    assert table_faults("| a | b | |---|---| | 1 | 2 |")
+    assert table_faults("| a | b |\n|---|---|\n| 1 | 2 | 3 |")
+    assert not table_faults("| a | b |\n|---|---|\n| `x \\| y` | 2 |")
+    tracked = sorted(path for place in ("docs", "studies", "benchmarks") for path in (ROOT / place).rglob("*.md"))
+    pages = [*tracked, *ROOT.glob("*.md"), *ASSETS.rglob("*.md")]
+    faults = {str(page.relative_to(ROOT)): table_faults(page.read_text("utf-8")) for page in pages}
+    assert {page: found for page, found in faults.items() if found} == {}
+
+
 def test_what_is_typed_comes_first():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500
     for page in (ROOT / "docs/howto").glob("*.md"):

@@ -31,6 +31,8 @@ PARTS_PER_MERGE = 256
 OF_RANGE, OF_MEAN, OF_STD = 1e-3, 1e-2, 0.05
 # of the largest value: LeRobot sums float32 row by row, so a constant gets another mean, and some std
 ROUNDED, ROUNDED_FLOAT64 = 1e-3, 1e-12
+# the std is the root of a difference of such sums, of 20,000 rows off by this much
+ROUNDED_STD, ROUNDED_STD_FLOAT64 = 0.03, 1e-6
 STORED = ("min", "max", "mean", "std", "count")  # of an episode, whose statistics are compared
 OF_PICTURES, CHANNELS = 0.1, ("red", "green", "blue")  # of the range of a pixel
 OF_QUANTILE = 0.02  # of the range: a quantile is wrong if it is neither near nor between those of neighbouring ranks
@@ -48,9 +50,11 @@ def misfit(stored: Any, measured: Mapping[str, np.ndarray], whole: bool, dtype: 
     whether they lie within. What is stored as something else, or is not finite, is not compared."""
     spread = measured["max"].astype(np.float64) - measured["min"]
     largest = np.maximum(np.abs(measured["min"]), np.abs(measured["max"]))
-    summed = largest * np.where(spread == 0, ROUNDED, ROUNDED_FLOAT64 if dtype == "float64" else ROUNDED)
+    double, constant = dtype == "float64", spread == 0
+    summed = largest * np.where(constant, ROUNDED, ROUNDED_FLOAT64 if double else ROUNDED)
+    rooted = largest * constant * (ROUNDED_STD_FLOAT64 if double else ROUNDED_STD)
     allowed = {"min": OF_RANGE * spread, "max": OF_RANGE * spread, "mean": OF_MEAN * spread + summed}
-    allowed["std"] = OF_RANGE * spread * (dtype != "float64") + OF_STD * measured["std"] + summed
+    allowed["std"] = OF_RANGE * spread * (not double) + OF_STD * measured["std"] + np.maximum(summed, rooted)
     for name in allowed if whole else ("min", "max"):
         said = _said(stored, name, len(spread))
         off = (said - measured[name]) * (1 if whole or name == "min" else -1)
@@ -184,13 +188,17 @@ def measured_statistics(dataset: RobotDataset, keys: Iterable[str]) -> tuple[dic
     return {key: merge_stats(found) | samples[key].quantiles() for key, found in parts.items() if found}, whole
 
 
-def right_statistics(dataset: RobotDataset, stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them."""
+def right_statistics(
+    dataset: RobotDataset, stored: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Measure the columns whose statistics do not fit the rows, as meta/stats.json has them: those of other rows, and
+    those of which only quantiles differ, as LeRobot averages quantiles of episodes."""
     merged, whole = measured_statistics(dataset, [key for key in compared(dataset) if key in stored])
     kinds = {key: dataset.features[key].dtype for key in merged}
     wrong = [key for key, found in merged.items() if misfit(stored[key], found, whole, kinds[key])]
-    wrong += [key for key in merged if whole and key not in wrong and _other_quantiles(stored[key], merged[key])]
-    return {key: {name: value.tolist() for name, value in merged[key].items()} for key in wrong}
+    averaged = [key for key in merged if whole and key not in wrong and _other_quantiles(stored[key], merged[key])]
+    listed = {key: {name: value.tolist() for name, value in merged[key].items()} for key in (*wrong, *averaged)}
+    return {key: listed[key] for key in wrong}, {key: listed[key] for key in averaged}
 
 
 def compared(dataset: RobotDataset) -> list[str]:

@@ -225,6 +225,8 @@ class VLAConfig(NormalizedActions):
             names = tuple(name.removeprefix(prefix) for name in self.action_names[actions])
             kept = tuple(dim - actions.start for dim in absent[0] if actions.start <= dim < actions.stop)
             own |= {"action_dim": len(names), "action_names": names, "absent": (kept,) if kept else ()}
+            if self.action_loss == BCE and not gripper_dims(names):
+                own["action_loss"] = "l2"  # the same without grippers
         return replace(self, **own), actions, states
 
     def _check_decoder(self) -> None:
@@ -278,7 +280,12 @@ class VLAConfig(NormalizedActions):
     @property
     def gripper(self) -> tuple[int, ...]:
         """Action dimensions that are compared as opening or closing, with action_loss="l2_bce"."""
-        return tuple(gripper_dims(self.action_names)) if self.action_loss == BCE else ()
+        if self.action_loss != BCE:
+            return ()
+        widths, names = self.action_widths, self.action_names
+        prefixes = [f"{name}." for name, width in zip(self.normalizers, widths, strict=False) for _ in range(width)]
+        own = [name.removeprefix(prefix) for name, prefix in zip(names, prefixes, strict=True)] if widths else names
+        return tuple(gripper_dims(own))
 
     def check_normalization(self) -> None:
         """Require it of actions, and of proprio, whose dimensions all have the kind `normalize`."""

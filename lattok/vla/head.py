@@ -169,7 +169,7 @@ class ActionHead(nn.Module):
         """Return the head of one of several datasets, of its own numbers alone; the blocks are shared."""
         own = copy.copy(self)
         own._modules = {**self._modules}
-        own.config, own.gripper = config, config.gripper
+        own.config, own.gripper, own.kind = config, config.gripper, config.action_loss
         own.out = _cut(self.out, rows=actions)
         if self.proprio is not None:
             own.proprio = nn.Sequential(_cut(self.proprio[0], columns=states), *self.proprio[1:])

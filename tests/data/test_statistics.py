@@ -53,7 +53,7 @@ def test_quantiles_are_those_of_all_rows(tmp_path: Path):
     assert found(tmp_path / "d") == []
 
 
-def test_averages_of_episodes_are_named_and_not_copied(tmp_path: Path):
+def test_averages_of_episodes_are_named_and_not_copied(tmp_path: Path, capsys):
     root = counting(tmp_path / "d")
     store(root, "action", 0, **LEROBOT)
     (said,) = found(root)
@@ -67,6 +67,9 @@ def test_averages_of_episodes_are_named_and_not_copied(tmp_path: Path):
     ):
         assert {name: stored(made)["action"][name][0] for name in QUANTILES} == right
         assert found(made) == []
+    said = capsys.readouterr().err
+    assert "quantiles of `action` were averages of those of episodes: the output has right ones" in said
+    assert "other rows" not in said
 
 
 def test_a_quantile_beside_a_jump_is_no_finding(tmp_path: Path):
@@ -150,13 +153,18 @@ def test_quantiles_of_more_rows_than_are_kept(pieces: int, monkeypatch, rng):
     assert len(set(np.diff(kept))) == 1
 
 
-def test_a_constant_whose_sum_drifted_is_no_finding(tmp_path: Path):
-    """LeRobot sums in float32: 600 times 0.7 has another mean than 0.7, and a spread."""
-    features = {"action": Feature("float32", (1,), ("x",))}
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 20), ("float32", 600), ("float32", 3000), ("float64", 600)])
+def test_a_constant_whose_sum_drifted_is_no_finding(dtype, rows, tmp_path: Path, capsys):
+    """LeRobot takes the root of mean(x ** 2) - mean(x) ** 2, of sums in the column's own type: 0.7 gets a spread."""
+    features = {"action": Feature(dtype, (3,), tuple("xyz"))}
+    values = np.tile(np.array([0.7, -0.182, 0.0194], dtype=dtype), (rows, 1))
     with LeRobotWriter.create(tmp_path / "d", 10, features) as writer:
-        writer.add_episode({"action": np.full(600, 0.7)}, {}, "hold")
-    drifted = np.full((600, 3), 0.7, dtype=np.float32)
-    assert drifted.std(0)[0] > 0
-    assert abs(drifted.mean(0)[0] - np.float32(0.7)) > 1e-6
-    store(tmp_path / "d", "action", 0, mean=float(drifted.mean(0)[0]), std=float(drifted.std(0)[0]))
+        writer.add_episode({"action": values}, {}, "hold")
+    mean, squares = np.mean(values, axis=0), np.mean(values**2, axis=0)
+    spread = np.sqrt(np.maximum(0, squares - mean**2))
+    assert spread.max() > 0
+    for dimension in range(3):
+        store(tmp_path / "d", "action", dimension, mean=float(mean[dimension]), std=float(spread[dimension]))
     assert found(tmp_path / "d") == []
+    annotate(open_dataset(tmp_path / "d"), {"tok": FakeTokenizer()}, tmp_path / "a")
+    assert "stats.json" not in capsys.readouterr().err

@@ -25,6 +25,19 @@ def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
     assert robot_spaces(chosen) == {part: ActionSpace.of(space) for part, space in OWN.items()}
 
 
+def test_grippers_are_found_in_a_robots_own_names(tmp_path):
+    """Not in the name of its dataset, and a robot may have none."""
+    names = ("arm.x", "arm.y", "arm.gripper", "gripper_cart.vx", "gripper_cart.vy")
+    own = {"action_widths": (3, 2), "absent": ((3, 4), (0, 1, 2)), "action_dim": 5, "action_names": names}
+    made = config(normalizers=("arm", "gripper_cart"), action_loss="l2_bce", backbone_train="full", **own)
+    policy = LatentVLA.build(made)
+    assert policy.config.gripper == policy.head.gripper == (2,)
+    for name, dims, loss, grippers in (("arm", 3, "l2_bce", (2,)), ("gripper_cart", 2, "l2", ())):
+        chosen = LatentVLA.from_pretrained(policy.for_dataset(name).save_pretrained(tmp_path / name))
+        head = chosen.head
+        assert (chosen.config.action_dim, head.kind, head.gripper) == (dims, loss, grippers)
+
+
 LIST = ("robot_spaces.actions", "a list of objects, its parts")
 
 

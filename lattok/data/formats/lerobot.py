@@ -341,10 +341,12 @@ class LeRobotV3(TableDataset):
         stored = self.statistics()
         if stored is None:
             return {INFO}
-        right = right_statistics(self, stored)
+        right, averaged = right_statistics(self, stored)
         note_renewed(STATS, {key: "" for key in right if key not in new.statistics})
+        if kept := [f"`{key}`" for key in averaged if key not in new.statistics]:
+            note(f"{STATS}: quantiles of {listed(kept)} were averages of those of episodes: the output has right ones")
         # NaN stays NaN, as LeRobot wrote it
-        write_text(made / STATS, json.dumps({**stored, **right, **new.statistics}, indent=4))
+        write_text(made / STATS, json.dumps({**stored, **right, **averaged, **new.statistics}, indent=4))
         return {INFO, STATS}
 
     def finish(self, made: Path, new: NewColumns) -> None:

@@ -60,6 +60,7 @@ CLOCKS = ("log", "header")
 NEAR = 0.02  # of a whole number of frames a second
 BLOCK = 32  # frames
 FAR = 32  # messages: what lies between two that are further apart is not read
+MESSAGE_BYTES = 31  # of an empty one: 9 of any record, and its channel, number and times
 SHOWN = 20  # topics in a message
 DRAFTED = 8  # columns in a draft
 SENT = re.compile(r"command|cmd|action|target|goal", re.IGNORECASE)
@@ -409,8 +410,15 @@ def _count(files: Sequence[Path], types: dict[str, str]) -> dict[str, int]:
                 if types.setdefault(channel.topic, kind) != kind:
                     checks.refuse(file, f"{types[channel.topic]} as type of {channel.topic}", kind, "Leave it out.")
                 number = summary.statistics.channel_message_counts.get(channel.id, 0)
+                if number > (room := _room(file, summary)):
+                    checks.refuse(file, f"at most {room} messages of {channel.topic}", number, "Copy it again.")
                 counts[channel.topic] = counts.get(channel.topic, 0) + number
     return counts
+
+
+def _room(file: Path, summary: Any) -> int:
+    """Return how many messages can be in a file, whose chunks may be compressed."""
+    return (file.stat().st_size + sum(chunk.uncompressed_size for chunk in summary.chunk_indexes)) // MESSAGE_BYTES
 
 
 def _recordings(root: Path) -> list[tuple[Path, ...]]:

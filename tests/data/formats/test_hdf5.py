@@ -464,3 +464,25 @@ def test_numbers_whose_name_a_camera_has_are_said_to_be_left_out(tmp_path: Path)
     dataset = open_dataset(tmp_path / "a.hdf5")
     assert dataset.features["observation.images.agentview_image"].dtype == "image"
     assert dataset.left_out["obs/images.agentview_image"] == "it is no picture of RGB (float64 [2])"
+
+
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_a_heap_that_hdf5_would_read_forever_is_refused(chunks, tmp_path: Path):
+    """Texts and JPEGs of any length are entries of a heap; one of number 0 and no size follows itself."""
+    path = tmp_path / "d.hdf5"
+    with h5py.File(path, "w") as file:
+        jpegs = file.create_dataset("jpegs", 3, h5py.vlen_dtype(np.dtype("uint8")), chunks=chunks)
+        for row in range(3):
+            jpegs[row] = np.arange(9 + row, dtype=np.uint8)
+        file["text"], file["numbers"] = "push", np.arange(3)
+    with HDF5Dataset.opened(path) as store:
+        found = store.arrays("")
+        assert found["text"][()] == b"push"
+        assert [each.tolist() for each in found["jpegs"][:]] == [list(range(9 + row)) for row in range(3)]
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    assert data.count(b"GCOL") == 1
+    data[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(data)
+    with HDF5Dataset.opened(path) as store:
+        refused(f"`/jpegs` \\(heap at {heap}\\)", store.arrays, "")
