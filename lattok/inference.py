@@ -96,8 +96,8 @@ def _encoder(lam: TrainedPairModel, products: torch.dtype, stream: torch.dtype) 
     fold_scales(features)
     if stream == products:
         encoder, features.precision = copy.deepcopy(encoder).to(stream), stream
-        for module in filter(None, [features.network]):
-            module.to(stream)
+        if features.network is not None:
+            features.network.to(stream)
     else:
         for layer in features.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):

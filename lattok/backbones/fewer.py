@@ -103,10 +103,10 @@ def attend_to_text(
     **given: Any,
 ) -> Any:
     """Attend as transformers does, with norms and rotations of fewer operations."""
-    dtype = hidden_states.dtype
+    exact = hidden_states.dtype == torch.float32 and autocast_dtype(hidden_states.device) is None
     sdpa = part.config._attn_implementation == "sdpa" and not part.attention_dropout
     cached = any(given.get(name) is not None for name in ("cache", "past_key_values"))
-    if dtype == torch.float32 or torch.compiler.is_compiling() or cached or not sdpa:
+    if exact or torch.compiler.is_compiling() or cached or not sdpa:
         given |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
         return type(part).forward(part, hidden_states, **given)
     lead = hidden_states.shape[:-1]
@@ -129,10 +129,11 @@ def attend_to_text(
 
 def normed(part: Any, x: Tensor) -> Tensor:
     """Return W x / rms(x)."""
-    exact = x.dtype == torch.float32 and autocast_dtype(x.device) is None
-    if exact or x.dtype != part.weight.dtype:
+    lower = autocast_dtype(x.device)
+    exact = x.dtype == torch.float32 and lower is None
+    if exact or x.dtype not in (part.weight.dtype, lower):
         return type(part).forward(part, x)
-    return F.rms_norm(x, part.weight.shape, part.weight, part.variance_epsilon)
+    return F.rms_norm(x, part.weight.shape, part.weight.to(x.dtype), part.variance_epsilon)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from lattok.backbones import Backbone, BackboneOut, Inputs, LoraSpec, Train, pretrained
 from lattok.backbones.fewer import launch_less
-from lattok.backbones.lora import AdapterGroup, add_adapters, merge_adapters, round_adapters
+from lattok.backbones.lora import AdapterGroup, add_adapters, bases_rounded, merge_adapters, round_adapters
 from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
@@ -229,8 +229,11 @@ class HFBackbone(Backbone):
         alone = dtype != torch.float32 and not any(".lora_" not in name for name in self._trained)
         with torch.autocast(device, enabled=False) if alone else nullcontext():
             autocast = torch.is_autocast_enabled(device)
-            round_adapters(self._adapters, torch.get_autocast_dtype(device) if autocast else dtype)
-            yield
+            dtype = torch.get_autocast_dtype(device) if autocast else dtype
+            round_adapters(self._adapters, dtype)
+            # checkpoints give up what they round
+            with nullcontext() if self._checkpointing else bases_rounded(self._adapters, dtype):
+                yield
 
     def _train_parts(self, module: nn.Module, inherited: bool) -> None:
         """Set training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""

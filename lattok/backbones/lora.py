@@ -4,11 +4,11 @@
 
 In float32 this is computed as peft does, bit for bit. In a lower precision, that of W or of autocast, layers that read
 the same x share one product with their A's, one after the other, and all adapters of a model are rounded by one
-operation. A, B, their gradients and the optimiser stay in float32.
+operation, all frozen layers under them by another. A, B, their gradients and the optimiser stay in float32.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class AdapterGroup:
     """Adapters of layers that read the same x."""
 
     def __init__(self, members: Sequence[LoraLinear]):
-        self.members, self.rounded, self._asked = members, Passing(), Passing()
+        self.members, self.rounded, self.bases, self._asked = members, Passing(), Passing(), Passing()
         for member in members:
             member.group = self
 
@@ -95,9 +95,10 @@ class AdapterGroup:
         kept, whole = self.rounded.value, len(members) == len(self.members)
         if kept is None or not whole or kept[0].dtype != x.dtype:
             kept = torch.cat([m.down for m in members]).to(x.dtype), [m.up.to(x.dtype) for m in members]
-        bases = [m.base_layer for m in members]
-        weights = [base.weight.to(x.dtype) for base in bases]
-        biases = [None if base.bias is None else base.bias.to(x.dtype) for base in bases]
+        bases = self.bases.value or {}
+        parts = [part for m in members for part in (m.base_layer.weight, m.base_layer.bias)]
+        low = [None if part is None else bases.get(id(part), part).to(x.dtype) for part in parts]
+        weights, biases = low[::2], low[1::2]
         return _Adapted.apply(x, members[0].scale, kept[0], *kept[1], *weights, *biases)  # pyright: ignore
 
 
@@ -158,6 +159,22 @@ def round_adapters(groups: Sequence[AdapterGroup], dtype: torch.dtype) -> None:
     ups = iter(parts[len(groups) :])
     for group, down, size in zip(groups, parts, sizes, strict=False):
         group.rounded.value = down, [next(ups) for _ in range(size)]
+
+
+@contextmanager
+def bases_rounded(groups: Sequence[AdapterGroup], dtype: torch.dtype) -> Iterator[None]:
+    """Round the frozen layers under all adapters together for a pass, whose backward pass keeps them all anyway."""
+    layers = [member.base_layer for group in groups for member in group.members]
+    masters = [part for layer in layers for part in layer.parameters() if part.dtype != dtype]
+    alone = torch.compiler.is_compiling() or any(hasattr(part, "to_local") for part in masters)
+    if not masters or alone or not torch.is_grad_enabled():
+        yield
+        return
+    copies = dict(zip(map(id, masters), rounded(masters, dtype), strict=True))
+    with ExitStack() as passing:
+        for group in groups:
+            passing.enter_context(group.bases.during(copies))
+        yield
 
 
 def precision_of(x: Tensor, weight: Tensor) -> torch.dtype:

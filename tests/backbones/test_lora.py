@@ -107,15 +107,17 @@ def test_merged_weights_are_those_of_peft(tiny: Any, dtype: str):
     assert not any(isinstance(part, LoraLinear) for part in ours.model.modules())
 
 
-def test_layers_of_one_input_share_a_product(tiny: Any):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_of_one_input_share_a_product(tiny: Any, dtype: str):
     """What a pass dispatches, forward and backward, with peft and here."""
-    ours, theirs, adapters = pair(tiny, "qwen3_vl", "bfloat16")
+    ours, theirs, adapters = pair(tiny, "qwen3_vl", dtype)
     few, many = (
         counted(lambda: gradients(backbone, own, True))  # noqa: B023
         for backbone, own in ((ours, ours.saved_tensors()), (theirs, adapters))
     )
     assert few.operations < 0.6 * many.operations
     assert few.casts < 0.2 * many.casts
+    assert all(group.bases.value is None for group in ours._adapters)  # copies are those of a pass
 
 
 def test_dropout_and_other_inputs_are_computed_alone(tiny: Any):
