@@ -20,7 +20,7 @@ from tests.image_lam.base.test_labelling import VARIANTS, make, video
 
 ARCHITECTURES = ("vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "vit_base_patch16_clip_quickgelu_224")
 ROUNDED = ("bfloat16", "bfloat16-all")
-SHRUNK = {"embed_dim": 192, "depth": 2, "num_heads": 3, "patch_size": 16, "img_size": 32}
+SHRUNK: dict[str, Any] = {"embed_dim": 192, "depth": 2, "num_heads": 3, "patch_size": 16, "img_size": 32}
 
 
 def test_what_cannot_be_made_faster_is_refused():
@@ -42,7 +42,7 @@ def test_frozen_networks_are_rounded_and_stay_near(name, precision):
 
 
 def test_scales_go_into_the_products_before_them():
-    network = timm.create_model(ARCHITECTURES[0], num_classes=0, dynamic_img_size=False, **SHRUNK).eval().double()
+    network: Any = timm.create_model(ARCHITECTURES[0], num_classes=0, dynamic_img_size=False, **SHRUNK).eval().double()
     for tensor in network.parameters():
         torch.nn.init.normal_(tensor, std=0.3)
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
