@@ -122,6 +122,7 @@ WHOLE = {  # tables that a study writes, by what stands where they go
     "real policies": "real_policies.md",
     "real latents": "real_latents.md",
     "real tokenizers": "real_tokenizers.md",
+    "real video": "real_video.md",
     "acting by tokens": "acting_by_tokens.md",
     "fresh seeds": "acting_by_tokens_again.md",
 }

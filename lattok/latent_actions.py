@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lattok.utils import checks
+from lattok.utils.attributes import Suggests
 from lattok.utils.files import whole_file
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -18,7 +19,7 @@ PARTS = "a number, frames such as [10:20], seconds such as [0.5:2.0], or a mask 
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LatentActions:
+class LatentActions(Suggests):
     """Latent actions of one stream; `env` holds the environment stream where there is one.
 
     >>> labels = lam.label_video("clip.mp4")
@@ -27,6 +28,8 @@ class LatentActions:
 
     Residual quantizers have P levels for one latent: `latents` and `quantized` are then [B, 1, d].
     """
+
+    drawn_by = "Codes beside the film: lattok label VIDEO --model MODEL. A table: to_pandas()."
 
     codes: Tensor  # [B, P] int64
     latents: Tensor  # [B, P, d] before quantization

@@ -22,6 +22,7 @@ from studies.real_sets import DRAWS, KNOWN, SETS, Kept, RealSet, Recording, argu
 
 NETWORK = {"members": 1, "batch_size": 32, "offsets": (0, 2, 4), "device": "cpu", "episodes": "0:", "seed": 0}
 SMALL = "g1 at 10 Hz"  # with small frames, for networks
+WITH_FRAMES = {"g1": SMALL, "bridge": "bridge at 5 Hz", "cloth": "cloth at 10 Hz"}
 NETWORKS = ("video", "both")
 WITH_STATE = ("proprio", "past proprio")
 NOTHING = "nothing"
@@ -133,7 +134,7 @@ def chosen_and_best(cell: Mapping[str, Any]) -> tuple[str, str, float]:
 def table(kept: Mapping[str, Any]) -> str:
     """Return the table of means over draws, with the lowest and the highest, and of how often the best is chosen."""
     lines = ["| set, known episodes | route | draws | R² | lowest and highest draw |", "|---|---|---|---|---|"]
-    for name in (*SETS, SMALL):
+    for name in (*SETS, *WITH_FRAMES.values()):
         for count in KNOWN:
             cells = [kept[key] for draw in range(DRAWS) if (key := f"{name}.{count}.{draw}") in kept]
             for route in dict.fromkeys(route for cell in cells for route in cell["r2"]):
@@ -145,7 +146,7 @@ def table(kept: Mapping[str, Any]) -> str:
         "| set | draws | known episodes choose the best route | R² that is lost where not |",
         "|---|---|---|---|",
     ]
-    for name in (*SETS, SMALL):
+    for name in (*SETS, *WITH_FRAMES.values()):
         found = [chosen_and_best(cell) for key, cell in kept.items() if key.startswith(f"{name}.")]
         if found:
             lost = [cost for chosen, best, cost in found if chosen != best]
@@ -159,16 +160,16 @@ def _costs(lost: Sequence[float]) -> str:
 
 def main() -> None:
     parser = arguments(__doc__, [*SETS])
-    parser.add_argument("--video", type=int, default=1, help="Draws for which networks are trained.")
+    parser.add_argument("--video", type=int, default=DRAWS, help="Draws for which networks are trained.")
     given = parser.parse_args()
     kept = Kept("real_robots")
     recordings = opened(given.data, given.sets)
     for hidden in (hidden for recording in recordings for hidden in draws(recording)):
         kept.add(hidden.key, partial(outcomes, hidden, given.folder, False), table)
-    for recording in recordings:
-        if recording.name == "g1" and given.video:
-            small = write_frames(recording, given.folder / "frames.g1")
-            for hidden in draws(Recording(SMALL, RealSet("", "", None, 1), small)):
+    for recording in recordings if given.video else []:
+        if recording.name in WITH_FRAMES:
+            small = write_frames(recording, given.folder / f"frames.{recording.name}")
+            for hidden in draws(Recording(WITH_FRAMES[recording.name], RealSet("", "", None, 1), small)):
                 if len(hidden.known) == 3 and hidden.draw < given.video:
                     kept.add(hidden.key, partial(outcomes, hidden, given.folder, True), table)
     print(table(kept.found))

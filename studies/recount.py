@@ -269,7 +269,18 @@ def real_tokenizers(kept, rows):
         )
 
 
-REAL = real_robots, real_policies, real_tokenizers
+def real_video(kept, rows):
+    """Yield the tables of what video alone reads, from R² by joint: plain, and averaged over three and five frames."""
+    for where, *cells in rows:
+        known, attempt = ("3.0", where) if not where.isdigit() else (where, cells.pop(0))
+        runs = [run["r2"] for key, run in kept.items() if key.startswith(f"{attempt}.{known}")]
+        values = [[mean([*r2[frames].values()]) for frames in "012"] for r2 in runs]
+        means = [mean(each) for each in zip(*values, strict=True)]
+        by_draw = [len(runs), *means, *(each[1] for each in values)]
+        yield from compared_cells(f"{where} {attempt}", cells, by_draw if where.isdigit() else means)
+
+
+REAL = real_robots, real_policies, real_tokenizers, real_video
 
 
 def check(figures, title):

@@ -3,9 +3,11 @@
     python -m benchmarks.quality.checkers --tools VENVS --out benchmarks/results/checkers.json
 
 VENVS has one virtual environment for each checker, called by its package (`PINS`), with what it needs to read LeRobot
-(calibra-robotics: pyarrow, pandas and av; deepen-grade[lerobot]). Each runs as its documentation says.
+(calibra-robotics: pyarrow, pandas and av; deepen-grade[lerobot]; adduct[video]). Each runs as its documentation says.
 What is stored of the checkers in `--only` is kept: a run that was cut off goes on.
 lerobot-quality-gates wants meta/episodes.json, which LeRobot does not write, and says so of every dataset.
+Sound data of other formats than LeRobot v3 are written by their own libraries (`tests/data/sound.py`); the others read
+LeRobot only.
 A flaw counts as found where a line that the report of the sound dataset lacks names it (`NAMES`), by whatever word. Of
 sound data a report should hold no warning: counted are lines of a warning or worse.
 """
@@ -64,6 +66,7 @@ NAMES = {  # words, one of which names a flaw
     "short-video": r"to_timestamp|duration|short|shows|truncat|video.*(length|frames|mismatch)",
 }
 BAD = re.compile(r"\b(warn(ing)?|error|fail(ed|ure)?|critical|high|medium)\b|[✗✘⚠❌]", re.IGNORECASE)
+TOLD = re.compile(r"Summary: (\d+) errors?, (\d+) warnings?")  # where a report counts them itself
 SECONDS = 300
 
 
@@ -77,6 +80,12 @@ def run(words: list[str]) -> tuple[int, list[str]]:
         return -1, []
     lines = (done.stdout + "\n" + done.stderr).replace(words[-1], "DATASET").splitlines()
     return done.returncode, [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def alarms(lines: list[str]) -> int:
+    """Count the warnings of a report, and what is worse."""
+    told = next(filter(None, map(TOLD.search, lines)), None)
+    return sum(bool(BAD.search(line)) for line in lines) if told is None else sum(map(int, told.groups()))
 
 
 def named(kind: str, episodes: list[int], sound: list[str], flawed: list[str]) -> str:
@@ -99,12 +108,15 @@ def main() -> None:
     given = parser.parse_args()
     import lattok
     from tests.data import planted
+    from tests.data import sound as in_formats
 
     work = Path(tempfile.mkdtemp())
     sound = {"arm": planted.write(work / "arm", planted.clean())}
     sound |= {"arm, stored images": planted.write(work / "images", planted.clean(1), "image")}
     sound |= {"arm, 50 frames a second": planted.write(work / "fast", planted.clean(2, 50), fps=50)}
     sound |= {"bundled sample": Path(lattok.sample_dataset_path())}
+    (work / "formats").mkdir()
+    others = in_formats.written(work / "formats")
     flawed = {}
     for number, plant in enumerate((*planted.IN_ARRAYS, *planted.IN_FILES)):
         root = work / str(number) / "arm"  # a checker may print the name, which must not name the flaw
@@ -121,17 +133,18 @@ def main() -> None:
         version = lattok.__version__ if name == "lattok" else PINS[name][0]
         entry = known.setdefault(name, {"version": version, "sound": {}, "found": {}})
         usual: list[str] = []
-        for of, root in sound.items():
+        for of, root in (sound | (others if name == "lattok" else {})).items():
             if of not in entry["sound"] or of == "arm":
                 code, lines = run([*words[:-1], str(root)])
                 usual = lines if of == "arm" else usual
-                entry["sound"][of] = [code, sum(bool(BAD.search(line)) for line in lines)]
+                entry["sound"][of] = [code, alarms(lines)]
         for kind, (root, episodes) in flawed.items():
             if kind not in entry["found"]:
                 code, lines = run([*words[:-1], str(root)])
                 entry["found"][kind] = [code, named(kind, episodes, usual, lines)]
-                results["checkers"] = {name: known[name] for name in checkers if name in known}
                 write_results(given.out, results)
+        results["checkers"] = {each: known[each] for each in checkers if each in known}
+        write_results(given.out, results)
     done = {name: entry for name, entry in results["checkers"].items() if len(entry["found"]) == len(NAMES)}
     if done:
         given.out.with_suffix(".md").write_text(table(done))
@@ -145,8 +158,10 @@ def table(results: dict[str, Any]) -> str:
     counts = [sum(bool(line) for _, line in results[name]["found"].values()) for name in names]
     rows.append([f"**found of {len(NAMES)}**", *(f"**{count}**" for count in counts)])
     for of in results[names[0]]["sound"]:
-        told = [results[name]["sound"][of] for name in names]
-        rows.append([f"warnings of sound data: {of}", *(f"{count} (exit {code})" for code, count in told)])
+        told = [results[name]["sound"].get(of) for name in names]
+        rows.append(
+            [f"warnings of sound data: {of}", *(f"{each[1]} (exit {each[0]})" if each else "" for each in told)]
+        )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -26,9 +26,9 @@ def import_labels(
     """Write actions that another program inferred to the new folder `out`, as `annotate` writes a model's.
 
     `files` is a folder of files, or the LeRobot dataset of a dump (`lattok.labels.imported` says which); `options` are
-    those of `ImportedActions`: `fps`, `between`, `names`, `unit`, `made_by` and `every`. Where actions are unknown,
-    they fill `action_key`, and `PREFIX.filled` says where. Where all are known, they are beside them, in
-    `PREFIX.action`.
+    those of `ImportedActions`: `fps`, `between`, `scale`, `offset`, `names`, `unit`, `made_by` and `every`. Where
+    actions are unknown, they fill `action_key`, and `PREFIX.filled` says where. Where all are known, they are beside
+    them, in `PREFIX.action`.
     """
     given = {"action_key": action_key, "prefix": prefix, "progress": progress, **options}
     result, _ = import_actions(as_dataset(dataset), files, out, **given)
@@ -50,5 +50,7 @@ def import_actions(
     """Do what `import_labels` does; return what could not be labelled, and whether the column was filled."""
     model = ImportedActions(dataset, os.fspath(files), **options)
     fill = model.every or action_key not in dataset.features or any_unmeasured(dataset, action_key)
+    if fill and action_key in dataset.features and not model.every:
+        model.check_unit(action_key)
     work = Work(dataset, {prefix: model}, Options(fill=fill, action_key=action_key))  # pyright: ignore[reportArgumentType]
     return label(work, out, progress=progress), fill

@@ -149,15 +149,15 @@ def compare(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Compare latent action models and labels, or action tokenizers, side by side on held-out episodes.
+    """Compare latent action models and labels, action tokenizers, or inverse models, on held-out episodes.
 
     Writes report.json and report.html.
 
     Example: lattok compare path/to/dataset --models my-lam other-lam org/lam --out comparison
 
     Args:
-        models: Folders or Hub ids of latent action models of video, or of action tokenizers; published ones after
-            `lattok convert`.
+        models: Folders or Hub ids of latent action models of video, of action tokenizers, or of inverse models;
+            published ones after `lattok convert`.
         labels: Labels that are there already, beside latent action models: columns, prefixes or folders, as
             `lattok evaluate --labels` takes them.
         out: Folder for the report.

@@ -79,6 +79,8 @@ def import_labels(
     unit: str = "",
     made_by: str = "",
     every: bool = False,
+    scale: Annotated[tuple[float, ...], Arg("X ...")] = (),
+    offset: Annotated[tuple[float, ...], Arg("X ...")] = (),
     action_key: str = "action",
     prefix: str = "inferred",
     format: Format = None,
@@ -98,6 +100,8 @@ def import_labels(
         unit: Their unit, for the record.
         made_by: What inferred them, such as "Cosmos3-Nano", for the record.
         every: All actions are inferred ones, whatever the column holds, as in generated videos.
+        scale: By what a row's numbers are multiplied to have the dataset's unit: one for all, or one for each.
+        offset: What is added to them then, in the dataset's unit.
         action_key: Column to fill; another name gives them a column of their own.
         prefix: Of the columns that are added.
     """
@@ -105,6 +109,7 @@ def import_labels(
 
     source = lattok.open_dataset(dataset, format=format)
     given: dict[str, Any] = {"fps": fps, "between": between, "names": names, "unit": unit, "made_by": made_by}
+    given |= {"scale": scale, "offset": offset}
     given |= {"every": every, "action_key": action_key, "prefix": prefix}
     with ProgressBar("import-labels") as progress:
         result, filled = import_actions(source, from_, out, **given, progress=progress)

@@ -99,7 +99,7 @@ def _train(
 
         train_study(recipe, resume, shlex.join([*words, "--study"]))
     else:
-        model = recipe.train(resume, shlex.join(words))
+        model = lattok.train(recipe, resume=resume, resume_command=shlex.join(words))
         named = trust_hint(getattr(model, "config", None))  # recipes of others may return anything
         print(f"Saved in {out}. {recipe.next_step()}{named}")
     leave_others()

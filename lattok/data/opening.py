@@ -35,7 +35,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.registry import Registry, is_ours
-from lattok.utils.untrusted import safe_path
+from lattok.utils.untrusted import FETCH, copy_again, safe_path
 
 
 def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
@@ -329,6 +329,8 @@ def holds_labels_alone(place: Path) -> bool:
 
 def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
+    if (way_out := copy_again(file, "")) == FETCH:
+        return way_out
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
     for folder in file.parents[:4]:

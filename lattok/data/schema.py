@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map  # torch's do
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.attributes import Suggests
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.findings import Finding
@@ -102,11 +103,13 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-class RobotDataset(ABC):
+class RobotDataset(Suggests, ABC):
     """Demonstrations: episodes of frames, each with numeric columns and camera images. Every format is a subclass.
 
     Reading is safe from several threads, and a dataset can be pickled: workers on other machines read the same paths.
     """
+
+    drawn_by = "A page with its films: lattok view DATASET --out FILE.html."
 
     # what every dataset has
     kind: ClassVar[str]  # format: lerobot, rlds, video or hdf5

@@ -1,5 +1,5 @@
-"""Models side by side on the same held-out episodes: what labels video, or action tokenizers; here for either, who they
-are and where the report goes.
+"""Models side by side on the same held-out episodes: what labels video, action tokenizers, or inverse models; here for
+each kind, who they are and where the report goes.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import Any
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import own_vectors
+from lattok.evaluation.comparison_of_inverse_models import compare_inverse_models
 from lattok.evaluation.comparison_of_labels import compare_labels
 from lattok.evaluation.comparison_of_tokenizers import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions, facts_of, kinds_of
@@ -19,7 +20,11 @@ from lattok.evaluation.report import Report
 from lattok.utils import checks
 from lattok.utils.devices import moved
 
-COMPARED = {"labels": compare_labels, "chunks": compare_tokenizers}  # by the kind of evidence about a model
+COMPARED = {  # by the kind of evidence about a model
+    "actions": compare_inverse_models,
+    "labels": compare_labels,
+    "chunks": compare_tokenizers,
+}
 
 
 def compare(
@@ -30,7 +35,8 @@ def compare(
     device: str | None = None,
     **options: Any,
 ) -> Report:
-    """Compare latent action models and labels, or action tokenizers, on the same episodes: a row for each.
+    """Compare latent action models and labels, action tokenizers, or inverse models, on the same episodes: a row for
+    each.
 
     `labels` exist already, each as `evaluate` takes it: columns and folders, or a mapping of these and of arrays by
     name. `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other,
@@ -92,7 +98,8 @@ def _named(
         found_kinds |= {name for name in COMPARED for kind in kinds_of(known)[:1] if kind.answers([name])} or {"other"}
         if found_kinds not in ({kind} for kind in COMPARED):
             got = type(model).__name__ if place is None else f"{known.type!r} in {place.folder}"
-            checks.fail("models", "latent action models of frame pairs or clips, or action tokenizers alone", got)
+            expected = "latent action models of frame pairs or clips, action tokenizers, or inverse models alone"
+            checks.fail("models", expected, got)
         source = known.source if place is None else place.hub_id or place.folder.resolve().name
         name = str(name or source or known.type)
         if name in found:

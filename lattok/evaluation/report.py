@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lattok.evaluation.wording import Interval, printed
 from lattok.utils import files
+from lattok.utils.attributes import Suggests
 from lattok.utils.commands import NOTHING, Advice, lines_of
 
 SCHEMA = 2
@@ -203,8 +204,10 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Suggests):
     """The outcome of `evaluate`."""
+
+    drawn_by = "lattok.evaluate(model, DATASET, out=FOLDER) writes report.html, with charts."
 
     kind: str  # the model's type
     title: str

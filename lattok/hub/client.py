@@ -33,6 +33,7 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
 }
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
+NETWORK_FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
 AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
 PATIENCE_S = 900.0  # to wait in all where the Hub asks for pauses: three of the spans that it counts requests in
@@ -271,10 +272,13 @@ def fail(
     reason, way_out = explain(repo_id, revision, error, kind, did)
     what = f"{file!r} of {repo_id!r}" if file else repr(repo_id)
     at = "" if revision is None else f" at {revision}"
-    unseen = way_out == AGAIN or reason.startswith(("there is no such", "it is not in the cache"))
-    if did == "fetched" and not file and unseen:
+    away = way_out == AGAIN or reason.startswith("it is not in the cache")
+    if did == "fetched" and not file and (away or reason.startswith("there is no such")):
         way_out += f" There is no folder {repo_id} here either. {checks.did_you_mean(repo_id, SAMPLES)}".rstrip()
-    raise checks.LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
+    text = f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}"
+    if away and argument in NETWORK_FIELDS:
+        raise checks.Unreachable(argument, text) from None
+    raise checks.LattokError(text) from None
 
 
 def explain(repo_id: str, revision: str | None, error: Exception, kind: str, did: str) -> tuple[str, str]:

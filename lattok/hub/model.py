@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_type_hints
 
 import safetensors.torch
 import torch
@@ -29,6 +29,7 @@ from lattok.hub.recognised import recognised
 from lattok.hub.records import CARD, CONFIG, EVALUATION, PICTURE, TRAINING, parse_config, read_config
 from lattok.hub.weights import DAMAGED, Size, Sizes, Tensors, check_named, check_sizes, plan_module
 from lattok.utils import checks, devices, files
+from lattok.utils.attributes import unknown
 from lattok.utils.options import identity
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import safe_path, walk
@@ -110,6 +111,14 @@ class HubModel(nn.Module, metaclass=HubModelType):
     own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
     packages: tuple[str, ...] = ("torch", "numpy")  # that its codes come from
     narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
+
+    if not TYPE_CHECKING:  # a checker would take every name for one that exists
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                raise AttributeError(unknown(self, name)) from None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Check and register a family when its class is made; a base class lists ABC."""

@@ -37,7 +37,7 @@ MAX_TENSORS, MAX_NUMBERS = 1 << 14, 1 << 35  # of a network without a file at ha
 NARROW = (torch.bfloat16, torch.float16)
 SHOWN_TENSORS = 40  # of the tensors that do not fit
 DAMAGED = "Copy or download it again."
-NETWORK_FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
+ONCE = "Run it once where there is network, and copy HF_HOME, the cache, to here."
 NETWORK_SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`
 OWN_CODE = "one that brings code of its own, which lattok never runs"
 Built = TypeVar("Built", bound=nn.Module)
@@ -207,10 +207,9 @@ def one_line(argument: str, expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = checks.first_line(error).rstrip(".")
-        offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
-        cached = offline and argument == "features"
-        hint = "Without network: pixels, or features that are in the cache." if cached else ""
-        checks.fail(argument, expected, said, hint)
+        if any(word in said.lower() for word in ("connect", "offline", "internet")):
+            raise checks.Unreachable(argument, checks.refusal(f"`{argument}`", expected, said, ONCE)) from None
+        checks.fail(argument, expected, said)
 
 
 def diffusers_class(argument: str, kind: str) -> Any:
@@ -288,7 +287,7 @@ def trust_hint(config: object) -> str:
 def _names_in(config: object) -> dict[str, Any]:
     """Return what fields hold, or the `name` in those that are groups of options, also as JSON has them."""
     found = {}
-    for field in NETWORK_FIELDS:
+    for field in client.NETWORK_FIELDS:
         value = getattr(config, field, None)
         found[field] = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
         if is_dataclass(value):  # a model inside another has such fields of its own

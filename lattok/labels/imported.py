@@ -24,8 +24,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lattok.data.episodes import unmeasured
 from lattok.data.opening import open_dataset
-from lattok.data.schema import RobotDataset, vector_key
+from lattok.data.schema import RobotDataset, dimension_names, vector_key
 from lattok.types import Labeller
 from lattok.utils import checks
 from lattok.utils.untrusted import parse_json, safe_path
@@ -34,6 +35,8 @@ Between = Literal["hold", "divide"]
 SUFFIXES = (".json", ".npy", ".npz", ".safetensors")
 IN_FOLDERS = ("sample_outputs.json", "action.json")  # of each NAME, the first of them that is there
 NAME = re.compile(r"(?P<stem>.*?)(?:_from_(?P<first>\d{1,9}))?", re.DOTALL)
+OTHER_UNIT = 20.0  # times that actions vary more or less in another unit: degrees, 57; millimetres, 1000
+MOST_COMPARED = 20  # episodes
 NUMBER = re.compile(r"(?<!\d)(\d{1,9})$")
 JSON_PLACES = "outputs[0].content.action, action.data or data"
 
@@ -57,7 +60,7 @@ class Facts(NamedTuple):  # what pipelines ask a model's configuration
 
 
 class ImportedActions(Labeller):
-    """Holds actions by the number of their episode, in the unit and at the rate in which they were written."""
+    """Holds actions by the number of their episode, brought to the dataset's unit and rate."""
 
     label_source = "video"
     type: ClassVar[str] = "imported"
@@ -75,13 +78,17 @@ class ImportedActions(Labeller):
         unit: str = "",
         made_by: str = "",
         every: bool = False,
+        scale: Sequence[float] = (),
+        offset: Sequence[float] = (),
     ):
         """`fps`: rows a second, by default the dataset's frames. With fewer rows than frames, `between` says what a row
         is for its frames: the same for each ("hold", targets), or shared out ("divide", increments). `every`: all
-        actions of the dataset are inferred ones, whatever its column holds."""
+        actions of the dataset are inferred ones, whatever its column holds. Into its unit they come by
+        `scale * row + offset`, each one number, or one for each of a row."""
         self.source, self.every = str(files), every
         self._unit, self._made_by, self._between = unit, made_by, between
         self._lengths = {episode.index: episode.length for episode in dataset.episodes}
+        self._dataset_to_fill = dataset
         self._fps, self._rate = dataset.fps, dataset.fps if fps is None else float(fps)
         checks.frame_rate(fps=self._rate)
         self._check_rate()
@@ -91,10 +98,14 @@ class ImportedActions(Labeller):
         self._sure, width = some.confidence is not None, some.actions.shape[1]
         checks.named(width, names=tuple(names))
         self.config = Facts(width, tuple(names))
+        self.scaled = bool(scale or offset)
+        self._scale, self._offset = _each("scale", scale, 1, width), _each("offset", offset, 0, width)
         self.trained_on = {"fps": dataset.fps}  # rows were brought to its frames
 
     def describe(self) -> dict[str, Any]:
         facts = {"made_by": self._made_by, "unit": self._unit, "rate": self._rate, "between": self._between}
+        if self.scaled:
+            facts |= {"scale": self._scale.tolist(), "offset": self._offset.tolist()}
         return {"type": self.type, "files_sha256": self._sha256} | {k: v for k, v in facts.items() if v}
 
     def stride_frames(self, fps: float) -> int:
@@ -117,6 +128,7 @@ class ImportedActions(Labeller):
         for first, (rows, confidence) in parts:
             if rows.shape[1] != self.config.action_dim:
                 raise checks.LattokError(f"{rows.shape[1]} numbers in a row, elsewhere {self.config.action_dim}")
+            rows = (self._scale * rows + self._offset).astype(np.float32)
             frames = first + np.arange(max(1, round(len(rows) * per_row)))
             if frames[-1] >= length:
                 raise checks.LattokError(f"{len(rows)} rows from frame {first} on end after its {length} frames")
@@ -143,6 +155,25 @@ class ImportedActions(Labeller):
         """Return placeholders for an episode without actions: zeros that are not valid."""
         nothing = np.zeros((self._lengths[episode], self.config.action_dim), np.float32)
         return Inferred(nothing, nothing[:, 0] if self._sure else None, np.zeros(len(nothing), bool))
+
+    def check_unit(self, key: str) -> None:
+        """Require actions that vary about as much as the known ones of the column `key`: others have another unit."""
+        dataset = self._dataset_to_fill
+        every = {episode.index for episode in dataset.episodes}
+        unknown = unmeasured(dataset, key, every)
+        known = [dataset.columns(index, [key])[key] for index in sorted(every - unknown)[:MOST_COMPARED]]
+        given = [self.actions_of(index).actions for index in sorted(unknown) if self.has(index)][:MOST_COMPARED]
+        if self.scaled or not known or not given or known[0].ndim != 2 or known[0].shape[1] != given[0].shape[1]:
+            return
+        ours, theirs = (np.nanstd(np.concatenate(rows), axis=0) for rows in (known, given))
+        moving = (ours > 0) & (theirs > 0)
+        ratio = np.where(moving, theirs / np.where(moving, ours, 1), 1)
+        worst = int(np.abs(np.log(ratio)).argmax())
+        if not 1 / OTHER_UNIT < ratio[worst] < OTHER_UNIT:
+            name = (self.config.action_names or dimension_names(dataset.features[key]))[worst]
+            expected = f"actions in the unit of `{key}`, whose {name} varies by {ours[worst]:.3g}"
+            hint = "Convert them: scale=0.001, or a number for each, and offset. As they are: scale=1."
+            checks.fail("files", expected, f"{theirs[worst]:.3g}", hint)
 
     def _check_rate(self) -> None:
         if self._rate > self._fps * 1.001:
@@ -190,6 +221,16 @@ class ImportedActions(Labeller):
             for first, path in parts:
                 done.update(f"{index} {first}\n".encode() + path.read_bytes())
         return done.hexdigest()
+
+
+def _each(name: str, given: Sequence[float], default: float, width: int) -> np.ndarray:
+    """Return a number for each of a row, from one for all or one for each."""
+    values = np.asarray(given or [default], np.float64)
+    if values.ndim != 1 or len(values) not in (1, width) or not np.isfinite(values).all():
+        checks.fail(name, f"a finite number, or {width}, one for each of a row", checks.listed(given))
+    if name == "scale" and not values.all():
+        checks.fail(name, "numbers other than 0", checks.listed(given))
+    return np.broadcast_to(values, (width,))
 
 
 def _listed(dataset: RobotDataset, place: Path) -> dict[int, list[tuple[int, Path]]]:

@@ -58,7 +58,10 @@ def train(
         if dataset is not None or out is not None or preset is not None or options:
             hint = "Put the options into Recipe.from_preset(...)."
             checks.fail("recipe", 'a kind such as "image-lam", if options follow', type(recipe).__name__, hint)
-        return recipe.train(resume, resume_command)
+        try:
+            return recipe.train(resume, resume_command)
+        except checks.Unreachable as error:
+            raise checks.LattokError(f"{error} {recipe.without_download(error.argument)}".rstrip()) from error
     if isinstance(recipe, type) and issubclass(recipe, Recipe):
         hint = f"Make one: lattok.{recipe.__name__}.from_preset(DATASET, FOLDER)."
         checks.fail("recipe", "a recipe, or its kind", f"the class {recipe.__name__}", hint)
@@ -77,8 +80,8 @@ def train(
             checks.fail("dataset", "a path, a Hub id or a description file", repr(dataset), hint)
         dataset = dataset.address
     if resume:
-        return found.resumed(dataset, out, preset, options).train(True, resume_command)
-    return found.from_preset(dataset, out, preset, **options).train(False, resume_command)
+        return train(found.resumed(dataset, out, preset, options), resume=True, resume_command=resume_command)
+    return train(found.from_preset(dataset, out, preset, **options), resume_command=resume_command)
 
 
 def kinds() -> list[str]:

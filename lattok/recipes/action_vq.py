@@ -40,6 +40,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "quick"}
+    small = "quick"
     default_preset = "p2t"
     joined = ("context", "p2t_code")
     presets: ClassVar[Mapping[str, Any]] = {

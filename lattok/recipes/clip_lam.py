@@ -77,6 +77,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
+    small = "tiny"
     default_preset = "full"
     presets: ClassVar[Mapping[str, Any]] = {"full": FULL, "tiny": TINY}
 

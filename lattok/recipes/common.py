@@ -128,6 +128,7 @@ class Recipe(ABC, Generic[Model]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     joined: ClassVar[tuple[str, ...]] = ()  # presets that stand over another one
+    small: ClassVar[str] = ""  # preset for two cores, which downloads nothing
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
@@ -174,7 +175,10 @@ class Recipe(ABC, Generic[Model]):
             checks.fail("preset", 'names, joined by "+"', repr(preset), f"Did you mean {meant}?")
         merged: dict[str, Any] = {}
         for name in preset.split("+"):
-            checks.one_of("preset", name, cls.presets)
+            if name not in cls.presets:
+                small = f"For two cores: preset={cls.small}." if cls.small else ""
+                meant = checks.did_you_mean(name, cls.presets) or small
+                checks.fail("preset", f"one of {', '.join(cls.presets)}", repr(name), meant)
             merged.update(cls.presets[name])
         if set(preset.split("+")) <= {*cls.joined}:
             checks.fail("preset", f"one before it, such as {cls.default_preset.split('+')[0]}+{preset}", repr(preset))
@@ -302,6 +306,19 @@ class Recipe(ABC, Generic[Model]):
         """Return all options, flat."""
         groups = self.option_groups().items()
         return {n: value for group, known in groups for n, value in flat(getattr(self, group)).items() if n in known}
+
+    def without_download(self, option: str) -> str:
+        """Return how to train without the network that `option` names; "" where no preset does."""
+        if not self.small:
+            return ""
+        own = self.options()[option]
+        usual, small = (
+            type(self).from_preset("DATASET", "OUT", preset).options()[option] for preset in (self.preset, self.small)
+        )
+        if own == small:
+            return ""
+        given = f", and no {option}" if own != usual else ""
+        return f"Without any download: preset={self.small}{given}."
 
     @contextmanager
     def begin(

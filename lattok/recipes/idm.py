@@ -113,6 +113,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
         *("from_", "action_episodes", "action_key", "cameras", "offsets", "stride", "members", "features"),
         *("task_given", "proprio", "reversible", "loss_flow", "loss_reversal", *Recipe.common),
     )
+    small = "tiny"
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny", "action_episodes": "2 per task"}
     default_preset = "small"
     presets: ClassVar[Mapping[str, Any]] = {

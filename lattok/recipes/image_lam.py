@@ -102,6 +102,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
     model: ImageLAMConfig = field(default_factory=ImageLAMConfig)
     common = (*SHOWN, "stage", "env_codebook", "init", "feature_cache", *PairRecipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny+robust", "features": "pixels"}
+    small = "tiny+robust+flow"
     default_preset = "small+robust+flow"
     joined = ("p2t", "p2t_code", "robust", "shared", "flow")
     presets: ClassVar[Mapping[str, Any]] = {
@@ -157,6 +158,11 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         if name is not None:
             found["text_features"] = hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
         return found
+
+    def without_download(self, option: str) -> str:
+        if option == "language":
+            return "Without any download: language=precomputed, with text_features=FILE."
+        return super().without_download(option)
 
     def next_step(self) -> str:
         if self.model.language is None:

@@ -40,5 +40,13 @@ class MotoLAMRecipe(PairRecipe[MotoLAM]):
     learned_from = (*PairRecipe.learned_from, "features", "perceptual")
     common = (*SHOWN, "init", "feature_cache", *PairRecipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
+    small = "tiny"
     default_preset = "moto"
     presets: ClassVar[Mapping[str, Any]] = {"moto": MOTO, "small": {**MOTO, **SMALL}, "tiny": {**MOTO, **TINY}}
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options; pixels have no class token."""
+        options = super().combined(preset, given)
+        without = options.get("features") == "pixels" and "class_token" not in given
+        return {**options, "class_token": False} if without else options

@@ -51,6 +51,7 @@ SMALL: dict[str, Any] = {  # for one GPU
 }
 TINY: dict[str, Any] = {
     **SMALL_IMAGES,
+    "features": "pixels",  # which need no download, and fit images of 64
     **TWO_CORES,
     "stride": "0.2s",
     "latent_dim": 64,

@@ -70,8 +70,13 @@ class PolicyData:
 
     @property
     def lead(self) -> PolicySource:
-        """The source that says what actions, proprio, cameras and labels are."""
-        return self.acting[0]
+        """The source that says what actions, proprio, cameras and labels are; films where there is no other."""
+        return (self.acting or self.sources)[0]
+
+    @property
+    def reads_states(self) -> bool:
+        """Return whether the policy sees the robot's state: in films alone there is none."""
+        return self.options.proprio and self.lead.acts
 
     @cached_property
     def decoder(self) -> InverseDynamics | None:
@@ -107,7 +112,8 @@ class PolicyData:
         """Require that a policy which is trained further learned actions and proprio like these."""
         data = self.options
         for dataset in (source.dataset for source in self.acting):
-            note_start(before, dataset, data.action_key, data.state_key if data.proprio else None)
+            if not before.config.of_films:
+                note_start(before, dataset, data.action_key, data.state_key if data.proprio else None)
 
     def config(
         self, decoder: InverseDynamicsConfig | None = None, tokenizer: ActionTokenizer | None = None
@@ -119,12 +125,13 @@ class PolicyData:
         if tokenizer is not None:
             checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, len(actions))
         states = ()
-        if data.proprio:
+        if self.reads_states:
             states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS))
         datasets = [each.dataset for each in self.acting]
         episodes = [episode for each in self.acting for episode in each.episodes]
         instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
-        cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
+        asked = data.cameras if source.acts else source.cameras
+        cameras = () if asked == () else camera_keys(dataset, asked)
         rates = {float(each.fps) for each in datasets}
         absent = tuple(tuple(each.absent.get(data.action_key, ())) for each in datasets)  # of each robot
         return replaced(
@@ -145,7 +152,7 @@ class PolicyData:
             normalizers=tuple(each.name for each in datasets) if len(datasets) > 1 else (),
             absent=absent if any(absent) else (),
             action_widths=_widths(datasets, data.action_key),
-            proprio_widths=_widths(datasets, data.state_key) if data.proprio else (),
+            proprio_widths=_widths(datasets, data.state_key) if self.reads_states else (),
             instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
         )
 
@@ -166,7 +173,7 @@ class PolicyData:
             cameras=data.cameras if source.cameras is None else source.cameras,
             interpolation=model.interpolation,
             action_key=data.action_key,
-            state_key=data.state_key if data.proprio else None,
+            state_key=data.state_key if self.reads_states else None,
             episodes=data.episodes if episodes is None else episodes,
             action_episodes=data.action_episodes if episodes is None and source.acts else None,
             acts=source.acts,
@@ -216,7 +223,7 @@ class PolicyData:
         """Fit the policy's normalisers, and return all samples. Those of several datasets with actions come normalised,
         and the policy's own normalisers do nothing while it trains."""
         config, alone = policy.config, {"action": policy.action_normalizer, "proprio": policy.proprio_normalizer}
-        each: Any = policy.normalizers if policy.datasets else [alone]
+        each: Any = policy.normalizers if policy.datasets else [alone] * bool(self.acting)
         acting = [part for source, part in zip(self.sources, parts, strict=True) if source.acts]
         for part, maps in zip(acting, each, strict=True):
             maps["action"].fit(part.known_actions, config.action_kinds)

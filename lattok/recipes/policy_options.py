@@ -45,7 +45,7 @@ class PolicyOptions(ActedOptions):
         latent_weight: weight of the latent loss (lambda of Eq. 4); left out: the strategy's own
         align_projection: projection of LA-Align; left out: linear
         stages: "joint", all losses at once; "pretrain,finetune", latents of everything first, in OUT/pretrain, then the
-            sources with actions, in OUT/finetune; or one of the two stages
+            sources with actions, in OUT/finetune; or one of the two stages: "pretrain" needs no actions
         pretrain_steps: steps of the first stage; 0: as many as `steps`
         latent_head: in the second stage the latent loss goes on ("kept"), has no weight ("dropped"), or latents are
             what is predicted in both stages, and `decoder` turns them into actions ("decoded")
@@ -94,9 +94,7 @@ class PolicyOptions(ActedOptions):
         changes = {"layer": self.layer, "weight": weight, "projection": self.align_projection}
         plan = strategy_of(self.strategy, **changes)
         if self.stages == "pretrain" and self.decoder is None:
-            plan = replace(
-                plan, acts=False, next_step="lattok train vla DATASET --stages finetune --init MODEL --out my-policy"
-            )
+            plan = replace(plan, acts=False, next_step="lattok train vla DATASET --init MODEL --out my-policy")
         if self.decoder is None:
             return plan
         return replace(plan, labels=plan.labels or "steps", predicts="latents", title=f"{plan.title}, of latents")

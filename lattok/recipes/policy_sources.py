@@ -4,7 +4,7 @@ labels."""
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from lattok.data import RobotDataset, camera_keys
 from lattok.data.alike import check_actions, note_rate, note_rates, same_actions, same_states
@@ -24,6 +24,7 @@ from lattok.types import ActionTokenizer, Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
+from lattok.vla.config import UNKNOWN
 
 STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
 
@@ -47,12 +48,9 @@ def labelled(data: PolicyOptions, model: VLAConfig, dataset: RobotDataset, episo
     """Return what the strategy learns from in a dataset with its labels."""
     plan = data.plan
     if not has_actions(dataset, data.action_key):
-        mix = [f"{dataset.address or dataset.name}:1.0", "ROBOT:1.0"]
-        words = shlex.join(["lattok", "train", "vla", "--mix", *mix, "--strategy", "la_direct"])
-        hint = f"Mix it with a dataset that has some: {words}."
-        checks.fail(
-            "dataset", f"`{data.action_key}`, from which a policy learns to act", f"{dataset.name} without", hint
-        )
+        if not plan.acts and plan.learns_labels and not data.labels_by_tokenizer:
+            return _films(data, model, dataset, episodes)
+        refuse_without_actions(data, dataset)
     if data.tokenizer is not None and plan.labels != "chunk" and model.head.name != "tokens":
         reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
         raise LattokError(f"{reason} Leave it out, or choose la_tok, or head=tokens.")
@@ -63,6 +61,31 @@ def labelled(data: PolicyOptions, model: VLAConfig, dataset: RobotDataset, episo
         check_tokenizer(data, tokenizer, dataset)
         return PolicySource(dataset, episodes, tokenizer_spec(tokenizer, model.horizon, plan.needs), tokenizer)
     return PolicySource(dataset, episodes, _spec(data, model, dataset))
+
+
+def refuse_without_actions(data: PolicyOptions, dataset: RobotDataset) -> NoReturn:
+    """Say what teaches a policy to act where a dataset has no actions."""
+    mix = [f"{dataset.address or dataset.name}:1.0", "ROBOT:1.0"]
+    words = shlex.join(["lattok", "train", "vla", "--mix", *mix, "--strategy", "la_direct"])
+    alone = "Or learn from its labels alone, with strategy=la_direct and stages=pretrain, and train that further."
+    hint = f"Mix it with a dataset that has some: {words}. {alone}"
+    checks.fail("dataset", f"`{data.action_key}`, from which a policy learns to act", f"{dataset.name} without", hint)
+
+
+def _films(data: PolicyOptions, model: VLAConfig, dataset: RobotDataset, episodes: Sequence[Episode]) -> PolicySource:
+    """Return films alone, whose labels are all that there is to learn: with an action that nobody knows, and in the
+    places of the cameras that were asked for."""
+    asked = [camera_called(dataset, name) for name in data.cameras or ()]
+    shown = cameras_for(dataset, asked) if asked else {}
+    columns = {data.action_key: (Feature("float32", (1,), (UNKNOWN,)), math.nan)}
+    source = PolicySource(dataset, episodes, _spec(data, model, dataset), acts=False, shown=shown, lacks=("actions",))
+    checks.note(_said_of(source, shown, source.lacks).removeprefix("mix: "))
+    return source._replace(dataset=Completed(dataset, columns, shown), cameras=tuple(shown) if shown else data.cameras)
+
+
+def camera_called(dataset: RobotDataset, name: str) -> str:
+    """Return a dataset's own camera of that name, or the name as it is: that of a robot's camera."""
+    return next((key for key in dataset.cameras if name in (key, short_name(key))), name)
 
 
 def _spec(data: PolicyOptions, model: VLAConfig, dataset: RobotDataset) -> LatentSpec:

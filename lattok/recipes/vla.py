@@ -1,5 +1,6 @@
 """Recipe of the policy: dataset, labels, backbone, strategy, model and loop put together."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,13 @@ from typing_extensions import Self
 
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
-from lattok.data.opening import Source
+from lattok.data.opening import Source, has_actions
 from lattok.hub import CONFIG, TRAINING, HubModel, config_of, read_config, resolve
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
 from lattok.recipes.held_out import HELD_OUT, judge
 from lattok.recipes.policy_data import PolicyData
 from lattok.recipes.policy_options import PolicyOptions
+from lattok.recipes.policy_sources import refuse_without_actions
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.training import RECIPE, RUN, fit
 from lattok.utils import checks, files
@@ -90,6 +92,7 @@ class VLARecipe(Recipe[LatentVLA]):
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"strategy": "la_direct", "backbone": "scratch"}
     choices: ClassVar[Mapping[str, Any]] = {"strategy": STRATEGIES}
+    small = "scratch"
     default_preset = "libero"
     joined = ("p2t_code",)
     goes_on: ClassVar[str] = "init"  # option with the policy that the one to train goes on with
@@ -188,6 +191,8 @@ class VLARecipe(Recipe[LatentVLA]):
     def _in_stages(self, resume: bool, resume_command: str) -> LatentVLA:
         """Train one stage after the other, each in a folder of its own, and save the last policy."""
         out, sources, policy = self.folder(resume), self.open(), None
+        if not any(has_actions(source.dataset, self.data.action_key) for source in sources):
+            refuse_without_actions(self.data, sources[0].dataset)  # now, and not after the first stage
         stages = {name: self._stage(name) for name in self.data.stages.split(",")}
         with self.begin(resume, sources, resume_command=resume_command):
             for name, stage in stages.items():
@@ -251,6 +256,9 @@ class VLARecipe(Recipe[LatentVLA]):
         return {"": learner.policy}
 
     def next_step(self) -> str:
+        if not self.data.plan.acts:
+            words = self.data.plan.next_step.replace("MODEL", shlex.quote(self.out))
+            return f"It does not act yet. Train it further on a dataset with actions: {words}"
         several = len(self.data.mix) > 1 and read_config(Path(self.out), "out").get("normalizers")
         chosen = '.for_dataset("NAME")' if several else ""
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'

@@ -42,6 +42,14 @@ class LattokError(ValueError):
         super().__init__(printable(text).replace("\n", " "))
 
 
+class Unreachable(LattokError):
+    """A network of others, which an argument names, is not on this machine and could not be fetched."""
+
+    def __init__(self, argument: str, text: str):
+        super().__init__(text)
+        self.argument = argument
+
+
 def fail(name: str, expected: str, got: object, hint: str = "") -> NoReturn:
     """Raise `LattokError("`name`: expected ..., got .... hint")`."""
     refuse(f"`{name}`", expected, got, hint)
@@ -49,9 +57,14 @@ def fail(name: str, expected: str, got: object, hint: str = "") -> NoReturn:
 
 def refuse(place: object, expected: str, got: object, hint: str = "") -> NoReturn:
     """Raise such an error about a file, or a place in one."""
+    raise LattokError(refusal(place, expected, got, hint))
+
+
+def refusal(place: object, expected: str, got: object, hint: str = "") -> str:
+    """Return the text of such an error."""
     shown = str(got)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
-    raise LattokError(f"{place}: expected {expected}, got {shown}." + (f" {hint}" if hint else ""))
+    return f"{place}: expected {expected}, got {shown}." + (f" {hint}" if hint else "")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_DRAWS = 256
+UNKNOWN = "unknown"  # the one action of a policy that has learned from films alone
 OF_TOKENS = ("average", "codes", "draws", "temperature", "order")
 OF_ONE_HEAD = dict.fromkeys(OF_TOKENS, "tokens") | {"flow_steps": "flow"}  # options
 LEAST_TEMPERATURE = 1e-38  # float32 has no smaller number at its full precision
@@ -203,6 +204,11 @@ class VLAConfig(NormalizedActions):
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         self.check_normalization()
+
+    @property
+    def of_films(self) -> bool:
+        """Return whether it has learned from labels of films alone: no action and no state was there."""
+        return not self.strategy.acts and self.action_names == (UNKNOWN,)
 
     def _check_widths(self) -> None:
         for name, whole in (("action_widths", self.action_dim), ("proprio_widths", self.proprio_dim)):

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from lattok.backbones import Backbone, BackboneConfig
 from lattok.backbones.model import BackboneModel, from_root, with_backbone
+from lattok.data.schema import short_name
 from lattok.hub.client import FilePath
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import onto
@@ -316,9 +317,11 @@ def begin_with(policy: LatentVLA, before: LatentVLA) -> None:
 
 
 def shared_options(config: VLAConfig) -> dict[str, Any]:
-    """Return what a policy keeps when it is trained further: its backbone, and what that sees, by flat names."""
+    """Return what a policy keeps when it is trained further: its backbone, and what that sees, by flat names. Cameras
+    of films have names of their own."""
     shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
-    return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
+    shared -= {*BackboneConfig.free, *(["cameras"] if config.of_films else [])}
+    return {name: value for name, value in flat(config).items() if name in shared}
 
 
 def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
@@ -326,6 +329,10 @@ def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
     base = config.backbone
     config = with_backbone(config, name=from_root(base.name), revision=base.revision or before.backbone.revision)
     own = flat(config)
+    if before.of_films and len(config.cameras) != len(before.cameras):
+        ours, theirs = (" ".join(map(short_name, keys)) for keys in (config.cameras, before.cameras))
+        hint = f"Choose cameras={theirs}, or pretrain on the films with cameras={ours}."
+        checks.fail("cameras", f"as many as the policy saw of films ({theirs})", ours, hint)
     for name, theirs in shared_options(before).items():
         if own[name] != theirs:
             checks.fail(name, f"{theirs!r}, as the policy has that is trained further", repr(own[name]))

@@ -13,7 +13,7 @@ import pytest
 import lattok
 from lattok.data import Feature, LeRobotWriter
 from lattok.utils.checks import LattokError
-from studies import real_policies, real_robots, real_tokenizers, recount, recount_real
+from studies import real_policies, real_robots, real_tokenizers, real_video, recount, recount_real
 from studies.real_robots import Hidden, from_states, shuffled
 from studies.real_sets import RealSet, Recording, opened, write_vectors
 
@@ -71,6 +71,10 @@ def outcomes(name: str) -> dict[str, Any]:
         )
         figures = ("error", "bits", "reconstruction", "mean_of_draws")
         return {key: {figure: RNG.random() for figure in figures[: 1 if "regr" in key else 4]} for key in rows}
+    if name == "real_video":
+        frames = ("0", "1", "2")
+        keys = [cell.key for cell in real_video.cells()]
+        return {key: {"r2": {each: {"a": RNG.normal(), "b": RNG.normal()} for each in frames}} for key in keys}
     keys = [f"{where}.{count}.{draw}" for where in ("g1", "bridge") for count in (1, 3, 10) for draw in range(3)]
     if name == "real_policies":
         return {key: {"error": {row: RNG.random() for row in real_policies.ROWS}} for key in keys}
@@ -84,7 +88,7 @@ def outcomes(name: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("study", [real_robots, real_policies, real_tokenizers])
+@pytest.mark.parametrize("study", [real_robots, real_policies, real_tokenizers, real_video])
 def test_a_script_of_its_own_counts_the_same(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     name = study.__name__.rpartition(".")[2]
     kept, count = outcomes(name), getattr(recount, name)

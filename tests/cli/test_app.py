@@ -85,7 +85,9 @@ def test_presets_are_shown_with_what_they_set(capsys):
     assert re.search(r"action-vq +p2t, libero, robotwin, jaka, quick, context, p2t_code\n", listed)
     assert main(["presets", "image-lam"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "tiny --image-size 64 --interpolation bilinear --optimizer adamw --weight-decay 0.01" in text
+    assert (
+        "tiny --image-size 64 --interpolation bilinear --features pixels --optimizer adamw --weight-decay 0.01" in text
+    )
     assert text.endswith("Default: small+robust+flow")
     assert main(["presets", "image-lm"]) == 2
     assert "Did you mean image-lam?" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def _filled(dataset: Any, out: Path) -> dict[str, str]:
     for folder in (out, out.with_name(f".{out.name}.partial")):
         shutil.rmtree(folder, ignore_errors=True)
     # the specimens of these have unknown actions
-    lerobot = dataset.kind.startswith("lerobot")
+    lerobot = dataset.kind in ("lerobot", "lerobot-v2")
     key = "action" if lerobot or dataset.name == "hdf5" else "expert"
     indices, keys = [episode.index for episode in dataset.episodes], (key, "inferred.action", "inferred.filled")
     try:
@@ -255,6 +255,7 @@ UNCHECKED = (
     ("video", "captions.csv", "*", "text has no checksum"),
     *((name, "*", "*", UNCHECKED_HDF5) for name in LAYOUTS),
     ("zarr", "*", "*", "zarr has no checksum, and takes a chunk that is missing for one of fill values"),
+    ("lance", "*", "*", "Lance has no checksum, nor have videos"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),
     ("pictures", "*", "*", "JPEG has no checksum, and nothing lists the files of a folder"),

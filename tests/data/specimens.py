@@ -88,6 +88,16 @@ def _write_v2(root: Path, version: str) -> Path:
     return root
 
 
+def _write_lance(root: Path) -> Path:
+    from lattok.data import LeRobotV3
+    from tests.data.formats.test_lerobot_lance import with_videos
+
+    source = LeRobotV3(_write_lerobot(root.with_name(f"{root.name}-source"), "video"))
+    with_videos(source, root)
+    shutil.rmtree(source.root)
+    return root
+
+
 def _write_lerobot(root: Path, kind: str) -> Path:
     from lattok.data import Feature, LeRobotWriter
     from tests.conftest import moving_square
@@ -143,6 +153,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "lerobot_plain": lambda root: _without_checksums(_write_lerobot(root, "video")),
     "lerobot_v20": lambda root: _write_v2(root, "v2.0"),
     "lerobot_v21": lambda root: _write_v2(root, "v2.1"),
+    "lance": _write_lance,
     "rlds": lambda root: _as_exported(_write_rlds(root)),
     "sidecar": _write_sidecar,
     "hdf5": _write_hdf5,

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lattok.data import RobotDataset, export, flaws, inspect_dataset, open_dataset
+from lattok.data import RobotDataset, flaws, inspect_dataset, open_dataset
 from lattok.data.lags import estimate_lag
 from lattok.data.problems import Rows
 from tests.data import planted
+from tests.data import sound as in_formats
 from tests.data.specimens import write_originals
 from tests.real import BRIDGE, REAL
 
@@ -138,21 +139,16 @@ def follower(tmp_path: Path) -> Path:
     return planted.write(tmp_path / "follower", arm)
 
 
-def exported(tmp_path: Path, sound: Path, kind: str) -> RobotDataset:
-    made = export(sound, tmp_path / kind, format=kind).path
-    return open_dataset(made)
-
-
 def clean_datasets(sound: Path, tmp_path: Path, sample: RobotDataset) -> Iterator[tuple[str, RobotDataset]]:
     yield "lerobot", open_dataset(sound)
     yield "lerobot, images", open_dataset(planted.write(tmp_path / "images", planted.clean(1), "image"))
     yield "lerobot, another rate", open_dataset(planted.write(tmp_path / "fast", planted.clean(2, 50), fps=50))
     yield "lerobot, positions", open_dataset(follower(tmp_path))
     yield "lerobot, bundled", sample
-    yield "rlds", exported(tmp_path, sound, "rlds")
-    names = ("lerobot_v20", "lerobot_v21", "hdf5", "video", "aloha", "zarr", "npz", "pictures")
+    yield from ((name, open_dataset(path)) for name, path in in_formats.written(tmp_path).items())
+    names = ("lerobot_v20", "hdf5", "aloha")
     for name, path in write_originals(tmp_path / "originals", names).items():
-        yield name, open_dataset(path, fps=10) if name in names[3:] else open_dataset(path)
+        yield f"{name}, few rows", open_dataset(path, fps=10) if name == "aloha" else open_dataset(path)
     if (REAL / "g1_bottle_v21").is_dir():
         yield "lerobot v2.1, real", open_dataset(REAL / "g1_bottle_v21")
     if BRIDGE.is_dir():

@@ -159,6 +159,9 @@ def test_a_pointer_of_git_lfs_is_called_so_by_every_format(tmp_path):
         for path in [each for each in root.rglob(files.get(name, "*.m*")) if each.name[0] != "."]:
             path.write_text(pointer)
         refused("git lfs pull", open_dataset, root, **OPTIONS.get(name, {}))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "a.mp4").write_text(pointer)
+    refused("git lfs pull", open_dataset, tmp_path / "alone" / "a.mp4")
 
 
 def test_every_format_is_recognised(tmp_path):

@@ -239,8 +239,8 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, str(tmp_path / "a"), str(tmp_path / "bins")]) == 2
     assert capsys.readouterr().err.startswith(
-        "lattok: `models`: expected latent action models of frame pairs or clips, or action tokenizers alone, got "
-        "'uniform-bins' in"
+        "lattok: `models`: expected latent action models of frame pairs or clips, action tokenizers, or inverse models "
+        "alone, got 'uniform-bins' in"
     )
 
 

@@ -18,8 +18,8 @@ import pytest
 import lattok
 from lattok.backbones import SCRATCH
 from lattok.backbones.model import MERGED
-from lattok.hub.client import ASSETS
-from lattok.hub.weights import NETWORK_FIELDS, check_named
+from lattok.hub.client import ASSETS, NETWORK_FIELDS
+from lattok.hub.weights import check_named
 from lattok.image_lam.base.features import FrozenFeatures, TextEncoder
 from tests.errors import refused
 from tests.fuzz_artefacts import edit

@@ -87,6 +87,29 @@ def test_unknown_actions_are_filled_and_marked_as_inferred(tmp_path, form):
     assert record["fills"]["filled"] == [[1, 2]]
 
 
+def test_rows_in_another_unit_are_refused_until_they_are_converted(tmp_path, capsys):
+    source = open_dataset(write(tmp_path / "data"))
+    factors, shift = np.float32([1000, 57.3, 1]), np.float32([0, 3, -1])
+    for index in UNKNOWN:
+        npy(tmp_path / "out", index, (rows_of(index, LENGTHS[index]) - shift) * factors)
+    words = ["import-labels", str(tmp_path / "data"), "--from", str(tmp_path / "out"), "--out", str(tmp_path / "to")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "`files`: expected actions in the unit of `action`, whose" in said
+    assert "Convert them: --scale 0.001, or a number for each, and offset. As they are: --scale 1." in said
+    assert main([*words, "--scale", "0.001", "0.0174520", "1", "--offset", *map(str, shift)]) == 0
+    filled = open_dataset(tmp_path / "to")
+    for index in UNKNOWN:
+        found = filled.columns(index, ["action"])["action"]
+        np.testing.assert_allclose(found, rows_of(index, LENGTHS[index]), rtol=1e-4, atol=1e-4)
+    record = json.loads((tmp_path / "to/meta/lattok.json").read_text())["inferred"]["model"]
+    assert (record["scale"], record["offset"]) == ([0.001, 0.017452, 1.0], shift.tolist())
+    as_they_are = ImportedActions(source, tmp_path / "out", scale=[1]).actions_of(1).actions
+    np.testing.assert_allclose(as_they_are, (rows_of(1, LENGTHS[1]) - shift) * factors, rtol=1e-5)
+    refused("`scale`: expected a finite number, or 3, one for", ImportedActions, source, tmp_path / "out", scale=[1, 2])
+    refused("`scale`: expected numbers other than 0", ImportedActions, source, tmp_path / "out", scale=[0])
+
+
 def test_the_dump_of_a_dataset_replaces_what_generated_video_has(tmp_path):
     data = write(tmp_path / "data", {*range(4)})
     dump = Path(shutil.copytree(data, tmp_path / "dump"))

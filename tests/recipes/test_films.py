@@ -1,6 +1,7 @@
 """Policies that also learn from datasets without actions, whose latent labels alone teach."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,44 @@ def test_cameras_and_columns_that_a_film_lacks(roots):
     seen = made.frames(1, None, [3, 0])
     np.testing.assert_array_equal(seen[:, 0], films.frames(1, None, [3, 0])[:, 0])
     assert not seen[:, 1].any()
+
+
+def test_films_alone_teach_a_policy_that_a_robot_with_actions_trains_further(roots, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checks.note.cache_clear()
+    first = ["train", "vla", str(roots["labels"]), "--stages", "pretrain", "--strategy", "la_direct", *TINY]
+    cameras = ["--cameras", *(key.rpartition(".")[2] for key in CAMERAS)]
+    assert main([*first, "--out", "of films", *cameras]) == 0
+    said = capsys.readouterr()
+    assert "films has no actions: it teaches by latents alone; its cameras: video as" in said.err
+    proposed = shlex.split(said.out.splitlines()[-1].partition("actions: ")[2])
+    assert proposed == [*["lattok", "train", "vla", "DATASET", "--init"], "of films", "--out", "my-policy"]
+    before = lattok.LatentVLA.from_pretrained("of films")
+    assert (before.config.of_films, before.config.proprio_dim, before.datasets) == (True, 0, ())
+    assert (before.trained_on or {})["dataset"] == "films"
+    words = [str(roots["robot"]) if word == "DATASET" else word for word in proposed[1:]]
+    assert main([*words, *TINY, "--lr", "1e-20"]) == 0
+    policy = lattok.LatentVLA.from_pretrained("my-policy")
+    for name, weights in policy.backbone.named_parameters():
+        torch.testing.assert_close(weights, before.backbone.get_parameter(name))
+    seen = {key: torch.zeros(1, 32, 32, 3, dtype=torch.uint8) for key in CAMERAS}
+    assert policy.select_action({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 3)
+    assert (policy.config.cameras, policy.config.of_films) == (CAMERAS, False)
+
+
+def test_films_of_one_camera_tell_a_robot_of_two_which_to_choose(roots, tmp_path):
+    alone = {"mix": (), "stages": "pretrain", "strategy": "la_direct", "backbone": "scratch", "steps": 1, **SIZES}
+    before = lattok.train("vla", roots["labels"], out=tmp_path / "films", **alone)
+    assert before.config.cameras == ("observation.images.video",)
+    robot = lattok.VLARecipe.from_preset(roots["robot"], tmp_path / "p", init=str(tmp_path / "films"), **SIZES)
+    refused("`cameras`: expected as many .*cameras=video, or pretrain on the films with cameras=", robot.train)
+
+
+def test_a_second_stage_without_actions_is_refused_before_the_first(roots, tmp_path):
+    options = {"stages": "pretrain,finetune", "strategy": "la_direct", "backbone": "scratch", **SIZES}
+    given = lattok.VLARecipe.from_preset(roots["labels"], tmp_path / "p", **options)
+    refused("`dataset`: expected `action`.*stages=pretrain", given.train)
+    assert not (tmp_path / "p/pretrain").exists()
 
 
 @pytest.mark.parametrize("head", ["kept", "dropped"])

@@ -6,12 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
+from transformers import AutoConfig, AutoTokenizer
 
 import lattok
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.nn.quantize import VectorQuantizer
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.run_folder import read_options
 from lattok.samples.batches import PairBatches
+from lattok.utils.checks import LattokError
 from lattok.utils.options import docs_of
 from tests.errors import refused
 from tests.recipes.policies import TRAIN_LAM, stopped, with_absurd_actions
@@ -55,6 +59,49 @@ def test_paper_presets_hold_the_papers_numbers():
     assert (lam.codebook.start, lam.encoder.query_start, full.model.action.target) == ("uniform", "uniform", "first")
     for robot in ("libero", "robotwin", "jaka"):  # A.1 and D.2 say nothing of one that they do not say of all
         assert ImageLAMRecipe.from_preset("d", "o", robot).options() == full.options()
+
+
+def test_a_wrong_preset_is_answered_with_the_one_for_two_cores():
+    refused("preset.*For two cores: preset=scratch", lattok.VLARecipe.from_preset, "d", "o", "tiny")
+
+
+def test_the_small_presets_name_no_network_that_is_downloaded():
+    for kind in ("image-lam", "moto-lam", "clip-lam", "idm", "vla", "lara", "latbot"):
+        found = recipe_of(kind)
+        given = {"lam": "lam"} if kind == "lara" else {"teacher": "lam"} if kind == "latbot" else {}
+        options = found.from_preset("d", "o", found.small, **given).options()
+        assert options.get("features", "pixels") == "pixels"
+        assert options.get("backbone", "scratch") == "scratch"
+
+
+def test_images_that_do_not_fit_the_patches_are_told_sizes_that_do():
+    vit = "timm:vit_tiny_patch16_224"
+    for size, near in ((60, "image_size=48 or image_size=64"), (10, "Such as image_size=16.")):
+        assert near in refused("image_size", FrozenFeatures, vit, size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "way"),
+    [
+        ("image-lam", {"preset": "small"}, "Without any download: preset=tiny+robust+flow."),
+        (
+            "image-lam",
+            {"preset": "tiny", "features": "timm:vit_tiny_patch16_224"},
+            "tiny+robust+flow, and no features.",
+        ),
+        ("moto-lam", {"preset": "moto"}, "Without any download: preset=tiny."),
+        ("image-lam", {"preset": "tiny+robust", "stage": 1}, "language=precomputed, with text_features=FILE."),
+    ],
+)
+def test_without_network_a_run_is_told_what_needs_none(kind, options, way, dataset, tmp_path, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the Hub.")
+
+    for library, name in ((timm, "create_model"), (AutoConfig, "from_pretrained"), (AutoTokenizer, "from_pretrained")):
+        monkeypatch.setattr(library, name, unreachable)
+    with pytest.raises(LattokError, match="Run it once where there is network") as error:
+        lattok.train(kind, dataset, out=tmp_path / "out", **options)
+    assert str(error.value).endswith(way)
 
 
 def test_the_full_preset_trains_as_published():

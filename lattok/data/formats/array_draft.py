@@ -3,14 +3,19 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.utils import checks
 
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|target", re.I)
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal", re.I)
+RATE = re.compile(r"fps|hz|rate|freq", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
 
@@ -22,13 +27,17 @@ class Draft(NamedTuple):
     entries: str
 
 
-def draft_of(arrays: Mapping[str, Any]) -> Draft:
-    """Guess from arrays by path, with `shape` and `dtype`: numbered groups are episodes, and names tell columns."""
+def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str, Any]]) -> Draft:
+    """Guess from arrays by path, with `shape` and `dtype`, and from the attributes of groups: numbered groups are
+    episodes, and names tell columns, instruction and rate."""
     episodes = _episodes(arrays)
     inner: dict[str, Any] = {}  # of the first group that has it
+    group = ""  # the first episode
     for path, array in arrays.items():
         if below := _below(path, episodes):
+            group = group or path.removesuffix(below).rstrip("/")
             inner.setdefault(below, array)
+    named = _attributes(group, attributes)
     start = f"{episodes}/" if episodes else ""
     shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
     columns: dict[str, str] = {}
@@ -39,9 +48,25 @@ def draft_of(arrays: Mapping[str, Any]) -> Draft:
     fits = columns and len(json.dumps(columns)) <= LONGEST
     layout: dict[str, Any] = {"episodes": episodes, "columns": columns if fits else {"PATH": "action"}}
     texts = (path for path, array in inner.items() if array.dtype.kind in "OSUT" and TEXT.search(path))
-    if text := next((path for path in texts if path not in columns), ""):
+    said = (f"@{name}" for name, value in named.items() if isinstance(value, str | bytes) and TEXT.search(name))
+    if text := next((path for path in texts if path not in columns), "") or next(said, ""):
         layout["instruction"] = text
-    return Draft(shown, f'"fps": {FPS}, "layout": {json.dumps(layout)}')
+    rates = (value for name, value in named.items() if RATE.search(name) and checks.is_frame_rate(value))
+    return Draft(shown, f'"fps": {float(next(rates, FPS)):g}, "layout": {json.dumps(layout)}')
+
+
+def _attributes(group: str, attributes: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the attributes of a group and of those above it; the nearest ones count."""
+    places = [group.rsplit("/", up)[0] for up in range(group.count("/") + 1)] if group else []
+    found: dict[str, Any] = {}
+    for place in [*places, ""]:
+        found = {**attributes(place), **found}
+    return {name: plain(value) for name, value in found.items()}
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy, such as h5py reads, as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _episodes(arrays: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.formats.array_draft import DEPTH, draft_of
+from lattok.data.formats.array_draft import DEPTH, draft_of, plain
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, storage
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
@@ -237,7 +237,8 @@ def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
 
 def _unknown(store: Store, layouts: Sequence[Layout], root: Path) -> NoReturn:
     """Show what is in a file of another layout, and how one is described."""
-    arrays, entries = draft_of(store.arrays(""))
+    with store.reading(""):
+        arrays, entries = draft_of(store.arrays(""), store.attributes)
     known = checks.listed(layout.name for layout in layouts)
     got = checks.few_of(arrays, SHOWN) or "no arrays"
     way_out = f"Correct this draft, which guesses by names: {in_a_description(root, entries)}"
@@ -456,7 +457,7 @@ class Sources:
             with self.store.reading(f", {group}" if group else ""):
                 attributes = self.store.attributes(group) if self.store.is_group(group) else {}
                 if name in attributes:
-                    return attributes[name]
+                    return plain(attributes[name])
             if not group:
                 return None
             group = group.rpartition("/")[0]

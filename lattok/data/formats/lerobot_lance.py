@@ -57,7 +57,9 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except LattokError:
         raise
-    except Exception as error:  # of Rust code, of many kinds
+    except BaseException as error:  # of Rust code, of many kinds; one that gives up raises no `Exception`
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise LattokError(f"cannot read {path} as Lance ({first_line(error)}). {copy_again(path)}") from None
 
 

@@ -159,21 +159,26 @@ def is_depth(key: str, entry: Mapping[str, Any]) -> bool:
 
 def _dimension_names(given: Any, depth: int = 0) -> list[str]:
     """Return names as recorders write them: ["x", "y"], {"x": 0, "y": 1}, {"0": "x", "1": "y"}, or lists of these, one
-    after the other, in a list or by name: [["x", "y"]], {"left": ["x"], "right": ["y"]}; [] where there are none."""
+    after the other, in a list or by name: [["x", "y"]], {"left": ["x"], "right": ["y"]}; [] where there are none. Lists
+    by name that hold the same names get theirs before them: left_x, right_x."""
     if isinstance(given, str) or is_int(given):
         return [str(given)] if depth else []
     places = [str(place) for place in range(len(given))] if isinstance(given, dict) else []
+    groups: list[str] = []
     if places and sorted(map(str, given.values())) == sorted(places):
         return sorted(given, key=lambda name: int(given[name]))
     if places and sorted(given) == sorted(places):
         given = [given[place] for place in places]
     elif places:
+        groups = [] if "names" in given else [*given]
         given = [given["names"]] if "names" in given else [*given.values()]
         if not all(isinstance(part, list | dict) for part in given):  # units or the like
             return []
     if not isinstance(given, list) or depth > MAX_AXES:
         return []
     parts = [_dimension_names(part, depth + 1) for part in given]
+    if groups and len({name for part in parts for name in part}) < sum(map(len, parts)):
+        parts = [[f"{group}_{name}" for name in part] for group, part in zip(groups, parts, strict=True)]
     return [name for part in parts for name in part] if all(parts) else []
 
 

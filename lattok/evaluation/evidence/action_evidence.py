@@ -173,6 +173,13 @@ class ActionEvidence(Evidence):
         """Whether what is judged is added to the state."""
         return bool(_anchors(self.case.model))
 
+    @property
+    def state_below(self) -> Tensor:
+        """What the model adds its actions to, of held-out frames [F, m]; zeros where it adds them to nothing."""
+        if anchors := _anchors(self.case.model):
+            return values_at(_states(self.held_out).double(), anchors)
+        return torch.zeros_like(self.held_out.actions.double())
+
     def gaps(self, row: ProbeRow) -> Tensor:
         """Return how far a row's actions are off, [F, m] in deviations of the known actions."""
         return (row.scores["linear"].probe.predicted - self.held_out.actions.double()) / self.scale

@@ -71,7 +71,11 @@ class FrozenFeatures(FrozenNetwork):
             self.patch = _patch_size(name, self.network)
             self.dim = int(self.network.num_features)
         if image_size % self.patch:
-            checks.fail("image_size", f"a multiple of the patch size {self.patch}", image_size)
+            below = image_size // self.patch * self.patch
+            near = " or ".join(f"image_size={size}" for size in (below, below + self.patch) if size)
+            checks.fail(
+                "image_size", f"a multiple of the patch size {self.patch} of {name}", image_size, f"Such as {near}."
+            )
         if class_token and (self.network is None or not self.network.num_prefix_tokens):
             checks.fail("class_token", f"False with features={name}, which have none", class_token)
         self.side = image_size // self.patch  # in patches

@@ -416,6 +416,20 @@ def test_the_mask_valid_judges(tmp_path: Path, capsys: pytest.CaptureFixture, va
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["file", "episode"])
+def test_a_draft_knows_attributes(where, tmp_path: Path):
+    """Rate and instruction may stand in those of the file, or of its episodes."""
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        for number in range(2):
+            run = file.create_group(f"runs/take_{number}")
+            run["act"], run["rgb"] = wave(5, 3, number), film(5, number)
+            (file if where == "file" else run).attrs.update({"control_freq": np.int64(15), "task_text": "open it"})
+    message = refused("own.h5: expected a layout of", open_dataset, tmp_path / "own.h5")
+    (tmp_path / "draft.json").write_text(message.partition("Write ")[2].partition(" into a file")[0])
+    drafted = open_dataset(tmp_path / "draft.json")
+    assert (drafted.fps, drafted.tasks, len(drafted.episodes)) == (15, ("open it",), 2)
+
+
 def test_a_layout_that_is_described(tmp_path: Path):
     action, state, frames = wave(5, 3, 0), wave(5, 4, 1), film(5, 2)
     with h5py.File(tmp_path / "own.h5", "w") as file:

@@ -34,6 +34,7 @@ def test_a_pickle_holds_no_files_and_no_cache(make_dataset):
         ({"motors": [["x", "y", "grip"]]}, ("x", "y", "grip")),
         ({"grip": 2, "x": 0, "y": 1}, ("x", "y", "grip")),  # LeRobot's environments
         ({"left": ["x", "y"], "right": ["grip"]}, ("x", "y", "grip")),
+        ({"left": ["x", "y"], "right": ["x"]}, ("left_x", "left_y", "right_x")),
         ({"arm": {"y": 1, "x": 0}, "hand": [["grip"]]}, ("x", "y", "grip")),
         ({"2": "grip", "0": "x", "1": "y"}, ("x", "y", "grip")),
         ({"x": "m", "y": "m", "grip": "%"}, None),

@@ -114,6 +114,14 @@ def cut(root: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def other_type(root: Path) -> None:
+    """One letter of a manifest: the library gives up, with an exception that is no `Exception`."""
+    (path,) = (root / "videos.lance/_versions").glob("*.manifest")
+    data = path.read_bytes()
+    assert b"int64" in data
+    path.write_bytes(data.replace(b"int64", b"inT64"))
+
+
 def link(root: Path) -> None:
     (path,) = (root / "frames.lance/data").glob("*.lance")
     path.rename(root.parent / "mine.lance")
@@ -125,11 +133,12 @@ def link(root: Path) -> None:
     [
         (cut, r"cannot read .*frames\.lance as Lance"),
         (link, r"frames\.lance"),
+        (other_type, r"cannot read .*videos\.lance as Lance"),
         (lambda root: shutil.rmtree(root / "frames.lance/_versions"), r"cannot read .*frames\.lance as Lance"),
         (lambda root: shutil.rmtree(root / "videos.lance"), r"expected videos\.lance"),
         (lambda root: shutil.copytree(root / "frames.lance", root / "other.lance"), "expected one table of frames"),
     ],
-    ids=["cut", "link", "no version", "no videos", "two tables"],
+    ids=["cut", "link", "other type", "no version", "no videos", "two tables"],
 )
 def test_what_is_damaged_is_said_in_one_line(make_dataset, tmp_path: Path, harm: Callable, says: str):
     root = with_videos(make_dataset([6, 5]), tmp_path / "lance")
