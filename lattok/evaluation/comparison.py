@@ -17,9 +17,11 @@ from lattok.evaluation.comparison_of_tokenizers import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions, facts_of, kinds_of
 from lattok.evaluation.page import check_folder, check_place, write
 from lattok.evaluation.report import Report
+from lattok.types import Acts, lacks
 from lattok.utils import checks
 from lattok.utils.devices import moved
 
+BY_ROLLOUTS = "Compare policies by what they do: lattok compare-rollouts one=one/rollouts other=other/rollouts."
 COMPARED = {  # by the kind of evidence about a model
     "actions": compare_inverse_models,
     "labels": compare_labels,
@@ -99,7 +101,7 @@ def _named(
         if found_kinds not in ({kind} for kind in COMPARED):
             got = type(model).__name__ if place is None else f"{known.type!r} in {place.folder}"
             expected = "latent action models of frame pairs or clips, action tokenizers, or inverse models alone"
-            checks.fail("models", expected, got)
+            checks.fail("models", expected, got, "" if lacks(known, Acts) else BY_ROLLOUTS)
         source = known.source if place is None else place.hub_id or place.folder.resolve().name
         name = str(name or source or known.type)
         if name in found:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import RobotDataset, camera_keys
+from lattok.evaluation.evidence import evenly
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.proprio_map import folds_of
 from lattok.nn.ridge import RIDGES, ridge_map, ridge_predictions
@@ -23,6 +24,7 @@ from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 
 FEWEST = 8  # known actions
+COUNTS = (8, 16, 32, 64, 128)  # known actions at which it is said how right fewer would be
 SURE = 2.0  # standard errors by which a head has to be better than the mean
 ENCODER = ("projections.", "encoder.", "project.", "bottleneck.", "flow_head.", "ahead.")
 
@@ -31,6 +33,14 @@ class HeadFit(NamedTuple):
     rows: int  # known actions
     folds: int  # parts of them that were left out once
     r2: float  # of those that were left out, mean over the numbers that vary
+    curve: dict[int, float]  # the same from fewer known actions, evenly spaced
+
+
+class LeftOut(NamedTuple):
+    """What is predicted of known actions that are left out, of each number by the strength that is best for it."""
+
+    errors: Tensor  # [n, m] squared
+    best: Tensor  # [m] places in `RIDGES`
 
 
 def seen_by(dataset: RobotDataset, cameras: Sequence[str] | None, known: InverseDynamicsConfig) -> Placed:
@@ -69,30 +79,49 @@ def fit_head(model: InverseDynamics, dataset: RobotDataset, samples: PolicyWindo
     y = model.action_normalizer(samples.actions[acted]).double()
     lengths = [int(part.sum()) for part in acted.split([episode.length for episode in samples.episodes])]
     folds = folds_of([length for length in lengths if length])
-    predicted, mean = y.new_zeros(len(RIDGES), *y.shape), torch.zeros_like(y)
+    mean = torch.zeros_like(y)
     for out in folds:
         mean[out] = y[~out].mean(0)
-        for member in x.unbind(1):
-            found = ridge_predictions(member[~out], y[~out], member[out], RIDGES)
-            predicted[:, out] += torch.stack(found) / x.shape[1]
-    errors = (predicted - y).square()  # r n m
-    best = errors.sum(1).argmin(0)  # m
-    error = errors[best, :, torch.arange(y.shape[1])].T
-    r2 = _check_helps(y, error, (mean - y).square())
+    left = _left_out(x, y, folds)
+    r2 = _check_helps(y, left.errors, (mean - y).square())
+    most = min(int((~out).sum()) for out in folds)
+    counts = [count for count in COUNTS if 2 * count <= most]
+    curve = {count: _r2(y, _left_out(x, y, folds, count).errors) for count in counts}
     for number, member in enumerate(x.unbind(1)):
         head = model.members[number].head
-        for dim, place in enumerate(best.tolist()):
+        for dim, place in enumerate(left.best.tolist()):
             weight, bias = ridge_map(member, y[:, [dim]], RIDGES[place])
             head.weight[dim].copy_(weight)
             head.bias[dim].copy_(bias)
-    return HeadFit(rows, len(folds), r2)
+    return HeadFit(rows, len(folds), r2, curve)
+
+
+def _left_out(x: Tensor, y: Tensor, folds: Sequence[Tensor], count: int | None = None) -> LeftOut:
+    """Predict y [n, m] of each fold from the others, or from `count` of their rows, by members' latents [n, e, d]."""
+    predicted = y.new_zeros(len(RIDGES), *y.shape)
+    for out in folds:
+        rows = (~out).nonzero().flatten()
+        if count is not None:
+            rows = rows[evenly(len(rows), count)]
+        for member in x.unbind(1):
+            found = ridge_predictions(member[rows], y[rows], member[out], RIDGES)
+            predicted[:, out] += torch.stack(found) / x.shape[1]
+    errors = (predicted - y).square()  # r n m
+    best = errors.sum(1).argmin(0)
+    return LeftOut(errors[best, :, torch.arange(y.shape[1])].T, best)
+
+
+def _r2(y: Tensor, errors: Tensor) -> float:
+    """Return the mean R² of the numbers that vary, from squared errors [n, m]."""
+    varies = y.std(0) > 1e-6
+    squares = (y - y.mean(0)).square().sum(0)[varies]
+    return float((1 - errors.sum(0)[varies] / squares).mean()) if varies.any() else math.nan
 
 
 def _check_helps(y: Tensor, error: Tensor, of_mean: Tensor) -> float:
     """Return R² of the numbers that vary; require squared errors [n, m] that are surely less than those of the mean."""
-    varies = y.std(0) > 1e-6
+    varies, r2 = y.std(0) > 1e-6, _r2(y, error)
     squares = (y - y.mean(0)).square().sum(0)[varies]
-    r2 = float((1 - error.sum(0)[varies] / squares).mean()) if varies.any() else math.nan
     gains = ((of_mean - error)[:, varies] / squares).mean(1)
     if not gains.mean() > SURE * gains.std() / len(gains) ** 0.5:
         got = f"R² {r2:.2f}, which is no better than their mean" if varies.any() else "numbers that never vary"
@@ -104,4 +133,6 @@ def _check_helps(y: Tensor, error: Tensor, of_mean: Tensor) -> float:
 def head_text(found: HeadFit, key: str) -> str:
     """Say how good the heads are."""
     how = f"({found.folds} parts, each left out once)"
-    return f"head: reads `{key}` with R² {found.r2:.2f} from {found.rows} known actions {how}"
+    fewer = ", ".join(f"{r2:.2f} from {count}" for count, r2 in found.curve.items())
+    fewer = f"; {fewer}" if fewer else ""
+    return f"head: reads `{key}` with R² {found.r2:.2f} from {found.rows} known actions {how}{fewer}"

@@ -110,6 +110,10 @@ def test_too_few_episodes_and_other_columns(world):
     refused("other: `action_key`", compare, world, {**models, "other": other}, episodes=HELD_OUT)
 
 
+def test_policies_are_compared_by_what_they_do(world):
+    refused("lattok compare-rollouts one=one/rollouts other=other/rollouts", compare, world, ["sample/policy"])
+
+
 def test_the_command(tmp_path, capsys):
     write_dataset(tmp_path / "d", [12] * 6)
     words = ["--preset", "tiny", "--steps", "1", "--batch-size", "4", "--image-size", "16", "--members", "1"]

@@ -10,6 +10,8 @@ import lattok
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, RobotConfig
+from lattok.nn.ridge import RIDGES
+from lattok.recipes.new_robot import _left_out
 from tests.conftest import moving_square
 
 LENGTHS = (12, 10, 14)
@@ -61,7 +63,10 @@ def test_a_head_that_is_linear_in_the_latents_is_found_and_the_encoder_stays(enc
     data, videos, actions = written(tmp_path / "data", encoder, 0)
     out = tmp_path / "n"
     assert main(words(data, out, encoder, "--freeze", "encoder", "--action-episodes", "0,1")) == 0
-    assert "head: reads `action` with R² 1.00 from 22 known actions (2 parts" in capsys.readouterr().err
+    assert (
+        "head: reads `action` with R² 1.00 from 22 known actions (2 parts, each left out once)\n"
+        in capsys.readouterr().err
+    )
     model, before = lattok.load(out), lattok.load(encoder)
     low, high = np.concatenate(actions[:2]).min(0), np.concatenate(actions[:2]).max(0)
     for video, action in zip(videos, actions, strict=True):
@@ -73,6 +78,28 @@ def test_a_head_that_is_linear_in_the_latents_is_found_and_the_encoder_stays(enc
     assert all(torch.equal(ours[name], theirs[name]) for name in same)
     assert (model.config.views, model.config.places, model.config.hidden) == (2, (0,), 0)
     assert model.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]
+
+
+def test_fewer_known_actions_are_judged_as_numpy_does():
+    """Of every second known action, by ridge regression whose strength is the best one of those left out."""
+    rng, count = np.random.default_rng(0), 20
+    x, weight = rng.standard_normal((2 * count, 1, 3)), rng.standard_normal((3, 1))
+    y = x[:, 0] @ weight + 0.3 * rng.standard_normal((2 * count, 1))
+    folds = [torch.arange(2 * count) < count, torch.arange(2 * count) >= count]
+    found = _left_out(torch.from_numpy(x), torch.from_numpy(y), folds, 10)
+    errors = []
+    for ridge in RIDGES:
+        gaps = np.empty_like(y)
+        for out in (fold.numpy() for fold in folds):
+            rows = np.flatnonzero(~out)[np.linspace(0, count - 1, 10).round().astype(int)]
+            a, b, c = x[rows, 0], y[rows], x[out, 0]
+            mean, scale = a.mean(0), a.std(0, ddof=0)
+            inputs, spread = (a - mean) / scale, b.std(0, ddof=0)
+            solved = np.linalg.solve(inputs.T @ inputs + ridge * 10 * np.eye(3), inputs.T @ ((b - b.mean(0)) / spread))
+            gaps[out] = (c - mean) / scale @ solved * spread + b.mean(0) - y[out]
+        errors.append(np.square(gaps))
+    best = int(np.argmin([each.sum() for each in errors]))
+    np.testing.assert_allclose(found.errors, errors[best], rtol=1e-5, atol=1e-9)
 
 
 def test_what_cannot_be_read_is_refused_in_a_line_and_nothing_is_left(encoder, tmp_path, capsys):

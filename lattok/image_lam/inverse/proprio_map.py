@@ -122,16 +122,19 @@ class ProprioMap(HubModel, VideoLabeller):
 
     @classmethod
     def fit(
-        cls, config: ProprioMapConfig, actions: Sequence[Tensor], states: Sequence[Tensor], unit: int = 1
+        cls, config: ProprioMapConfig, actions: Sequence[Values], states: Sequence[Values], unit: int = 1
     ) -> MapFit:
-        """Fit the map to known episodes, actions [T, m] and states [T, s], with `unit` frames to an offset.
+        """Fit the map to known episodes, actions [T, m] and states [T, s], with `unit` frames to an offset; arrays too.
 
         `config.anchors` names candidates, which are kept where they reduce the error in left-out episodes.
         """
+        checks.size("states", "episodes, as many as actions has", len(states), len(actions))
+        known = [as_tensor("actions", each).double() for each in actions]
+        series = [as_tensor("states", each).double() for each in states]
         gaps = [offset * unit for offset in config.offsets]
-        x = torch.cat([state_changes(around_each(each.double(), gaps), config.offsets).flatten(1) for each in states])
-        y, now = torch.cat(list(actions)).double(), torch.cat(list(states)).double()
-        folds, sets = folds_of([len(each) for each in states]), _input_sets(config)
+        x = torch.cat([state_changes(around_each(each, gaps), config.offsets).flatten(1) for each in series])
+        y, now = torch.cat(known), torch.cat(series)
+        folds, sets = folds_of([len(each) for each in series]), _input_sets(config)
         anchored = values_at(now, config.anchors) if config.anchors else torch.zeros_like(y)
         free, added = (_Choice.of(x, target, folds, sets) for target in (y, y - anchored))
         may = torch.tensor(config.anchors or [-1] * y.shape[1]) >= 0

@@ -57,6 +57,7 @@ def test_known_motion_is_read_and_the_map_is_that_of_numpy(absolute: bool):
     actions, states = (list(each) for each in zip(*(motion(rng, 60, absolute) for _ in range(5)), strict=True))
     config = ProprioMapConfig(2, NAMES, 2, NAMES, (0, 1), (-1, 0, 1, 2, 3, 4))
     found = ProprioMap.fit(config, *([torch.from_numpy(each) for each in part[:4]] for part in (actions, states)))
+    assert torch.equal(ProprioMap.fit(config, actions[:4], states[:4]).left_out, found.left_out)
     assert found.model.config.anchors == ((0, 1) if absolute else ())
     assert float(found.r2.min()) > 0.9
     read = found.model.infer_actions(None, 1, states=states[4].astype(np.float32)).actions
