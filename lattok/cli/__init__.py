@@ -118,7 +118,8 @@ def run_words(words: Sequence[str]) -> int | None:
     asked = any(word in HELP for word in words)
     if not words or words[0] in (*HELP, "help"):
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
-        title += "\nIncluded: sample/dataset, sample/tokenizer, sample/lam, sample/idm, sample/policy."
+        title += "\nIncluded: sample/dataset, sample/lam, sample/idm, sample/policy, sample/tokenizer, sample/fast,"
+        title += "\n  sample/beast, sample/toast, sample/bins."
         abouts = {name: verb.text if isinstance(verb, Group) else verb.about for name, verb in VERBS.items()}
         return _list("lattok", title, abouts)
     name, rest = words[0], words[1:]
