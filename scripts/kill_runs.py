@@ -8,7 +8,8 @@ time that an undisturbed run takes, and does what it then says, or types the sam
 must equal those of the undisturbed run (checkpoints: their tensors; logs are left out), the source must be what it was,
 and nothing may lie beside. Some trials start `python -m lattok` as a user does, imports and all.
 
-With `--format` a model is trained on, and labels, a small dataset of each of these formats, or of all.
+With `--format` a model is trained on, and labels, a small dataset of each of these formats, or of all; with `--repair`
+datasets of these formats, two of whose episodes have black pictures, are repaired.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from benchmarks.common import environment
 from lattok.cli import main as lattok_main
 from lattok.utils.options import as_flags
 from scripts.kill_annotation import FORK, tree, write_source
+from tests.data import planted, sound
 from tests.data.fuzz import OPTIONS
 from tests.data.specimens import WRITERS
 
@@ -46,6 +48,8 @@ PATIENCE_S = 600  # to stop when asked to, or to end
 TRIES = 4  # commands until a job has ended
 FEW_FRAMES = 4  # of a unit of labels, so that a small dataset has several
 FORMATS = tuple(name for name in WRITERS if name != "sidecar")
+
+REPAIRED = {make.__name__: make for make in sound.OTHERS}
 
 LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
 SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1"]
@@ -139,6 +143,16 @@ def annotate_format(name: str) -> "Job":
         f"annotate {name}",
         lambda s, o: ["annotate", place_of(s, name), "--model", f"{s}/model-{name}", "--out", str(o)],
     )
+
+
+def repair_flawed(name: str) -> "Job":
+    """Repair a dataset of a format."""
+
+    def words(sources: Path, out: Path) -> list[str]:
+        place = next(path for path in (sources / f"flawed-{name}.json", sources / f"flawed-{name}") if path.exists())
+        return ["repair", str(place), "--out", str(out), "--also", "blank"]
+
+    return Job(f"repair {name}", words)
 
 
 class Ended(NamedTuple):
@@ -291,6 +305,14 @@ def write_format(folder: Path, name: str) -> None:
     (folder / "log").unlink()
 
 
+def write_flawed(folder: Path, name: str) -> None:
+    """A dataset of a format with black pictures in two episodes."""
+    arm = planted.clean()
+    for film in arm.films.values():
+        film[2], film[5, 20:40] = 0, 0
+    REPAIRED[name](folder / f"flawed-{name}", arm)
+
+
 def main() -> None:
     """Run everything and write what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,6 +321,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=names, default=names, metavar="JOB", help="such as `train vla`")
     shown = ", ".join(FORMATS)
     parser.add_argument("--format", nargs="*", choices=FORMATS, metavar="FORMAT", help=f"in place of jobs: {shown}")
+    parser.add_argument("--repair", nargs="+", choices=REPAIRED, default=[], metavar="FORMAT", help=", ".join(REPAIRED))
     parser.add_argument("--by-hand", type=int, default=1, help="of each job, started as users do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -307,17 +330,20 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of what a user starts: artefacts say how many there were
     jobs = [job for job in JOBS if job.name in arguments.jobs]
     formats = FORMATS if arguments.format == [] else arguments.format or ()
-    if formats:
+    if formats or arguments.repair:
         lattok.annotation.UNIT_FRAMES = FEW_FRAMES
         jobs = [make(name) for name in formats for make in (train_on, annotate_format)]
+        jobs += map(repair_flawed, arguments.repair)
     shares = [2 if job.name.startswith("train ") and "bins" not in job.name and not formats else 1 for job in jobs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # which torch else makes among temporary files
-        if formats:
+        if formats or arguments.repair:
             (folder / "sources").mkdir()
             for name in formats:
                 write_format(folder / "sources", name)
+            for name in arguments.repair:
+                write_flawed(folder / "sources", name)
         else:
             write_sources(folder / "sources")
         studies = []

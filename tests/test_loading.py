@@ -113,11 +113,12 @@ def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatc
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"type": "somebody-elses"}')
     found = lattok.list_models()
-    assert list(found) == ["sample/lam", "sample/idm", "sample/policy", "sample/tokenizer", "model"]
+    tokenizers = ["tokenizer", "fast", "beast", "toast", "bins"]
+    assert list(found) == [*(f"sample/{name}" for name in ("lam", "idm", "policy", *tokenizers)), "model"]
     for name, said in found.items():
         assert said.startswith(f"{lattok.load(name).type}: ")
     assert [*lattok.list_models("*lam*")] == ["sample/lam"]
-    assert [*lattok.list_models("uniform-bins")] == ["model"]
+    assert [*lattok.list_models("uniform-bins")] == ["sample/bins", "model"]
     assert lattok.list_models(folder=tmp_path / "model") == lattok.list_models("sample/*")
 
 

@@ -12,9 +12,10 @@ from lattok.hub.client import ASSETS, SAMPLES
 from lattok.hub.trials import KEY
 from lattok.hub.weights import read_metadata
 from lattok.version import INSTALL
-from scripts.make_sample_models import make
+from scripts.make_sample_models import NAMES, STEPS, make
 
-MODELS = ("sample/lam", "sample/idm", "sample/policy", "sample/tokenizer")
+TOKENIZERS = ("sample/tokenizer", "sample/fast", "sample/beast", "sample/toast", "sample/bins")
+MODELS = ("sample/lam", "sample/idm", "sample/policy", *TOKENIZERS)
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -40,13 +41,17 @@ def test_the_first_lines_of_readme_run_as_typed(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["sample/lam", "sample/tokenizer"])
+@pytest.mark.parametrize("name", ["sample/lam", *TOKENIZERS])
 def test_models_with_codes_record_them(name):
     """`load` compares; scripts/make_sample_models.py --codes records them again."""
     said = json.loads(read_metadata(ASSETS / SAMPLES[name] / "model.safetensors")[KEY])
     assert len(said["codes"]) == len(said["places"]) > 30
     assert len({*said["codes"]}) > 4
-    assert said["packages"].keys() >= {"lattok", "torch", "numpy"}
+    assert said["packages"].keys() == {"lattok", *lattok.load(name).packages}
+
+
+def test_the_script_knows_all_models_that_come_with_the_package():
+    assert {f"sample/{name}" for name in NAMES} == {*MODELS} == {*SAMPLES} - {"sample/dataset"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -69,7 +74,8 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_script_makes_such_models(tmp_path):
-    made = make(tmp_path, quick=True)
+    names = [*STEPS, "bins"]  # of those that are fitted, one
+    made = make(tmp_path, names, quick=True)
     assert {name: model.type for name, model in made.items()} == {
-        name.removeprefix("sample/"): lattok.load(name).type for name in MODELS
+        name: lattok.load(f"sample/{name}").type for name in names
     }

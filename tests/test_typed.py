@@ -29,6 +29,7 @@ def typed():
 WORKS = {  # a line, and what is true of what it gives
     "lattok.list_models()": lambda x: set(x) >= {"sample/lam", "sample/policy", "sample/tokenizer"},
     "lattok.list_models('*lam*')": lambda x: list(x) == ["sample/lam"],
+    "lattok.load('sample/fast').decode(lattok.load('sample/fast').encode(chunks)).shape": lambda x: x == (1, 8, 4),
     "repr(lam)": lambda x: len(x.splitlines()) <= 10 and "4 codes of 16" in x,
     "repr(tok)": lambda x: len(x.splitlines()) <= 10 and "8 codes of 256" in x,
     "repr(lattok.load(policy))": lambda x: len(x.splitlines()) <= 10 and "8 actions" in x,
@@ -56,7 +57,7 @@ WORKS = {  # a line, and what is true of what it gives
 }
 ENDS = {  # a line, and what its error says
     "lattok.load('sample/lamm')": "got 'sample/lamm'. Did you mean sample/lam?",
-    "lattok.load('sample')": "expected one of sample/lam, sample/idm, sample/policy, sample/tokenizer, or a folder",
+    "lattok.load('sample')": "expected one of sample/lam, sample/idm, sample/policy, sample/tokenizer, sample/fast, ",
     "lattok.ImageLAM()": 'got none. Train one: lattok.train("image-lam", DATASET, out=FOLDER).',
     "lattok.ImageLAM(latent_dim=8)": "expected ImageLAMConfig(...), got latent_dim. Train one",
     "lattok.LatentVLA()": 'Train one: lattok.train("vla", DATASET, out=FOLDER)',

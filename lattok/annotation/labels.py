@@ -5,6 +5,8 @@ torch computes with as many threads as the options say.
 """
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
@@ -37,6 +39,7 @@ from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, HoldsActions, InfersActions, LatentActions, VideoLabeller, lacks
 from lattok.utils import checks, files
+from lattok.utils.output import unused
 from lattok.utils.parallel import Prefetcher, Request, piece_size
 from lattok.version import __version__
 
@@ -107,6 +110,8 @@ def check_models(work: Work) -> None:
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:
     dataset, key = work.dataset, work.options.action_key
+    if model.label_source == "actions":  # without any, their rate is no matter
+        vector_key(dataset, "action_key", key, "Label video with a model of video, such as lattok train image-lam.")
     note_rate(model, dataset, work.options.any_rate, key)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
@@ -329,9 +334,18 @@ def _check_any_unknown(dataset: RobotDataset, key: str) -> None:
             vector_key(dataset, "action_key", key, f"A new column `{key}` would be inferred throughout.")
     elif not any_unmeasured(dataset, key):
         expected = f"unknown actions to fill in, an episode whose `{key}` is NaN or null in all rows"
-        hint = 'Hide some to try it: lattok hide DATASET --out few --keep "2 per task". '
-        hint += "Without as=actions (`fill`) the inferred ones go into columns of their own."
+        hint = _hide_some(dataset) + "Without --as (or fill=True) the inferred ones go into columns of their own."
         checks.fail("action_key", expected, f"numbers in all {len(dataset.episodes)} of {dataset.name}", hint)
+
+
+def _hide_some(dataset: RobotDataset) -> str:
+    """Say how to hide actions of a dataset in which all are known, so that some stay known."""
+    most = max(Counter(episode.tasks for episode in dataset.episodes).values())
+    if most < 2:
+        return ""
+    place, keep = dataset.address or dataset.name, f"{min(2, most - 1)} per task"
+    words = ["lattok", "hide", place, "--out", unused("few"), "--keep", keep]
+    return f"Hide some to try it: {shlex.join(words)}. "
 
 
 def _joined(parts: list[Labels]) -> Labels:

@@ -5,6 +5,7 @@ Imports wait until a verb runs, so that help is quick.
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 import lattok
 from lattok.cli import datasets, demo, flags, judging, label, models
-from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
+from lattok.cli.flags import HELP, HELP_ALL, Verb, Word, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.devices import cpu_quota
+from lattok.utils.log import LOGGER
 from lattok.utils.watching import watched
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
@@ -116,7 +118,8 @@ def run_words(words: Sequence[str]) -> int | None:
     asked = any(word in HELP for word in words)
     if not words or words[0] in (*HELP, "help"):
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
-        title += "\nIncluded: sample/dataset, sample/tokenizer, sample/lam, sample/idm, sample/policy."
+        title += "\nIncluded: sample/dataset, sample/lam, sample/idm, sample/policy, sample/tokenizer, sample/fast,"
+        title += "\n  sample/beast, sample/toast, sample/bins."
         abouts = {name: verb.text if isinstance(verb, Group) else verb.about for name, verb in VERBS.items()}
         return _list("lattok", title, abouts)
     name, rest = words[0], words[1:]
@@ -153,11 +156,27 @@ def run_verb(command: str, verb: Verb, words: Sequence[str]) -> int | None:
         return None
     values = flags.read(command, verb.words, words)
     _load(verb.needs)
+    said = AsTyped(verb.words)
+    LOGGER.addFilter(said)
     try:
         return flags.call(verb.run, values)
     except checks.LattokError as error:  # texts serve Python too
         error.args = (flags.as_typed(str(error), verb.words),)
         raise
+    finally:
+        LOGGER.removeFilter(said)
+
+
+class AsTyped(logging.Filter):
+    """Writes options in what is said as they are typed."""
+
+    def __init__(self, words: Sequence[Word]):
+        super().__init__()
+        self.words = words
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = flags.as_typed(record.getMessage(), self.words), ()
+        return True
 
 
 def _about(group: Group, name: str) -> str:

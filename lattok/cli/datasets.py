@@ -340,7 +340,7 @@ def annotate(
     place = [_describe(dataset, out) if described else out]
     _say_what_next(place, model, prefix, revision)
     if words := _policy(source, place[0], options, loaded):
-        print(f"Train a policy: {shlex.join(['lattok', *words])}")
+        print(f"{'Pre-train' if '--stages' in words else 'Train'} a policy: {shlex.join(['lattok', *words])}")
     if own:
         print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
     return 0 if result.complete else 1
@@ -379,13 +379,14 @@ def _policy(source: "RobotDataset", place: str, options: Any, loaded: dict[str, 
         return policy_words(source, place, options.action_key)
     prefix = next((key for key, model in loaded.items() if model.label_source == "video"), None)
     key, every = options.action_key, source.episodes
-    if prefix is None or key not in source.features or len(measured_episodes(source, key, every)) < len(every):
+    alone = [] if key in source.features else ["--stages", "pretrain"]  # films, whose labels are all there is
+    if prefix is None or not (alone or len(measured_episodes(source, key, every)) == len(every)):
         return []
     codes = getattr(loaded[prefix], "vocab_size", 0)
     if not (codes or options.embedding):
         return []
     chosen = ["--prefix", prefix] if len(loaded) > 1 else []
-    return policy_words(source, place, key, "--strategy", "la_direct" if codes else "la_direct_c", *chosen)
+    return policy_words(source, place, key, "--strategy", "la_direct" if codes else "la_direct_c", *alone, *chosen)
 
 
 def policy_words(source: "RobotDataset", place: str, action_key: str, *more: str) -> list[str]:

@@ -43,6 +43,10 @@ def label(
     from lattok.latent_actions import write_table
     from lattok.types import InfersActions, lacks
 
+    for each in video:
+        if Path(each).expanduser().is_dir():
+            words = shlex.join(["lattok", "annotate", each, "--model", model, "--out", unused("my-labels")])
+            checks.fail("video", "a video file", f"{each}, a folder", f"All that is in it: {words}")
     loaded: Any = moved(lattok.load(model, revision), device)
     if getattr(loaded, "label_source", None) != "video" or not loaded.cameras:
         hint = "A dataset is labelled by: lattok annotate DATASET --model MODEL --out OUT."

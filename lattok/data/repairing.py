@@ -5,7 +5,6 @@ encoded again. Then LeRobot v3 is written. Video files are copied as they are; t
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,9 +36,11 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, counted, few_of
 from lattok.utils.findings import Finding
+from lattok.utils.output import Output
 
 RECORD = "repair.json"  # in meta/
 FORMAT = "lerobot"  # that is written
+CLIPS = "clips"  # folder in that of the writer, which removes it, for videos that are encoded again
 ALWAYS = ("unreadable", "cut")  # whatever inspection found, which looks at some frames only
 LEAST_S = 1.0  # of a part of an episode that is kept
 MOST_S = 1e9  # of an episode
@@ -159,8 +160,8 @@ def repair(
         return result
     codec = codec_for(camera.feature.shape for camera in exported.cameras)
     record = {"steps": [step._asdict() for step in steps], "pieces": [*map(list, rows)]}
-    with videos.encoding():
-        write_pieces(WRITERS[FORMAT], Path(out), exported, pieces, codec, {RECORD: record}, progress)
+    videos.folder = Output(out, kind="writing").work / CLIPS
+    write_pieces(WRITERS[FORMAT], Path(out), exported, pieces, codec, {RECORD: record}, progress)
     return result._replace(path=Path(out))
 
 
@@ -441,7 +442,7 @@ class _Videos(CopiedVideos):
         self._reasons: dict[tuple[int, int, str], str] = {}  # why it is encoded again
         self._odd: dict[Path, str] = {}  # files that have to be encoded again, "" of others
         self._ends: dict[str, dict[Path, float]] = {}  # seconds that episodes take of each file, by camera
-        self._folder: Path | None = None
+        self.folder: Path | None = None  # for clips
 
     @property
     def encoded(self) -> set[str]:
@@ -511,21 +512,15 @@ class _Videos(CopiedVideos):
             return False
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Keep what is encoded again until it is copied."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._folder = Path(folder)
-            yield
-
-    @contextmanager
     def of(self, piece: Piece) -> Iterator[Extra]:
         index, spans, encoded = piece.episode.index, dict[str, VideoSpan](), self.encoded_of(piece)
         with ExitStack() as stack:
             for number, key in enumerate(self.keys):
                 path, start, stop = self.view.span(index, key)
                 if key in encoded:
-                    assert self._folder is not None
-                    clip = self._folder / f"{index}-{piece.first}-{number}.mp4"
+                    assert self.folder is not None
+                    self.folder.mkdir(exist_ok=True)
+                    clip = self.folder / f"{index}-{piece.first}-{number}.mp4"
                     self._encode(piece, key, clip)
                     stack.callback(clip.unlink)
                     spans[key] = VideoSpan(clip, 0.0, piece.length / self.view.fps, clip)

@@ -90,7 +90,8 @@ def _named(
     """Name the models, loaded or by their place, and the kind of evidence about all of them; none is loaded here."""
     wrong = isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence)
     if wrong or not (models or labels):
-        checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
+        got = f"{models!r:.60}" if wrong else "none"
+        checks.fail("models", "folders, Hub ids or models, one or more of them", got, "Such as models=sample/lam.")
     found: dict[str, tuple[Any, hub.Place | None]] = {}
     found_kinds = set[str]()
     given = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]

@@ -30,6 +30,10 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
     "sample/idm": "models/idm",
     "sample/policy": "models/policy",
     "sample/tokenizer": "models/tokenizer",
+    "sample/fast": "models/fast",
+    "sample/beast": "models/beast",
+    "sample/toast": "models/toast",
+    "sample/bins": "models/bins",
 }
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"

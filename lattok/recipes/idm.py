@@ -51,6 +51,7 @@ LEARNED = ("loss_flow", "loss_forward", "loss_kl", "loss_reversal")
 CLOSED_FORM: dict[str, Any] = {"hidden": 0, "task_given": False, "proprio": False, **dict.fromkeys(LEARNED, 0.0)}
 UNITS = ("normalize", "normalize_exceptions", "normalize_clip", "state_key", "smooth")
 FREE = (*UNITS, *CLOSED_FORM, "loss_action", "action_loss", "unreversed")  # need not be as the model in `init` has it
+FEW_FRAMES = 10_000  # whose columns are read again in a moment, also where images are beside them
 LEAVE_OUT_EVERY = 4  # every fourth known episode, or the last, says how much video adds to the map
 SINGLE_PIXELS = {"features": "pixels", "image_size": 64, "threads": 1}
 
@@ -245,7 +246,8 @@ class InverseDynamicsRecipe(Recipe[Any]):
             dataset = self.open()[0].dataset
             if fillers(dataset, self.data.action_key):  # as that which it was made from may be
                 return super().next_step()
-            if dataset.columns_apart and not any_unmeasured(dataset, self.data.action_key):
+            cheap = dataset.columns_apart or dataset.num_frames <= FEW_FRAMES
+            if cheap and not any_unmeasured(dataset, self.data.action_key):
                 words[2] = "DATASET"  # another one: here all are known
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"

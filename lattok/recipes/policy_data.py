@@ -1,6 +1,7 @@
 """What policies learn from: datasets with their labels, read once, batches that are a function of the step, and the
 configuration that follows from both."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,7 +100,9 @@ class PolicyData:
         if self.model.head.name != "tokens":
             return None
         if data.tokenizer is None:
-            checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
+            words = shlex.join(["lattok", "train", "beast", dataset.address or dataset.name, "--out", "my-tokenizer"])
+            hint = f"Train one: {words}. Then add tokenizer=my-tokenizer."
+            checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none", hint)
         found = for_dataset(load(data.tokenizer), dataset.name)
         if not isinstance(found, ActionTokenizer):
             checks.fail("tokenizer", "an action tokenizer", type(found).__name__)

@@ -331,7 +331,8 @@ def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
     own = flat(config)
     if before.of_films and len(config.cameras) != len(before.cameras):
         ours, theirs = (" ".join(map(short_name, keys)) for keys in (config.cameras, before.cameras))
-        hint = f"Choose cameras={theirs}, or pretrain on the films with cameras={ours}."
+        first = " ".join(ours.split()[: len(before.cameras)])
+        hint = f"Choose cameras={first}, or pretrain on the films with cameras={ours}."
         checks.fail("cameras", f"as many as the policy saw of films ({theirs})", ours, hint)
     for name, theirs in shared_options(before).items():
         if own[name] != theirs:

@@ -16,11 +16,12 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from lattok.cli import flags, main
+from lattok.cli import VERBS, flags, main
 from lattok.cli.flags import STORED, Verb
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
 from lattok.utils import signals
+from lattok.utils.log import say
 from scripts import make_help
 from scripts.kill_runs import next_words
 from tests.process_jobs import forked, typed
@@ -91,6 +92,17 @@ def test_presets_are_shown_with_what_they_set(capsys):
     assert text.endswith("Default: small+robust+flow")
     assert main(["presets", "image-lm"]) == 2
     assert "Did you mean image-lam?" in capsys.readouterr().err
+
+
+def test_what_is_logged_names_options_as_they_are_typed(monkeypatch, capsys):
+    def look(dataset: str, cache_gb: float = 0.0) -> None:
+        """Look."""
+        say(f"{dataset}, {cache_gb}: try cache_gb=2.")
+
+    monkeypatch.setitem(VERBS, "inspect", Verb(look, "lattok.data"))
+    assert main(["inspect", "--dataset", "d"]) == 0
+    say("later: cache_gb=2.")
+    assert capsys.readouterr().err == "d, 0.0: try --cache-gb 2.\nlater: cache_gb=2.\n"
 
 
 def test_overview_lists_the_verbs(capsys):

@@ -173,6 +173,54 @@ def test_every_option_that_is_advised_is_one_of_a_recipe_or_a_verb():
 
 
 @pytest.mark.ci
+def test_what_annotate_says_of_films_alone_is_pretrained_and_trained_further(videos: str, said: Said, make_dataset):
+    said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "6", *SMALL])
+    labelled = said(["annotate", videos, "--model", "lam", "--out", "labels", "--device", "cpu"])
+    pretrained = said([*shlex.split(after("Pre-train a policy", labelled)), *TINY[2:]])
+    further = shlex.split(pretrained.splitlines()[-1].partition("actions: ")[2])
+    robot = str(make_dataset([12, 15, 11, 14]).root)
+    words = [robot if word == "DATASET" else word for word in further]
+    assert "Choose --cameras front, or" in said([*words, *TINY[2:]], 2)
+    words[words.index("my-policy")] = "acting"
+    said([*words, *TINY[2:], "--cameras", "front"])
+    assert lattok.LatentVLA.from_pretrained("acting").config.strategy.acts
+
+
+def test_unknown_actions_that_are_none_lead_to_a_copy_with_some(said: Said, make_dataset: Callable):
+    robot = str(make_dataset([12, 15, 11, 14]).root)
+    small = ["--image-size", "16", "--steps", "2", "--batch-size", "4", "--device", "cpu"]
+    said(["train", "idm", robot, "--out", "idm", "--preset", "tiny", *small])
+    refused = said(["annotate", robot, "--model", "idm", "--as", "actions", "--out", "filled"], 2)
+    (hide,) = re.findall(r"lattok hide .*? --out few --keep '\d per task'", refused)
+    assert "hidden in" in said(hide)
+    said(["annotate", "few", "--model", "idm", "--as", "actions", "--out", "filled"])
+
+
+def test_what_a_slow_dataset_and_a_head_of_tokens_need_is_typed(said: Said, make_dataset: Callable):
+    robot = str(make_dataset([12, 15, 11, 14]).root)  # 10 frames a second, of which 0.2 s are two
+    clips = ["train", "clip-lam", robot, "--out", "clips", "--preset", "tiny", "--steps", "1", "--batch-size", "4"]
+    (stride, frames) = re.findall(r"--(?:stride|frames) \d", said(clips, 2))
+    assert (stride, frames) == ("--stride 3", "--frames 3")
+    said([*clips, *stride.split()])
+    said([*clips[:3], "--out", "shorter", *clips[5:], *frames.split()])
+    policy = ["train", "vla", robot, "--out", "p", "--head", "tokens", *TINY]
+    del policy[(at := policy.index("--horizon")) : at + 2]  # which is the tokenizer's
+    refused = said(policy, 2)
+    said(re.findall(r"lattok train beast .*? --out my-tokenizer", refused)[0])
+    said([*policy, *re.findall(r"--tokenizer my-tokenizer", refused)[0].split()])
+
+
+def test_what_is_refused_says_what_is_typed(videos: str, said: Said, make_dataset: Callable):
+    robot = str(make_dataset([12, 15, 11, 14]).root)
+    said(["train", "uniform-bins", robot, "--out", "bins", "--horizon", "4"])
+    assert "`action_key`" in (found := said(["annotate", videos, "--model", "bins", "--out", "codes"], 2))
+    assert "lattok train image-lam" in found
+    assert "Such as --models sample/lam." in said(["compare", robot], 2)
+    said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "2", *SMALL])
+    annotate = said(["label", videos, "--model", "lam"], 2).partition("All that is in it: ")[2]
+    said(shlex.split(annotate.rstrip(". \n")))
+
+
 def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: str, said: Said):
     trained = said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "6", *SMALL])
     judge = after("Evaluate it", trained)

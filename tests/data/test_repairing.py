@@ -16,7 +16,7 @@ import pytest
 
 import lattok
 from lattok.cli import main
-from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, repair
+from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, repair, repairing
 from lattok.data.repairs import REPAIRS, FlawedPart, signs, wraps
 from lattok.data.video import SMALLEST_AV1
 from lattok.utils.checks import LattokError
@@ -198,6 +198,22 @@ def test_a_planted_flaw_is_named_repaired_and_gone(tmp_path: Path, name: str, pl
     check(tmp_path / "out", source, truth, pieces, set() if name != "video" else {FRONT})
     assert not named(tmp_path / "out", name)
     refused("there is nothing to repair", repair, tmp_path / "out", tmp_path / "again", also=also)
+
+
+def test_clips_are_in_the_folder_that_the_next_attempt_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Among temporary files those of a killed repair would stay."""
+    source = write(tmp_path / "arm")
+    other_rate(source)
+    writer, places = repairing.VideoWriter, set[Path]()
+
+    def seen(path: Path, *arguments: Any, **options: Any) -> Any:
+        places.add(path.parent)
+        return writer(path, *arguments, **options)
+
+    monkeypatch.setattr(repairing, "VideoWriter", seen)
+    repair(source, tmp_path / "out")
+    assert places == {tmp_path / ".out.writing" / "clips"}
+    assert not (tmp_path / ".out.writing").exists()
 
 
 def named(root: Path, name: str) -> list[str]:

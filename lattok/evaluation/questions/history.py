@@ -54,7 +54,7 @@ def overlap(case: Case) -> tuple[Verdict, ...]:
     """Return failing verdicts where held-out episodes were trained on, here or in a dataset that this one copies, or
     where they equal such episodes; an open one where they equal them in their actions alone."""
     wanted = case.split.held_out
-    seen = _seen(case.model.trained_on, case.dataset, wanted)
+    seen = seen_episodes(case.model.trained_on, case.dataset, wanted)
     too_good, least = "these figures are too good", "" if seen.complete else "at least "
     found = [
         (seen.trained, f"held-out episodes were trained on: {too_good}", False, OVERLAP),
@@ -97,7 +97,7 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) 
         return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} are held out: you have {len(known)}.")
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or MODEL)
-        if any(_seen(model.trained_on, dataset, held_out)[:2]):
+        if any(seen_episodes(model.trained_on, dataset, held_out)[:2]):
             again, how = f"{found[-1]}-again", (UNKNOWN,)
             if (kind := recorded(Path(found[-1]), "kind")) is not None:
                 config = str(Path(found[-1], RUN, RECIPE))
@@ -116,24 +116,19 @@ def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any
     return [{name: entry[name] for name in wanted if name in entry} for entry in entries if "dataset" in entry]
 
 
-def seen_episodes(
-    trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]
-) -> tuple[list[int], bool]:
-    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says, and whether these
-    are all: there may be others, whose content says nothing. Episodes are known again by their content, under any name
-    of the dataset and any numbers. Where content is not unique, or not recorded, dataset and number count."""
-    seen = _seen(trained_on, dataset, wanted)
-    return sorted(seen.trained), seen.complete
+class Seen(NamedTuple):
+    """Which episodes a model has seen, by their numbers."""
 
-
-class _Seen(NamedTuple):
     trained: set[int]  # episodes that a model learned from
     equal: set[int]  # others of the same dataset that equal such episodes
     alike: set[int]  # or have their actions alone, with other pictures or states
     complete: bool  # whether there may be no others
 
 
-def _seen(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> _Seen:
+def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> Seen:
+    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says. Episodes are
+    known again by their content, under any name of the dataset and any numbers. Where content is not unique, or not
+    recorded, dataset and number count."""
     seen, equal, alike, complete = set[int](), set[int](), set[int](), True
     for entry in training_entries(trained_on):
         named = entry["dataset"] == dataset.name and same_split(entry.get("split"), dataset.split)
@@ -145,7 +140,7 @@ def _seen(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: S
         complete = complete and (named or not undecided)
         seen |= found | (numbers & undecided if named else set())
         equal, alike = equal | copies, alike | doubtful
-    return _Seen(seen, equal - seen, alike - equal - seen, complete)
+    return Seen(seen, equal - seen, alike - equal - seen, complete)
 
 
 def _by_content(

@@ -195,6 +195,6 @@ class ClipLAMConfig(NormalizedActions):
         """Return how far the frames of a clip of `stride` frames are from its first; errors name the place `where`."""
         if stride < self.frames - 1:
             expected = f"at least {self.frames - 1} frames, since a clip has {self.frames} of them"
-            hint = "Choose a longer one; a model that is yet to be trained may have fewer `frames`."
+            hint = f"Such as stride={self.frames - 1}; a model that is yet to be trained may have frames={stride + 1}."
             checks.fail("stride", expected, f"{stride}{where}", hint)
         return [round(i * stride / (self.frames - 1)) for i in range(self.frames)]

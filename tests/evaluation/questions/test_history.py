@@ -90,7 +90,7 @@ def test_labels_and_exports_say_which_split_it_is(splits, tmp_path):
 
 def among(known, name, split=None, count=10):
     dataset = SimpleNamespace(name=name, split=split)
-    return seen_episodes(known, dataset, range(count))[0]
+    return sorted(seen_episodes(known, dataset, range(count)).trained)
 
 
 def test_entries_of_mixtures_and_of_models_before():
@@ -184,7 +184,7 @@ def test_a_model_of_video_knows_its_videos_where_actions_were_edited(source, tmp
         column = pa.FixedSizeListArray.from_arrays(table["action"].combine_chunks().flatten().to_numpy() * 2 + 1, 3)
         pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
     seen = seen_episodes(lam.trained_on, lattok.open_dataset(root), [2, 3, 4, 5])
-    assert seen == ([2, 3], True)
+    assert (seen.trained, seen.complete) == ({2, 3}, True)
 
 
 def test_human_video_is_known_by_its_files(tmp_path):
@@ -198,7 +198,8 @@ def test_human_video_is_known_by_its_files(tmp_path):
     (tmp_path / "moved").mkdir()
     for new, old in (("a", 3), ("b", 1), ("c", 0)):
         shutil.copy(tmp_path / f"clips/{old}.mp4", tmp_path / f"moved/{new}.mp4")
-    assert seen_episodes(trained, lattok.open_dataset(tmp_path / "moved"), [0, 1, 2]) == ([1, 2], True)
+    seen = seen_episodes(trained, lattok.open_dataset(tmp_path / "moved"), [0, 1, 2])
+    assert (seen.trained, seen.complete) == ({1, 2}, True)
 
 
 def test_of_too_many_episodes_to_keep_number_and_dataset_count(source, tmp_path, monkeypatch):
