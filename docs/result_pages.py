@@ -44,6 +44,7 @@ GROUPS = {
         "real_policies",
         "real_latents",
         "real_tokenizers",
+        "real_video",
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
@@ -89,7 +90,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
     ),
     **{
         name: (f"studies/{name}.py", "[The study](studies/real_robots.md#what-was-found).")
-        for name in ("real_robots", "real_policies", "real_latents", "real_tokenizers")
+        for name in ("real_robots", "real_policies", "real_latents", "real_tokenizers", "real_video")
     },
     "few_actions_predicts": ("studies/predicts.py", ""),
     "acting_by_tokens_predicts": ("studies/predicts.py", ""),

@@ -48,7 +48,7 @@ def outcome(recording: Recording, folder: Path) -> dict[str, Any]:
         lattok.train(lattok.ImageLAMRecipe.from_preset(dataset.root, out, PRESET, **options))
     report = evaluate(out, dataset, episodes=judges)
     assert report.answer is not None
-    return {"judges": judges, "answer": report.answer.text, "figures": dict(report.figures)}
+    return {"judges": judges, "answer": report.answer.reason, "figures": dict(report.figures)}
 
 
 def table(kept: Mapping[str, Any]) -> str:
