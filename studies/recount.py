@@ -339,6 +339,19 @@ def written_intervals(rows):
                     yield tuple(f"{abs(number):.{digits}f}".removeprefix("0") for number in (middle, wide))
 
 
+def real_intervals(kept):
+    """Yield the intervals of what video adds to the state, over draws of known episodes, of each set of real robots."""
+    gains = collections.defaultdict(list)
+    for key, run in kept.items():
+        if "both" in run["r2"]:
+            both, state = (mean([*run["r2"][route].values()]) for route in ("both", "proprio"))
+            gains[key.rpartition(".")[0]].append(both - state)
+    for values in gains.values():
+        for digits in (2, 3):
+            numbers = np.mean(values), interval(values)[1]
+            yield tuple(f"{abs(number):.{digits}f}".removeprefix("0") for number in numbers)
+
+
 def pages(root, known):
     """Print every MEAN ± HALF on a page that nothing was counted for; return how many."""
     places = [place for name in PAGES for place in root.glob(name) if place.name not in LABELS]
@@ -375,7 +388,9 @@ def main():
                 wrong += check(table(json.loads(kept.read_text()), rows), f"{table.__name__}: ")[1]
         elsewhere, recorded = read_elsewhere(RESULTS / "known_elsewhere.json")
         every = tables(played | elsewhere, labels | recorded)
-        wrong += pages(args.root, {each for rows in every for each in written_intervals(rows)})
+        known = {each for rows in every for each in written_intervals(rows)}
+        real = json.loads((RESULTS / "real_robots.json").read_text())
+        wrong += pages(args.root, known | {*real_intervals(real)})
     sys.exit(bool(wrong or not count))
 
 
