@@ -334,7 +334,7 @@ def _check_any_unknown(dataset: RobotDataset, key: str) -> None:
             vector_key(dataset, "action_key", key, f"A new column `{key}` would be inferred throughout.")
     elif not any_unmeasured(dataset, key):
         expected = f"unknown actions to fill in, an episode whose `{key}` is NaN or null in all rows"
-        hint = _hide_some(dataset) + "Without --as (or fill=True) the inferred ones go into columns of their own."
+        hint = _hide_some(dataset) + "Without as=actions (`fill`) the inferred ones go into columns of their own."
         checks.fail("action_key", expected, f"numbers in all {len(dataset.episodes)} of {dataset.name}", hint)
 
 

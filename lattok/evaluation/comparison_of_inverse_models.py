@@ -35,7 +35,7 @@ FROM_STATE = advise(
 )
 
 
-class Candidate(NamedTuple):
+class Inferring(NamedTuple):
     """One model."""
 
     name: str
@@ -76,7 +76,7 @@ def _named_progress(options: EvalOptions, name: str) -> Callable[[str, int, int]
 
 def _report(found: Mapping[str, ActionEvidence], options: EvalOptions, split: Any) -> Report:
     judge = _judge(list(found.values()))
-    candidates = [Candidate(name, each, _judged(name, each, judge)) for name, each in found.items()]
+    candidates = [Inferring(name, each, _judged(name, each, judge)) for name, each in found.items()]
     ranked = sorted(candidates, key=lambda each: -float("inf") if each.r2 is None else each.r2, reverse=True)
     mapped = any(each.evidence.by_state for each in candidates)
     controls = [row for row in judge.rows[1:] if row.scores and not (mapped and row.key == PROPRIO_MAP)]
@@ -112,7 +112,7 @@ def _report(found: Mapping[str, ActionEvidence], options: EvalOptions, split: An
     )
 
 
-def _movements(ranked: Sequence[Candidate], judge: ActionEvidence) -> list[tuple[str, Verdict]]:
+def _movements(ranked: Sequence[Inferring], judge: ActionEvidence) -> list[tuple[str, Verdict]]:
     """Compare the first one with each other by what it says of x, y and z, which the mean over dimensions may hide."""
     first, found = ranked[0], list[tuple[str, Verdict]]()
     for each in ranked[1:] if judge.space else []:
@@ -122,7 +122,7 @@ def _movements(ranked: Sequence[Candidate], judge: ActionEvidence) -> list[tuple
     return found
 
 
-def _use(best: Candidate) -> Advice:
+def _use(best: Inferring) -> Advice:
     return best.evidence.case.filled(ActionEvidence.use)
 
 
@@ -144,7 +144,7 @@ def _draws(judge: ActionEvidence, row: ProbeRow) -> Tensor:
 
 
 def _section(
-    ranked: Sequence[Candidate], judge: ActionEvidence, controls: Sequence[ProbeRow], best: ProbeRow | None
+    ranked: Sequence[Inferring], judge: ActionEvidence, controls: Sequence[ProbeRow], best: ProbeRow | None
 ) -> Section:
     columns = ("mean", *(("x, y, z",) if judge.space else ()), *judge.names)
     rows = tuple(row.shown("linear") for row in (*(each.row for each in ranked), *controls))
@@ -169,7 +169,7 @@ def _section(
     )
 
 
-def _apart(ranked: Sequence[Candidate], judge: ActionEvidence) -> Table:
+def _apart(ranked: Sequence[Inferring], judge: ActionEvidence) -> Table:
     """Show by how much each is less right than the best one, over the same draws of episodes."""
     first, rows = ranked[0], []
     for each in ranked:
@@ -179,7 +179,7 @@ def _apart(ranked: Sequence[Candidate], judge: ActionEvidence) -> Table:
     return Table("The best first", ("R²", f"less than {first.name}"), tuple(rows), "higher", digits=(".2f", "+.2f"))
 
 
-def _by_fifth(ranked: Sequence[Candidate], judge: ActionEvidence) -> Table:
+def _by_fifth(ranked: Sequence[Inferring], judge: ActionEvidence) -> Table:
     """Show R² by fifth of the episode."""
     parts = part_of(judge.held_out, FIFTHS)
     rows = []
@@ -192,7 +192,7 @@ def _by_fifth(ranked: Sequence[Candidate], judge: ActionEvidence) -> Table:
     return Table("R² by fifth of the episode", columns, tuple(rows), "higher", digits=".2f", folded=True)
 
 
-def _over_time(ranked: Sequence[Candidate], judge: ActionEvidence) -> Section:
+def _over_time(ranked: Sequence[Inferring], judge: ActionEvidence) -> Section:
     """Draw true actions, and those of the first two."""
     held_out, source = judge.held_out, judge.source
     lines = {"truth": ("true", held_out.actions)}
@@ -203,13 +203,16 @@ def _over_time(ranked: Sequence[Candidate], judge: ActionEvidence) -> Section:
     return over_time(source.dataset, source.cameras or source.dataset.cameras, rows, judge.names, lines, caption)
 
 
-def _reading(ranked: Sequence[Candidate]) -> str:
+def _reading(ranked: Sequence[Inferring]) -> str:
     told = [f"those of {each.name} {percent(each.r2)}" for each in ranked if each.r2 is not None]
     return f"Of how held-out actions vary the inferred ones explain: {', '.join(told)}." if told else ""
 
 
 def _answer(
-    ranked: Sequence[Candidate], judge: ActionEvidence, best: ProbeRow | None, doubt: Mapping[str, Sequence[Verdict]]
+    ranked: Sequence[Inferring],
+    judge: ActionEvidence,
+    best: ProbeRow | None,
+    doubt: Mapping[str, Sequence[Verdict]],
 ) -> Answer:
     """Name the model whose actions are the most right, if they are better than the best control's; of two that cannot
     be told apart the one that looks at no picture."""

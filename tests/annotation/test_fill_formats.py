@@ -26,7 +26,8 @@ def originals(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_no_format_is_forgotten(originals):
-    assert {*WITH_ACTIONS, *OF_ARRAYS, "sidecar", "video"} == originals.keys()
+    lance = "lance"  # tests/data/formats/test_lerobot_lance.py
+    assert {*WITH_ACTIONS, *OF_ARRAYS, "sidecar", "video", lance} == originals.keys()
 
 
 def train(data: Path, out: Path) -> lattok.InverseDynamics:
@@ -47,8 +48,7 @@ def filled(source: Path, idm: lattok.InverseDynamics, out: Path):
 def test_where_all_actions_are_known_nothing_is_filled(kind, originals, tmp_path, capsys):
     """It is said before any label is made; the model that was trained there names no command that would be refused."""
     train(originals[kind], tmp_path / "idm")
-    place = "DATASET" if kind.startswith("lerobot") else str(originals[kind])
-    assert f"fill in unknown actions with it: lattok annotate {place} " in capsys.readouterr().out
+    assert "fill in unknown actions with it: lattok annotate DATASET " in capsys.readouterr().out
     words = ["annotate", str(originals[kind]), "--model", str(tmp_path / "idm"), "--out", str(tmp_path / "out")]
     before = tree(tmp_path)
     assert main([*words, "--as", "actions"]) == 2

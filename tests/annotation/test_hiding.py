@@ -78,7 +78,7 @@ def test_hidden_actions_are_inferred_and_known_ones_are_not(tmp_path, capsys):
     assert "unknown in 4 of 6" in capsys.readouterr().out
     assert main(["annotate", str(tmp_path / "data"), *infer, "--out", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err
-    assert "Hide some to try it: lattok hide DATASET" in said
+    assert f"Hide some to try it: lattok hide {tmp_path / 'data'} --out few --keep '2 per task'" in said
     assert not (tmp_path / "none").exists()
     refused("labels that do not tell", lattok.hide, tmp_path / "filled", tmp_path / "x", "1 per task")
     refused(
