@@ -23,6 +23,7 @@ from lattok.recipes.policy_sources import refuse_without_actions
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.training import RECIPE, RUN, fit
 from lattok.utils import checks, files
+from lattok.utils.output import unused
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.model import begin_with, share_backbone, shared_options
 
@@ -257,7 +258,8 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def next_step(self) -> str:
         if not self.data.plan.acts:
-            words = self.data.plan.next_step.replace("MODEL", shlex.quote(self.out))
+            words = self.data.plan.next_step.replace("my-policy", unused("my-policy"))
+            words = words.replace("MODEL", shlex.quote(self.out))
             return f"It does not act yet. Train it further on a dataset with actions: {words}"
         several = len(self.data.mix) > 1 and read_config(Path(self.out), "out").get("normalizers")
         chosen = '.for_dataset("NAME")' if several else ""

@@ -181,7 +181,7 @@ def test_what_annotate_says_of_films_alone_is_pretrained_and_trained_further(vid
     robot = str(make_dataset([12, 15, 11, 14]).root)
     words = [robot if word == "DATASET" else word for word in further]
     assert "Choose --cameras front, or" in said([*words, *TINY[2:]], 2)
-    words[words.index("my-policy")] = "acting"
+    words[words.index("--out") + 1] = "acting"
     said([*words, *TINY[2:], "--cameras", "front"])
     assert lattok.LatentVLA.from_pretrained("acting").config.strategy.acts
 

@@ -201,7 +201,7 @@ def test_options_that_do_not_go_together_are_one_line(root, tmp_path, options, t
     [
         ({"decoder_conditioning": "add"}, "`decoder_conditioning`"),
         ({"decoder_patch": 7}, "`image_size`"),
-        ({"features": "pixels"}, "`class_token`"),
+        ({"features": "pixels", "class_token": True}, "`class_token`"),
         ({"image_encoder_depth": 0}, "`image_encoder_depth`"),
         ({"streams": "control+env"}, "`streams`"),
         ({"loss_prediction": 0.0}, "`loss_prediction`"),
