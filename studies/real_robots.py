@@ -90,7 +90,13 @@ def from_video(hidden: Hidden, folder: Path, route: str) -> Said:
     options = {**NETWORK, "from_": route, "action_episodes": ",".join(map(str, hidden.known))}
     recipe = lattok.InverseDynamicsRecipe.from_preset(dataset.root, out, "tiny", **options)
     model: Any = lattok.load(out) if (out / "config.json").is_file() else lattok.train(recipe)
-    said = Said()
+    return read_hidden(hidden, model)
+
+
+def read_hidden(hidden: Hidden, model: Any) -> Said:
+    """Return what a network reads of the hidden episodes."""
+    recording, said = hidden.recording, Said()
+    dataset = recording.dataset
     for episode in dataset.episodes:
         if episode.index not in hidden.known:
             frames = dataset.frames(episode.index, model.cameras, transform=model.resize)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 import lattok
-from studies.real_robots import NETWORK, SMALL, Hidden, Said
+from studies.real_robots import NETWORK, SMALL, Hidden, read_hidden
 from studies.real_sets import Kept, RealSet, Recording, arguments, drawn, opened, write_frames
 
 SMOOTH = (0, 1, 2)  # frames to each side over which what is read is averaged
@@ -73,12 +73,7 @@ def outcome(recording: Recording, cell: Cell, folder: Path) -> dict[str, Any]:
     r2 = {}
     for smooth in SMOOTH:
         model.config = replace(model.config, smooth=smooth)
-        said = Said()
-        for episode in small.episodes:
-            if episode.index not in known:
-                frames = small.frames(episode.index, model.cameras, transform=model.resize)
-                said[episode.index] = model.infer_actions(frames, model.unit_frames(small.fps)).actions
-        r2[str(smooth)] = hidden.judge(said)
+        r2[str(smooth)] = hidden.judge(read_hidden(hidden, model))
     return {"known": known, "r2": r2}
 
 

@@ -51,6 +51,6 @@ def import_actions(
     model = ImportedActions(dataset, os.fspath(files), **options)
     fill = model.every or action_key not in dataset.features or any_unmeasured(dataset, action_key)
     if fill and action_key in dataset.features and not model.every:
-        model.check_unit(action_key)
+        model.check_unit(dataset, action_key)
     work = Work(dataset, {prefix: model}, Options(fill=fill, action_key=action_key))  # pyright: ignore[reportArgumentType]
     return label(work, out, progress=progress), fill

@@ -88,7 +88,6 @@ class ImportedActions(Labeller):
         self.source, self.every = str(files), every
         self._unit, self._made_by, self._between = unit, made_by, between
         self._lengths = {episode.index: episode.length for episode in dataset.episodes}
-        self._dataset_to_fill = dataset
         self._fps, self._rate = dataset.fps, dataset.fps if fps is None else float(fps)
         checks.frame_rate(fps=self._rate)
         self._check_rate()
@@ -156,9 +155,8 @@ class ImportedActions(Labeller):
         nothing = np.zeros((self._lengths[episode], self.config.action_dim), np.float32)
         return Inferred(nothing, nothing[:, 0] if self._sure else None, np.zeros(len(nothing), bool))
 
-    def check_unit(self, key: str) -> None:
+    def check_unit(self, dataset: RobotDataset, key: str) -> None:
         """Require actions that vary about as much as the known ones of the column `key`: others have another unit."""
-        dataset = self._dataset_to_fill
         every = {episode.index for episode in dataset.episodes}
         unknown = unmeasured(dataset, key, every)
         known = [dataset.columns(index, [key])[key] for index in sorted(every - unknown)[:MOST_COMPARED]]
