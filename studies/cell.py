@@ -25,6 +25,7 @@ from lattok.vla.tokens import TokenHead
 from studies.labels import (
     dataset_name,
     filled_dataset,
+    films,
     known_episodes,
     label_model,
     labelled_dataset,
@@ -33,6 +34,7 @@ from studies.plan import (
     ACTED_SHARE,
     DEVICE,
     DISTIL_STEPS,
+    ELSEWHERE,
     EXECUTE,
     FEW_STARTS,
     FIRST_STEPS,
@@ -70,14 +72,14 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
         given["episodes"] = ",".join(str(each.index) for each in select_episodes(lattok.open_dataset(data), seen))
         data = filled_dataset(folder, data, str(row.labels), regime, cell.seed)
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
-    if row.latent or row.first:
-        given["action_episodes"] = acting
+    if row.latent:
         labelled = labelled_dataset(folder, data, str(row.labels), regime, cell.seed)
-        if row.latent:
-            model = label_model(folder, data, str(row.labels), regime, cell.seed)
-            return lattok.VLARecipe.from_preset(labelled, out, "scratch", decoder=str(model), **given)
-        before = begun_by(labelled, folder / "begun" / cell.name, str(row.first), given)
-        given |= {"init": str(before), "episodes": acting, "action_episodes": None}
+        model = label_model(folder, data, str(row.labels), regime, cell.seed)
+        given |= {"action_episodes": acting, "decoder": str(model)}
+        return lattok.VLARecipe.from_preset(labelled, out, "scratch", **given)
+    if row.first:
+        before = begun_by(cell, folder, folder / "begun" / cell.name, given)
+        given |= {"init": str(before), "episodes": acting}
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
     learns = row.joint or bool(STRATEGIES[row.strategy].losses)
     if acting is not None and labels is not None and labels.source == "video" and learns:
@@ -107,9 +109,20 @@ def train_once(out: Path, recipe: Callable[[], Any]) -> Path:
     return out
 
 
-def begun_by(data: Path, out: Path, strategy: str, given: Mapping[str, Any]) -> Path:
+def begun_by(cell: Cell, folder: Path, out: Path, given: Mapping[str, Any]) -> Path:
     """Return a policy that learned labels of all videos first, trained if it is not there yet."""
-    options = {**given, "strategy": strategy, "steps": FIRST_STEPS, "acted_share": ACTED_SHARE}
+    row, regime = ROWS[cell.row], REGIMES[cell.regime]
+    assert row.first is not None
+    options = {**given, "strategy": row.first.strategy, "steps": FIRST_STEPS}
+    own = regime.dataset(folder)
+    videos = REGIMES[ELSEWHERE].dataset(folder) if row.first.elsewhere else own
+    data = labelled_dataset(folder, own, str(row.labels), regime, cell.seed, videos)
+    if row.first.films:
+        data = films(data)
+        options |= {"stages": "pretrain"}
+    else:
+        acting = known_episodes(own, regime, cell.seed)
+        options |= {"action_episodes": acting, "acted_share": ACTED_SHARE}
     return train_once(out, lambda: lattok.VLARecipe.from_preset(data, out, "scratch", **options))
 
 

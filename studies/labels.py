@@ -20,11 +20,13 @@ from lattok.recipes import recipe_of
 from lattok.samples.frame_pairs import FramePairs, PairLabels
 from lattok.sim.worlds.metaworld import INSTRUCTIONS
 from lattok.types import LatentActions, VideoLabeller
+from lattok.utils import files
 from studies.plan import DEVICE, LABELS, Regime
 
 STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal components
 LEVELS, CODES = 4, 16  # as many bits as the latent action model has
 ACTION, EXECUTED, STATE = "expert_action", "action", "observation.state"  # of which policies learn the first
+INFO = "meta/info.json"
 AROUND, RIDGE = 4, 1.0  # steps on both sides, and the penalty, with which actions are read from labels
 
 
@@ -76,9 +78,16 @@ def small_frames(frames: np.ndarray) -> np.ndarray:
     return resize_pixels(torch.from_numpy(np.array(frames)), SIDE, "bilinear").numpy()
 
 
-def labelled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
-    """Return `data` with the labels of LABELS[labels], made with this seed of what the regime lets a model see."""
-    which, out = LABELS[labels], folder / "labelled" / dataset_name(labels, regime, seed)
+def labelled_dataset(
+    folder: Path, data: Path, labels: str, regime: Regime, seed: int, videos: Path | None = None
+) -> Path:
+    """Return `data` with the labels of LABELS[labels], made with this seed of what the regime lets a model see.
+
+    `videos`: another dataset to label in its place; the model looks at its cameras in their order.
+    """
+    which, out, elsewhere = LABELS[labels], folder / "labelled" / dataset_name(labels, regime, seed), None
+    if videos not in (None, data):
+        elsewhere, out = lattok.open_dataset(videos).cameras, out.with_name(f"{out.name}.of.{videos.name}")
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +95,26 @@ def labelled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed
         change = {"shuffled": _shuffled, "truth": _of_actions}[which.kind]
         return change(labelled_dataset(folder, data, which.of, regime, seed), out, seed)
     if which.kind != "k-means":
-        return lattok.annotate(data, label_model(folder, data, labels, regime, seed), out)
+        return lattok.annotate(videos or data, label_model(folder, data, labels, regime, seed), out, cameras=elsewhere)
     dataset = lattok.open_dataset(data)
     return lattok.annotate(data, PixelCodes.fit(dataset, dataset.cameras, seed), out)
+
+
+def films(labelled: Path) -> Path:
+    """Return a labelled dataset as films are: frames, instructions and labels, without any action or state."""
+    out, work = labelled.with_name(f"{labelled.name}.films"), labelled.with_name(f".{labelled.name}.films")
+    if out.exists():
+        return out
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(labelled, work)
+    told = (ACTION, EXECUTED, STATE)
+    info = files.read_json(work / INFO)
+    info["features"] = {name: feature for name, feature in info["features"].items() if name not in told}
+    files.write_json(work / INFO, info)
+    for file in sorted(work.glob("data/**/*.parquet")):
+        pq.write_table(pq.read_table(file).drop_columns(list(told)), file)
+    work.rename(out)
+    return out
 
 
 def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:

@@ -40,7 +40,16 @@ COMPARED = (("rvq", "Residual VQ"), ("oat", "OAT"))  # the closest, by the names
 BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
+CONTINUOUS = ("la_direct_c", True)  # latents are learned in a first stage of films
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
+
+
+class First(NamedTuple):
+    """The stage before a policy's own: `FIRST_STEPS` in which it learns the labels of all videos."""
+
+    strategy: str
+    films: bool = False  # no action is known in it
+    elsewhere: bool = False  # its videos are those of the other world
 
 
 class Row(NamedTuple):
@@ -56,9 +65,7 @@ class Row(NamedTuple):
     filled: bool = False  # unknown actions are those that the labels fill in, and learned from as if they were known
     latent: bool = False  # the policy predicts the labels of all videos, and the model that made them decodes
     of: str | None = None  # the row whose policies act, by the mean of what they draw
-    first: str | None = (
-        None  # a policy of this strategy learns for `FIRST_STEPS` from all videos, and goes on as this one
-    )
+    first: First | None = None  # whose policy goes on as this one
 
 
 class Labels(NamedTuple):
@@ -205,7 +212,15 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         ),
         "latent_policy": Row("Latent policy, decoded", "baseline", "idm", latent=True),
         "parallel": Row("Latents in parallel", "la_cond_c", "idm"),
-        "pretrained": Row("Latents first, then actions", "baseline", "idm", first="la_direct_c"),
+        "pretrained": Row("Latents first, then actions", "baseline", "idm", first=First("la_direct_c")),
+        "films-lam": Row("Films first, codes of the image LAM", "baseline", "lam", first=First("la_direct", True)),
+        "films-idm": Row("Films first, latents of the inverse model", "baseline", "idm", first=First(*CONTINUOUS)),
+        "films-shuffled": Row(
+            "*control:* films first, latents of another episode", "baseline", "idm-shuffled", first=First(*CONTINUOUS)
+        ),
+        "films-elsewhere": Row(
+            "Films of another robot first", "baseline", "idm", first=First(*CONTINUOUS, elsewhere=True)
+        ),
         "la_align-idm": Row("LA-Align, latents of the inverse model", "la_align", "idm"),
         "la_align-idm_shuffled": Row("*control:* LA-Align, its latents of another episode", "la_align", "idm-shuffled"),
         "idm-past": Row("*control:* inverse model without later frames", "baseline", "idm-past", filled=True),
@@ -281,6 +296,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "apart": Regime("19 demonstrations a task, a policy for each", apart=500),  # in all 4/3 of the steps, as in E.3
     }
 )
+ELSEWHERE = "other-world"  # the regime whose demonstrations are videos of another robot
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
 SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
@@ -294,13 +310,14 @@ FEW_ACTIONS = (  # of regimes in which some actions are unknown
 FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-known_video", "idm-reversible", "executed")
 MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
 ALIGN_CONTROL = "la_align-idm_shuffled"  # the seventh plan's
+FILMS = ("films-lam", "films-idm", "films-shuffled", "films-elsewhere")  # the ninth plan's
 ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
     (  # rows and regimes of the studies on studies/pages/few_actions.md and studies/pages/acting_by_tokens.md
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
-        *("idm-reversible", "idm-known_video", ALIGN_CONTROL),
+        *("idm-reversible", "idm-known_video", ALIGN_CONTROL, *FILMS),
         *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.common import unnamed, write_results
 from studies.comparisons import BASE, Runs, compare, cpu_minutes, read, successes
-from studies.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
+from studies.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FILMS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
 from studies.statistics import Interval, holm, paired, smallest_seen
 from studies.tables import finer_tables, p_text, seen, trees, verdict
 
@@ -27,6 +27,7 @@ OWN = "idm"
 PARTS = ("known tasks", "other tasks")
 FEWER = ("baseline", "idm", "idm-video", "idm-proprio")
 BEST, AGAIN = ("p2t", "beast"), ("p2t", "beast", "oat")  # tokenizers whose policies are trained with fresh seeds
+FILMS_AGAINST = (("films-idm", "films-shuffled"), ("films-idm", OWN), ("films-lam", OWN))
 EIGHT = ("baseline", "idm", "idm-blind_policy", "no_proprio")  # the primary comparison, and the one without proprio
 FOUND_BEFORE = 0.858  # the Baseline with the actions of all demonstrations, five seeds: studies/pages/closed_loop.md
 
@@ -63,8 +64,10 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
     {
         "few_actions": Study(
             {
-                "action-free": {row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES, ALIGN_CONTROL)},
-                "one-known": dict.fromkeys(FEWER, 5),
+                "action-free": {
+                    row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES, ALIGN_CONTROL, *FILMS)
+                },
+                "one-known": dict.fromkeys((*FEWER, *FILMS), 5),
                 "five-known": dict.fromkeys(FEWER, 5),
                 "four-tasks": dict.fromkeys(FOUR_TASKS, 5),
                 "other-world": {"baseline": 5},
@@ -93,6 +96,10 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 ),
                 Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
                 Family("What the latents say", "action-free", (("la_align-idm", ALIGN_CONTROL), (ALIGN_CONTROL, BASE))),
+                *(
+                    Family(f"Films first, {count}", regime, (*((row, BASE) for row in FILMS), *FILMS_AGAINST))
+                    for regime, count in (("action-free", "2 known"), ("one-known", "1 known"))
+                ),
                 Family("Four tasks known", "four-tasks", (("idm-video", OWN), ("idm-reversible", OWN))),
                 Family("What videos add", "four-tasks", (("idm-video", "idm-known_video"), ("idm-known_video", OWN))),
                 Family("Second world", "other-world-few", ((OWN, BASE),)),
