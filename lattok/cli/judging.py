@@ -180,6 +180,7 @@ def few_actions(
     dataset: Dataset,
     out: Folder = "few-actions",
     keep: Annotated[str, Arg(said=flags.CHOSEN)] = "2 per task",
+    from_: Annotated[tuple[str, ...], Arg("ROUTE ...")] = (),
     seeds: int = 3,
     steps: int | None = None,
     idm_steps: int | None = None,
@@ -188,9 +189,9 @@ def few_actions(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Hide most actions of a dataset, infer them from video, and compare policies: is it worth it on this data?
+    """Hide most actions of a dataset, infer them, and compare policies: is it worth it on this data?
 
-    Three small policies with the same seeds learn from known, inferred and all actions; one table of their errors on
+    Small policies with the same seeds learn from known, inferred and all actions; one table of their errors on
     held-out episodes. Run it again to continue after an interruption.
 
     Example: lattok try few-actions path/to/dataset --keep "2 per task"
@@ -198,8 +199,9 @@ def few_actions(
     Args:
         out: Folder for all that is made: few_actions.md has the table.
         keep: Episodes whose actions stay known.
+        from_: What actions are inferred from: video, proprio or both (default: video, and proprio if there is a state).
         seeds: Trainings of each policy.
-        steps: Steps of a policy (default: those of its preset).
+        steps: Steps of a policy (default: 500).
         idm_steps: Steps of the inverse dynamics model.
         action_key: Column with the actions.
         cameras: Cameras to look at, short names allowed (default: all).
@@ -210,7 +212,7 @@ def few_actions(
     both: dict[str, Any] = {"device": device} | ({"cameras": list(cameras)} if cameras else {})
     idm, policy = ({**both, **({} if each is None else {"steps": each})} for each in (idm_steps, steps))
     options: dict[str, Any] = {"idm": idm, "policy": policy, "resume_command": "the same command"}
-    found = try_few_actions(source, out, keep, seeds=seeds, action_key=action_key, **options)
+    found = try_few_actions(source, out, keep, routes=from_, seeds=seeds, action_key=action_key, **options)
     print(f"\n{found.table}\n\n{found.answer}\nTable: {Path(out) / TABLE}")
 
 

@@ -24,7 +24,7 @@ def test_a_study_that_is_killed_ends_with_the_same_numbers(tmp_path):
     data = write_dataset(tmp_path / "data", [14, 12, 13, 12, 15, 11, 12, 13])
     found = study(data, tmp_path / "whole")
     assert {arm: values.shape for arm, values in found.errors.items()} == dict.fromkeys(
-        ("known", "inferred", "all"), (2, 2)
+        ("known", "video", "proprio", "all"), (2, 2)
     )
     assert "Unclear from 2 held-out episodes" in found.answer
     assert not np.array_equal(found.errors["known"], found.errors["all"])
@@ -57,9 +57,32 @@ def test_the_answer_follows_the_interval_over_episodes(shift, noise, says):
     rng = np.random.default_rng(0)
     known = np.ones((3, 8))
     inferred = 1 - shift + noise * rng.standard_normal((3, 8))
-    found = _answer({"known": known, "inferred": inferred, "all": known})
+    found = _answer({"known": known, "video": inferred, "all": known})
     assert says in found.answer
+    assert found.route == "video"
     gains = (known - inferred).mean(0)
     half = 2.364624 * gains.std(ddof=1) / np.sqrt(8)  # t of 7 degrees of freedom
     assert found.gain is not None
     np.testing.assert_allclose(found.gain, (gains.mean() - half, gains.mean() + half), rtol=1e-5)
+
+
+def test_the_best_of_several_routes_needs_a_wider_interval():
+    rng = np.random.default_rng(0)
+    known, noise = np.ones((3, 8)), 0.2 * rng.standard_normal((3, 8))
+    errors = {"known": known, "video": known + noise, "proprio": known - 0.3 + noise, "all": known}
+    found = _answer(errors)
+    assert found.route == "proprio"
+    assert "(from the robot's state)" in found.answer
+    gains = (known - errors["proprio"]).mean(0)
+    half = 2.841244 * gains.std(ddof=1) / np.sqrt(8)  # t of 7 degrees of freedom at 1 - .05 / 4
+    assert found.gain is not None
+    np.testing.assert_allclose(found.gain, (gains.mean() - half, gains.mean() + half), rtol=1e-5)
+
+
+def test_routes_are_those_asked_for(tmp_path):
+    data = write_dataset(tmp_path / "data", [14, 12, 13, 12, 15, 11, 12, 13])
+    refused("`routes`: expected one of video, proprio, both", try_few_actions, data, tmp_path / "out", routes=["films"])
+    options = {"seeds": 1, "routes": ["proprio"], "idm": {"device": "cpu"}, "policy": POLICY}
+    found = try_few_actions(data, tmp_path / "out", "1 per task", **options)
+    assert [*found.errors] == ["known", "proprio", "all"]
+    assert not (tmp_path / "out/models/video").exists()
