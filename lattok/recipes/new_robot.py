@@ -112,19 +112,22 @@ def _left_out(x: Tensor, y: Tensor, folds: Sequence[Tensor], count: int | None =
 
 
 def _r2(y: Tensor, errors: Tensor) -> float:
-    """Return the mean R² of the numbers that vary, from squared errors [n, m]."""
+    """Return the mean R² of the numbers that vary, from squared errors [n, m]; NaN where none does."""
+    return float((1 - _shares(y, errors).sum(0)).mean())
+
+
+def _shares(y: Tensor, errors: Tensor) -> Tensor:
+    """Return squared errors of the numbers that vary as shares of all their squares around the mean."""
     varies = y.std(0) > 1e-6
-    squares = (y - y.mean(0)).square().sum(0)[varies]
-    return float((1 - errors.sum(0)[varies] / squares).mean()) if varies.any() else math.nan
+    return errors[:, varies] / (y - y.mean(0)).square().sum(0)[varies]
 
 
 def _check_helps(y: Tensor, error: Tensor, of_mean: Tensor) -> float:
     """Return R² of the numbers that vary; require squared errors [n, m] that are surely less than those of the mean."""
-    varies, r2 = y.std(0) > 1e-6, _r2(y, error)
-    squares = (y - y.mean(0)).square().sum(0)[varies]
-    gains = ((of_mean - error)[:, varies] / squares).mean(1)
+    r2 = _r2(y, error)
+    gains = (_shares(y, of_mean) - _shares(y, error)).mean(1)
     if not gains.mean() > SURE * gains.std() / len(gains) ** 0.5:
-        got = f"R² {r2:.2f}, which is no better than their mean" if varies.any() else "numbers that never vary"
+        got = "numbers that never vary" if math.isnan(r2) else f"R² {r2:.2f}, which is no better than their mean"
         hint = "Give more known actions, or train the encoder too: leave freeze out."
         checks.fail("init", f"an encoder from which {len(y)} known actions can be read", got, hint)
     return r2

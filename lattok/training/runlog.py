@@ -26,6 +26,8 @@ from lattok.version import install_extra
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
+JOINT = "lam.lam."  # begins the names of codebooks of a latent action model that a policy trains along
+BEFORE = " Do so where the latent action model is trained first, alone."
 GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way
 
 
@@ -203,6 +205,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
             report.warnings[name] = (
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
                 + _remedy(module, "" if name == "quantizer" else "codebook_")
+                + (BEFORE if name.startswith(JOINT) else "")
             )
         elif stats.tokens_repeat:
             report.warnings[name] = (

@@ -629,6 +629,9 @@ def test_collapse_is_reported_with_numbers():
     assert len(report.warnings) == 1
     assert "codebook `control` is collapsing: 2 of 16 codes in use, perplexity 2.0" in report.warnings["control"]
     assert report.values["codebook/control/used"] == 2
+    joint = nn.ModuleDict({"lam": nn.ModuleDict({"lam": quantizer_with(torch.randint(2, (500, 4)))})})
+    assert codebook_report(joint).warnings["lam.lam.control"].endswith("is trained first, alone.")
+
 
 
 def test_tokens_that_repeat_one_another_are_reported():
