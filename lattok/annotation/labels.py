@@ -294,6 +294,7 @@ def _unknown(work: Work, prefix: str, index: int) -> bool:
     if gaps.any() and not gaps.all():
         row = int(gaps.reshape(len(gaps), -1).any(1).argmax())
         expected, hint = "actions in all frames of an episode or in none", "Repair it, or make all of them NaN."
+        hint += " Without as=actions (`fill`) what is inferred goes into columns of its own."
         checks.fail(key, expected, f"NaN in frame {row} of episode {index} and numbers elsewhere", hint)
     return bool(gaps.all())
 

@@ -16,8 +16,9 @@ REPAIR = "Repair it; training and evaluation can also leave the episode out with
 class Vectors:
     """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors.
 
-    With `missing`, an episode in which every number is NaN has unknown values: it stays NaN. A caller that also decodes
-    the images may leave the check of files to that (not `checked`): see `RobotDataset.columns_of`.
+    With `missing`, an episode in which every number is NaN has unknown values: it stays NaN. With `scattered`, so does
+    each row in which every number is NaN. A caller that also decodes the images may leave the check of files to that
+    (not `checked`): see `RobotDataset.columns_of`.
 
     Where a sample speaks for all (see `many`), only it is read at first, and other episodes when `at` asks for them. If
     values of the sample are unknown, all are read at once; if none are, an unknown episode is an error. `whole` tells
@@ -32,6 +33,7 @@ class Vectors:
         episodes: Sequence[Episode],
         checked: bool = True,
         missing: bool = False,
+        scattered: bool = False,
     ):
         self._feature = vector_key(dataset, argument, key)
         self._dataset, self._key, self._episodes, self._checked = dataset, key, episodes, checked
@@ -40,7 +42,7 @@ class Vectors:
         checks.size("episodes", "different episodes", len(self._place), len(episodes))
         self._flat = np.empty((int(self._ends[-1]) if len(episodes) else 0, *self._feature.shape), dtype=np.float32)
         self._unread = np.ones(len(episodes), dtype=bool)
-        sample, self._missing = sample_of(dataset, episodes), missing
+        sample, self._missing, self._scattered = sample_of(dataset, episodes), missing, scattered
         known = self._read(sample)
         self._missing = missing and not known
         if not known:
@@ -72,7 +74,9 @@ class Vectors:
             with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
                 rows[:] = columns[self._key].reshape(rows.shape)
             if not np.isfinite(rows).all():
-                if not (self._missing and np.isnan(rows).all()):
+                unknown = np.isnan(rows).all(1)
+                whole = unknown.all() or (self._scattered and bool(np.isfinite(rows[~unknown]).all()))
+                if not (self._missing and whole):
                     self._refuse(index, rows)
                 known = False
             self._unread[place] = False

@@ -315,6 +315,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
             action_episodes=acted if inferred or judged else data.action_episodes,
             gaps=[gap for gap in config.gaps(model.unit_frames(dataset.fps)) if gap],
             states_around=True,
+            scattered=True,
         )
         if judged and not config.learns_from_video:
             return PolicyWindows(dataset, replace(options, episodes=acted)), judged

@@ -45,6 +45,7 @@ class WindowOptions:
         action_episodes: episodes whose actions are known (None: all); others, and those whose actions are all NaN,
             teach through labels
         acts: False: no action is known, and labels alone teach
+        scattered: True: in an episode with known actions, frames whose action is NaN teach none
         labelled: False: no label is, and actions alone teach
         confident_share: share of the actions that a model inferred (annotate --as actions) that teaches, the most
             confident first
@@ -66,6 +67,7 @@ class WindowOptions:
     episodes: EpisodeSpec = None
     action_episodes: EpisodeSpec = None
     acts: bool = True
+    scattered: bool = False
     labelled: bool = True
     confident_share: float = 1.0
     extra_keys: Sequence[str] = ()
@@ -98,7 +100,8 @@ class PolicyWindows(Samples):
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, options.episodes)
         unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
-        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
+        places, scattered = [e.index for e in chosen], options.scattered
+        self._windows = ActionWindows(dataset, horizon, action_key, places, 1, unseen, True, scattered)
         self._instead: Tensor | None = None  # of the actions
         self.action_key, self.action_names = action_key, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of

@@ -40,13 +40,15 @@ class ActionWindows(SampleSet):
         step: int = 1,
         checked: bool = True,
         missing: bool = False,
+        scattered: bool = False,
     ):
-        """`checked` and `missing`: see `Vectors`."""
+        """`checked`, `missing` and `scattered`: see `Vectors`."""
         checks.counts(horizon=horizon, step=step)
         chosen = select_episodes(dataset, episodes)
         self.horizon = horizon
         self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
-        self._column, self._missing = Vectors(dataset, "action_key", action_key, chosen, checked, missing), missing
+        self._column = Vectors(dataset, "action_key", action_key, chosen, checked, missing, scattered)
+        self._missing = missing
         self.sampled = torch.from_numpy(self._column.sampled)
         self.known = torch.ones(len(self.sampled), dtype=torch.bool)
         if self._column.whole:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -26,8 +28,9 @@ def encoder(tmp_path_factory) -> Path:
     return InverseDynamics(config).eval().save_pretrained(tmp_path_factory.mktemp("encoder") / "m")
 
 
-def written(root: Path, encoder: Path, noise: float) -> tuple[Path, list[np.ndarray], list[np.ndarray]]:
-    """A robot with one camera, whose actions are linear in what the encoder says of a clip, or only noise."""
+def written(root: Path, encoder: Path, noise: float, every: int = 1) -> tuple[Path, list[np.ndarray], list[np.ndarray]]:
+    """A robot with one camera, whose actions are linear in what the encoder says of a clip, or only noise; those of
+    `every` few frames are known."""
     rng, known = np.random.default_rng(3), lattok.load(encoder).for_dataset("b")
     videos, actions = [moving_square(rng, length, 16) for length in LENGTHS], []
     weight = rng.standard_normal((4, 3)) * [1, 10, 100]
@@ -38,7 +41,8 @@ def written(root: Path, encoder: Path, noise: float) -> tuple[Path, list[np.ndar
     features = {"action": Feature("float32", (3,), None), "observation.images.top": Feature("image", (16, 16, 3), None)}
     with LeRobotWriter.create(root, 10, features) as writer:
         for video, action in zip(videos, actions, strict=True):
-            writer.add_episode({"action": action}, {"observation.images.top": video}, "lift")
+            known = np.where(np.arange(len(action))[:, None] % every, np.nan, action)
+            writer.add_episode({"action": known}, {"observation.images.top": video}, "lift")
     return root, videos, actions
 
 
@@ -78,6 +82,37 @@ def test_a_head_that_is_linear_in_the_latents_is_found_and_the_encoder_stays(enc
     assert all(torch.equal(ours[name], theirs[name]) for name in same)
     assert (model.config.views, model.config.places, model.config.hidden) == (2, (0,), 0)
     assert model.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]
+
+
+def test_scattered_frames_with_known_actions_are_enough(encoder, tmp_path, capsys):
+    data, videos, actions = written(tmp_path / "data", encoder, 0, every=3)
+    assert main(words(data, tmp_path / "n", encoder, "--freeze", "encoder")) == 0
+    assert "R² 1.00 from 13 known actions" in capsys.readouterr().err
+    known = np.concatenate([each[::3] for each in actions])
+    low, high = known.min(0), known.max(0)
+    found = lattok.load(tmp_path / "n").infer_actions(videos[0][:, None], fps=10).actions
+    np.testing.assert_allclose(found, actions[0].clip(low, high), atol=2e-2 * (high - low).max(), rtol=1e-2)
+    beside = lattok.annotate(data, tmp_path / "n", tmp_path / "beside")
+    said = lattok.open_dataset(beside).columns(0, ["latent.action"])["latent.action"]
+    np.testing.assert_allclose(said, found, rtol=1e-5, atol=1e-5)
+    assert main(["annotate", str(data), "--model", str(tmp_path / "n"), "--as", "actions", "--out", "filled"]) == 2
+    assert "into columns of their own" in capsys.readouterr().err
+
+
+def test_a_model_of_its_own_learns_from_scattered_frames_but_not_from_half_an_action(encoder, tmp_path, capsys):
+    data, *_ = written(tmp_path / "data", encoder, 0, every=3)
+    sizes = ["--members", "1", "--image-size", "16", "--channels", "8", "--batch-size", "8", "--episodes", "0:"]
+    own = ["train", "idm", str(data), "--preset", "tiny", "--device", "cpu", "--steps", "2", *sizes]
+    assert main([*own, "--out", str(tmp_path / "m")]) == 0
+    assert all(bool(each.isfinite().all()) for each in lattok.load(tmp_path / "m").state_dict().values())
+    for file in (data / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        rows = table["action"].to_pylist()
+        rows[1] = [np.nan, 1.0, 1.0]
+        column = pa.array(rows, table.schema.field("action").type)
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", column), file)
+    assert main([*own, "--out", str(tmp_path / "half")]) == 2
+    assert "`action`: expected finite numbers, got nan in episode 0, frame 1" in capsys.readouterr().err
 
 
 def test_fewer_known_actions_are_judged_as_numpy_does():

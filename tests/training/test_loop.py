@@ -633,7 +633,6 @@ def test_collapse_is_reported_with_numbers():
     assert codebook_report(joint).warnings["lam.lam.control"].endswith("is trained first, alone.")
 
 
-
 def test_tokens_that_repeat_one_another_are_reported():
     report = codebook_report(quantizer_with(torch.randint(16, (2000, 1)).expand(-1, 4)))
     assert len(report.warnings) == 1
