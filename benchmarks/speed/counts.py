@@ -96,10 +96,11 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @torch.library.custom_op("lattok_benchmarks::rms_norm_backward", mutates_args=())
-def _rms_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide, back = x.float(), gradient.float() * weight
-    scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return (scale * (back - wide * scale**2 * (back * wide).mean(-1, keepdim=True))).to(x.dtype)
+def _rms_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, eps: float, learns: bool) -> tuple[Tensor, Tensor]:
+    wide, given = x.float(), gradient.float()
+    scale, back = (wide.square().mean(-1, keepdim=True) + eps).rsqrt(), given * weight
+    found = (scale * (back - wide * scale**2 * (back * wide).mean(-1, keepdim=True))).to(x.dtype)
+    return found, (given * wide * scale).flatten(0, -2).sum(0).to(weight.dtype) if learns else weight.new_empty(0)
 
 
 @_rms_norm.register_fake
@@ -108,8 +109,8 @@ def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @_rms_norm_backward.register_fake
-def _(gradient: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(x)
+def _(gradient: Tensor, x: Tensor, weight: Tensor, eps: float, learns: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight) if learns else weight.new_empty(0)
 
 
 def _kept(ctx: Any, inputs: Any, output: Any) -> None:
@@ -117,17 +118,21 @@ def _kept(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.eps = inputs[2]
 
 
-_rms_norm.register_autograd(
-    lambda ctx, gradient: (_rms_norm_backward(gradient, *ctx.saved_tensors, ctx.eps), None, None), setup_context=_kept
-)
+def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    learns = ctx.needs_input_grad[1]
+    found, of_weight = _rms_norm_backward(gradient, *ctx.saved_tensors, ctx.eps, learns)
+    return found, of_weight if learns else None, None
+
+
+_rms_norm.register_autograd(_back, setup_context=_kept)
 
 
 class _AsOnGPU(TorchFunctionMode):
-    """A norm of frozen weights is one operation there, which a CPU puts together of many."""
+    """A norm is one operation there, and one backwards, which a CPU puts together of many."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.rms_norm and not kwargs["weight"].requires_grad:
+        if func is F.rms_norm:
             return _rms_norm(args[0], kwargs["weight"], kwargs["eps"])
         return func(*args, **kwargs)
 
