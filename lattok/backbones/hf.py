@@ -21,13 +21,14 @@ from typing_extensions import Self
 
 from lattok.backbones import Backbone, BackboneOut, Inputs, LoraSpec, Train, pretrained
 from lattok.backbones.fewer import launch_less
-from lattok.backbones.lora import AdapterGroup, add_adapters, bases_rounded, merge_adapters, round_adapters
+from lattok.backbones.lora import AdapterGroup, Passing, add_adapters, bases_rounded, merge_adapters, round_adapters
 from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
 IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
+MOST_LAYOUTS = 4096  # samples of different lengths whose positions are kept
 ANGLES = "Qwen3VLVisionModel"  # an image tower that is told the positions of patches, by transformers' newer versions
 
 
@@ -58,6 +59,7 @@ class HFBackbone(Backbone):
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
         self._image_sizes = launch_less(model)
+        self._layouts, self._places = Passing(), Passing()  # positions of tokens and patches that were found before
         self.eval()
 
     @classmethod
@@ -93,7 +95,7 @@ class HFBackbone(Backbone):
         if self.reads_images:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
             inputs[IMAGE_COUNTS] = (int(counts.min()), int(counts.max()))
-            inputs |= {key: onto(value, images.device) for key, value in self._places_of_patches(batch).items()}
+            inputs |= self._places_of_patches(batch, images.device)
         return inputs
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
@@ -275,22 +277,38 @@ class HFBackbone(Backbone):
         find = getattr(self.model.model, "get_rope_index", None)
         if find is None or "image_grid_thw" not in batch:
             return None
-        found, _ = find(**{key: batch[key] for key in inspect.signature(find).parameters if key in batch})
-        return found
+        given = {key: batch[key] for key in inspect.signature(find).parameters if key in batch}
+        rows = {key: x.unflatten(0, (len(batch["input_ids"]), -1)) for key, x in given.items()}
+        found = [self._positions_of_sample(find, dict(zip(rows, row, strict=True))) for row in zip(*rows.values())]
+        return torch.cat(found, 1)
 
-    def _places_of_patches(self, batch: Any) -> dict[str, Tensor]:
+    def _positions_of_sample(self, find: Any, given: Inputs) -> Tensor:
+        """Return what `find` says of a sample; the same of all whose texts and images are as long."""
+        same = {"input_ids"} if "mm_token_type_ids" in given else set[str]()  # newer versions do not read the words
+        key = tuple((name, *x.flatten().tolist()) for name, x in given.items() if name not in same)
+        known: dict[Any, Tensor] = self._layouts.value or {}
+        if key not in known:
+            known = {**(known if len(known) < MOST_LAYOUTS else {}), key: find(**given)[0]}
+            self._layouts.value = known
+        return known[key]
+
+    def _places_of_patches(self, batch: Any, device: torch.device) -> dict[str, Tensor]:
         """Return what the image tower makes of the sizes of images, which it would read from a GPU one by one."""
         tower: Any = getattr(self.model.model, "visual", None)
         if type(tower).__name__ != ANGLES or not _takes_places():
             return {}
         vision, grid = importlib.import_module("transformers.vision_utils"), batch["image_grid_thw"]
+        key = device, grid.tolist()
+        if self._places.value is not None and self._places.value[0] == key:  # most batches are alike
+            return self._places.value[1]
         side, merge = tower.num_grid_per_side, tower.spatial_merge_size
         how = {"mode": tower.interpolation_mode, "align_corners": tower.interpolation_align_corners}
         taps, shares = vision.get_vision_interpolation_indices_and_weights(grid, side, spatial_merge_size=merge, **how)
         found = {"interp_indices": taps, "interp_weights": shares}
         found |= {"position_ids": vision.get_vision_position_ids(grid, merge)}
         found |= {"cu_seqlens": vision.get_vision_cu_seqlens(grid)}
-        return {f"image_{name}": value for name, value in found.items()}
+        self._places.value = key, {f"image_{name}": onto(value, device) for name, value in found.items()}
+        return self._places.value[1]
 
     def _with_placeholders(self, inputs: Inputs, count: int) -> dict[str, Tensor]:
         """Append `count` tokens to everything that is counted by tokens; all on the model's device and in its type."""

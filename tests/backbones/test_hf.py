@@ -1,6 +1,8 @@
 """`HFBackbone` with random weights of all seven families: wiring, causality, what is trained, what is saved."""
 
 import copy
+import functools
+import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +251,27 @@ def test_qwen_sees_images_in_the_size_they_come(load: Load, family: str, tokens:
     inputs = load(family).prepare(images(1, 1, 224), TEXTS[:1])
     count = inputs["image_grid_thw"].prod() // 4
     assert int(count) == tokens
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_positions_are_found_once_for_samples_of_one_layout(load: Load, family: str, monkeypatch: pytest.MonkeyPatch):
+    """They are those that the model finds for the whole batch, also for images of another size."""
+    backbone = load(family)
+    model, asked = backbone.model.model, []
+    own = model.get_rope_index
+    spied = functools.wraps(own)(lambda **given: asked.append(given) or own(**given))
+    monkeypatch.setattr(model, "get_rope_index", spied)
+    for count, size, texts, more in ((2, 64, TEXTS, 2), (3, 64, [*TEXTS, "lift me"], 0), (2, 224, TEXTS, 2)):
+        before = len(asked)
+        for _ in range(2):
+            inputs = backbone.prepare(images(count, size=size), texts)
+            given = {key: inputs[key] for key in inspect.signature(own).parameters if key in inputs}
+            assert torch.equal(inputs["position_ids"], own(**given)[0])
+        new = len(asked) - before
+        assert new == more if "mm_token_type_ids" in given else new <= count
+    known, fresh = backbone.prepare(images(seed=1), TEXTS), load(family).prepare(images(seed=1), TEXTS)
+    assert known.keys() == fresh.keys()
+    assert all(torch.equal(known[key], fresh[key]) for key in known if key != hf.IMAGE_COUNTS)
 
 
 def test_a_text_model_sees_no_images(load: Load):
