@@ -279,7 +279,8 @@ class HFBackbone(Backbone):
             return None
         given = {key: batch[key] for key in inspect.signature(find).parameters if key in batch}
         rows = {key: x.unflatten(0, (len(batch["input_ids"]), -1)) for key, x in given.items()}
-        found = [self._positions_of_sample(find, dict(zip(rows, row, strict=True))) for row in zip(*rows.values())]
+        samples = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        found = [self._positions_of_sample(find, sample) for sample in samples]
         return torch.cat(found, 1)
 
     def _positions_of_sample(self, find: Any, given: Inputs) -> Tensor:

@@ -44,12 +44,13 @@ def residual_kmeans(vectors: Tensor, k: int, levels: int, iterations: int, gener
 
 
 def assignments(codes: Tensor, vectors: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code, all of them or those where `valid` [N] holds.
+    """Count [..., k] and sum [..., k, d] the vectors [..., N, d] assigned to each code, all of them or those where
+    `valid` [N] holds.
 
     A matmul, so that it is deterministic.
     """
-    own = codes[:, None] == torch.arange(k, device=codes.device)  # F.one_hot reads its codes on a CPU
+    own = codes[..., None] == torch.arange(k, device=codes.device)  # F.one_hot reads its codes on a CPU
     if valid is not None:
         own, vectors = own & valid[:, None], vectors.masked_fill(~valid[:, None], 0.0)
     one_hot = own.to(vectors.dtype)
-    return one_hot.sum(0), one_hot.T @ vectors
+    return one_hot.sum(-2), one_hot.mT @ vectors

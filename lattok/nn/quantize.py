@@ -9,6 +9,7 @@ Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1), "uni
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -121,21 +122,24 @@ def _gather_over_processes(rows: Tensor, valid: Tensor, room: int) -> tuple[Tens
     return torch.cat(parts[0]), torch.cat(parts[1]).bool()
 
 
-def _order(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
-    """Order rows [n, d], those that count first, in a way that does not depend on which process had which."""
-    direction = onto(torch.randn(rows.shape[1], generator=generator), rows.device).to(rows.dtype)
-    return (rows @ direction).masked_fill(~valid, torch.inf).argsort()
+def _order(rows: Tensor, valid: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Order rows [L, n, d] of each level, those that count first, in a way that does not depend on which process had
+    which."""
+    drawn = torch.stack([torch.randn(rows.shape[-1], generator=generator) for generator in generators])
+    directions = onto(drawn, rows.device).to(rows.dtype)
+    return (rows @ directions[..., None])[..., 0].masked_fill(~valid, torch.inf).argsort()
 
 
 def _joined(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
     """Join the rows [n, d] of all processes that count, in an order of their own; this reads how many there are."""
     rows, valid = _gather_over_processes(rows, valid, _most_over_processes(len(rows), rows.device))
-    return rows[_order(rows, valid, generator)[: int(valid.sum())]]
+    return rows[_order(rows[None], valid, [generator])[0, : int(valid.sum())]]
 
 
-def _draws(k: int, count: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw k numbers from 0 to below `count`, which is not read; 0 where it is 0."""
-    return onto(torch.randint(2**62, (k,), generator=generator), count.device) % count.clamp_min(1)
+def _draws(k: int, count: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw k numbers a generator from 0 to below `count`, which is not read; 0 where it is 0."""
+    drawn = torch.stack([torch.randint(2**62, (k,), generator=generator) for generator in generators])
+    return onto(drawn, count.device) % count.clamp_min(1)
 
 
 def _from_first_process(tensor: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ def _from_first_process(tensor: Tensor) -> Tensor:
 
 
 class Codebook(nn.Module):
-    """K vectors, their moving averages, and how they are revived."""
+    """K vectors and their moving averages."""
 
     def __init__(self, config: QuantizerConfig):
         super().__init__()
@@ -172,55 +176,87 @@ class Codebook(nn.Module):
             self.cluster_sum.copy_(centres * self.cluster_size[:, None])
 
     @torch.no_grad()
-    def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator, valid: Tensor | None = None) -> None:
-        """Take a moving-average step from inputs [N, d] and their codes [N], then revive dead codes.
-
-        Only rows where `valid` [N] holds count. With `restart_every` cluster sizes count uses since the last restart.
-        """
-        decay, eps = self.config.decay, 1e-5
-        counts, sums = assignments(codes, inputs, self.config.size, valid)
-        _sum_over_processes(counts, sums)
-        if self.config.restart_every:
-            self.cluster_size.add_(counts)
-            return
-        any_row = counts.sum() > 0  # without any, nothing moves
-        self.cluster_size.lerp_(torch.where(any_row, counts, self.cluster_size), 1 - decay)
-        if self.config.update == "ema":
-            self.cluster_sum.lerp_(torch.where(any_row, sums, self.cluster_sum), 1 - decay)
-            total = self.cluster_size.sum()
-            smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
-            self.vectors.copy_(torch.where(any_row, self.cluster_sum / smoothed[:, None], self.vectors))
-        if self.config.revive_below > 0:
-            valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
-            self._revive(inputs, valid, generator)
-
-    @torch.no_grad()
     def restart(self, generator: torch.Generator) -> None:
         """Make codes that were not used since the last restart copies of used ones, drawn at random."""
         used = self.cluster_size > 0
         first = (~used).int().argsort(stable=True)  # the used ones, in their order, then the others
-        copies = _from_first_process(self.vectors[first[_draws(self.config.size, used.sum(), generator)]])
+        copies = _from_first_process(self.vectors[first[_draws(self.config.size, used.sum(), [generator])[0]]])
         self.vectors.copy_(torch.where((used | ~used.any())[:, None], self.vectors, copies))
         self.cluster_size.zero_()
 
-    def _revive(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> None:
-        """Give dead codes rows of inputs [N, d] where `valid` [N] holds; without any of either nothing changes."""
-        if _processes() > 1 and not self.room:  # they agree once on the most rows that one may have
-            self.room = 2 * _most_over_processes(len(inputs), inputs.device)
-        if _processes() > 1 and len(inputs) > self.room:
-            checks.fail("latents", f"at most {self.room} rows, twice the most of a first batch", len(inputs))
-        rows, valid = _gather_over_processes(inputs, valid, self.room)
-        if not len(rows):
-            return
-        mean_use = self.cluster_size.mean()
-        dead = (self.cluster_size < self.config.revive_below * mean_use) & valid.any()
-        pick = _order(rows, valid, generator)[_draws(self.config.size, valid.sum(), generator)]
-        fresh = _from_first_process(rows[pick])
-        # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
-        self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
-        self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
-        if self.config.update == "ema":
-            self.cluster_sum.copy_(torch.where(dead[:, None], fresh * self.cluster_size[:, None], self.cluster_sum))
+
+@torch.no_grad()
+def move_codebooks(
+    books: Sequence[Codebook],
+    inputs: Tensor,
+    codes: Tensor,
+    generators: Sequence[torch.Generator],
+    valid: Tensor | None = None,
+) -> None:
+    """Take a moving-average step of L books from inputs [N, L, d] and codes [N, L], then revive dead codes.
+
+    Only rows where `valid` [N] holds count. With `restart_every` cluster sizes count uses since the last restart. All
+    books take it at once, as each alone would launch as many operations.
+    """
+    config, eps = books[0].config, 1e-5
+    counts, sums = assignments(codes.T, inputs.transpose(0, 1), config.size, valid)  # l k, l k d
+    _sum_over_processes(counts, sums)
+    if config.restart_every:
+        torch._foreach_add_([book.cluster_size for book in books], [*counts])  # pyright: ignore[reportPrivateImportUsage]
+        return
+    any_row = counts[0].sum() > 0  # without any, nothing moves
+    new = {"cluster_size": _moved(books, "cluster_size", counts, any_row)}
+    if config.update == "ema":
+        size, sums = new["cluster_size"], _moved(books, "cluster_sum", sums, any_row)
+        total = size.sum(-1, keepdim=True)
+        smoothed = (size + eps) / (total + config.size * eps) * total
+        vectors = torch.where(any_row, sums / smoothed[..., None], _stacked(books, "vectors"))
+        new |= {"cluster_sum": sums, "vectors": vectors}
+    if config.revive_below > 0:
+        valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
+        new |= _revived(books, new, inputs, valid, generators)
+    held = [getattr(book, name) for name in new for book in books]
+    torch._foreach_copy_(held, [part for value in new.values() for part in value])  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _stacked(books: Sequence[Codebook], name: str) -> Tensor:
+    return torch.stack([getattr(book, name) for book in books])
+
+
+def _moved(books: Sequence[Codebook], name: str, towards: Tensor, any_row: Tensor) -> Tensor:
+    """Return moving averages after a step."""
+    old = _stacked(books, name)
+    return old.lerp(torch.where(any_row, towards, old), 1 - books[0].config.decay)
+
+
+def _revived(
+    books: Sequence[Codebook],
+    new: Mapping[str, Tensor],
+    inputs: Tensor,
+    valid: Tensor,
+    generators: Sequence[torch.Generator],
+) -> dict[str, Tensor]:
+    """Give dead codes rows of inputs [N, L, d] where `valid` [N] holds; without any of either nothing changes."""
+    first, (levels, dim) = books[0], inputs.shape[1:]
+    if _processes() > 1 and not first.room:  # they agree once on the most rows that one may have
+        first.room = 2 * _most_over_processes(len(inputs), inputs.device)
+    if _processes() > 1 and len(inputs) > first.room:
+        checks.fail("latents", f"at most {first.room} rows, twice the most of a first batch", len(inputs))
+    rows, valid = _gather_over_processes(inputs.flatten(1), valid, first.room)
+    if not len(rows):
+        return {}
+    rows, size = rows.unflatten(1, (levels, dim)).transpose(0, 1), new["cluster_size"]  # l n d, l k
+    mean_use = size.mean(-1, keepdim=True)
+    dead = (size < first.config.revive_below * mean_use) & valid.any()
+    pick = _order(rows, valid, generators).gather(1, _draws(first.config.size, valid.sum(), generators))
+    fresh = _from_first_process(rows.gather(1, pick[..., None].expand(-1, -1, dim)))
+    # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
+    size = torch.where(dead, mean_use / 2, size)
+    vectors = new["vectors"] if "vectors" in new else _stacked(books, "vectors")
+    found = {"cluster_size": size, "vectors": torch.where(dead[..., None], fresh, vectors)}
+    if "cluster_sum" in new:
+        found["cluster_sum"] = torch.where(dead[..., None], fresh * size[..., None], new["cluster_sum"])
+    return found
 
 
 class CodeUsage(nn.Module):
@@ -337,22 +373,31 @@ class VectorQuantizer(CodeUsage):
 
     def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return codes, their vectors, and with `each_level` those of the levels before the last."""
-        codes, coarser, left = list[Tensor](), list[Tensor](), latents.detach()
+        codes, coarser, given, left = list[Tensor](), list[Tensor](), list[Tensor](), latents.detach()
         for book in self.codebooks:
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
-            if update:
-                inputs, counted = left.reshape(-1, left.shape[-1]), None if valid is None else valid.reshape(-1)
-                book.update(inputs, code.reshape(-1), self._generator(len(codes)), counted)
-                if self.config.restart_every and not self.part and self.count % self.config.restart_every == 0:
-                    book.restart(self._generator(len(codes)))
             if codes and self.config.each_level:
                 coarser.append(latents.detach() - left)
             codes.append(code)
+            given.append(left)
             left = left - rows.detach()
+        found = torch.stack(codes, -1) if len(codes) > 1 else codes[0][..., None]
+        if update:
+            self._update(torch.stack(given, -2), found, valid)
         if self.config.levels == 1:
             return codes[0], rows.detach(), []
-        return torch.stack(codes, -1), latents.detach() - left, coarser
+        return found, latents.detach() - left, coarser
+
+    def _update(self, given: Tensor, codes: Tensor, valid: Tensor | None) -> None:
+        """Move the codebooks towards what each was given, [..., levels, d], where `valid` [...] holds."""
+        books, (levels, dim) = [*self.codebooks], given.shape[-2:]
+        inputs, counted = given.reshape(-1, levels, dim), None if valid is None else valid.reshape(-1)
+        generators = [self._generator(level) for level in range(levels)]
+        move_codebooks(books, inputs, codes.reshape(-1, levels), generators, counted)
+        if self.config.restart_every and not self.part and self.count % self.config.restart_every == 0:
+            for level, book in enumerate(self.codebooks):
+                book.restart(self._generator(level))
 
     def _generator(self, level: int) -> torch.Generator:
         """Seed this step and level: the same in every process, independent of other draws."""

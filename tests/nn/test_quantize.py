@@ -1,5 +1,6 @@
 """Quantizers against brute force, the published moving-average formula, and vector-quantize-pytorch."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.nn.kmeans import kmeans, nearest
-from lattok.nn.quantize import Codebook, QuantizerConfig, VectorQuantizer, code_statistics
+from lattok.nn.quantize import (
+    Codebook,
+    QuantizerConfig,
+    VectorQuantizer,
+    _revived,
+    code_statistics,
+    move_codebooks,
+)
 from tests.errors import refused
 
 
@@ -33,7 +41,7 @@ def test_moving_average_step_equals_the_published_formula():
     book = Codebook(QuantizerConfig(dim=3, size=5, revive_below=0.0))
     before = {name: value.clone().numpy().astype(np.float64) for name, value in book.named_buffers()}
     inputs, codes = torch.randn(40, 3), torch.randint(5, (40,))
-    book.update(inputs, codes, torch.Generator())
+    move_codebooks([book], inputs[:, None], codes[:, None], [torch.Generator()])
     counts = np.bincount(codes.numpy(), minlength=5)
     sums = np.stack([inputs.numpy()[codes.numpy() == k].sum(0) for k in range(5)])
     size = 0.99 * before["cluster_size"] + 0.01 * counts
@@ -335,16 +343,32 @@ def test_centres_of_few_different_vectors_are_among_them():
 
 def test_a_revived_code_is_a_row_with_half_the_mean_use():
     """Its sum fits its size, so that the next step leaves it where it is."""
-    book = Codebook(QuantizerConfig(dim=2, size=4, revive_below=0.5))
-    book.vectors.copy_(torch.arange(8.0).view(4, 2))
-    book.cluster_size.copy_(torch.tensor([10.0, 1.0, 8.0, 1.0]))
-    book.cluster_sum.copy_(book.vectors * book.cluster_size[:, None])
-    rows = torch.tensor([[100.0, 1], [200, 2], [300, 3]])
-    book._revive(rows, torch.ones(3, dtype=torch.bool), torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(book.cluster_size, [10, 2.5, 8, 2.5])  # the mean was 5
-    assert book.vectors[[0, 2]].tolist() == [[0, 1], [4, 5]]
-    assert all(row in rows.tolist() for row in book.vectors[[1, 3]].tolist())
-    np.testing.assert_allclose(book.cluster_sum, book.vectors * book.cluster_size[:, None])
+    book, vectors = Codebook(QuantizerConfig(dim=2, size=4, revive_below=0.5)), torch.arange(8.0).view(1, 4, 2)
+    size = torch.tensor([[10.0, 1.0, 8.0, 1.0]])
+    held = {"cluster_size": size, "cluster_sum": vectors * size[..., None], "vectors": vectors}
+    rows, valid = torch.tensor([[[100.0, 1]], [[200, 2]], [[300, 3]]]), torch.ones(3, dtype=torch.bool)
+    found = _revived([book], held, rows, valid, [torch.Generator().manual_seed(0)])
+    size, sums, vectors = (found[name][0] for name in held)
+    np.testing.assert_allclose(size, [10, 2.5, 8, 2.5])  # the mean was 5
+    assert vectors[[0, 2]].tolist() == [[0, 1], [4, 5]]
+    assert all([row] in rows.tolist() for row in vectors[[1, 3]].tolist())
+    np.testing.assert_allclose(sums, vectors * size[:, None])
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_codebooks_that_move_together_move_as_each_alone(update: str, masked: bool):
+    torch.manual_seed(0)
+    config = QuantizerConfig(dim=3, size=8, revive_below=0.5, update=update)
+    alone, inputs, codes = [Codebook(config) for _ in range(3)], torch.randn(40, 3, 3), torch.randint(5, (40, 3))
+    together, valid = copy.deepcopy(alone), torch.rand(40) < 0.6 if masked else None
+    seeded = lambda: [torch.Generator().manual_seed(level) for level in range(3)]  # noqa: E731
+    for _ in range(3):
+        move_codebooks(together, inputs, codes, seeded(), valid)
+        for level, (book, generator) in enumerate(zip(alone, seeded(), strict=True)):
+            move_codebooks([book], inputs[:, [level]], codes[:, [level]], [generator], valid)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
 def test_random_numbers_differ_between_steps_and_levels_and_repeat_within():
