@@ -260,7 +260,8 @@ class P2TActionVQ(TrainedTokenizer):
 
     def _terms(self, actions: Tensor, valid: Tensor, masked: Tensor | None = None) -> LossTerms:
         """Return the loss terms; `masked` [B, H] bool: whose latents are zeroed for the mask loss, drawn by default."""
-        steps, config, latents = valid.any(-1), self.config, self.encoder(actions)
+        # one copy in float32 for the quantizer and all terms
+        steps, config, latents = valid.any(-1), self.config, upcast(self.encoder(actions))
         one_pass, coded = config.mask_passes == 1, latents
         if one_pass:  # every term from a single masked pass, as the published code does
             masked = draw_mask(steps, config.mask_ratio) if masked is None else masked
