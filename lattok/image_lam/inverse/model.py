@@ -168,22 +168,25 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
 
     def encode_features(self, moments: Sequence[Tensor]) -> Tensor:
         """Turn features [B, V, side, side, D] of all frames of clips into latents [B, members, d]."""
-        return torch.stack([self._encode(number, moments) for number in range(len(self.members))], 1)
+        clips = torch.stack([*moments], 1)
+        return torch.stack([self._encode(number, clips) for number in range(len(self.members))], 1)
 
-    def _encode(self, number: int, moments: Sequence[Tensor]) -> Tensor:
-        there = self._encode_one_way(number, moments)
+    def _encode(self, number: int, clips: Tensor) -> Tensor:
+        """Turn features [B, frames, V, side, side, D] into one member's latents [B, d]."""
+        there = self._encode_one_way(number, clips)
         if number >= self.config.reversible:
             return there
-        back = self._encode_one_way(number, moments[::-1])
+        back = self._encode_one_way(number, clips.flip(1))
         (odd, even), (odd_back, even_back) = there.chunk(2, -1), back.chunk(2, -1)
         return torch.cat([odd - odd_back, even + even_back], -1) / 2
 
-    def _encode_one_way(self, number: int, moments: Sequence[Tensor]) -> Tensor:
-        projected = [self.projections[number](moment) for moment in moments]
-        now = projected[self.config.offsets.index(0)]
-        maps = [CHANGE * (other - now) for other in projected if other is not now]
-        maps = [now, *maps] if self.config.frame_seen else maps
-        return self.members[number].encode(rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x"))
+    def _encode_one_way(self, number: int, clips: Tensor) -> Tensor:
+        projected, place = self.projections[number](clips), self.config.offsets.index(0)  # b k v y x c
+        before, now, after = projected.split((place, 1, clips.shape[1] - place - 1), 1)
+        changes = CHANGE * (torch.cat([before, after], 1) - now)
+        maps = [now.squeeze(1)] if self.config.frame_seen else []
+        maps = torch.cat([*maps, *changes.unbind(1)], -1)
+        return self.members[number].encode(rearrange(maps, "b v y x c -> b v c y x"))
 
     @torch.no_grad()
     def label_video(self, frames: Video | Files, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
@@ -382,17 +385,15 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         proprio = None if self.state_normalizer is None else batch.proprio
         states = None if proprio is None else proprio.unflatten(1, (moments, -1))
         (more, more_back), features = self._known(batch.texts, states), self.frame_features(clips)
-        read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
-        places = self.config.places
-        others = list[LossTerms]()
+        reads, backs, others, places = list[Tensor](), list[Tensor](), list[LossTerms](), self.config.places
         for number in range(min(count, len(clips))):
             own, member = slice(number, None, count), self.members[number]
-            z, _, parts = member.narrow(upcast(self._encode(number, features[own].unbind(1))))
+            z, _, parts = member.narrow(upcast(self._encode(number, features[own])))
             others.append(dict(parts))
-            read[own] = upcast(self._head(number, z, more[own], more_back[own]))
+            reads.append(upcast(self._head(number, z, more[own], more_back[own])))
             if self.config.loss_reversal:
-                z_back = member.narrow(upcast(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
-                back[own] = upcast(self._head(number, z_back, more_back[own], more[own]))
+                z_back = member.narrow(upcast(self._encode(number, features[own].flip(1))), False).vectors
+                backs.append(upcast(self._head(number, z_back, more_back[own], more[own])))
             if member.flow_head is not None:
                 motion = losses.block_flow(torch.stack([clips[own, place], clips[own, -1]], 1))
                 others[-1]["flow"] = losses.flow(of_own(member.flow_head(z), places, self.config.views), motion)
@@ -400,10 +401,11 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
                 now, later = (coarse(self.projections[number](features[own, i])) for i in (place, -1))
                 others[-1]["forward"] = losses.flow(member.ahead(now, z, places), (later - now).detach())
         judged, kind = batch.judged[:, :1], self.config.action_loss
+        read = _interleaved(reads)
         errors = action_loss(read[:, None], target[:, :1], judged, kind)
         reversal: LossTerms = {}
         if self.config.loss_reversal:
-            shown = self.action_normalizer(self._opposite(batch.actions[:, :1]))
+            shown, back = self.action_normalizer(self._opposite(batch.actions[:, :1])), _interleaved(backs)
             errors = (errors + action_loss(back[:, None], shown, judged, kind)) / 2
             other = self.action_normalizer(self._opposite(self.action_normalizer.inverse(read)))
             reversal = {"reversal": (other - back).index_select(1, self._reversed()).abs().mean()}
@@ -430,6 +432,14 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
 
     def _reversed(self) -> Tensor:
         return onto(torch.tensor(self.config.reversed_dims), self.low.device)
+
+
+def _interleaved(parts: Sequence[Tensor]) -> Tensor:
+    """Return rows of every n-th sample, of n members, in the order of the samples."""
+    count, total = len(parts), sum(len(part) for part in parts)
+    rows = [row for number in range(count) for row in range(number, total, count)]  # as they lie one after the other
+    places = sorted(range(total), key=rows.__getitem__)
+    return torch.cat([*parts]).index_select(0, onto(torch.tensor(places), parts[0].device))
 
 
 def _of_robot(batch: PolicyBatch, rows: Tensor, config: InverseDynamicsConfig, share: float) -> PolicyBatch:

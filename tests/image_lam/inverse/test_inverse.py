@@ -13,7 +13,7 @@ import lattok
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.image_lam.base.bottlenecks import CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMapConfig, RobotConfig
-from lattok.image_lam.inverse.model import around_each, state_changes
+from lattok.image_lam.inverse.model import _interleaved, around_each, state_changes
 from lattok.recipes.idm import InverseOptions
 from lattok.types import PolicyBatch
 from lattok.utils.checks import LattokError
@@ -532,3 +532,15 @@ def test_features_of_a_network_are_projected_by_each_member_for_itself():
 def test_what_the_data_says_has_to_be_known():
     with pytest.raises(LattokError, match="`config`: expected one with cameras, action_dim, got"):
         InverseDynamics(InverseDynamicsConfig(**SMALL))
+
+
+@pytest.mark.parametrize(("samples", "members"), [(7, 3), (8, 4), (2, 2), (1, 1)])
+def test_what_members_read_of_their_samples_returns_to_these(samples: int, members: int):
+    rows = torch.arange(2.0 * samples).view(samples, 2)
+    parts = [rows[number::members].clone().requires_grad_() for number in range(members)]
+    found = _interleaved(parts)
+    assert torch.equal(found, rows)
+    found[-1].sum().backward()
+    grads = [part.grad for part in parts if part.grad is not None]
+    assert grads[(samples - 1) % members][-1].tolist() == [1, 1]
+    assert sum(float(grad.sum()) for grad in grads) == 2
