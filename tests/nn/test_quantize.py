@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -357,7 +358,7 @@ def test_a_revived_code_is_a_row_with_half_the_mean_use():
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_codebooks_that_move_together_move_as_each_alone(update: str, masked: bool):
+def test_codebooks_that_move_together_move_as_each_alone(update: Literal["ema", "gradient"], masked: bool):
     torch.manual_seed(0)
     config = QuantizerConfig(dim=3, size=8, revive_below=0.5, update=update)
     alone, inputs, codes = [Codebook(config) for _ in range(3)], torch.randn(40, 3, 3), torch.randint(5, (40, 3))
