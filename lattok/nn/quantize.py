@@ -122,10 +122,15 @@ def _gather_over_processes(rows: Tensor, valid: Tensor, room: int) -> tuple[Tens
     return torch.cat(parts[0]), torch.cat(parts[1]).bool()
 
 
+def _stacked(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Stack tensors along a new axis; one alone is not copied."""
+    return torch.stack([*parts], dim) if len(parts) > 1 else parts[0].unsqueeze(dim)
+
+
 def _order(rows: Tensor, valid: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Order rows [L, n, d] of each level, those that count first, in a way that does not depend on which process had
     which."""
-    drawn = torch.stack([torch.randn(rows.shape[-1], generator=generator) for generator in generators])
+    drawn = _stacked([torch.randn(rows.shape[-1], generator=generator) for generator in generators])
     directions = onto(drawn, rows.device).to(rows.dtype)
     return (rows @ directions[..., None])[..., 0].masked_fill(~valid, torch.inf).argsort()
 
@@ -138,7 +143,7 @@ def _joined(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
 
 def _draws(k: int, count: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw k numbers a generator from 0 to below `count`, which is not read; 0 where it is 0."""
-    drawn = torch.stack([torch.randint(2**62, (k,), generator=generator) for generator in generators])
+    drawn = _stacked([torch.randint(2**62, (k,), generator=generator) for generator in generators])
     return onto(drawn, count.device) % count.clamp_min(1)
 
 
@@ -210,7 +215,7 @@ def move_codebooks(
         size, sums = new["cluster_size"], _moved(books, "cluster_sum", sums, any_row)
         total = size.sum(-1, keepdim=True)
         smoothed = (size + eps) / (total + config.size * eps) * total
-        vectors = torch.where(any_row, sums / smoothed[..., None], _stacked(books, "vectors"))
+        vectors = torch.where(any_row, sums / smoothed[..., None], _held(books, "vectors"))
         new |= {"cluster_sum": sums, "vectors": vectors}
     if config.revive_below > 0:
         valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
@@ -219,13 +224,13 @@ def move_codebooks(
     torch._foreach_copy_(held, [part for value in new.values() for part in value])  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _stacked(books: Sequence[Codebook], name: str) -> Tensor:
-    return torch.stack([getattr(book, name) for book in books])
+def _held(books: Sequence[Codebook], name: str) -> Tensor:
+    return _stacked([getattr(book, name) for book in books])
 
 
 def _moved(books: Sequence[Codebook], name: str, towards: Tensor, any_row: Tensor) -> Tensor:
     """Return moving averages after a step."""
-    old = _stacked(books, name)
+    old = _held(books, name)
     return old.lerp(torch.where(any_row, towards, old), 1 - books[0].config.decay)
 
 
@@ -252,7 +257,7 @@ def _revived(
     fresh = _from_first_process(rows.gather(1, pick[..., None].expand(-1, -1, dim)))
     # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
     size = torch.where(dead, mean_use / 2, size)
-    vectors = new["vectors"] if "vectors" in new else _stacked(books, "vectors")
+    vectors = new["vectors"] if "vectors" in new else _held(books, "vectors")
     found = {"cluster_size": size, "vectors": torch.where(dead[..., None], fresh, vectors)}
     if "cluster_sum" in new:
         found["cluster_sum"] = torch.where(dead[..., None], fresh * size[..., None], new["cluster_sum"])
@@ -382,9 +387,9 @@ class VectorQuantizer(CodeUsage):
             codes.append(code)
             given.append(left)
             left = left - rows.detach()
-        found = torch.stack(codes, -1) if len(codes) > 1 else codes[0][..., None]
+        found = _stacked(codes, -1)
         if update:
-            self._update(torch.stack(given, -2), found, valid)
+            self._update(_stacked(given, -2), found, valid)
         if self.config.levels == 1:
             return codes[0], rows.detach(), []
         return found, latents.detach() - left, coarser

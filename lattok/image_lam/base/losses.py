@@ -28,7 +28,7 @@ STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be t
 
 def prediction(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
-    return (upcast(predicted) - upcast(target)).square().mean()
+    return F.mse_loss(upcast(predicted), upcast(target))
 
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor, average: Tensor | None = None) -> Tensor:
