@@ -20,6 +20,7 @@ TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
 UNIT = 0.02  # how far the length of a quaternion may be from 1
 NEARLY_ALL = 0.99  # of the rows
+WHOLE = 0.9  # of the changed signs of a quaternion: all its numbers change theirs at once
 
 
 def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
@@ -115,13 +116,25 @@ def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[F
                 yield problems.WRAPS.finding((), rows.places(at + 1), **facts)
         for first in range(values.shape[1] - 3):
             four = values[:, first : first + 4]
-            length = np.linalg.norm(four, axis=1)
-            if not (np.abs(length - 1) <= UNIT).mean() >= NEARLY_ALL:
+            if not _are_quaternions(four) or any("grip" in name.lower() for name in names[first : first + 4]):
                 continue
             flips = np.flatnonzero(((four[1:] * four[:-1]).sum(1) < -0.5) & inside)
-            if len(flips):
+            if len(flips) and _turn_whole(four, flips):
                 facts = {"column": key, "first": names[first], "last": names[first + 3], "count": len(flips)}
                 yield problems.FLIPS.finding((), rows.places(flips + 1), **facts, place=rows.place(int(flips[0]) + 1))
+
+
+def _are_quaternions(four: np.ndarray) -> bool:
+    """Tell whether four columns [n, 4] have the length 1, to which all of them add: beside small rotations a gripper of
+    ±1 alone has it, too."""
+    away, alone = np.abs(np.linalg.norm(four, axis=1) - 1), 1 - np.abs(four).max(1)  # [n] each
+    return (away <= UNIT).mean() >= NEARLY_ALL and float(np.median(away)) < float(np.median(alone))
+
+
+def _turn_whole(four: np.ndarray, flips: np.ndarray) -> bool:
+    """Tell whether, at the rows of `flips`, the largest number takes the others along when its sign changes."""
+    rest = np.where(np.arange(4) == np.abs(four[flips]).argmax(1)[:, None], 0.0, four[flips])  # [k, 4]
+    return ((rest * four[flips + 1]).sum(1) < 0).mean() >= WHOLE
 
 
 def _wraps(angle: np.ndarray, inside: np.ndarray) -> np.ndarray | None:

@@ -118,6 +118,23 @@ def test_a_planted_flaw_is_named_alone(plant: Callable[[np.ndarray, np.ndarray],
     assert not others
 
 
+@pytest.mark.parametrize("small", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("most", [1.0, 0.99])
+def test_a_gripper_after_small_rotations_is_no_quaternion(small: float, most: float):
+    """`lattok repair` would keep its sign from row to row, so that it never closes."""
+    rng, values = np.random.default_rng(0), clean()[0]
+    values[..., 4:7] = small * np.sin(0.3 * np.arange(LENGTH)[None, :, None] + rng.uniform(0, 6, (EPISODES, 1, 3)))
+    values[..., 7] = most * np.where(np.arange(LENGTH) // 20 % 2, 1, -1)
+    assert found(rows_of(values)) == []
+
+
+def test_a_name_tells_a_gripper_from_a_quaternion():
+    values = clean()[0]
+    flip(values, None)
+    names = (*NAMES[:-1], "Gripper.pos")
+    assert not list(flaws.check_angles(rows_of(values), {"action": names}))
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     return planted.write(tmp_path_factory.mktemp("sound") / "arm", planted.clean())
