@@ -187,7 +187,8 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
         own, alone = alone[: (most := _most_words(place.kind))], alone[most:]
         values |= {place.name: _value(command, place.shown, place.kind, own)} if own else {}
     if alone:
-        refuse(command, f": there is no place for {' '.join(alone)}.")
+        places = [each.shown for each in known if each.positional or each.required]
+        refuse(command, f": there is no place for {' '.join(alone)}. It takes {', '.join(places) or 'flags alone'}.")
     for each in known if taken else ():
         if each.unless and not values.keys() & {each.name, *each.unless}:
             name = each.shown.removesuffix(" ...")

@@ -1,5 +1,6 @@
 """`lattok evaluate`, `compare`, `rollout` and `doctor`: how good models are, what policies do, what is wrong."""
 
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +91,8 @@ def evaluate(
     from lattok.data.opening import in_format
     from lattok.evaluation.evidence import facts_of
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
+    from lattok.hub import CONFIG
+    from lattok.hub.client import find_local
 
     if labels is not None and dataset is None:
         if env:
@@ -104,6 +107,10 @@ def evaluate(
             "lattok evaluate",
             f" takes no model beside labels. Both: lattok compare DATASET --models MODEL --labels {labels}",
         )
+    given, second = find_local(model), find_local(dataset)
+    if given and second and (second / CONFIG).is_file() and not (given / CONFIG).is_file():
+        words = shlex.join(["lattok", "evaluate", dataset, model])
+        flags.refuse("lattok evaluate", f" takes the model before the dataset: {words}.")
     dataset = in_format(dataset, format)
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None

@@ -121,9 +121,8 @@ def _find(address: str, revision: str | None, options: dict[str, Any]) -> RobotD
     known = formats(named)
     if (bound := options.get("cache_gb")) is not None:
         checks.positive(cache_gb=bound)
-    hint = f"Recognised are {', '.join(each.text for each in known)}."
     missing = path.endswith(".json") and client.find_local(path) is None
-    place = Path(path) if missing else client.find_local_or_hub("dataset", path, _PLACES, hint)
+    place = Path(path) if missing else client.find_local_or_hub("dataset", path, _PLACES, _near(path))
     if place is None:
         return _open_from_hub(path, revision, options, named)
     if place.suffix == ".json" and not (named and ".json" in known[0].suffixes):
@@ -139,6 +138,19 @@ def _find(address: str, revision: str | None, options: dict[str, Any]) -> RobotD
     if revision is not None:
         raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
     return _open(client.inside(place, options.get("subfolder")), options, named)
+
+
+def _near(path: str) -> str:
+    """Return what may be meant by a path at which there is nothing."""
+    with suppress(OSError, RuntimeError, ValueError):  # a name too long, an unknown user, what may not be listed
+        wanted = Path(path).expanduser()
+        if gone := [folder for folder in wanted.parents if not folder.exists()]:
+            return f"There is no folder {gone[-1]}."
+        names = [each.name for each in wanted.parent.iterdir() if not each.name.startswith(".")]
+        if meant := checks.nearest(wanted.name, names):
+            return f"Did you mean {wanted.parent / meant}?"
+        return f"There is no {wanted.name[:60]} in {wanted.parent.absolute()}. One to try things with: sample/dataset."
+    return ""
 
 
 def formats(named: str | None = None) -> list[type[RobotDataset]]:
@@ -266,6 +278,12 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
         way_out = f"Give both: lattok inspect DATASET --labels {shlex.quote(str(place))}"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found = found or [(each, place) for each in known if named or each.guess(place)]
+    if not found and (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+        way_out = f"Evaluate it on one: {shlex.join(['lattok', 'evaluate', str(place), 'DATASET'])}"
+        checks.fail("dataset", "a dataset", f"{place}, which holds a model", way_out)
+    if not found and not any(place.iterdir()):
+        way_out = "Which files make one: docs/howto/own_dataset.md"
+        checks.fail("dataset", "a dataset", f"{place} with nothing in it", way_out)
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
         hint = hint or ("" if found else _below(place, known))
@@ -355,9 +373,7 @@ def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> st
     shown = checks.few_of(sorted(names), _SHOWN)
     if found:
         return f"{place} with several versions ({shown}); give one of them"
-    if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
-        return f"{place}, which holds a model"
-    return f"{place} with {shown or 'nothing in it'}"
+    return f"{place} with {shown}"
 
 
 class Source(NamedTuple):

@@ -104,6 +104,11 @@ def find_local(name: Any, folder: Path = Path()) -> Path | None:
         return None
 
 
+def _is_placeholder(name: str) -> bool:
+    """Tell DATASET and path/to/dataset, as pages and commands have them, from what is somebody's."""
+    return name in ("DATASET", "MODEL", "ROBOT", "FILMS", "FOLDER") or name.startswith(("path/to/", "/path/to/"))
+
+
 def find_local_or_hub(argument: str, name: object, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = find_local(name, folder)
@@ -114,7 +119,8 @@ def find_local_or_hub(argument: str, name: object, expected: str, hint: str = ""
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
         near = [] if argument.startswith("dataset") else [each.parent.name for each in folder.glob("*/config.json")]
-        meant = hint or checks.did_you_mean(shown, [*near, *SAMPLES])
+        own = f"{shown} stands for your own: put its folder there." if _is_placeholder(str(shown)) else ""
+        meant = own or hint or checks.did_you_mean(shown, [*near, *SAMPLES])
         checks.fail(argument, expected, f"{shown!r:.200}, which is neither", meant)
     return place
 

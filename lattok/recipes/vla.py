@@ -263,7 +263,9 @@ class VLARecipe(Recipe[LatentVLA]):
             return f"It does not act yet. Train it further on a dataset with actions: {words}"
         several = len(self.data.mix) > 1 and read_config(Path(self.out), "out").get("normalizers")
         chosen = '.for_dataset("NAME")' if several else ""
-        return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
+        use = f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
+        judged = self.dataset is not None and (Path(self.out) / HELD_OUT).is_file()
+        return f"{super().next_step()}\n{use}" if judged else use
 
 
 def horizon_of(tokenizer: object) -> dict[str, int]:

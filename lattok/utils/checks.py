@@ -225,6 +225,12 @@ ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch
 
 def did_you_mean(word: object, known: Iterable[Any]) -> str:
     """The hint "Did you mean lr?" for learning_rate, LR, or the like; "" where nothing known resembles the word."""
+    meant = nearest(word, known)
+    return meant and f"Did you mean {meant}?"
+
+
+def nearest(word: object, known: Iterable[Any]) -> str:
+    """The known name that a word stands for, as above; "" where none resembles it."""
     if not isinstance(word, str) or not word:
         return ""
     names = {_plain(name): name for name in map(str, known)}
@@ -235,7 +241,7 @@ def did_you_mean(word: object, known: Iterable[Any]) -> str:
     part = [name for name in names if (len(plain) > 1 and plain in name[:reach]) or name in plain.split("_")]
     for name in (plain, ELSEWHERE.get(plain), *close, _initials(plain) * ("_" in plain), *short, *part):
         if name in names:
-            return f"Did you mean {names[name]}?"
+            return names[name]
     return ""
 
 

@@ -501,7 +501,11 @@ def test_policies_are_judged_by_what_was_measured_alone(filled, tmp_path):
 
     def held_out(episodes: str) -> dict | None:
         out = tmp_path / f"policy-{episodes}"
-        lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **options, episodes=episodes))
+        recipe = lattok.VLARecipe.from_preset(data, out, "scratch", **options, episodes=episodes)
+        lattok.train(recipe)
+        first, *others = recipe.next_step().splitlines()
+        words = first.removeprefix("Evaluate it: lattok evaluate ").split()
+        assert (out / "held_out.json").exists() == bool(others) == (words[:2] == [str(out), str(data)])
         return json.loads((out / "held_out.json").read_text()) if (out / "held_out.json").exists() else None
 
     found = held_out("0,2")  # the last one is held out by default, but nobody knows its actions
@@ -511,7 +515,10 @@ def test_policies_are_judged_by_what_was_measured_alone(filled, tmp_path):
     policy = lattok.load(tmp_path / "policy-0,2")
     report = lattok.evaluate(policy, data, episodes="1:3")
     assert json.loads(report.to_json())["provenance"]["held_out_windows"] == LENGTHS[1]
-    refused("`action`: expected known actions in a held-out episode, got", lattok.evaluate, policy, data, episodes="3")
+    said = (
+        "`action`: expected known actions in a held-out episode, got .* Known are episodes 0, 1, 2: train without the "
+    )
+    refused(f"{said}last and evaluate on it, by episodes=2", lattok.evaluate, policy, data, episodes="3")
 
 
 def test_an_inverse_model_does_not_learn_from_what_another_one_inferred(tmp_path):

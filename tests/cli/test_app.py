@@ -320,13 +320,25 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "fast", "sample/dataset", "--out="], "lattok train fast: --out needs a value. See"),
         (["evaluate", "sample/lam", ""], "lattok evaluate: DATASET needs a value. See"),
         (["inspect"], "lattok inspect needs DATASET "),
-        (["inspect", "D", "E"], "lattok inspect: there is no place for E. See lattok inspect --help."),
+        (
+            ["inspect", "D", "E"],
+            "lattok inspect: there is no place for E. It takes DATASET. See lattok inspect --help.",
+        ),
+        (["annotate", "D", "M"], "no place for M. It takes DATASET, --model MODEL ..., --out DIR. See"),
+        (["inspect", "DATASET"], "which is neither. DATASET stands for your own: put its folder there."),
+        (["evaluate", "MODEL", "DATASET"], "which is neither. MODEL stands for your own: put its folder there."),
+        (["inspect", "path/to/dataset"], "which is neither. path/to/dataset stands for your own"),
+        (["inspect", f"{Path(__file__).parent}/test_ap.py"], f"Did you mean {__file__}?"),
+        (["inspect", "no/such/folder"], "which is neither. There is no folder no."),
+        (["inspect", "zzzz"], "One to try things with: sample/dataset."),
+        (["inspect", f"~{'z' * 300}"], "which is neither."),
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
         (["train", "lam", "D"], "lattok train has no `lam`. Did you mean image-lam?"),
         (["train", "policy", "D"], "lattok train has no `policy`. Did you mean vla?"),
         (["inspect", "sample"], "expected one of sample/dataset, or"),
         (["inspect", "sample/lam"], "models/lam, which holds a model."),
-        (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset"),
+        (["evaluate", "sample/dataset", "sample/lam"], "dataset: lattok evaluate sample/lam sample/dataset. See"),
+        (["annotate", "sample/dataset", "--model", "sample/dataset", "--out", "x"], "without it. It holds a dataset"),
         (["annotate", "sample/dataset", "--model", "a", "--out", "x", "--cpus-per-worker", "7"], "`cpus_per_worker`"),
         (["annotate", "sample/dataset", "--model", "a", "b", "--out", "x"], "such as --prefix latent tokens, got 0."),
         (["train", "fast", "sample/dataset", "--out", __file__], "expected a new or empty folder, got the file "),
@@ -338,6 +350,13 @@ def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
     error = error[error.startswith("note: ") and error.index("\n") + 1 :]
     assert re.fullmatch(r"lattok[: ][^\n]*\n", error), error
     assert says in error
+
+
+def test_an_empty_folder_is_told_without_all_formats(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lattok: `dataset`: expected a dataset, got {tmp_path} with nothing in it.")
+    assert len(error) < 200 + len(str(tmp_path))
 
 
 def test_verbs_of_other_packages_get_values_of_the_types_they_name():

@@ -26,6 +26,7 @@ from lattok.utils.registry import Registry
 from lattok.version import __version__
 
 FILLS = "--as"  # inferred actions, which `annotate` writes into the column of actions
+MOST_NAMED = 5  # known episodes that an error names
 LAST = 100  # place of what names none: after those of lattok
 
 
@@ -200,6 +201,9 @@ def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) ->
     """Choose the held-out episodes in which the actions were measured; at least one."""
     if not (found := measured(dataset, key, held_out)):
         hint = "Hold out others (episodes); models of video can be evaluated without any, by action_key=None."
+        if len(known := [each.index for each in measured_episodes(dataset, key, dataset.episodes)]) > 1:
+            way_out = f"train without the last and evaluate on it, by episodes={known[-1]}"
+            hint = f"Known are episodes {checks.few_of(known, MOST_NAMED)}: {way_out}. {hint}"
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found
 
