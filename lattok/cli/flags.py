@@ -27,6 +27,7 @@ HELP = ("--help", "-h", HELP_ALL)
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 NONE = "none"  # what is typed for a column that is not to be read
+DESCRIBED = {"fps": "10", "captions": '"captions.csv"', "split": '"train"'}  # keys of descriptions that flags seem
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
 
@@ -266,6 +267,10 @@ def _check_flag(command: str, name: str, flags: Mapping[str, Word]) -> None:
     typed = name.replace("_", "-")
     if name.startswith("dataset") or name == "repo_id":
         raise LattokError(f"{command} has no --{typed}. Put the dataset after the verb: {command} DATASET")
+    if name in DESCRIBED:
+        entry = f'{{"dataset": "DATASET", "{name}": {DESCRIBED[name]}}}'
+        way_out = f"Write {entry} into a file, such as arm.json, and give that instead of DATASET"
+        raise LattokError(f"{command} has no --{typed}. {way_out}. See docs/howto/own_dataset.md.")
     meant = did_you_mean(name, known if name.startswith("no_") else flags).replace("_", "-")
     refuse(command, f" has no --{typed}. {meant.replace('mean ', 'mean --')}".rstrip())
 

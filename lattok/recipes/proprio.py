@@ -98,8 +98,9 @@ def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episod
     """Say what the state is good for in a run that looks at video."""
     lines = [map_text(found, data.action_key, episodes)]
     if config.proprio_map is None and found.r2 >= HELPS:
-        words = ["lattok", "train", "idm", dataset.address or DATASET, "--out", unused("my-map"), "--from"]
-        alone, both = (shlex.join([*words, route, *key_flags(data.action_key)]) for route in ("proprio", "both"))
+        words, key = ["lattok", "train", "idm", dataset.address or DATASET, "--out"], key_flags(data.action_key)
+        named = (("my-map", "proprio"), ("my-both", "both"))  # whoever types both keeps both
+        alone, both = (shlex.join([*words, unused(out), "--from", route, *key]) for out, route in named)
         lines[0] += f". Trained in seconds: {alone}\nWith video: {both}"
     if config.anchors:
         added = sum(place >= 0 for place in config.anchors)

@@ -220,6 +220,8 @@ ELSEWHERE |= {"gradient_accumulation_steps": "accumulate", "mixed_precision": "p
 ELSEWHERE |= {"lr_scheduler": "schedule", "lam": "image_lam", "policy": "vla", "local_dir": "cache_dir"}
 ELSEWHERE |= {"torch_dtype": "dtype", "map_location": "device", "device_map": "device", "use_auth_token": "token"}
 ELSEWHERE |= {"train_backbone": "backbone_train", "lora_rank": "backbone_lora_rank"}
+ELSEWHERE |= {"visualize": "view", "visualise": "view", "viz": "view", "show": "view", "info": "inspect"}
+ELSEWHERE |= {"act": "vla", "diffusion": "vla", "smolvla": "vla", "pi0": "vla", "record": "collect"}
 ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch_size", "heads": "backbone_heads"}
 
 

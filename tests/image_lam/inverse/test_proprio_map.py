@@ -277,7 +277,9 @@ def test_video_learns_what_commands_add_to_the_state(tmp_path: Path, capsys: pyt
     data = write(tmp_path / "data", absolute=True)
     model = train(data, tmp_path / "idm")
     assert model.config.anchors == (0, 1)
-    assert "--from proprio" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--out my-map --from proprio" in said
+    assert "--out my-both --from both" in said
     columns, frames = open_dataset(data).columns(5, ["observation.state"]), open_dataset(data).frames(5)
     states = columns["observation.state"]
     read, far = (model.infer_actions(frames, 1, states=each).actions for each in (states, states + 10))
