@@ -27,10 +27,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     Its name is new each time, so that two processes never write into one file; what killed ones left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_in(path.parent) as place:
-        yield place
-        sync(place)
-        os.replace(place, path)
+    try:
+        with _temporary_in(path.parent) as place:
+            yield place
+            sync(place)
+            os.replace(place, path)
+    except OSError as error:
+        if error.filename is not None and TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name):
+            error.filename, error.filename2 = str(path), None  # which somebody asked for
+        raise
     sync(path.parent)
 
 
@@ -103,7 +108,7 @@ def same_file(file: IO[Any], path: Path) -> bool:
         return False
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, way_out: str = "out=FOLDER") -> None:
     """Write into `folder`, before hours of work go there, and leave nothing. Raises `LattokError` with the reason."""
     try:
         with made(folder):
@@ -112,7 +117,7 @@ def check_writable(folder: Path) -> None:
                 probe.write_bytes(b"0" * 4096)
                 sync(probe)
     except OSError as error:
-        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
+        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another place: {way_out}") from None
 
 
 @contextmanager

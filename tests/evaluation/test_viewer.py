@@ -235,6 +235,14 @@ def test_a_recording_takes_nobodys_place(labelled, tmp_path):
     assert not (tmp_path / "elsewhere.rrd").exists()
 
 
+@pytest.mark.parametrize("end", [".html", ".rrd"])
+def test_where_nothing_can_be_written_is_told_before_films_are_read(end, labelled, monkeypatch, capsys):
+    monkeypatch.setattr(viewer, "_episode", lambda *_: pytest.fail("an episode was read"))
+    assert main(["view", str(labelled), "--out", f"/dev/null/page{end}"]) == 2
+    said = f"lattok: cannot write into /dev/null: Not a directory. Choose another place: --out FILE{end}\n"
+    assert capsys.readouterr().err.replace("File exists", "Not a directory") == said
+
+
 def test_curves_are_the_numbers_and_gaps_stay_gaps():
     """Read back from the page, as its script does: long ones at fewer places, what is not known nowhere."""
     rng = np.random.default_rng(0)

@@ -69,3 +69,11 @@ def test_what_we_write_reads_as_it_was_and_nan_where_it_is_asked_for(tmp_path):
 def test_a_repeated_name_at_the_end_of_many_is_found_at_once():
     pairs = ",".join(f'"{i}": 0' for i in range(200_000))
     refused("'199999' comes twice", files.parse_json, f'{{{pairs}, "199999": 1}}', "x.json")
+
+
+def test_what_cannot_be_written_goes_by_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match="page.html") as caught:
+        files.write_text(tmp_path / "page.html", "text")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "page.html"), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -63,6 +63,8 @@ def view(
         to_rerun(dataset, chosen, views, None, note)
         return None
     path = Path("view.html" if out is None else out)
+    if path.suffix in (".html", ".rrd"):
+        files.check_writable(path.parent, f"out=FILE{path.suffix}")
     if path.suffix == ".html":
         Output(path.parent).check_own({path.name: lambda own: MARK.encode() in head_of(own) or None}, True, "page")
         files.write_text(path, page(dataset, chosen, views, note))
