@@ -137,7 +137,7 @@ def label(
         why = getattr(error, "strerror", None) or first_line(error)
         left = f"finished labels wait in {staging.work}" if staging.holds_labels() else "nothing half-written is left"
         what = f"cannot write {staging.place}: {why}. The source is untouched and {left}."
-        way_out = f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
+        way_out = f"{make_room(error)} and run the same command, or choose another `out`."
         raise LattokError(f"{what} {way_out}") from None
 
 

@@ -158,7 +158,7 @@ def write_pieces(
         why = getattr(error, "strerror", None) or first_line(error)
         what = f"cannot write {out}: {why}. Nothing half-written is left."
         if isinstance(error, OSError):
-            what += f" {make_room(error)}, check the permissions, or choose another `out`."
+            what += f" {make_room(error)} or choose another `out`."
         raise LattokError(what) from None
 
 

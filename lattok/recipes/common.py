@@ -365,7 +365,7 @@ class Recipe(ABC, Generic[Model]):
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
-        source, labels = self.dataset or parse_source(self.data.mix[0])[0], getattr(self.data, "labels", ())
+        source, labels = self._judging_source(), getattr(self.data, "labels", ())
         beside = ["--labels", *labels] if labels else []
         rest = []
         with suppress(LattokError):  # it may be gone by now
@@ -389,6 +389,10 @@ class Recipe(ABC, Generic[Model]):
         words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
         words += ["--episodes", as_episodes(rest)] if rest else []
         return f"Evaluate it: {shlex.join(words)}"
+
+    def _judging_source(self) -> str:
+        """Return the dataset, of a mixture one, whose held-out episodes judge."""
+        return self.dataset or parse_source(self.data.mix[0])[0]
 
     def _none_judges(self, dataset: RobotDataset) -> bool:
         """Return whether a dataset has actions, and none that is known in the episodes that are held out."""

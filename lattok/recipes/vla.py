@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
-from lattok.data.opening import Source, has_actions
+from lattok.data.opening import Source, has_actions, open_dataset, parse_source
 from lattok.hub import CONFIG, TRAINING, HubModel, config_of, read_config, resolve
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
 from lattok.recipes.held_out import HELD_OUT, judge
@@ -264,8 +264,16 @@ class VLARecipe(Recipe[LatentVLA]):
         several = len(self.data.mix) > 1 and read_config(Path(self.out), "out").get("normalizers")
         chosen = '.for_dataset("NAME")' if several else ""
         use = f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
-        judged = self.dataset is not None and (Path(self.out) / HELD_OUT).is_file()
+        judged = (Path(self.out) / HELD_OUT).is_file()
         return f"{super().next_step()}\n{use}" if judged else use
+
+    def _judging_source(self) -> str:
+        for text in [] if self.dataset else self.data.mix:
+            place = parse_source(text)[0]
+            with suppress(checks.LattokError):  # it may be gone by now
+                if has_actions(open_dataset(place), self.data.action_key):  # films teach by latents alone
+                    return place
+        return super()._judging_source()
 
 
 def horizon_of(tokenizer: object) -> dict[str, int]:

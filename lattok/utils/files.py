@@ -134,9 +134,11 @@ def made(folder: Path) -> Iterator[None]:
 
 
 def make_room(error: BaseException) -> str:
-    """Return what helps where a file cannot be written: a limit on the size of files is no full disk."""
-    limited = getattr(error, "errno", None) == errno.EFBIG
-    return "Raise the limit on the size of files (ulimit -f)" if limited else "Free space"
+    """Return what helps where a file cannot be written: neither permissions nor a limit on the size of files are a
+    full disk."""
+    ways_out = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Correct the permissions")
+    ways_out[errno.EFBIG] = "Raise the limit on the size of files (ulimit -f)"
+    return ways_out.get(getattr(error, "errno", None) or 0, "Free space")
 
 
 def sync_files(folder: Path) -> None:

@@ -134,7 +134,11 @@ class Output:
         if os.path.lexists(self.work) and not _is_ours(self.work):
             raise Busy(f"{self.work} is in the way and was not made by lattok. Move it away.")
         self._parents = [each for each in self.work.parents if not each.exists()] or self._parents
-        self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # nobody has asked for a hidden folder
+            error.filename = str(self.place)
+            raise
         file = open(self.work / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  as long as its holder wants
         try:
             if not held_alone(file, self.work / LOCK):

@@ -42,7 +42,9 @@ def as_batch(config: VLAConfig, observation: object) -> tuple[Any, bool]:
     ranks = dict.fromkeys(config.cameras, 3) | ({config.state_key: 1} if config.proprio_dim else {})
     alone = all(getattr(found.get(key), "ndim", rank) == rank for key, rank in ranks.items())
     if alone and "task" not in found and ranks.keys() & found.keys():
-        checks.fail("task", "the instruction of this single observation, a text", "none")
+        known = config.instructions[0] if config.instructions else "open the drawer"
+        hint = f'Put it into the observation: {{"task": {known!r:.60}, ...}}'
+        checks.fail("task", "the instruction of this single observation, a text", "none", hint)
     if not (alone and isinstance(found.get("task"), str)):
         return found, False
     batched = {key: value[None] for key, value in found.items() if isinstance(value, Tensor)}

@@ -1,6 +1,7 @@
 """Policies that also learn from datasets without actions, whose latent labels alone teach."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -105,6 +106,9 @@ def test_the_road_from_a_folder_of_films_to_a_policy(roots, tmp_path, capsys):
     seen = {key: torch.zeros(1, 32, 32, 3, dtype=torch.uint8) for key in CAMERAS}
     assert policy.select_action({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 3)
     assert "error" in json.loads((tmp_path / "p/held_out.json").read_text())  # on the robot's alone
+    (judge,) = re.findall("Evaluate it: lattok (.*)", said.out)
+    assert judge == f"evaluate {tmp_path / 'p'} {roots['robot']}"
+    assert main([*judge.split(), "--device", "cpu"]) == 0
 
 
 def test_actions_without_labels_and_labels_without_actions_teach_together(roots, tmp_path):

@@ -1,11 +1,13 @@
 """JSON from strangers: whatever is wrong with a file is one line that names it."""
 
+import errno
 import json
 import os
 
 import pytest
 
 from lattok.utils import files
+from lattok.utils.output import Output
 from tests.errors import refused
 
 DEEP = 100_000
@@ -77,3 +79,17 @@ def test_what_cannot_be_written_goes_by_the_name_that_was_asked_for(tmp_path):
         files.write_text(tmp_path / "page.html", "text")
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "page.html"), None)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_the_way_out_fits_what_was_refused(tmp_path):
+    said = {code: files.make_room(OSError(code, "")) for code in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EFBIG)}
+    assert said == {
+        errno.ENOSPC: "Free space",
+        errno.EACCES: "Correct the permissions",
+        errno.EROFS: "Correct the permissions",
+        errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    }
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        Output(tmp_path / "file" / "out").hold()
+    assert caught.value.filename == str(tmp_path / "file" / "out")

@@ -97,7 +97,9 @@ def test_arrays_and_single_observations_will_do():
         for step in range(2):
             torch.testing.assert_close(model.select_action(single), plan[2, step])
     del single["task"]
-    refused("`task`", model.predict_chunk, single)
+    refused(
+        "`task`: .* got none. Put it into the observation: {\"task\": 'open the drawer', ", model.predict_chunk, single
+    )
 
 
 def test_a_policy_carries_out_as_many_actions_as_it_says():
