@@ -67,7 +67,7 @@ def test_other_format_versions(make_dataset, version, says):
 
 def test_a_folder_that_is_no_dataset(tmp_path):
     what = r"`dataset`: expected one of .*LeRobot v3 \(meta/info\.json\), .*HDF5 .*, RLDS .*, videos .*, got .* with "
-    refused(what + r"nothing in it\.", open_dataset, tmp_path)
+    refused(r"`dataset`: expected a dataset, got .* with nothing in it\.", open_dataset, tmp_path)
     for i in range(10):
         (tmp_path / f"{i}.txt").touch()
     (tmp_path / "0" / "deeper").mkdir(parents=True)
