@@ -148,12 +148,10 @@ def lacks(thing: Any, *protocols: Any) -> list[str]:
     return sorted(name for name in wanted if not callable(getattr(thing, name, None)))
 
 
-class Labeller:
-    """A model that labels. The protocols above name further methods, and what is evaluated with them."""
+class Model:
+    """What every model says of itself. The protocols above name further methods, and what is evaluated with them."""
 
-    label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
     type: ClassVar[str] = ""  # of artefact
-    reads_task: bool = False  # `label_video` also takes the instruction as `task`, or a list of those of all frames
     source: str | None = None  # Hub id or name of the folder that it was loaded from
     trained_on: dict[str, Any] | None = None  # what its training.json says
     datasets: tuple[str, ...] = ()  # those that have a normaliser of their own
@@ -168,6 +166,13 @@ class Labeller:
 
     def to(self, device: Any) -> Any:
         return self
+
+
+class Labeller(Model):
+    """A model that labels."""
+
+    label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
+    reads_task: bool = False  # `label_video` also takes the instruction as `task`, or a list of those of all frames
 
 
 class ActionTokenizer(Labeller):
@@ -238,6 +243,22 @@ class VideoLabeller(Labeller):
         `stride` is a number of frames, or seconds ("0.2s"), for which `fps` is needed; the model's own by default. The
         video may come in pieces, in order; labels do not depend on where they begin.
         """
+        raise NotImplementedError
+
+
+class Policy(Model):
+    """What a policy of another package says of itself, and does, to be evaluated."""
+
+    horizon: int  # steps of a chunk, H
+    cameras: tuple[str, ...] = ()  # in the order of the V axis of `images`
+    image_size: int = 224  # side of the images
+    interpolation: str = "bicubic"  # how images are resized
+    action_key: str = "action"  # column that it learned from
+    state_key: str | None = None  # column of `proprio`, if it reads that
+
+    def predict_chunk(self, batch: "PolicyBatch") -> Tensor:
+        """Choose the chunks of actions [B, H, m], in physical units, from what a batch shows: its `images`, `texts` and
+        `proprio`."""
         raise NotImplementedError
 
 

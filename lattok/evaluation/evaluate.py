@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lattok.data import RobotDataset, as_dataset
-from lattok.evaluation.evidence import Case, EvalOptions, Evidence, kinds_of, provenance_of
+from lattok.evaluation.evidence import Case, EvalOptions, Evidence, check_says, kinds_of, provenance_of
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.questions import answer, heaviest, in_order, next_steps, with_advice
 from lattok.evaluation.report import Outcome, Report
@@ -17,6 +17,13 @@ from lattok.types import Acts, lacks
 from lattok.utils import checks
 
 HEADLINE = 2  # questions whose findings it repeats
+OFFERED = (
+    "type",
+    "source",
+    "trained_on",
+    "datasets",
+    "describe",
+)  # by the classes of `lattok.types` that are inherited
 
 
 def evaluate(
@@ -64,6 +71,7 @@ def evaluate(
         expected = "an action tokenizer, a latent action model, an inverse dynamics model or a policy"
         got = model.type if isinstance(getattr(model, "type", None), str) else type(model).__name__
         checks.fail("model", expected, got)
+    check_says(model, (*OFFERED, *kinds[0].cls.reads))
     if rollouts is not None and lacks(model, Acts):
         checks.fail("rollouts", "none for a model that does not act", "some")
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)

@@ -169,7 +169,7 @@ def as_agent(model: Any, name: str = "agent") -> Agent:
         return LeRobotAgent(model)
     if callable(model) and not isinstance(model, torch.nn.Module | type):
         return FunctionAgent(model)
-    expected = "a policy, or a function of an observation and its instruction"
+    expected = "a policy of lattok or LeRobot, or a function of an observation and its instruction"
     return checks.fail(name, expected, getattr(model, "type", type(model).__name__))
 
 

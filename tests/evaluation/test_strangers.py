@@ -19,6 +19,7 @@ from lattok.types import (
     InfersActions,
     LabelsVideo,
     LatentActions,
+    Policy,
     PredictsFrames,
     TokenizesActions,
     VideoLabeller,
@@ -32,7 +33,7 @@ from tests.process_jobs import afresh
 HERE = Path(strangers.__file__).parent
 EXTEND = HERE.parents[1] / "examples" / "extend"
 GROUPS = {
-    "lattok.artefacts": {"quarter-flow": "quarter_flow", "quarter-idm": "quarter_idm"},
+    "lattok.artefacts": {"quarter-flow": "quarter_flow", "quarter-idm": "quarter_idm", "glance": "glance"},
     "lattok.evidence": {"steadiness": "steadiness"},
     "lattok.questions": {"steady": "steady", "agreement": "agreement"},
 }
@@ -87,6 +88,17 @@ found = report(run("evaluate", "idm", "data", "--out", "inferred"))
 assert found["answer"]["question"] == "Are its actions good enough to replace unknown ones?"
 assert found["figures"]["r2_actions/model"] > 0.7 > found["figures"]["r2_actions/mean"], found["figures"]
 assert found["figures"]["steps"] > 0
+
+from glance import Glance, GlanceConfig
+policy = Glance(GlanceConfig(("front",), action_dim=2))
+for weights in policy.parameters():
+    weights.data.zero_()
+policy.save_pretrained("policy")
+found = report(run("evaluate", "policy", "data", "--out", "acted"))
+assert found["answer"]["question"] == "Does this policy do what it is told?"
+assert 0.9 < found["figures"]["action_error"] < 1.2, found["figures"]  # always 0, of actions around 0
+assert main(["doctor", "policy"]) == 0
+assert main(["annotate", "data", "--model", "policy", "--out", "none"]) == 2
 """
 
 
@@ -170,6 +182,18 @@ class Inferring(Plain):
         return self.changes["found"](len(frames))
 
 
+class Still(Policy):
+    """Does nothing, unless it is told otherwise."""
+
+    horizon = 4
+
+    def __init__(self, **changes: Any):
+        self.changes = changes
+
+    def predict_chunk(self, batch: Any) -> Any:
+        return self.changes["act"](batch.actions * 0)
+
+
 class Halves(ActionTokenizer):
     """Whether the numbers of a chunk are above zero, as 12 codes, unless it is told otherwise."""
 
@@ -212,6 +236,13 @@ def inferred(**fields: Any) -> Any:
         (Halves(encode=lambda codes: codes / 2), "codes of .*: expected whole numbers below 2"),
         (Halves(decode=lambda chunks: chunks[..., :2]), "chunks of .*: expected shape"),
         (Halves(decode=lambda chunks: chunks / 0), "chunks of .*: expected finite numbers"),
+        (Still(act=lambda chunks: chunks[:, :1]), "the policy's actions`: expected shape"),
+        (Still(act=lambda chunks: chunks / 0), "the policy's actions`: expected finite numbers"),
+        (type("Wide", (Still,), {"action_dim": 4})(), "action`: expected 4 numbers, as the model's actions have"),
+        (type("Silent", (Policy,), {})(), "expected one with horizon, .* got Silent without horizon. Inherit .*Policy"),
+        (type("Bare", (), {"predict_chunk": str})(), "got Bare without type. Inherit ActionTokenizer"),
+        (type("Blind", (Plain,), {"cameras": property(lambda self: self.none)})(), "got Blind without cameras"),
+        (type("Endless", (Halves,), {"horizon": property(lambda self: self.none)})(), "got Endless without horizon"),
     ],
 )
 def test_what_breaks_its_protocol_is_refused_by_name(model, says):

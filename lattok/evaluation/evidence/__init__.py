@@ -268,6 +268,7 @@ class Evidence:
     asks: ClassVar[str] = "What do these labels hold?"  # that the report answers
     use: ClassVar[Advice] = NOTHING  # what to do with a model that may be used
     by_column: ClassVar[bool] = True  # judged by `action_key`: episodes in which that was measured
+    reads: ClassVar[tuple[str, ...]] = ()  # attributes of a model, besides the methods of its protocols
 
     @classmethod
     def gather(cls, case: Case) -> "Evidence":
@@ -321,6 +322,13 @@ def register_evidence(
 def kinds_of(model: Any) -> list[EvidenceKind]:
     """List the kinds of evidence that there are about a model, or a class of models."""
     return sorted((each for each in EVIDENCE.values() if each.fits(model)), key=lambda each: (each.place, each.name))
+
+
+def check_says(model: Any, names: Sequence[str]) -> None:
+    """Refuse a model that lacks what its protocol does not list, since it is no method: attributes."""
+    if absent := [name for name in names if not hasattr(model, name)]:
+        hint = "Inherit ActionTokenizer, VideoLabeller or Policy of lattok.types, which say what each means."
+        checks.fail("model", f"one with {checks.listed(names)}", f"{type(model).__name__} without {absent[0]}", hint)
 
 
 def facts_of(dataset: RobotDataset) -> dict[str, Any]:

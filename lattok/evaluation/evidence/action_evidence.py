@@ -78,6 +78,7 @@ class ActionEvidence(Evidence):
         "Fill in unknown actions", command("annotate", DATASET, "--model", MODEL, "--as", "actions", "--out", "filled")
     )
     by_column = False  # but by the actions that it learned
+    reads = ("cameras",)
 
     @classmethod
     def gather(cls, case: Case) -> "ActionEvidence":

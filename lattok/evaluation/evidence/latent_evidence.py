@@ -48,6 +48,7 @@ class LatentEvidence(Evidence):
     kind = "image-lam"
     asks = "Is this model good enough to annotate with?"
     use = advise("Label data with it", LABEL)
+    reads = ("cameras",)
 
     @classmethod
     def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> "LatentEvidence":

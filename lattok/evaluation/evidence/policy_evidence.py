@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lattok.data import Progress
 from lattok.data.alike import check_actions, check_states
-from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, register_evidence
+from lattok.evaluation.evidence import Case, Evidence, check_says, evenly, judged_episodes, register_evidence
 from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Acts, PolicyBatch
@@ -23,12 +23,13 @@ from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
 from lattok.utils.commands import MODEL, advise, command
 from lattok.utils.parallel import Prefetcher, Request
-from lattok.vla import LatentVLA
+from lattok.vla import LatentVLA, VLAConfig
 
 Predictor = Callable[[PolicyBatch], Tensor]  # of chunks [B, H, m] in physical units
 BATCH, MAX_WINDOWS = 64, 5000
 BATCHES_AHEAD = 8
 ROUNDING = 1e-9  # an error below it is none
+SEES = ("horizon", "cameras", "image_size", "interpolation", "action_key", "state_key")
 
 
 @dataclass(frozen=True)
@@ -87,23 +88,22 @@ class PolicyEvidence(Evidence):
     def gather(cls, case: Case) -> "PolicyEvidence":
         """Compare the policy's chunks with the actions of held-out episodes."""
         policy, dataset, action_key = case.model, case.dataset, case.options.action_key
-        policy.check_acts()
-        config = policy.config
-        key = config.action_key if action_key in (None, "action") else action_key
-        options: dict[str, Any] = {"size": config.image_size, "action_key": key}
-        state, train = config.state_key if config.proprio_dim else None, case.split.train
+        ours = isinstance(policy, LatentVLA)
+        if ours:
+            policy.check_acts()
+        sees: Any = policy.config if ours else policy  # a `Policy` of another package
+        check_says(sees, SEES)
+        key = sees.action_key if action_key in (None, "action") else action_key
+        options: dict[str, Any] = {"size": sees.image_size, "action_key": key}
+        state, train = None if ours and not sees.proprio_dim else sees.state_key, case.split.train
         judged = [each.index for each in judged_episodes(dataset, key, case.split.held_out)]
-        unseen = WindowOptions(config.horizon, cameras=(), state_key=None, episodes=train, **options)
+        unseen = WindowOptions(sees.horizon, cameras=(), state_key=None, episodes=train, **options)
         trained = PolicyWindows(dataset, unseen)
-        options |= {"cameras": config.cameras, "interpolation": config.interpolation}
-        held_out = PolicyWindows(dataset, WindowOptions(config.horizon, state_key=state, episodes=judged, **options))
-        checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
+        options |= {"cameras": sees.cameras, "interpolation": sees.interpolation}
+        held_out = PolicyWindows(dataset, WindowOptions(sees.horizon, state_key=state, episodes=judged, **options))
         check_actions(policy, dataset, key)
-        if state is not None:
-            check_states(config.proprio_names, config.proprio_dim, dataset, state)
-        if held_out.camera_sizes != config.camera_sizes:
-            expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
-            checks.fail("dataset", expected, str(held_out.camera_sizes))
+        if ours:
+            _check_like_training(sees, held_out, state)
         note = partial(case.options.note, "held-out windows")
         rows = evenly(len(held_out), MAX_WINDOWS)
         predicted, valid = predictions(policy.predict_chunk, held_out, rows, note)
@@ -115,6 +115,18 @@ class PolicyEvidence(Evidence):
     def provenance(self) -> dict[str, Any]:
         rollouts = self.case.rollouts
         return {"held_out_windows": self.errors.windows, "rollouts": None if rollouts is None else rollouts["options"]}
+
+
+def _check_like_training(config: VLAConfig, held_out: PolicyWindows, state: str | None) -> None:
+    """Refuse other numbers of actions, states and images of another size than those that a policy learned from."""
+    checks.size(
+        held_out.action_key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim
+    )
+    if state is not None:
+        check_states(config.proprio_names, config.proprio_dim, held_out.reader.dataset, state)
+    if held_out.camera_sizes != config.camera_sizes:
+        expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
+        checks.fail("dataset", expected, str(held_out.camera_sizes))
 
 
 def policy_errors(

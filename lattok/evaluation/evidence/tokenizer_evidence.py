@@ -157,6 +157,7 @@ class TokenizerEvidence(Evidence):
     use = advise(
         "Write its codes beside the actions", command("annotate", DATASET, "--model", MODEL, "--out", "labelled")
     )
+    reads = ("horizon", "action_dim", "tokens_per_chunk")
 
     @classmethod
     def gather(cls, case: Case) -> "TokenizerEvidence":
