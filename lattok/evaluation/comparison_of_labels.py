@@ -238,8 +238,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
         for flag, given in (("--models", False), ("--labels", True)):
             named = [name for name, each in zip(addresses, candidates, strict=True) if each.given == given]
             words += [flag, *named] if named else []
-        stride = [] if options.stride is None else ["--stride", str(options.stride)]
-        return command("compare", where, *words, *stride, *options.flags)
+        return command("compare", where, *words, *options.flags)
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     strides = sorted({each.facts["stride_frames"] for each in candidates})

@@ -82,6 +82,19 @@ class GivenLabels(Labeller):
             checks.fail("labels", "codes from 0 on", "none")
         return np.arange(found[-1] + 1) if found[-1] < MOST_DIFFERENT else found
 
+    @cached_property
+    def like_codes(self) -> bool:
+        """Whether vectors are whole numbers from 0 on, and more than two of them, as codes stored as floats are."""
+        found = np.empty(0)
+        for index in self._lengths:
+            if (vectors := self._read(index).get("vectors")) is None:
+                return False
+            known = vectors[np.isfinite(vectors)]
+            if (known < 0).any() or (known % 1).any():
+                return False
+            found = np.union1d(found, known)
+        return len(found) > 2
+
     def labels_of(self, episode: int) -> LatentActions:
         """Return the labels of the T frames of an episode; zeros for frames without one."""
         found, known = self._read(episode), self.labelled(episode)

@@ -41,7 +41,7 @@ TABLE = Table("From codes", ("mean", "x"), ROWS, better="higher", digits=".2f")
 def latent(decides: bool | None, *verdicts: Verdict, others: tuple[Decision, ...] = ()) -> Report:
     asked = (verdict("codes_against_controls", decides), *verdicts)
     own, best = (ProbeRow(key, key, {"linear": Score(None, (r2,), (None,))}) for key, r2 in RATED)  # type: ignore
-    found: Any = latent_decision(None, own, best, asked)  # evidence is for one episode
+    found: Any = latent_decision(SimpleNamespace(space=[], names=()), own, best, asked)
     answered = answer("May I?", [found, *others], asked)
     sections, provenance = (Section("S", "", (TABLE,)),), {"dataset": {"name": "data"}}
     return Report("image-lam", "my-lam on data", "H.", asked, {}, sections, provenance, answered)

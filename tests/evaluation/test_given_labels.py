@@ -1,6 +1,7 @@
 """Labels that are there already are judged without a model: as it is through one, at any rate, beside one another."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,88 @@ def test_labels_that_say_nothing_of_the_motion_are_told_apart(kind: str):
     world = clockwork()
     found = answer_of(evaluate(world, labels=make(world.actions), episodes="10:16"))
     assert (found.holds, found.text[: len(begins)]) == (expected, begins)
+
+
+def gliding() -> World:
+    """Actions change slowly, so that those of other moments say something, too; the last dimension is a gripper."""
+    world, taps = World(episodes=16, length=60, names=("x", "y", "z", "gripper"), tasks=2), np.hanning(17)[1:-1]
+    noise = np.random.default_rng(0).standard_normal((16, 74, 4))
+    smooth = np.apply_along_axis(np.convolve, 1, noise, taps, "valid")
+    world.actions = (smooth / smooth.std()).astype(np.float32)
+    return world
+
+
+def over_gap(actions: np.ndarray, ahead: int = 0) -> list[np.ndarray]:
+    """Mean actions of the gap from each frame on, `ahead` of it, with some noise."""
+    rows = (np.arange(60)[:, None] + ahead + np.arange(STRIDE)).clip(0, 59)
+    return [*(actions[:, rows].mean(2) + np.random.default_rng(1).normal(scale=0.2, size=actions.shape))]
+
+
+def with_one_far(rows: list[np.ndarray]) -> list[np.ndarray]:
+    rows[3][7, 0] = 1e6
+    return rows
+
+
+def shuffled_codes(rows: list[np.ndarray]) -> list[np.ndarray]:
+    """Codes of the signs, without an order."""
+    order = np.random.default_rng(2).permutation(16)
+    return [order[((each > 0) * [1, 2, 4, 8]).sum(1, keepdims=True)] for each in rows]
+
+
+MISLEADING = {  # labels of slow actions: whether they may be learned from, and what the answer says
+    "own": (lambda actions: over_gap(actions), True, "^Yes: "),
+    "before": (
+        lambda actions: over_gap(actions, -STRIDE),
+        None,
+        "^With care: labels say more about the action 4 .*before",
+    ),
+    "later": (
+        lambda actions: over_gap(actions, 2 * STRIDE),
+        None,
+        "^With care: labels say more about the action 8 .*later",
+    ),
+    "codes": (lambda actions: shuffled_codes(over_gap(actions)), True, "^Yes: "),
+    "codes as floats": (
+        lambda actions: [1.0 * each for each in shuffled_codes(over_gap(actions))],
+        None,
+        r"^Unclear: .* stored as floats, and were read as vectors. If they are codes, give integers",
+    ),
+    "one far off": (
+        lambda actions: with_one_far(over_gap(actions)),
+        None,
+        "^Unclear: 1 training pair .first: episode 3, frame 7",
+    ),
+    "gripper": (
+        lambda actions: [each[:, 3:] for each in over_gap(actions)],
+        None,
+        "^With care: .* nothing about x, y and z.$",
+    ),
+    "two of four": (
+        lambda actions: [each[:, :2] for each in over_gap(actions)],
+        True,
+        "^Yes: .* nothing about .*z",
+    ),
+    "still": (lambda actions: [*actions], None, "^Unclear: where actions never change"),
+}
+
+
+@pytest.mark.parametrize("kind", MISLEADING)
+def test_labels_that_would_mislead_are_explained(kind: str):
+    (make, expected, says), world = MISLEADING[kind], gliding()
+    labels = make(world.actions)
+    if kind == "still":
+        world.actions = np.zeros_like(world.actions)
+    found = answer_of(evaluate(world, labels=labels, stride=STRIDE, episodes="10:16"))
+    assert found.holds is expected
+    assert re.search(says, found.text), found.text
+
+
+def test_the_way_out_holds_out_others(world, codes):
+    found = answer_of(evaluate(world, labels=codes, stride=STRIDE, episodes=[1]))
+    assert found.way_out.commands == ()  # of 10 episodes too few can be held out
+    world = World(episodes=40, length=12, tasks=2)
+    found = answer_of(evaluate(world, labels=[*world.actions], stride=3, episodes=[1]))
+    assert [command.words[-2:] for command in found.way_out.commands] == [("--stride", "3")]
 
 
 @pytest.mark.usefixtures("short_mlps")

@@ -122,7 +122,8 @@ class EvalOptions:
     @property
     def flags(self) -> list[str]:
         """The words of a command for the options that a case needs; cameras come last."""
-        keys = [] if self.seed == 0 else ["--seed", str(self.seed)]
+        keys = [] if self.stride is None else ["--stride", str(self.stride)]
+        keys += [] if self.seed == 0 else ["--seed", str(self.seed)]
         keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
         keys += ["--any-rate"] if self.any_rate else []
@@ -243,10 +244,10 @@ class Case:
             flags += prefix_flags(self.dataset, "inferred" if fills else "latent")
             return command.filled(places, [*flags, *self.options.seen])
         if command.verb == "evaluate":
+            again = self.options.chosen if "--controls" in command.words else []  # the same once more
             if isinstance(self.model, GivenLabels):
                 words = (self.dataset.address or DATASET, "--labels", self.model.address)
-                return Command(command.verb, (*words, *self.options.chosen, *self.options.flags))
-            again = self.options.chosen if "--controls" in command.words else []  # the same once more
+                return Command(command.verb, (*words, *again, *self.options.flags))
             return command.filled(places, [*again, *self.options.flags])
         return command.filled(places).extended(*(self.options.flags if command.verb == "compare" else ()))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
-from lattok.data.copies import known_to_differ
+from lattok.data.copies import first_of_copies, known_to_differ
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case, measured
@@ -94,7 +94,10 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) 
     if key in dataset.features and len(found_known := measured(dataset, key, known)) < len(known):
         known, noun = [each.index for each in found_known], "episodes with known actions"
     if len({*held_out} & {*known}) < FEW_HELD_OUT:
-        return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} are held out: you have {len(known)}.")
+        firsts = first_of_copies(dataset)
+        count = len({firsts.get(index, index) for index in known})
+        told = f"{count} that differ" if count < len(known) else f"{count}"
+        return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} are held out: you have {told}.")
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or MODEL)
         if any(seen_episodes(model.trained_on, dataset, held_out)[:2]):

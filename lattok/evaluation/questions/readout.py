@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lattok.evaluation.evidence.latent_evidence import GivenEvidence, LatentEvidence
 from lattok.evaluation.evidence.probe_rows import OTHER_EPISODE, PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
@@ -12,8 +14,9 @@ from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
-from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, Verdict
+from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Pictures, Section, Table, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, difference, explained_share, printed
+from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, advise, command
 
 REFERENCES = (
@@ -24,6 +27,8 @@ REFERENCES = (
 )
 OTHER_TASKS = "What the {} mean depends on the task: train on more tasks, or keep to those trained on."
 LITTLE = 0.05  # R^2 below which labels say next to nothing, if it is surely not twice as much
+MOVEMENT = "x, y and z"
+FAR = 1000  # times the distance between quartiles: so far off a label moves the mean and deviation of all
 CLOCK = advise(
     "How far the task has come may be all that they hold: judge on episodes that differ in pace and start, or look at "
     "tasks that were not seen."
@@ -88,9 +93,10 @@ MEASURE = (
 @question("readout", of=("labels",), criteria=CRITERIA, place=10)
 def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
-    text = "Unclear: without actions nothing says whether the labels mean what the robot did."
-    unknown = Decision(20, None, text, caveats=False)
     probes, judged = evidence.probes, evidence.judged
+    without = "without actions" if judged is None else "where actions never change"
+    text = f"Unclear: {without} nothing says whether the labels mean what the robot did."
+    unknown = Decision(20, None, text, caveats=False)
     if judged is None:
         return Outcome(decision=unknown)
     figures, verdicts, tables = dict[str, float](), list[Verdict](), list[Table]()
@@ -142,7 +148,10 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
         False: f"No: {best.plain} says as much about the action as {what} do",
     }
     numbers, span = f"R² {value} against {rival}", own.scores["linear"].intervals[0]
-    if span is not None and (own.value("linear", 0) or 0.0) < LITTLE and span[1] < 2 * LITTLE:
+    little = _little(own.value("linear", 0), span)
+    if (little or not against.holds) and isinstance(evidence, GivenEvidence) and (why := _hidden(evidence)):
+        return Decision(20, None, f"Unclear: {why} (here {numbers}).", caveats=False)
+    if little and span is not None:
         text = f"No: {what} say next to nothing about the robot's action (R² {value}, at most "
         text += f"{printed(max(span[1], 0.0), '.2f')})."
         return Decision(20, False, text, by=against.about)
@@ -151,7 +160,43 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
         text = f"With care: {what} say more about the robot's action than {best.plain} ({numbers}), but those of "
         text += "another episode of the task at the same moment say as much: they may hold no more than that moment."
         return replace(found, holds=None, text=text)
+    if found.holds and (missed := _missed(evidence, own)):
+        text = f"{texts[True]} ({numbers}), but next to nothing about {' and '.join(missed)}."
+        if missed[0] == MOVEMENT:
+            return replace(found, holds=None, text=text.replace("Yes", "With care", 1))
+        return replace(found, text=text)
     return found
+
+
+def _missed(evidence: LatentEvidence, own: ProbeRow) -> list[str]:
+    """Name the dimensions that move, and of which labels say next to nothing."""
+    score, first, space = own.scores["linear"], 2 if evidence.space else 1, evidence.space
+    little = [_little(*each) for each in zip(score.values, score.intervals, strict=True)]
+    whole = [MOVEMENT] if space and little[1] else []
+    named = enumerate(zip(evidence.names, little[first:], strict=True))
+    return [*whole, *(name for i, (name, missed) in named if missed and not (whole and i in space))]
+
+
+def _little(value: float | None, span: Interval | None) -> bool:
+    return value is not None and span is not None and value < LITTLE and span[1] < 2 * LITTLE
+
+
+def _hidden(evidence: GivenEvidence) -> str:
+    """Say what in labels may hide what they hold; empty where nothing does."""
+    if evidence.model.like_codes:
+        return (
+            "the labels are whole numbers that are stored as floats, and were read as vectors. If they are codes, give "
+            "integers, such as numpy.save(FILE, numpy.load(FILE).astype(int)) writes"
+        )
+    train, values = evidence.train, evidence.train.latents.latents.flatten(1).numpy()
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+    far = ((np.abs(values - middle) > FAR * (high - low)) & (high > low)).any(1).nonzero()[0]
+    if not len(far):
+        return ""
+    where = f"episode {train.episode_of[far[0]]}, frame {train.frames.frame_of[train.rows[far[0]]]}"
+    few = checks.counted(len(far), "training pair")
+    text = f"{few} (first: {where}) of {len(values)} have labels so far off that they hide what others say: more than "
+    return f"{text}{FAR:,} times the distance between quartiles. NaN in its place leaves a label out"
 
 
 def by_the_clock(verdicts: Sequence[Verdict], kind: str) -> bool:
