@@ -26,7 +26,7 @@ from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, T
 from lattok.evaluation.wording import FEW_EPISODES, difference, percent, printed
 from lattok.nn.normalize import for_dataset
 from lattok.utils import checks
-from lattok.utils.commands import DATASET, NOTHING, Advice, advise, command
+from lattok.utils.commands import DATASET, NOTHING, advise, command
 
 QUESTION = "Which of these models should infer unknown actions?"
 NEAR = 0.005  # of R²: as printed, less is no difference
@@ -108,7 +108,9 @@ def _report(found: Mapping[str, ActionEvidence], options: EvalOptions, split: An
         sections=(_section(ranked, judge, controls, best), _over_time(ranked, judge)),
         provenance={**provenance_of(dataset, split, **asked), "models": about},
         answer=answer,
-        steps=next_steps(answer, verdicts, _use(ranked[0]) if answer.holds else NOTHING),
+        steps=next_steps(
+            answer, verdicts, ranked[0].evidence.case.filled(ActionEvidence.use) if answer.holds else NOTHING
+        ),
     )
 
 
@@ -120,10 +122,6 @@ def _movements(ranked: Sequence[Inferring], judge: ActionEvidence) -> list[tuple
         if verdict is not None:
             found.append((each.name, verdict))
     return found
-
-
-def _use(best: Inferring) -> Advice:
-    return best.evidence.case.filled(ActionEvidence.use)
 
 
 def _judge(found: Sequence[ActionEvidence]) -> ActionEvidence:

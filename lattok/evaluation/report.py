@@ -165,7 +165,7 @@ class Decision:
     """What a question adds to the answer of a report; the gravest decides. It says Yes only where the
     verdict `by` holds, if it names one."""
 
-    # 100: trial run, 80: rollouts, 60: trained on what judges, 40: collapsed, 30: another moment, 25: learnable, 20: others
+    # 100: trial run, 80: rollouts, 60: seen in training, 40: collapsed, 30: other moment, 25: tokenizers, 20: others
     weight: int
     holds: bool | None
     text: str

@@ -10,7 +10,7 @@ untrained model  same architecture, fresh weights                       what the
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from lattok.data import dimension_names
 from lattok.evaluation.evidence import Case, Evidence, register_evidence
 from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
-from lattok.evaluation.evidence.probe_rows import ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.probe_rows import Probed, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, one_hot
 from lattok.evaluation.evidence.trained_controls import ControlTraining, labels_only
 from lattok.evaluation.evidence.unlearned import PCA_SIZES, CodeStream, Coordinates, ResidualKMeans, Target, task_folds
@@ -212,7 +212,8 @@ class LatentEvidence(Evidence):
     def probes(self) -> dict[str, list[ProbeRow]]:
         """What probes read of actions from "codes", if there are any, and "latents", then from the controls of either;
         nothing without actions."""
-        return {} if self.target is None else probe_rows(self, self.target)
+        probed = cast(Probed, self)  # type checkers take no cached property for a property
+        return {} if self.target is None else probe_rows(probed, self.target)
 
     @property
     def judged(self) -> tuple[ProbeRow, ProbeRow | None] | None:

@@ -7,18 +7,19 @@ the label before    of the latest pair that ends where this one begins, zeros wi
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lattok.data.instructions import task_group
-from lattok.evaluation.evidence.pair_set import PairSet
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot, score
+from lattok.evaluation.evidence import Case
+from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, merge_folds, one_hot, score
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
-from lattok.evaluation.evidence.unlearned import Coordinates, Target
+from lattok.evaluation.evidence.unlearned import CodeStream, Coordinates, Target
 from lattok.evaluation.report import Interval, TableRow
 from lattok.evaluation.wording import NEEDS_TRAINING, NO_START, NOT_TRAINED
 from lattok.labels import GivenLabels
@@ -55,6 +56,39 @@ PLAIN = {  # controls in words for a reader who has not met them, and in such th
     OTHER_EPISODE: ("those of another episode of the task at the same moment", "another episode"),
     MOMENT: ("the task and the moment alone", "task, moment"),
 }
+
+
+class Probed(Protocol):
+    """What is read of `LatentEvidence`, which imports this module."""
+
+    @property
+    def case(self) -> Case: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def source(self) -> PairSource: ...
+    @property
+    def train(self) -> PairSet: ...
+    @property
+    def held_out(self) -> PairSet: ...
+    @property
+    def change(self) -> Coordinates: ...
+    @property
+    def flow(self) -> Coordinates: ...
+    @property
+    def codes(self) -> Mapping[str, CodeStream]: ...
+    @property
+    def inputs(self) -> Mapping[str, Callable[[Any], Tensor]]: ...
+    @property
+    def folds(self) -> tuple[list[Fold], str]: ...
+    @property
+    def bootstrap(self) -> Bootstrap: ...
+    @property
+    def space(self) -> list[int]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def labels_only(self) -> tuple[dict[str, Tensor], str] | None: ...
 
 
 class Score(NamedTuple):
@@ -105,7 +139,7 @@ class ProbeRow(NamedTuple):
 Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes read on both splits, [n, d] and [N, d]
 
 
-def probe_rows(evidence: Any, target: Target) -> dict[str, list[ProbeRow]]:
+def probe_rows(evidence: Probed, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes of `LatentEvidence` on the model's codes, if it has any, and latents, and on the controls of
     either, which follow."""
     both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
@@ -124,7 +158,7 @@ def probe_rows(evidence: Any, target: Target) -> dict[str, list[ProbeRow]]:
     return found
 
 
-def _as_they_are(evidence: Any, target: Target) -> ProbeRow | None:
+def _as_they_are(evidence: Probed, target: Target) -> ProbeRow | None:
     """Compare given labels with actions as they are, without a probe, where they have the same number of dimensions."""
     labels = evidence.held_out.latents.latents.flatten(1).double()
     if (
@@ -138,7 +172,7 @@ def _as_they_are(evidence: Any, target: Target) -> ProbeRow | None:
     return ProbeRow(AS_THEY_ARE, "labels as they are, without a probe", scores, control=False)
 
 
-def _scores(evidence: Any, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
+def _scores(evidence: Probed, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
     """Fit the probes of an input on [n, d] and judge them on [N, d]."""
     (x, x_test), y, groups, y_test = rows, target.train, target.episodes, target.held_out
     found = {"linear": target.probe(*rows)}
@@ -159,7 +193,7 @@ def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow
     return rows[max(scored)[1]] if scored else None
 
 
-def _controls(evidence: Any, target: Target) -> dict[str, list[Input]]:
+def _controls(evidence: Probed, target: Target) -> dict[str, list[Input]]:
     train, held_out, change = evidence.train, evidence.held_out, evidence.change
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
@@ -203,7 +237,7 @@ def _controls(evidence: Any, target: Target) -> dict[str, list[Input]]:
     return found
 
 
-def _of_labels(evidence: Any, train: Tensor, held_out: Tensor) -> list[Input]:
+def _of_labels(evidence: Probed, train: Tensor, held_out: Tensor) -> list[Input]:
     """Make the controls that are made of the labels themselves, [n, d] and [N, d]."""
     splits = {id(evidence.train): train, id(evidence.held_out): held_out}
     others = [train[_partners(evidence, pairs)] for pairs in (evidence.train, evidence.held_out)]
@@ -211,7 +245,7 @@ def _of_labels(evidence: Any, train: Tensor, held_out: Tensor) -> list[Input]:
     return [(ProbeRow(*named), inputs) for named, inputs in zip(OF_LABELS.items(), (others, before), strict=True)]
 
 
-def _partners(evidence: Any, pairs: PairSet) -> Tensor:
+def _partners(evidence: Probed, pairs: PairSet) -> Tensor:
     """Find for each pair a training pair of the next other episode of its task, at the same share of it; of any task
     where there is no other."""
     task_of = {episode.index: task_group(episode) for episode in evidence.case.dataset.episodes}
