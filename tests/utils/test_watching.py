@@ -98,7 +98,7 @@ def test_a_command_that_ends_says_all_once_and_its_code_is_passed_on():
 def test_a_second_request_ends_a_library_that_hears_none():
     run = command("deaf")
     run.terminate()
-    time.sleep(signals.GRACE_S + 0.2)
+    time.sleep(signals.GRACE_S + 2)  # a busy parent hears the first late
     assert run.poll() is None
     run.terminate()
     assert ended(run) == (143, INTERRUPTED)
