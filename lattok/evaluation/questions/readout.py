@@ -65,7 +65,7 @@ CRITERIA = (
     Criterion(
         "latents_against_controls",
         advise(f"{STORE}{{label}}."),
-        elsewhere=advise(f"{STORE}train one on this dataset."),
+        elsewhere=advise(f"{STORE}train one on this dataset", command("train", "image-lam", DATASET, "--out", "new")),
     ),
     Criterion(
         "latents_against_controls_xyz",
