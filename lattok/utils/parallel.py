@@ -164,8 +164,8 @@ LEAST_PIECE = 32  # a decoder that starts within a video first decodes what it d
 
 
 def threads_ahead() -> int:
-    """Return how many threads work ahead: on every core but one."""
-    return min(MOST_THREADS, max(1, cores() - 1))
+    """Return how many threads work ahead: on every core but one, which computes, or on both where there are two."""
+    return min(MOST_THREADS, max(2, cores() - 1), cores())
 
 
 def piece_size(limit: int, most: int) -> int:

@@ -130,9 +130,10 @@ def test_results_come_in_order_and_within_the_bound(rng):
     assert most <= 9
 
 
-@pytest.mark.parametrize("threads", [1, 3, 4, 7, 16])
-def test_every_core_but_one_has_a_piece_of_one_long_video(monkeypatch, threads):
-    monkeypatch.setattr("lattok.utils.parallel.cores", lambda: threads + 1)
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (4, 3), (8, 7), (64, 16)])
+def test_every_core_but_one_has_a_piece_of_one_long_video(monkeypatch, cores, threads):
+    """Where there are two cores, both have."""
+    monkeypatch.setattr("lattok.utils.parallel.cores", lambda: cores)
     size = piece_size(2048, 512)
     assert size % 32 == 0
     assert size <= 512
