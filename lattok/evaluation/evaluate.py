@@ -17,13 +17,7 @@ from lattok.types import Acts, lacks
 from lattok.utils import checks
 
 HEADLINE = 2  # questions whose findings it repeats
-OFFERED = (
-    "type",
-    "source",
-    "trained_on",
-    "datasets",
-    "describe",
-)  # by the classes of `lattok.types` that are inherited
+OFFERED = ("type", "source", "trained_on", "datasets", "describe")  # by the classes of `lattok.types`
 
 
 def evaluate(

@@ -14,6 +14,7 @@ import torch
 from typing_extensions import TypedDict
 
 from lattok.utils import checks
+from lattok.utils.commands import DATASET, MODEL
 from lattok.utils.devices import check_device
 from lattok.utils.parallel import check_wanted
 from lattok.utils.untrusted import safe_path, typed
@@ -106,7 +107,7 @@ def find_local(name: Any, folder: Path = Path()) -> Path | None:
 
 def _is_placeholder(name: str) -> bool:
     """Tell DATASET and path/to/dataset, as pages and commands have them, from what is somebody's."""
-    return name in ("DATASET", "MODEL", "ROBOT", "FILMS", "FOLDER") or name.startswith(("path/to/", "/path/to/"))
+    return name in (DATASET, MODEL, "ROBOT", "FILMS", "FOLDER") or name.startswith(("path/to/", "/path/to/"))
 
 
 def find_local_or_hub(argument: str, name: object, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:

@@ -78,7 +78,7 @@ def try_few_actions(
         checks.one_of("routes", route, ROUTES)
     source, out = as_dataset(dataset), Path(out).expanduser()
     with Output(out).locked(out / LOCK):
-        if tables_of(source) is None:  # so that all three see the same pictures
+        if tables_of(source) is None:  # so that all arms see the same pictures
             if not (out / "all").exists():
                 export(source, out / "all", video_codec=codec_for(source.features[key].shape for key in source.cameras))
             source = open_dataset(out / "all")
