@@ -26,7 +26,8 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, curves, episode_strip, films_of
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
-from lattok.evaluation.questions.readout import MEASURE, by_the_clock, only, readout_figures, readout_verdicts
+from lattok.evaluation.questions.moment import moment_outcome
+from lattok.evaluation.questions.readout import MEASURE, by_the_clock, hidden, only, readout_figures, readout_verdicts
 from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, printed
 from lattok.labels import GivenLabels
@@ -85,6 +86,7 @@ class Candidate(NamedTuple):
     draws: Tensor  # of R^2 of its labels over all dimensions
     seen: ShownEpisode
     verdicts: Sequence[Verdict]  # the last one against the best control
+    better: str  # why given labels may be better than they look; empty otherwise
     facts: dict[str, Any]
     speed: dict[str, Any]  # differs from run to run
 
@@ -125,24 +127,30 @@ def _candidate(
     named = replace(options.seen_by(model), progress=lambda stage, *counts: options.note(f"{name}: {stage}", *counts))
     named.check_rate(model, dataset)
     case = Case(model, dataset, split, named)
+    moment, better, speed = list[Verdict](), "", dict[str, Any]()
     with case.eval_mode():
         given = isinstance(model, GivenLabels)
         evidence = (GivenEvidence if given else LatentEvidence).gather(case, decoded)
-        probes = evidence.probes  # some: `compare` asks for actions
-        size, speed = _size(evidence), {} if given else _speed(evidence)
+        probes, size = evidence.probes, _size(evidence)  # some probes: `compare` asks for actions
+        if isinstance(evidence, GivenEvidence):
+            moved = moment_outcome(evidence)
+            moment = [each for each in moved.verdicts if each.holds is False] if moved else []
+            better = hidden(evidence) or "".join(each.text[:1].lower() + each.text[1:] for each in moment)
+        else:
+            speed = _speed(evidence)
         kind = next(iter(probes))
         wanted = [f"{kind}_against_other_episode", f"{kind}_against_controls"]  # none where actions never change
         judged = {each.key: each for each in readout_verdicts(evidence, kind, probes[kind])}
         against = [judged[key] for key in wanted if key in judged]
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
         seen = _seen(evidence, probes[kind][0])
-    less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in against]
+    less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in (*moment, *against)]
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     address = getattr(model, "address", "")
     case = replace(case, model=SimpleNamespace(address=address, trained_on=model.trained_on))
-    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, seen, verdicts, facts, speed)
+    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, seen, verdicts, better, facts, speed)
 
 
 def _seen(evidence: LatentEvidence, own: ProbeRow) -> ShownEpisode:
@@ -242,7 +250,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     strides = sorted({each.facts["stride_frames"] for each in candidates})
-    answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else NOTHING, strides)
+    answer = _minding(ranked, hold_out_more([each.case for each in candidates], judge) if few else NOTHING, strides)
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -296,6 +304,16 @@ def _reading(ranked: Sequence[Candidate]) -> str:
             shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
     text = ", ".join(shown)
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
+
+
+def _minding(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
+    """Answer, and leave it open where labels may be better than they look."""
+    found = _answer(ranked, hold_out, strides)
+    if ranked[0].r2 is None or not (
+        caveats := [f" {each.name} may be better: {each.better}." for each in ranked if each.better]
+    ):
+        return found
+    return replace(found, holds=None, reason=found.reason + "".join(caveats))
 
 
 def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:

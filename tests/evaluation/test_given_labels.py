@@ -139,6 +139,18 @@ def test_labels_that_would_mislead_are_explained(kind: str):
     assert re.search(says, found.text), found.text
 
 
+def test_labels_that_may_be_better_than_they_look_leave_a_comparison_open():
+    world = gliding()
+    kinds = {name: MISLEADING[name][0](world.actions) for name in ("own", "before", "codes as floats", "one far off")}
+    asked: dict[str, Any] = {"stride": STRIDE, "episodes": "10:16"}
+    pair = {"first": kinds["own"], "other": [0.5 * each for each in kinds["own"]]}
+    assert "may be better" not in answer_of(compare(world, labels=pair, **asked)).text
+    found = answer_of(compare(world, labels=kinds, **asked))
+    assert found.holds is None
+    for name in ("before", "codes as floats", "one far off"):
+        assert f"{name} may be better: " in found.text
+
+
 def test_the_way_out_holds_out_others(world, codes):
     found = answer_of(evaluate(world, labels=codes, stride=STRIDE, episodes=[1]))
     assert found.way_out.commands == ()  # of 10 episodes too few can be held out

@@ -149,7 +149,7 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
     }
     numbers, span = f"R² {value} against {rival}", own.scores["linear"].intervals[0]
     little = _little(own.value("linear", 0), span)
-    if (little or not against.holds) and isinstance(evidence, GivenEvidence) and (why := _hidden(evidence)):
+    if (little or not against.holds) and isinstance(evidence, GivenEvidence) and (why := hidden(evidence)):
         return Decision(20, None, f"Unclear: {why} (here {numbers}).", caveats=False)
     if little and span is not None:
         text = f"No: {what} say next to nothing about the robot's action (R² {value}, at most "
@@ -181,7 +181,7 @@ def _little(value: float | None, span: Interval | None) -> bool:
     return value is not None and span is not None and value < LITTLE and span[1] < 2 * LITTLE
 
 
-def _hidden(evidence: GivenEvidence) -> str:
+def hidden(evidence: GivenEvidence) -> str:
     """Say what in labels may hide what they hold; empty where nothing does."""
     if evidence.model.like_codes:
         return (
