@@ -11,7 +11,7 @@ from lattok.evaluation.wording import Interval, printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
-LABEL, NAME = 104, 18  # room for the names of bars, and their letters
+NAME, LETTER = 20, 6.4  # letters of a name that are shown, and the width of one
 PARETO, CURVES = 240, 190  # heights
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
@@ -24,18 +24,19 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str)
     low, high = min([0.0, *values]), max([1e-12, *values])
     if any(value > 0 for value in values):
         low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
-    room = WIDTH - LABEL - 48
-    zero = LABEL + room * -low / (high - low)
+    left = 16 + LETTER * max(len(_short(name)) for name, _, _ in rows)
+    room = WIDTH - left - 48
+    zero = left + room * -low / (high - low)
     parts, said = [_text(0, 14, title, "t")], []
     for i, (name, kind, value) in enumerate(rows):
         y = TOP + i * (BAR + GAP)
-        parts.append(_text(LABEL - 8, y + 14, _short(name), "n", "end"))
+        parts.append(_text(left - 8, y + 14, _short(name), "n", "end"))
         if value is None or not math.isfinite(value):
             parts.append(_text(zero + 4, y + 14, NOT_RUN, "m"))
             said.append(f"{name} {NOT_RUN}")
             continue
         said.append(f"{name} {value:{digits}}")
-        end = LABEL + room * (min(max(value, low), high) - low) / (high - low)
+        end = left + room * (min(max(value, low), high) - low) / (high - low)
         x, width = min(zero, end), max(abs(end - zero), 1.0)
         parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>')
         parts.append(_text(max(zero, end) + 5, y + 14, printed(value, digits), "v"))
@@ -54,7 +55,7 @@ def intervals(title: str, rows: Sequence[tuple[str, float, Interval | None]]) ->
         if frame.low_x <= tick <= frame.high_x:
             kind = "grid" if tick else "axis"
             parts.append(f'<path class="{kind}" d="M{frame.x(tick):.1f} {TOP}V{height - BAR}"/>')
-            parts.append(_text(frame.x(tick), height - 4, f"{tick:.3g}", "m", "middle"))
+            parts.append(_text(frame.x(tick), height - 4, _number(tick), "m", "middle"))
     for i, (name, value, span) in enumerate(rows):
         y = TOP + i * 2 * BAR + BAR * 1.4
         parts.append(_text(frame.left, y - 9, name, "m"))
@@ -145,7 +146,7 @@ def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
                 parts.append(f'<path class="{kind} line faint" d="M{at:.1f} {low:.1f}V{high:.1f}"/>')
             parts.append(f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="{4 if kind == "model" else 3}"/>')
         shown = _short(name)
-        width, left = 6.4 * len(shown), x is None or at + 6.4 * len(shown) < WIDTH - 10
+        width, left = LETTER * len(shown), x is None or at + LETTER * len(shown) < WIDTH - 10
         start, base = (at + 7 if left else at - 7 - width), level - 5  # above lines
         while any(start < to and start + width > since and abs(base - other) < 12 for since, to, other in taken):
             base += 3
@@ -180,10 +181,10 @@ class _Frame:
         for tick in self.ticks:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left} {y:.1f}H{self.right}"/>')
-            parts.append(_text(self.left - 6, y + 4, f"{tick:.3g}", "m", "end"))
+            parts.append(_text(self.left - 6, y + 4, _number(tick), "m", "end"))
         for tick in ticks(self.low_x, self.high_x)[:-1] if x_ticks else ():
             if self.low_x <= tick:
-                parts.append(_text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle"))
+                parts.append(_text(self.x(tick), self.bottom + 15, _number(tick), "m", "middle"))
         parts.append(_text(self.right, self.bottom + 15, unit, "m", "end"))
         return parts
 
@@ -204,6 +205,10 @@ def ticks(low: float, high: float) -> list[float]:
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _number(tick: float) -> str:
+    return f"{tick:,.10g}" if abs(tick) < 1e5 else f"{tick:.3g}"  # longer ones do not fit beside an axis
 
 
 def _short(name: str) -> str:
