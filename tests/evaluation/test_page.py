@@ -76,7 +76,7 @@ def test_bars_that_are_all_below_zero_are_as_long_as_their_values():
 def test_long_names_and_large_numbers_are_written_out():
     drawn = svg.bars("t", [("seventeen_letters", "model", 1.0), ("a", "rival", 0.5)], ".2f")
     assert ">seventeen_letters<" in drawn
-    assert ">1,000<" in svg.plot("t", [("truth", [0.0, 2000.0])])
+    assert ">1000<" in svg.plot("t", [("truth", [0.0, 2000.0])])
 
 
 LOW = [("a", "model", -0.1), ("b", "control", -5.0)]

@@ -11,7 +11,7 @@ from lattok.evaluation.wording import Interval, printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
-NAME, LETTER = 20, 6.4  # letters of a name that are shown, and the width of one
+NAME, LETTER = 18, 7.0  # letters of a name that are shown, and the width of one in a wide font
 PARETO, CURVES = 240, 190  # heights
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
@@ -208,7 +208,7 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> st
 
 
 def _number(tick: float) -> str:
-    return f"{tick:,.10g}" if abs(tick) < 1e5 else f"{tick:.3g}"  # longer ones do not fit beside an axis
+    return f"{tick:.10g}" if abs(tick) < 1e5 else f"{tick:.3g}"  # longer ones do not fit beside an axis
 
 
 def _short(name: str) -> str:
