@@ -1,9 +1,10 @@
-"""Who acts in a rollout: a `LatentVLA`, a policy of LeRobot, or a plain function; a rollout knows only `Agent`."""
+"""Who acts in a rollout: a `LatentVLA`, a `Policy` of another package, one of LeRobot, or a plain function; a rollout
+knows only `Agent`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from lattok.data.views import trained_space
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
 from lattok.sim.worlds import TaskFacts
+from lattok.types import Acts, Policy, PolicyBatch, lacks
 from lattok.utils import checks, files
+from lattok.utils.arrays import as_tensor
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, moved
 from lattok.vla import LatentVLA
@@ -127,6 +130,35 @@ class PolicyAgent(Agent):
         return self.policy.describe() | ({"robot_spaces": spaces} if spaces else {})
 
 
+class OtherPolicyAgent(Agent):
+    """A policy of another package, which does what `lattok.types.Policy` says."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.cameras, self.size = policy, tuple(policy.cameras), policy.image_size
+        self.keys = (*self.cameras, *([] if policy.state_key is None else [policy.state_key]))
+        if isinstance(policy, torch.nn.Module):
+            policy.eval()
+
+    def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
+        seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
+        proprio = None if self.policy.state_key is None else seen[self.policy.state_key].float()
+        count, horizon = len(observations), self.policy.horizon
+        images = [seen[key] for key in self.cameras]
+        nothing = torch.zeros(count, horizon, 0), torch.zeros(count, horizon, dtype=torch.bool)
+        shown = torch.stack(images, 1) if images else torch.zeros(count, 0, self.size, self.size, 3, dtype=torch.uint8)
+        with torch.no_grad():
+            chunks = self.policy.predict_chunk(PolicyBatch(shown, list(instructions), proprio, *nothing))
+        return [*as_tensor("the policy's actions", chunks).float().cpu().numpy()]
+
+    def check(self, facts: TaskFacts) -> None:
+        super().check(facts)
+        if (key := self.policy.state_key) is not None and key not in facts.features:
+            raise LattokError(f"the policy reads {key}, and {facts.name} has none.")
+
+    def describe(self) -> dict[str, Any]:
+        return self.policy.describe()
+
+
 class LeRobotAgent(Agent):
     """A policy of LeRobot that looks at one observation at a time, with its processors where it has any."""
 
@@ -160,7 +192,7 @@ class LeRobotAgent(Agent):
 
 
 def as_agent(model: Any, name: str = "agent") -> Agent:
-    """Return what acts as `model` does: an agent, a policy of lattok or LeRobot, or a function."""
+    """Return what acts as `model` does: an agent, a policy of lattok, LeRobot or another package, or a function."""
     if isinstance(model, Agent):
         return model
     if isinstance(model, LatentVLA):
@@ -169,7 +201,11 @@ def as_agent(model: Any, name: str = "agent") -> Agent:
         return LeRobotAgent(model)
     if callable(model) and not isinstance(model, torch.nn.Module | type):
         return FunctionAgent(model)
-    expected = "a policy of lattok or LeRobot, or a function of an observation and its instruction"
+    if not lacks(model, Acts):
+        return OtherPolicyAgent(cast(Policy, model))
+    expected = (
+        "a policy of lattok or LeRobot, a lattok.types.Policy or a function of an observation and its instruction"
+    )
     return checks.fail(name, expected, getattr(model, "type", type(model).__name__))
 
 

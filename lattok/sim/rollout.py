@@ -83,8 +83,8 @@ def rollout(
     """Let `agent` play `episodes` episodes of each of the tasks, from the start states `seed`, `seed` + 1, ...
 
     Args:
-        agent: A `LatentVLA`, a policy of LeRobot, or a function of an observation and its instruction that returns a
-            chunk [H, m].
+        agent: A `LatentVLA`, a `lattok.types.Policy`, one of LeRobot, or a function of an observation and its
+            instruction that returns a chunk [H, m].
         tasks: Names, such as "metaworld/reach", or of whole worlds.
         episodes: Episodes of each task.
         seed: That of the first episode. Demonstrations begin at 0, so the default shares none with them.

@@ -20,6 +20,7 @@ from lattok.sim import rollout
 from lattok.sim.agents import open_agent
 from lattok.sim.rollout import SEEDS
 from lattok.sim.worlds import tasks_by_instructions
+from lattok.types import Policy, PolicyBatch
 from tests.errors import refused
 from tests.sim.toy import Toy
 from tests.vla.fakes import policy
@@ -60,6 +61,28 @@ def test_a_policy_sees_its_own_cameras_at_their_size_and_plans_in_one_batch(monk
     assert found.options["execute"] == 3
     assert found.agent == model.describe()
     assert found.notes == ()
+
+
+class Leftwards(Policy):
+    """A policy of another package: left where it is told so, as fast as its state says."""
+
+    type, horizon, cameras, image_size, state_key = "leftwards", 2, (FRONT,), 8, "observation.state"
+
+    def predict_chunk(self, batch: PolicyBatch) -> torch.Tensor:
+        assert batch.images.shape[1:] == (1, 8, 8, 3)
+        assert batch.proprio is not None
+        ways = torch.tensor([-1.0 if "left" in text else 1.0 for text in batch.texts])
+        return torch.stack([ways + 0 * batch.proprio[:, 0], 0 * ways], 1)[:, None].repeat(1, self.horizon, 1)
+
+
+def test_a_policy_of_another_package_acts() -> None:
+    found = rollout(Leftwards(), "toy", 2)
+    assert found.agent["type"] == "leftwards"
+    alone = rollout(lambda _, text: [[-1.0 if "left" in text else 1.0, 0.0]] * 2, "toy", 2)
+    assert found.episodes == alone.episodes
+    other = Leftwards()
+    other.state_key = "observation.arm"
+    refused("the policy reads observation.arm, and toy/left has none", rollout, other, "toy", 1)
 
 
 @pytest.mark.parametrize("kind", [None, lattok.UniformBins, lattok.FAST])

@@ -220,7 +220,7 @@ def broken(value: Any) -> Any:
         (obedient, {"seed": 2**63 - 1}, "`seed`: expected at most 9,223,372,036,854,775,806, got 9223372036854775807."),
         (obedient, {"batch": 10**25}, "`batch`: expected at most 1,000,000,000"),
         (obedient, {"instruction": "Swapped"}, "`instruction`: expected one of own, swapped, blank"),
-        ("my-policy", {}, "`agent`: expected a policy of lattok or LeRobot, or a function of an observation and its"),
+        ("my-policy", {}, "`agent`: expected a policy of lattok or LeRobot, a lattok.types.Policy or a function of"),
     ],
 )
 def test_errors_are_one_line(agent: Any, options: dict[str, Any], text: str) -> None:
