@@ -1,6 +1,7 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from lattok.utils.output import unused
 DIMENSIONS_SHOWN = 12
 JSON_SCHEMA = 1  # goes up where keys change their meaning, not where some are added
 COUNTED = ("frame_index", "index")
+SUCCESS = "next.success"
+FAILED_FOLDER = re.compile(r"(fail(ed|ure|ures)?|unsuccessful)(_(episodes|demos|trajectories))?", re.IGNORECASE)
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 ACTIONS, STATES = ("action", "actions"), ("observation.state", "state")  # the first that is there is looked at
 MOVING = ("action", "observation")  # columns of the robot's own motion
@@ -185,6 +188,7 @@ def inspect_dataset(
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *dataset.file_findings(), *_check_lengths(dataset, chosen, stride, horizon)]
+    findings += _check_folders(dataset, chosen)
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
     if copies_of(dataset) is None:
@@ -252,6 +256,28 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
     if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
+
+
+def _check_folders(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
+    """Find episodes in folders that are called after failure, where others are not."""
+    failed: dict[int, str] = {}
+    for episode in chosen if dataset.files.commit is None else ():
+        file = dataset.files_of(episode.index)[0]
+        names = file.relative_to(dataset.root).parts[:-1] if file.is_relative_to(dataset.root) else ()
+        if name := next(filter(FAILED_FOLDER.fullmatch, names), ""):
+            failed[episode.index] = name
+    if 0 < len(failed) < len(chosen):
+        sign = f"the name of their folder ({failed[min(failed)]})"
+        yield problems.FAILED.finding(failed, all=len(chosen), sign=sign)
+
+
+def _check_success(rows: Rows) -> Iterator[Finding]:
+    """Find episodes that never reach success, where others do."""
+    reached = (rows.table(SUCCESS) > 0).any(1)  # [n]
+    succeeded = {int(rows.episodes[span.start]) for span in rows.spans() if reached[span].any()}
+    failed = set(rows.episodes.tolist()) - succeeded
+    if failed and succeeded:
+        yield problems.FAILED.finding(failed, all=len(failed) + len(succeeded), sign=f"`{SUCCESS}`")
 
 
 def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
@@ -323,7 +349,8 @@ def _check_values(
     """Read the vectors and timestamps of episodes, and sum up each dimension."""
     columns = _vectors(dataset)
     counted = [key for key in COUNTED if key in dataset.features]
-    if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else []), *counted]):
+    others = [key for key in ("timestamp", SUCCESS) if key in dataset.features and key not in columns]
+    if not (keys := [*columns, *others, *counted]):
         return _Values([])
     rows, unreadable = _read(dataset, looked_at, keys)
     findings += unreadable
@@ -331,6 +358,8 @@ def _check_values(
         return _Values([])
     if "timestamp" in keys:
         findings += check_times(rows, dataset.fps)
+    if SUCCESS in keys:
+        findings += _check_success(rows)
     moving = {key: names for key, names in columns.items() if key.startswith(MOVING)}
     if (still := still_rows(rows, [*moving])) is not None:
         findings += check_still(rows, still, dataset.fps)

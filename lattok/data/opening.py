@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -232,7 +232,7 @@ def _open(place: Path, options: dict[str, Any], named: str | None, files: LocalF
         plain = Path(os.path.normpath(place))  # without `..`, which behind a link may lead elsewhere
         place = plain if plain.exists() and plain.samefile(place) else place
         labelled = files is None and named is None and (place / SOURCE).is_file() and holds_labels_alone(place)
-        format_, place = (None, place) if labelled else _recognise(place, named)
+        format_, place = (None, place) if labelled else _recognise(place, named, options)
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
     if format_ is None:
@@ -258,8 +258,9 @@ def _open(place: Path, options: dict[str, Any], named: str | None, files: LocalF
     return dataset
 
 
-def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path]:
-    """Find the format of a file or folder, if it is not `named`, and where exactly it is."""
+def _recognise(place: Path, named: str | None, options: Collection[str]) -> tuple[type[RobotDataset], Path]:
+    """Find the format of a file or folder, if it is not `named`, and where exactly it is; of several that are there the
+    one that takes these options."""
     known = formats(named)
     if place.is_file():
         for each in known:
@@ -278,6 +279,15 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
         way_out = f"Give both: lattok inspect DATASET --labels {shlex.quote(str(place))}"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found = found or [(each, place) for each in known if named or each.guess(place)]
+    inner = "" if found else _below(place, known)
+    found = found or [(each, place) for each in known if not inner and each.guess_below(place)]
+    asked = {*options} - {"name", *_VIEWS, *_HUB}
+    if len({each.kind for each, _ in found}) > 1 and any(asked <= {*each.options} for each, _ in found):
+        found = [(each, path) for each, path in found if asked <= {*each.options}]
+    if len(kinds := [*dict.fromkeys(each.kind for each, _ in found)]) > 1:
+        typed = shlex.join(["lattok", "inspect", str(place), "--format", kinds[0]])
+        way_out = f"Name one: {typed}, or give each a folder of its own."
+        checks.fail("format", f"the one to read, as {place} holds several ({', '.join(kinds)})", "none", way_out)
     if not found and (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
         way_out = f"Evaluate it on one: {shlex.join(['lattok', 'evaluate', str(place), 'DATASET'])}"
         checks.fail("dataset", "a dataset", f"{place}, which holds a model", way_out)
@@ -286,7 +296,7 @@ def _recognise(place: Path, named: str | None) -> tuple[type[RobotDataset], Path
         checks.fail("dataset", "a dataset", f"{place} with nothing in it", way_out)
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
-        hint = hint or ("" if found else _below(place, known))
+        hint = hint or inner
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
 
@@ -365,9 +375,6 @@ def _whole_of(file: Path) -> str:
 
 def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:
     """Describe a folder that is no dataset, or several, for an error."""
-    kinds = dict.fromkeys(each.kind for each, _ in found)
-    if len(kinds) > 1:
-        return f"{place} with several: {', '.join(kinds)}; name one (`format`), or give each a folder of its own"
     names = [path.name for _, path in found]
     names = names or [f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir()]
     shown = checks.few_of(sorted(names), _SHOWN)

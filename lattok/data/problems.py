@@ -1,14 +1,17 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data.schema import ARRAYS
 from lattok.data.summaries import quantile_ranges
-from lattok.utils.checks import LattokError
+from lattok.utils.checks import LattokError, counted
 from lattok.utils.commands import command
 from lattok.utils.findings import Finding, error, note, warning
 from lattok.utils.untrusted import EMPTY, FETCH
@@ -85,6 +88,18 @@ LAST_ACTION_EQUAL = warning(
     "The actions of the steps with `is_last` are all the same, and others are not.",
     'If they only fill the rows, put "last_action": "drop" into the description file, otherwise "keep".',
     kind="last-action-equal",
+)
+
+FAILED = note(
+    "{count} of {all:episode|episodes} did not succeed, going by {sign}: {named}.",
+    "Policies that imitate them learn to fail. To train without them, leave them out (`episodes`).",
+    kind="failed-episodes",
+)
+NUMBERS_BESIDE = note(
+    "Beside the {what} are files of numbers ({files}), which are not read.",
+    "If they are actions or states, write both as one dataset, with lattok.data.LeRobotWriter: "
+    "docs/howto/own_dataset.md#from-arrays.",
+    kind="numbers-beside",
 )
 
 # copies
@@ -421,7 +436,7 @@ FOLDERS_AS_CAMERAS = note(
     kind="folders-as-cameras",
 )
 OWN_SPLITS = note(
-    "The files have splits of their own (mask: {splits}); all of them are read{judges}.",
+    "The files have splits of their own ({where}: {splits}); all of them are read{judges}.",
     "To take one: {way_out}",
     kind="own-splits",
 )
@@ -465,6 +480,20 @@ def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     known = {FETCH: LFS_POINTER, EMPTY: EMPTY_FILE, NOT_INCREASING: UNREADABLE_TIMES}
     kind = next((each for sign, each in known.items() if sign in text), UNREADABLE)
     return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
+
+
+def numbers_beside(what: str, files: Iterable[PurePath]) -> Iterator[Finding]:
+    """Say which files beside films or pictures hold numbers, which are not read."""
+    kinds = Counter(path.suffix.lower() for path in files if path.suffix.lower() in ARRAYS and path.stem != "captions")
+    if kinds:
+        yield NUMBERS_BESIDE.finding(what=what, files=", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+
+
+def own_splits(where: str, counts: Mapping[str, int], judge: str, way_out: str) -> Finding:
+    """Say which splits the files have, with how many episodes, and which of them `judge`s, if one does."""
+    shown = ", ".join(f"{name}: {counted(count, 'episode')}" for name, count in counts.items())
+    judges = f", {judge} judges" if judge else ""
+    return OWN_SPLITS.finding(where=where, splits=shown, judges=judges, way_out=way_out)
 
 
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:

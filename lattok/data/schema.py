@@ -35,10 +35,12 @@ SOURCE = Path("meta") / "source.json"  # which dataset labels in a folder of the
 LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their PROVENANCE
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+HELD_OUT = ("valid", "val", "validation")  # splits of files that judge: robomimic's, and of others
 # why they are left out: of LeRobot, and of others
 DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"
 OTHER_DEPTH = "a depth camera, which models here do not read; export leaves it out"
-MOST_LOOKED_AT = 1000  # names in a folder, for a hint
+MOST_LOOKED_AT = 1000  # names in the folders of a level, for a hint or a guess
+FAR_BELOW = 9  # levels of folders: recordings are put by laboratory, robot, task, success, day, hour
 WITHOUT = "Give a dataset with actions: only latent action models of video need none."
 
 
@@ -92,10 +94,16 @@ def index_column(key: str, length: int, episode_index: int, task_index: int, fps
     return frame if key == "frame_index" else np.full_like(frame, {"episode_index": episode_index}.get(key, task_index))
 
 
-def holds(folder: Path, suffixes: Collection[str]) -> bool:
-    """Return whether a folder, or one in it, has a file with one of these endings among its first thousand."""
-    places = (path for pattern in ("*", "*/*") for path in islice(folder.glob(pattern), MOST_LOOKED_AT))
-    return any(path.suffix.lower() in suffixes for path in places)
+def holds(folder: Path, suffixes: Collection[str], levels: int = 2) -> bool:
+    """Return whether a folder, or those in it, have a file with one of these endings: of each of these levels the first
+    thousand are looked at."""
+    places = [folder]
+    for _ in range(levels):
+        inner = (path for place in places if place.is_dir() for path in place.iterdir() if path.name[0] != ".")
+        places = [*islice(inner, MOST_LOOKED_AT)]
+        if any(path.suffix.lower() in suffixes for path in places):
+            return True
+    return False
 
 
 def readable(text: str) -> str:
@@ -170,6 +178,11 @@ class RobotDataset(Suggests, ABC):
     @classmethod
     def guess(cls, folder: Path) -> bool:
         """Return whether `folder` may be of this format, if no format recognises it."""
+        return False
+
+    @classmethod
+    def guess_below(cls, folder: Path) -> bool:
+        """Return whether folders far below may make `folder` one of this format, if no format guesses so."""
         return False
 
     @classmethod

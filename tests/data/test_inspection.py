@@ -13,6 +13,7 @@ import pytest
 
 from lattok.cli import main
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, RobotDataset, inspect_dataset, open_dataset, problems
+from lattok.data.episodes import split_by_task
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
 from lattok.data.views import DECLARATION, with_cameras
@@ -20,7 +21,7 @@ from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Problem
 from tests.conftest import put_video
-from tests.data.edits import edit_info, read_info, set_column
+from tests.data.edits import add_feature, edit_info, read_info, set_column
 from tests.errors import refused
 from tests.real import BRIDGE, needs_real
 
@@ -149,6 +150,35 @@ def test_nan(make_dataset):
 
     text = found(replant(make_dataset([20, 30], cameras=False), "action", plant))
     assert "error: `action` (x) holds 2 values that are not finite, first in episode 1, frame 1." in text
+
+
+def test_episodes_that_fail(make_dataset, tmp_path):
+    dataset = make_dataset([20] * 4)
+    add_feature(dataset.root, "next.success", "bool", [1])
+    for failed, named in (((1, 3), [(1, 3)]), ((), []), (range(4), [])):  # all: nobody set it
+        set_column(dataset.data_file(0), "next.success", [i % 20 == 19 and i // 20 not in failed for i in range(80)])
+        told = [each for each in inspect_dataset(dataset.root).findings if each.kind == "failed-episodes"]
+        assert [each.episodes for each in told] == named
+        assert all("2 of 4 episodes did not succeed, going by `next.success`" in each.what for each in told)
+    for place in ("success/a", "failed_episodes/b", "success/c"):
+        film = tmp_path / "films" / place / "0.mp4"
+        film.parent.mkdir(parents=True)
+        put_video(film, np.zeros((20, 16, 16, 3), np.uint8), 10)
+    (told,) = (each for each in inspect_dataset(tmp_path / "films").findings if each.kind == "failed-episodes")
+    assert told.episodes == (0,)
+    assert "(failed_episodes)" in told.what
+
+
+def test_own_splits(make_dataset):
+    """Of `splits` in info.json, which LeRobot reads nowhere, val judges, else test; one of all says nothing."""
+    dataset = make_dataset([20] * 6)
+    for splits, held_out in (({"train": "0:4", "val": "4:6"}, (4, 5)), ({"train": "0:5", "test": "5:6"}, (5,))):
+        edit_info(dataset.root, splits=splits)
+        opened = open_dataset(dataset.root)
+        assert split_by_task(opened)[1] == list(opened.held_out) == list(held_out)
+        assert [*splits][1] + " judges" in found(opened)
+    edit_info(dataset.root, splits={"train": "0:6"})
+    assert open_dataset(dataset.root).findings == ()
 
 
 def test_timestamps_of_another_rate(make_dataset):

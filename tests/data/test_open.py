@@ -183,7 +183,7 @@ def test_hdf5_is_recognised(tmp_path):
     assert open_dataset(path).kind == open_dataset(tmp_path).kind == "hdf5"
     assert open_dataset(path, fps=10).fps == 10
     write_video(tmp_path / "a.mp4")
-    refused("with several: hdf5, video; name one", open_dataset, tmp_path)
+    refused(r"holds several \(hdf5, video\), got none. Name one: lattok inspect", open_dataset, tmp_path)
 
 
 def test_recordings_beside_their_videos_are_not_read_as_videos_alone(tmp_path):
@@ -191,7 +191,27 @@ def test_recordings_beside_their_videos_are_not_read_as_videos_alone(tmp_path):
         (tmp_path / folder).mkdir()
         write_video(tmp_path / folder / "cam.mp4")
         (tmp_path / folder / "data.hdf5").write_bytes(b"")
-    refused("with several: hdf5, video; name one", open_dataset, tmp_path)
+    refused(r"holds several \(hdf5, video\), got none. Name one: lattok inspect", open_dataset, tmp_path)
+
+
+def test_files_far_below_and_what_their_options_say_of_the_format(tmp_path):
+    """DROID's folders: numbers in HDF5, films beside them. The draft that is printed opens them."""
+    h5py = pytest.importorskip("h5py")
+    values = np.arange(12.0).reshape(4, 3)
+    for day in "12":
+        place = tmp_path / "droid" / "lab" / "success" / day / "noon"
+        place.mkdir(parents=True)
+        with h5py.File(place / "trajectory.h5", "w") as file:
+            file["action/gripper"], file["action/joint"] = values[:, :1], values
+            file["observation/state/joint"] = values
+        write_video(place / "recordings" / "MP4" / "1.mp4")
+    refused(r"holds several \(hdf5, video\)", open_dataset, tmp_path / "droid")
+    said = refused("expected a layout of", open_dataset, tmp_path / "droid", format="hdf5")
+    (tmp_path / "droid.json").write_text(said.partition("Write ")[2].partition(" into a file")[0])
+    dataset = open_dataset(tmp_path / "droid.json")
+    assert (dataset.kind, len(dataset.episodes)) == ("hdf5", 2)
+    np.testing.assert_array_equal(dataset.actions(1), values)
+    assert {"action.gripper", "observation.state"} < dataset.features.keys()
 
 
 def test_what_else_lies_in_a_lerobot_dataset_changes_nothing(make_dataset):

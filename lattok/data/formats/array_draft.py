@@ -1,6 +1,7 @@
 """A description of a file of arrays in no known layout, guessed from names and shapes, for its user to correct."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -41,12 +42,17 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     start = f"{episodes}/" if episodes else ""
     shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
     columns: dict[str, str] = {}
-    for path, array in inner.items():
+    for path in sorted(inner, key=lambda path: -math.prod(inner[path].shape[1:]) if ACTION.search(path) else 0):
+        array = inner[path]
         column = _column(path, array)
-        if column is not None and column not in columns.values() and len(columns) < MOST:
+        if column in ("action", "observation.state") and column in columns.values():  # of several actions the widest
+            below = re.sub(r"^(actions?|observations?|obs|states?)[._]", "", _leaf(path))
+            column = f"{column.removesuffix('.state')}.{below}"
+        if column is None or column in columns.values() or len(columns) == MOST:
+            continue
+        if len(json.dumps({**columns, path: column})) <= LONGEST:
             columns[path] = column
-    fits = columns and len(json.dumps(columns)) <= LONGEST
-    layout: dict[str, Any] = {"episodes": episodes, "columns": columns if fits else {"PATH": "action"}}
+    layout: dict[str, Any] = {"episodes": episodes, "columns": columns or {"PATH": "action"}}
     texts = (path for path, array in inner.items() if array.dtype.kind in "OSUT" and TEXT.search(path))
     said = (f"@{name}" for name, value in named.items() if isinstance(value, str | bytes) and TEXT.search(name))
     if text := next((path for path in texts if path not in columns), "") or next(said, ""):
@@ -86,8 +92,12 @@ def _below(path: str, episodes: str) -> str:
     return path[above.end() :] if above else ""
 
 
+def _leaf(path: str) -> str:
+    return re.sub(r"[^\w.]+", "_", path.replace("/", "."))
+
+
 def _column(path: str, array: Any) -> str | None:
-    leaf = re.sub(r"[^\w.]+", "_", path.replace("/", "."))
+    leaf = _leaf(path)
     encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
     if not array.shape or DEPTH.search(path):
         return None

@@ -26,14 +26,23 @@ from lattok.data.formats.array_listing import (
     natural,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, in_a_description, index_column
+from lattok.data.schema import (
+    FAR_BELOW,
+    HELD_OUT,
+    INDEX_FEATURES,
+    Damage,
+    Feature,
+    RobotDataset,
+    holds,
+    in_a_description,
+    index_column,
+)
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import safe_path
+from lattok.utils.untrusted import safe_path, walk
 
-HELD_OUT = ("valid", "val", "validation")  # masks of what judges: robomimic's, and of others
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -110,11 +119,10 @@ class ArrayDataset(RobotDataset):
         if split is None and first.splits:
             judge = next((name for name in HELD_OUT if name in first.splits), "")
             self.held_out = tuple(_members(demos, contents, judge))
-            judges = f", {judge} judges" if self.held_out else ""
-            shown = ", ".join(f"{name}: {checks.counted(len(each), 'episode')}" for name, each in first.splits.items())
+            counts = {name: len(each) for name, each in first.splits.items()}
             name = "train" if "train" in first.splits else next(iter(first.splits))
             way_out = in_a_description(self.root, f'"split": {json.dumps(name)}')
-            self.findings += (problems.OWN_SPLITS.finding(splits=shown, judges=judges, way_out=way_out),)
+            self.findings += (problems.own_splits("mask", counts, judge if self.held_out else "", way_out),)
         features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]
@@ -150,6 +158,10 @@ class ArrayDataset(RobotDataset):
     @classmethod
     def guess(cls, folder: Path) -> bool:
         return bool(cls.files_in(folder))
+
+    @classmethod
+    def guess_below(cls, folder: Path) -> bool:
+        return holds(folder, cls.suffixes, FAR_BELOW)
 
     # reading
 
@@ -218,10 +230,15 @@ class ArrayDataset(RobotDataset):
         ends = " or ".join(self.suffixes)
         if not self.root.is_dir():
             checks.fail("path", f"a {ends} file or a folder of them", f"{self.root}", "There is no such file.")
-        files = [safe_path(self.root, path, str(path)) for path in self.files_in(self.root)]
+        found = self.files_in(self.root) or self._files_below()
+        files = [safe_path(self.root, path, str(path)) for path in found]
         if not files:
             checks.fail("path", f"a folder with files {ends}", f"none in {self.root}")
         return files
+
+    def _files_below(self) -> list[Path]:
+        found = (self.root / path for path in walk(self.root, lambda path: path.name.startswith("."), once=True))
+        return [path for path in found if path.suffix.lower() in self.suffixes]
 
     def _columns(self, arrays: Stored, layout: Layout) -> tuple[dict[str, Feature], dict[str, Stored]]:
         """Return features by key, cameras last, and where each comes from: one array, or several side by side."""

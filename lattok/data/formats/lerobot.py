@@ -1,6 +1,7 @@
 """LeRobot v3 datasets, read without the `lerobot` package: JSON and Parquet tables, videos by timestamp."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from lattok.data import problems
 from lattok.data.formats.lerobot_meta import (
     INFO,
     PLACE,
@@ -41,7 +43,17 @@ from lattok.data.problems import (
     UNKNOWN_ROWS,
     short_video,
 )
-from lattok.data.schema import DEPTH, IMAGE_DTYPES, LEROBOT_INDEX, NOTE, PROVENANCE, ManyColumns, index_column
+from lattok.data.schema import (
+    DEPTH,
+    HELD_OUT,
+    IMAGE_DTYPES,
+    LEROBOT_INDEX,
+    NOTE,
+    PROVENANCE,
+    ManyColumns,
+    index_column,
+    readable,
+)
 from lattok.data.statistics import renew_episodes, right_statistics
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import NewColumns, TableDataset
@@ -59,6 +71,7 @@ MAX_IMAGE_BYTES = 2**28
 MESSAGES = "language_persistent"  # column of messages that hold from their time on
 TIME_ROUNDING_S = 1e-4  # seconds that a stored time may be off
 FILES_LOOKED_INTO = 64  # for rows of unknown episodes
+SPLIT = re.compile(r"([0-9]{1,12}):([0-9]{1,12})")  # of `splits` in meta/info.json
 TOTALS = ("total_episodes", "total_frames")  # in meta/info.json
 MAX_UNWANTED = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
 
@@ -93,12 +106,28 @@ class LeRobotV3(TableDataset):
         self.tasks = self._read_tasks()
         self.episodes = self._table = self._read_episodes(self.videos)
         self.damaged = self._table.missing
+        self._split()
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._folders: set[str] = set()  # that are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
         self._counts: dict[Path, int] = {}  # frames of films whose rows have other times
         self._check_files()
         self._reader = ColumnReader(self.files)
+
+    def _split(self) -> None:
+        """Hold out what `splits` of info.json says, and say which there are, if any but one of all episodes."""
+        given = self.info.get("splits")
+        spans = {name: SPLIT.fullmatch(str(span)) for name, span in (given if isinstance(given, dict) else {}).items()}
+        splits = {readable(name): range(int(span[1]), int(span[2])) for name, span in spans.items() if span}
+        if len(splits) < 2:
+            return
+        judge = next((name for name in (*HELD_OUT, "test") if name in splits), "")
+        inside = [episode.index for episode in self.episodes if episode.index in splits.get(judge, ())]
+        self.held_out = tuple(inside) if len(inside) < len(self.episodes) else ()
+        counts = {name: sum(episode.index in span for episode in self.episodes) for name, span in splits.items()}
+        first, *_ = splits.values()
+        way_out = f"--episodes {first.start}:{first.stop} (in Python `episodes`)."
+        self.findings = (problems.own_splits("meta/info.json", counts, judge if self.held_out else "", way_out),)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

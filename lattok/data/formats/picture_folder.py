@@ -1,9 +1,11 @@
 """Folders of numbered pictures: an episode in each folder, or in each folder of folders with a camera each."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from statistics import mode
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +16,7 @@ from lattok.data.formats.array_listing import natural
 from lattok.data.formats.video_folder import captions_of, find_captions
 from lattok.data.images import decode_image
 from lattok.data.schema import (
+    FAR_BELOW,
     INDEX_FEATURES,
     Damage,
     Feature,
@@ -48,7 +51,8 @@ class PictureFolder(RobotDataset):
 
     A folder with pictures is an episode. Where the folders with pictures have the same names in every folder above
     them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
-    names count (`push/1`, `push/2`). Folders called depth are left out.
+    names count (`push/1`, `push/2`). Where that is so of most, the others are damaged. Folders called depth are left
+    out.
 
     The instruction is the first line of lang.txt, else the folder's caption (`captions`, or a captions file as of a
     folder of videos), else the name of the folder that the episode is in, else empty. Pictures do not tell when they
@@ -68,7 +72,7 @@ class PictureFolder(RobotDataset):
             hint = in_a_description(self.root, '"fps": 10')
             checks.fail("fps", "the frame rate, which pictures do not tell", "none", hint)
         self.fps = float(fps)
-        folders = _folders(self.root)
+        folders, others = _folders(self.root)
         depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
         self.left_out = dict.fromkeys(depth, "pictures of depth, which models here do not read")
         found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
@@ -77,7 +81,7 @@ class PictureFolder(RobotDataset):
         written = {} if source is None else captions_of(names, source)
         instructions = [_instruction(self.root, name) or written.get(name) or _class(name) for name in names]
         self._tasks_of = instructions
-        usual = max(map(tuple, self._pictures), key=len)
+        usual = mode(map(tuple, self._pictures))
         self.cameras = tuple(CAMERA + camera for camera in usual)
         reasons: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -91,9 +95,10 @@ class PictureFolder(RobotDataset):
         self.damaged = tuple(Damage(index, reason) for index, reason in reasons.items())
         self.episodes = tuple(Episode(i, len(self._pictures[i][usual[0]]), (instructions[i],)) for i in self._sizes)
         self.tasks = tuple(dict.fromkeys(instructions[i] for i in self._sizes))
+        self.findings = tuple(problems.numbers_beside("pictures", others))
         if len(usual) > 1:
             shown = checks.listed(usual)
-            self.findings = (problems.FOLDERS_AS_CAMERAS.finding(folders=shown, count=len(self.episodes)),)
+            self.findings += (problems.FOLDERS_AS_CAMERAS.finding(folders=shown, count=len(self.episodes)),)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -103,6 +108,10 @@ class PictureFolder(RobotDataset):
     def guess(cls, folder: Path) -> bool:
         levels = ("/".join(["*"] * level) for level in range(1, LEVELS + 1))
         return any(_is_picture(path) for level in levels for path in folder.glob(level))
+
+    @classmethod
+    def guess_below(cls, folder: Path) -> bool:
+        return holds(folder, SUFFIXES, FAR_BELOW)
 
     @classmethod
     def hint(cls, folder: Path) -> str:
@@ -173,18 +182,28 @@ class PictureFolder(RobotDataset):
         return height, width
 
 
-def _folders(root: Path) -> dict[str, list[str]]:
-    """Relative paths of the folders that hold pictures, with their pictures in order."""
+def _folders(root: Path) -> tuple[dict[str, list[str]], list[Path]]:
+    """Relative paths of the folders that hold pictures, with their pictures in order, and those of all other files."""
     if not root.is_dir():
         checks.fail("path", "a folder of pictures", f"{root}", "Give the folder that holds the episodes.")
     found: dict[str, list[str]] = {}
+    others = list[Path]()
     for path in walk(root, lambda path: path.name.startswith("."), once=True):
         if path.suffix.lower() in SUFFIXES:
             found.setdefault(path.parent.as_posix(), []).append(path.as_posix())
+        else:
+            others.append(path)
     if not found:
         checks.fail("path", f"a folder with pictures ({', '.join(SUFFIXES)})", f"none in {root}")
     ordered = sorted(found, key=natural)
-    return {folder: sorted(found[folder], key=lambda file: natural(PurePosixPath(file).name)) for folder in ordered}
+    by_number = {
+        folder: sorted(found[folder], key=lambda file: natural(PurePosixPath(file).name)) for folder in ordered
+    }
+    return by_number, others
+
+
+def _by_number(file: str) -> tuple[tuple[int, str], ...]:
+    return natural(PurePosixPath(file).name)
 
 
 def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
@@ -193,11 +212,10 @@ def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     for folder, files in folders.items():
         place = PurePosixPath(folder)
         above.setdefault(place.parent.as_posix(), {})[place.name or "image"] = files
-    names = {tuple(cameras) for cameras in above.values()}
-    equal = all(len({len(files) for files in cameras.values()}) == 1 for cameras in above.values())
+    names = Counter(tuple(cameras) for cameras in above.values() if len({len(each) for each in cameras.values()}) == 1)
     counted = any(EPISODE_NAME.fullmatch(name) for cameras in above.values() for name in cameras)
-    if len(names) == 1 and equal and not counted and "." not in above:
-        return above
+    if names and names.most_common(1)[0][1] > len(above) / 2 and not counted and "." not in above:
+        return above  # of the others a camera is damaged
     return {folder: {"image": files} for folder, files in folders.items()}
 
 

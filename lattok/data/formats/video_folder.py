@@ -22,6 +22,7 @@ from lattok.data import problems
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
 from lattok.data.formats.video_views import grouped, likely_views
 from lattok.data.schema import (
+    FAR_BELOW,
     INDEX_FEATURES,
     Damage,
     Feature,
@@ -243,7 +244,8 @@ class VideoFolder(RobotDataset):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
         self._files, others = _video_files(self.root)
-        self.left_out = dict.fromkeys(others, NOT_OPENED)
+        unopened = (path for path in others if path.name.lower().endswith(OTHER_SUFFIXES))
+        self.left_out = dict.fromkeys(sorted(readable(path.as_posix()) for path in unopened), NOT_OPENED)
         places, self._views = self._files, {CAMERA: self._files}  # places in folders, whose names are instructions
         if views is not None:
             found = grouped(self._files, views)
@@ -282,7 +284,8 @@ class VideoFolder(RobotDataset):
         self.episodes = tuple(Episode(i, length, (instructions[i],)) for i, length in lengths.items())
         self._sizes = {place: (video.height, video.width) for place, video in read.items()}  # by view, then by episode
         self._bytes = {index: read[index].bytes for index in self._schedules}
-        self.findings = tuple(self._findings(source, len(self._files) - len(written)))
+        found = self._findings(source, len(self._files) - len(written))
+        self.findings = (*found, *problems.numbers_beside("videos", others))
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -296,6 +299,10 @@ class VideoFolder(RobotDataset):
     @classmethod
     def guess(cls, folder: Path) -> bool:
         return any(_is_video(path) for path in folder.glob("*/*/*"))
+
+    @classmethod
+    def guess_below(cls, folder: Path) -> bool:
+        return holds(folder, SUFFIXES, FAR_BELOW)
 
     @cached_property
     def features(self) -> dict[str, Feature]:
@@ -350,9 +357,9 @@ class VideoFolder(RobotDataset):
             yield problems.FILES_AS_EPISODES.finding(names=checks.listed([*views]), way_out=way_out)
 
 
-def _video_files(root: Path) -> tuple[list[str], list[str]]:
-    """List videos below a folder by relative path (with /), sorted, and those of kinds that are not opened. Links are
-    followed, no folder is entered twice."""
+def _video_files(root: Path) -> tuple[list[str], list[Path]]:
+    """List videos below a folder by relative path (with /), sorted, and all other files. Links are followed, no folder
+    is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
     found = [*walk(root, lambda path: path.name.startswith("."), once=True)]
@@ -362,8 +369,7 @@ def _video_files(root: Path) -> tuple[list[str], list[str]]:
         checks.fail("path", "a folder with videos alone", f"{root} with the dataset {inner[0].parents[1]} in it", hint)
     if not files:
         checks.fail("path", "a folder with videos (" + ", ".join(SUFFIXES) + ")", f"none in {root}")
-    others = [readable(path.as_posix()) for path in found if path.name.lower().endswith(OTHER_SUFFIXES)]
-    return sorted(files), sorted(others)
+    return sorted(files), [path for path in found if not path.name.lower().endswith(SUFFIXES)]
 
 
 def _is_video(path: Path) -> bool:

@@ -208,6 +208,10 @@ class ZarrDataset(ArrayDataset):
         return [folder] if cls.is_file(folder) or cls.files_in(folder) else ()
 
     @classmethod
+    def guess_below(cls, folder: Path) -> bool:
+        return False  # a store is a folder
+
+    @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and cls.is_file(path))
 

@@ -42,6 +42,21 @@ def test_bridge_raw(tmp_path: Path):
     assert "images0, images1" in dataset.findings[0].what
 
 
+def test_far_below_where_one_recording_lacks_a_picture(tmp_path: Path):
+    """By date and group, as Bridge is unpacked; the actions are beside in pickles."""
+    for episode in range(5):
+        place = tmp_path / "2023-01-01" / "raw" / "group0" / f"traj{episode}"
+        for camera in ("images0", "images1"):
+            write(place / camera, 3 if (episode, camera) == (3, "images1") else 4, episode)
+        (place / "policy_out.pkl").write_bytes(b"never read")
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (len(dataset.cameras), [episode.index for episode in dataset.episodes]) == (2, [0, 1, 2, 4])
+    assert (
+        "traj3: expected as many pictures of every camera, got 4 in images0, 3 in images1" in dataset.damaged[0].reason
+    )
+    assert "(5 .pkl), which are not read" in kinds(tmp_path)["numbers-beside"].what
+
+
 @pytest.mark.parametrize("names", [("1", "2"), ("ep_1", "ep_2"), ("front", "wrist")])
 def test_folders_are_episodes_where_their_names_count_or_their_lengths_differ(tmp_path: Path, names: tuple[str, ...]):
     for task in ("pull", "push"):
