@@ -17,6 +17,7 @@ from lattok.data.writers import Extra
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import MISSING, copy_again
 
 ENCODING = ("video.", "audio.", "has_audio")  # how names of facts about an encoded video begin
 # of info.json: what is another in the export
@@ -101,7 +102,7 @@ class DepthCameras:
                 start, stop = piece.span(start, stop, self._source.fps)
                 here = stack.enter_context(self._source.files.at_hand(path))
                 if not here.is_file():
-                    raise LattokError(f"missing video file {path}. Download or copy it again.")
+                    raise LattokError(f"missing video file {path}. {copy_again(path, MISSING)}")
                 spans[key] = VideoSpan(path, start, stop, here)
             yield Extra(spans, self._stats.get(index, {}))
 

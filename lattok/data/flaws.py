@@ -1,6 +1,7 @@
 """What is wrong inside episodes, told from their numbers: times, stillness, angles."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,6 @@ LOST = 1.5  # frame intervals between two frames of which one was lost
 STILL_S = 1.0  # seconds without motion that count
 STILL_SHARE, MUCH = 0.05, 0.25  # of all frames
 STILL_STEP = 1e-3  # of a column's usual range
-UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 OF_UNIT = 0.1  # that a rate may be off and still tell it
 TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
@@ -23,10 +23,32 @@ NEARLY_ALL = 0.99  # of the rows
 WHOLE = 0.9  # of the changed signs of a quaternion: all its numbers change theirs at once
 
 
+class TimeUnit(NamedTuple):
+    name: str
+    by: int  # in a second
+
+
+SECONDS = TimeUnit("seconds", 1)
+UNITS = (TimeUnit("milliseconds", 10**3), TimeUnit("microseconds", 10**6), TimeUnit("nanoseconds", 10**9))
+
+
+def unit_of(rate: float, fps: float) -> TimeUnit:
+    """Return the unit of times that say `rate` frames a second where there are `fps`; seconds where none explains
+    it."""
+    return next((unit for unit in UNITS if abs(rate * unit.by / fps - 1) <= OF_UNIT), SECONDS)
+
+
 def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
     """Find times [T] that are not those of frames at `fps`, and say why: they go back, run at another rate, leave
     frames out, or stray."""
     times = rows.columns["timestamp"].astype(np.float64)
+    units = {int(rows.episodes[span.start]): unit_of(_rate(times[span]), fps) for span in rows.spans()}
+    if in_units := {episode: unit for episode, unit in units.items() if unit != SECONDS}:
+        for unit in dict.fromkeys(in_units.values()):
+            episodes = [episode for episode, own in in_units.items() if own == unit]
+            yield problems.TIMES_UNIT.finding(episodes, unit=unit.name, by=unit.by)
+        rest = ~np.isin(rows.episodes, list(in_units))
+        rows, times = Rows(rows.episodes[rest], rows.frames[rest], {"timestamp": times[rest]}), times[rest]
     stray = np.abs(times - rows.frames / fps)  # [n] seconds
     wrong = np.unique(rows.episodes[~(stray <= TOLERANCE / fps)])
     if not len(wrong):
@@ -49,12 +71,7 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
     measured = 1 / middle if lost.any() else float(np.median(whole))
     if not abs(measured / fps - 1) <= RATE_TOLERANCE:
         told = f"{measured:.4g}" if np.isfinite(measured) else "unknown"
-        unit, by = next(((unit, by) for unit, by in UNITS.items() if abs(measured * by / fps - 1) <= OF_UNIT), ("", 1))
-        yield (
-            problems.TIMES_UNIT.finding(wrong, unit=unit, by=by)
-            if unit
-            else problems.OTHER_RATE.finding(wrong, fps=fps, measured=told)
-        )
+        yield problems.OTHER_RATE.finding(wrong, fps=fps, measured=told)
     elif lost.any():
         at = int(np.flatnonzero(lost)[0]) + 1
         facts = {"count": int(lost.sum()), "frame": rows.frames[at], "seconds": float(steps[at - 1])}

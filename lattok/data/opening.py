@@ -24,6 +24,7 @@ from lattok.data.schema import (
     SOURCE,
     RobotDataset,
     camera_keys,
+    holds,
     short_name,
     vector_key,
 )
@@ -57,6 +58,8 @@ BESIDE: Registry[Callable[[RobotDataset, Any], RobotDataset]] = Registry(
 MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
+ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".7z", ".zst", ".xz", ".rar")  # also webdataset's
+UNPACKED = "Unpack the archives first, each into a folder of its own: tar -xf FILE.tar -C FOLDER"
 NAMED = "::"  # between the name of a format and a place
 
 
@@ -296,7 +299,7 @@ def _recognise(place: Path, named: str | None, options: Collection[str]) -> tupl
         checks.fail("dataset", "a dataset", f"{place} with nothing in it", way_out)
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
-        hint = hint or inner
+        hint = hint or inner or (UNPACKED if not found and holds(place, ARCHIVES) else "")
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
 
@@ -359,6 +362,8 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if (way_out := copy_again(file, "")) == FETCH:
         return way_out
+    if file.suffix.lower() in ARCHIVES:
+        return UNPACKED
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
     for folder in file.parents[:4]:

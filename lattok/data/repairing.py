@@ -17,7 +17,7 @@ from lattok.data import problems
 from lattok.data.carried import CopiedVideos, Piece
 from lattok.data.copies import first_of_copies
 from lattok.data.exporting import Plan, check_export, damage_of, plan_export, write_pieces
-from lattok.data.flaws import RATE_TOLERANCE, TOLERANCE
+from lattok.data.flaws import RATE_TOLERANCE, TOLERANCE, unit_of
 from lattok.data.formats.lerobot import LeRobotV3, tolerant
 from lattok.data.formats.lerobot_v2 import LeRobotV2
 from lattok.data.image_writer import ImageStats, VideoSpan
@@ -283,7 +283,8 @@ def _say_clock(deeds: _Deeds, piece: Piece, times: np.ndarray | None, fps: float
     elif off > LEROBOT_S + ROUNDED * np.abs(times).max():
         deeds.add("clock", piece.episode.index, most=off)
     if off > TOLERANCE / fps and own[-1] > own[0]:
-        yield (piece.length - 1) / (own[-1] - own[0])
+        rate = (piece.length - 1) / (own[-1] - own[0])
+        yield rate * unit_of(rate, fps).by
 
 
 def _say_values(deeds: _Deeds, view: "_Mended", index: int, columns: Mapping[str, np.ndarray]) -> None:

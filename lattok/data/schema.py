@@ -356,11 +356,14 @@ class RobotDataset(Suggests, ABC):
 
 NUMBERS = ("float", "int")  # kinds of columns that are vectors
 PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
-ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")  # files of arrays
+ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle", ".csv", ".mat", ".safetensors")  # files of arrays
+TABLES = (".parquet", ".arrow", ".feather", ".lance")  # and of rows, where they are of no format
 LONGEST_NAME = 255  # characters, as of folders
 # what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
 NO_PART = re.compile(
-    r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward", re.I
+    r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward"
+    r"|demo_(start|end)_",  # of UMI: where the demonstration begins and ends
+    re.I,
 )
 WHOLE_ACTION = re.compile(r"^actions(_\w+)?$|^action\..*actions", re.I)  # not a part: several say one motion
 KINDS_OF_PARTS = tuple(

@@ -199,7 +199,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     """Open a file with a video stream. Whatever PyAV raises over a damaged one becomes a `LattokError` of one line."""
     try:
         if not path.is_file():
-            way_out = "Download or copy it again, or choose other cameras with `cameras`."
+            way_out = copy_again(path, "Download or copy it again, or choose other cameras with `cameras`.")
             raise LattokError(f"missing video file {path}. {way_out}")
         if _ends_empty(path):
             what = "only zeros follow, as after a download that stopped"

@@ -66,6 +66,8 @@ def safe_path(root: Path, path: Path, what: str) -> Path:
         plain = os.path.normcase(real)
         if not any(plain == area or plain.startswith(area.rstrip(os.sep) + os.sep) for area in _areas(root)):
             got = f"got {path}" if real == os.path.abspath(path) else f"but {path} leads to {real}"
+            if ANNEX in real and not os.path.exists(real):
+                raise LattokError(f"{what}: {path} is no file yet. {FETCH_ANNEX}")
             folder = real if os.path.isdir(real) else os.path.dirname(real)  # no more than is asked for
             way_out = f"Move it there, or name the folder that may be read as well: {TRUSTED}={folder}"
             raise LattokError(f"{what}: expected a path below {root}, {got}. {way_out} (environment).")
@@ -180,22 +182,33 @@ YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; publi
 MAX_VOCABULARY = 1 << 24  # ids of a tokenizer, whose file would be larger than is read
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
+MISSING = "Download or copy it again."
+UNPACK = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".zip": "unzip"}  # by ending
 LFS = (
     b"version https://git-lfs"  # how a pointer of Git LFS begins, which stands in place of a file that was not fetched
 )
 EMPTY = "It is empty: copy it again."
 FETCH = "It is a pointer of Git LFS, not the file. Fetch it: git lfs pull"
+FETCH_ANNEX = "Its content is in git-annex, and was not fetched: git annex get"
+ANNEX = "annex/objects"  # in what links and pointers of git-annex lead to
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
 def copy_again(path: Path, hint: str = COPY) -> str:
-    """Return the way out where a file cannot be read: a pointer of Git LFS is fetched, an empty one copied."""
+    """Return the way out where a file cannot be read or is missing: a pointer of Git LFS or git-annex is fetched, an
+    empty one copied, one that is there with another ending unpacked."""
     try:
         with path.open("rb") as file:
             begins = file.read(len(LFS))
-            return FETCH if begins == LFS else hint if begins else EMPTY
     except OSError:
-        return hint
+        if os.path.islink(path) and ANNEX in os.readlink(path):
+            return FETCH_ANNEX
+        packed = (path.with_name(f"{path.name}{ending}") for ending in UNPACK)
+        there = next((each for each in packed if not path.exists() and each.is_file()), None)
+        return hint if there is None else f"There is {there.name} instead: {UNPACK[there.suffix]} {there}"
+    if ANNEX.encode() in begins[: len(ANNEX) + 1]:
+        return FETCH_ANNEX
+    return FETCH if begins == LFS else hint if begins else EMPTY
 
 
 def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = False, nul: bool = False) -> Any:

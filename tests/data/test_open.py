@@ -142,6 +142,9 @@ def test_missing_columns_of_the_episode_table(make_dataset):
         ("a.gif", "ffmpeg -i FILE FILE.mp4"),
         ("ep0/0.webp", "ffmpeg -i FILE FILE.png"),
         ("ep0.npy", "LeRobotWriter"),
+        ("train-00000-of-00001.parquet", "LeRobotWriter"),
+        ("shard-000000.tar", "tar -xf"),
+        ("meta_data/info.json", "convert_dataset_v1_to_v2"),
         ("pick/run1/demo.hdf5", "Give one of the datasets in it: pick"),
     ],
 )
@@ -332,6 +335,8 @@ def test_more_about_description_files(tmp_path):
         ("meta/info.json", "Give the whole dataset, "),
         ("meta/tasks.parquet", "Give the whole dataset, "),
         ("data/chunk-000/file-000.parquet", "Give the whole dataset, "),
+        ("../arm.zip", "Unpack it, and give the folder."),
+        ("../arm.tgz", "Unpack the archives first"),
         ("../arrays.npy", "Write arrays as a dataset first, with lattok.data.LeRobotWriter"),
         ("../lonely/clip.mp4", "Give the whole dataset, "),
         ("../notes.txt", "Give the folder of the dataset that it belongs to."),

@@ -109,6 +109,10 @@ def jitter(root):
     column(root, "timestamp", lambda times: times.__iadd__(noise))
 
 
+def milliseconds(root):
+    column(root, "timestamp", lambda times: times[1:3].__imul__(np.float32(1000)))
+
+
 def miscounted(root):
     column(root, "frame_index", lambda frames: frames[1:].__iadd__(1))
 
@@ -159,6 +163,7 @@ FLAWS: list[tuple[str, Callable[..., None], list[tuple[int, int, int]]]] = [
     ("times", restart, [*WHOLE[:2], (2, 0, 30), (2, 30, 60), WHOLE[3]]),
     ("times", jump, [WHOLE[0], (1, 0, 20), (1, 20, 60), *WHOLE[2:]]),
     ("clock", jitter, WHOLE),
+    ("clock", milliseconds, WHOLE),
     ("numbers", miscounted, WHOLE),
     ("statistics", stale, WHOLE),
     ("unlisted", stranger, WHOLE),

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from lattok.utils import untrusted
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import MOST_LINKS, Rule, is_file_name, safe_path, typed, walk
+from lattok.utils.untrusted import MOST_LINKS, Rule, copy_again, is_file_name, safe_path, typed, walk
 from tests.errors import refused
 
 SAYS = "info.json: `data_path`: expected "
@@ -253,3 +253,26 @@ def test_json_becomes_what_a_type_says(value, kind, made):
 def test_what_has_another_type_is_one_line_with_its_place(value, kind, says):
     said = refused(None, typed, value, kind, "", "f.json", "Again.")
     assert said.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("there", "content", "says"),
+    [
+        ("a", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a", b"/annex/objects/SHA256E-s12--ab.parquet\n", "git annex get"),
+        ("a", b"", "It is empty"),
+        ("a.gz", b"1", "There is a.gz instead: gunzip"),
+        ("b", b"1", "Copy"),
+    ],
+)
+def test_what_stands_in_place_of_a_file(tmp_path: Path, there: str, content: bytes, says: str):
+    (tmp_path / there).write_bytes(content)
+    assert says in copy_again(tmp_path / "a")
+
+
+def test_a_link_whose_content_git_annex_has_not_fetched(tmp_path: Path):
+    link = tmp_path / "data" / "a.mp4"
+    link.parent.mkdir()
+    link.symlink_to("../.git/annex/objects/1/2/KEY/KEY")
+    assert "git annex get" in copy_again(link)
+    refused("git annex get", safe_path, link.parent, link, "a.mp4")

@@ -26,6 +26,7 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 SHOWN = 12  # arrays in a message
+STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
 
 
 class Store(ABC):
@@ -297,6 +298,10 @@ def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Map
         checks.refuse(
             where, f"a group with {wanted}, at least one row", there if path is None else "none", "Remove it."
         )
+    pictures = (name for name, each in found.items() if each.dtype == np.uint8 and _is_coloured(name, each.shape))
+    if len(found[path].shape) == 1 and (picture := next(pictures, None)) is not None:
+        got = f"one step: {rows} numbers and one picture, `{picture}` {list(found[picture].shape)}"
+        checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, STEPS_TOGETHER)
     if storage(found[path].dtype, found[path].shape[1:], False) is None:
         got = f"{found[path].dtype} {list(found[path].shape)}"
         raise LattokError(f"{where}: expected numbers as `{path}`, got {got}. Write them as numbers.")

@@ -229,7 +229,8 @@ class ArrayDataset(RobotDataset):
             return [self.root]
         ends = " or ".join(self.suffixes)
         if not self.root.is_dir():
-            checks.fail("path", f"a {ends} file or a folder of them", f"{self.root}", "There is no such file.")
+            hint = "Unpack it, and give the folder." if self.root.exists() else "There is no such file."
+            checks.fail("path", f"a {ends} file or a folder of them", f"{self.root}", hint)
         found = self.files_in(self.root) or self._files_below()
         files = [safe_path(self.root, path, str(path)) for path in found]
         if not files:

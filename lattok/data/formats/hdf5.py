@@ -10,7 +10,7 @@ from lattok.data.formats.array_listing import Store
 from lattok.data.formats.array_reader import ArrayDataset
 from lattok.data.formats.hdf5_heaps import endless_heap
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import copy_again
+from lattok.utils.untrusted import MISSING, copy_again
 from lattok.version import install_extra
 
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
@@ -98,6 +98,6 @@ class HDF5Dataset(ArrayDataset):
     @contextmanager
     def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
         if not path.is_file():
-            raise LattokError(f"missing data file {path}. Download or copy it again.")
+            raise LattokError(f"missing data file {path}. {copy_again(path, MISSING)}")
         with HDF5Store.guarded(path, where), _h5py().File(path, "r") as file:
             yield HDF5Store(path, file)

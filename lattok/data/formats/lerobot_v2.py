@@ -99,7 +99,10 @@ class LeRobotV2(LeRobotV3):
 
     @classmethod
     def hint(cls, folder: Path) -> str:
-        return ""  # that of version 3 says it
+        """Version 3 says what is missing of both; version 1 keeps its meta/ elsewhere."""
+        converter = "python -m lerobot.datasets.v2.convert_dataset_v1_to_v2"
+        first = (folder / "meta_data" / "info.json").is_file()
+        return f"It is of LeRobot v1. Convert it with LeRobot 0.3.3: {converter}" if first else ""
 
     def _read_info(self) -> dict[str, Any]:
         info = read_info(self.root, self.versions, (*self.place_fields, THEIR_CHUNK))

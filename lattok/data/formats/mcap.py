@@ -1,4 +1,4 @@
-"""Recordings of ROS 2, or of JSON messages, in MCAP files, also in rosbag2 folders. Needs the extra mcap.
+"""Recordings of ROS 2, or of JSON or protobuf messages, in MCAP files, also in rosbag2 folders. Needs the extra mcap.
 
 A frame is a message of the first camera. Of every other topic a frame has the last message at or before its time (the
 first one, where none came yet); of the action it has the first one at or after, which is what was sent next (the last
@@ -9,9 +9,9 @@ import base64
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +39,7 @@ from lattok.version import install_extra
 
 CAMERA = "observation.images."
 ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
-PICTURES = ("CompressedImage", "Image")
+PICTURES = ("CompressedImage", "Image", "RawImage")  # the last one is Foxglove's
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
     "JointState": ("position",),
     "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
@@ -349,14 +349,49 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
                 value = parse_json(message.data, f"{file}, {channel.topic}", nan=True)
                 return value if isinstance(value, dict) else {"value": value}
             if channel.id not in decoders:
-                decoders[channel.id] = factory.decoder_for(channel.message_encoding, schema) if schema else None
+                known = channel.message_encoding == schema.encoding == "protobuf" if schema else False
+                make = _protobuf_decoder if known else partial(factory.decoder_for, channel.message_encoding)
+                decoders[channel.id] = make(schema) if schema else None
             if decoders[channel.id] is None:
                 got = f"{channel.message_encoding or '?'} as {schema.encoding if schema else '?'}"
-                expected = "messages of ROS 2 (cdr) or JSON"
+                expected = "messages of ROS 2 (cdr), JSON or protobuf"
                 checks.refuse(f"{file}, {channel.topic}", expected, got, "Leave it out of `topics`.")
             return decoders[channel.id](message.data)
 
         yield _mcap("mcap.reader").make_reader(stream), decode
+
+
+def _protobuf_decoder(schema: Any) -> Callable[[bytes], dict[str, Any]]:
+    """Return what decodes messages of protobuf, such as Foxglove's, whose definitions are in the file."""
+    descriptors, factory = _mcap("google.protobuf.descriptor_pb2"), _mcap("google.protobuf.message_factory")
+    files = {each.name: each for each in descriptors.FileDescriptorSet.FromString(schema.data).file}
+    pool = _mcap("google.protobuf.descriptor_pool").DescriptorPool()
+
+    def add(name: str) -> None:  # after what it imports
+        file = files.pop(name, None)
+        for other in file.dependency if file is not None else ():
+            add(other)
+        if file is not None:
+            pool.Add(file)
+
+    while files:
+        add(next(iter(files)))
+    kind = factory.GetMessageClass(pool.FindMessageTypeByName(schema.name))
+    return lambda data: _plain(kind.FromString(data))
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """Return a message of protobuf as JSON has it, but for bytes."""
+    found: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            found[field.name] = value if isinstance(value, str | bytes | float | int) else [*value]
+        elif field.has_presence:
+            found[field.name] = _plain(value) if message.HasField(field.name) else {}
+        else:
+            found[field.name] = [] if field.message_type.GetOptions().map_entry else [_plain(each) for each in value]
+    return found
 
 
 def _first(files: Sequence[Path], topic: ROSTopic) -> Any:
@@ -490,9 +525,14 @@ def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
 
 def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
     with _as_typed(topic, "the first message"):
-        if topic.type == "JointState" and topic.fields == ("position",) and len(given := _field(message, "name")):
-            return tuple(map(readable, given))
+        if topic.type == "JointState" and topic.fields == ("position",) and (given := _joints(message)):
+            return tuple(given)
         return topic.fields if len(topic.fields) > 1 else ()
+
+
+def _joints(message: Any) -> list[str]:
+    """Return the names of joints; JSON of others may have none."""
+    return [] if isinstance(message, Mapping) and "name" not in message else [*map(readable, _field(message, "name"))]
 
 
 def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
@@ -508,7 +548,7 @@ def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) ->
                     checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
             numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
         if topic.type == "JointState" and names and topic.fields == ("position",):
-            given = list(map(readable, _field(message, "name")))
+            given = _joints(message)
             if given != list(names):
                 if set(given) < set(names) or not set(names) <= set(given):
                     checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
@@ -522,16 +562,15 @@ def _picture(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
         if topic.type == "CompressedImage":
             data = _field(message, "data")
             return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
-        if message.encoding not in RAW:
-            checks.refuse(where, f"pictures as {checks.listed(RAW)}", message.encoding, "Leave the topic out.")
-        channels, reverse = RAW[message.encoding]
-        rows = np.frombuffer(bytes(message.data), np.uint8)
-        if len(rows) != message.height * message.step or message.step < message.width * channels:
-            checks.refuse(
-                where, f"{message.height} rows of {message.step} bytes", f"{len(rows)} bytes", "Copy it again."
-            )
-        pixels = rows.reshape(message.height, message.step)[:, : message.width * channels]
-        pixels = pixels.reshape(message.height, message.width, channels)
+        encoding, data = _field(message, "encoding"), _field(message, "data")
+        height, width, step = (int(_field(message, name)) for name in ("height", "width", "step"))
+        if encoding not in RAW:
+            checks.refuse(where, f"pictures as {checks.listed(RAW)}", encoding, "Leave the topic out.")
+        channels, reverse = RAW[encoding]
+        rows = np.frombuffer(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), np.uint8)
+        if len(rows) != height * step or step < width * channels:
+            checks.refuse(where, f"{height} rows of {step} bytes", f"{len(rows)} bytes", "Copy it again.")
+        pixels = rows.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
         if channels == 1:
             return np.repeat(pixels, 3, axis=2)
         return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])

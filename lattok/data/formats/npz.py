@@ -11,8 +11,9 @@ import numpy as np
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
 from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.data.schema import ARRAYS, holds
+from lattok.data.schema import ARRAYS, TABLES, holds
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import MISSING, copy_again
 
 
 class NpzArray:
@@ -72,13 +73,13 @@ class NpzDataset(ArrayDataset):
 
     @classmethod
     def hint(cls, folder: Path) -> str:
-        written = "Write arrays as a dataset first, with lattok.data.LeRobotWriter."
-        return written if holds(folder, ARRAYS) else ""
+        written = "Write arrays as a dataset first, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
+        return written if holds(folder, (*ARRAYS, *TABLES)) else ""
 
     @classmethod
     @contextmanager
     def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
         if not path.is_file():
-            raise LattokError(f"missing data file {path}. Download or copy it again.")
+            raise LattokError(f"missing data file {path}. {copy_again(path, MISSING)}")
         with NpzStore.guarded(path, where), zipfile.ZipFile(path) as archive:
             yield NpzStore(path, archive)

@@ -309,6 +309,15 @@ def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path)
     assert not described.cameras
 
 
+def test_files_of_one_step_each_are_refused(tmp_path: Path):
+    """CALVIN's: a file a step. Its seven numbers are not seven steps, whatever the rate."""
+    for i in range(3):
+        step = {"actions": np.ones(7), "robot_obs": np.ones(15), "rgb_static": film(1, i)[0]}
+        np.savez(tmp_path / f"episode_{i:07d}.npz", **step)
+    for fps in (None, 30):
+        refused("got one step: 7 numbers and one picture, `rgb_static`", open_dataset, tmp_path, fps=fps)
+
+
 def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(tmp_path: Path):
     """As of a copy that was cut off; an end at 0 is that of an empty episode."""
     zarr = pytest.importorskip("zarr")

@@ -144,6 +144,61 @@ def test_json_messages_and_the_draft_of_their_fields(tmp_path: Path):
     np.testing.assert_array_equal(dataset.frames(0)[:, 0], FRAMES)
 
 
+def test_messages_of_protobuf(tmp_path: Path):
+    """Foxglove's encoding: definitions in the file, in any order; joints without names, also in JSON."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    arm = descriptor_pb2.FileDescriptorProto(
+        name="arm.proto", package="arm", dependency=["joint.proto"], syntax="proto3"
+    )
+    joint = descriptor_pb2.FileDescriptorProto(name="joint.proto", package="arm", syntax="proto3")
+    joint.message_type.add(name="Joints").field.add(name="position", number=1, type=1, label=3)
+    joint.message_type.add(name="RawImage")
+    for number, (name, kind) in enumerate(
+        {"width": 13, "height": 13, "encoding": 9, "step": 13, "data": 12}.items(), 1
+    ):
+        joint.message_type[1].field.add(name=name, number=number, type=kind, label=1)
+    state = arm.message_type.add(name="State")
+    state.field.add(name="left", number=1, type=11, type_name=".arm.Joints", label=1)
+    state.field.add(name="more", number=2, type=11, type_name=".arm.State", label=1)
+    state.field.add(name="gripper", number=3, type=2, label=1)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(joint)
+    pool.Add(arm)
+    State, Raw = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"arm.{n}")) for n in ("State", "RawImage")
+    )
+    files = descriptor_pb2.FileDescriptorSet(file=[arm, joint]).SerializeToString()
+    with (tmp_path / "a.mcap").open("wb") as file:
+        out = importlib.import_module("mcap.writer").Writer(file)
+        out.start()
+        kinds = {"/state": "arm.State", "/front": "arm.RawImage"}
+        channels = {
+            topic: out.register_channel(topic, "protobuf", out.register_schema(kind, "protobuf", files))
+            for topic, kind in kinds.items()
+        }
+        channels["/cmd"] = out.register_channel("/cmd", "json", out.register_schema("JointState", "jsonschema", b"{}"))
+        for i, frame in enumerate(FRAMES):
+            said = State(left={"position": [i, 2]}, gripper=0.5)
+            image = Raw(width=12, height=8, encoding="rgb8", step=36, data=frame.tobytes())
+            sent = json.dumps({"position": [i + 1, 3]}).encode()
+            for topic, data in (
+                ("/state", said.SerializeToString()),
+                ("/front", image.SerializeToString()),
+                ("/cmd", sent),
+            ):
+                out.add_message(channels[topic], i * 10**8, data, i * 10**8)
+        out.finish()
+    said = refused("topics", open_dataset, tmp_path / "a.mcap")
+    (tmp_path / "a.json").write_text(said.split("Write ")[1].split(" into ")[0])
+    dataset = open_dataset(tmp_path / "a.json")
+    columns = dataset.columns(0, ["action", "observation.state", "observation.state.state_gripper"])
+    np.testing.assert_array_equal(columns["action"], np.stack([np.arange(1, 11), np.full(10, 3)], 1))
+    np.testing.assert_array_equal(columns["observation.state"][:, 0], np.arange(10))
+    np.testing.assert_array_equal(columns["observation.state.state_gripper"], np.full(10, 0.5))
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], FRAMES)
+
+
 @pytest.mark.parametrize("far", [1, 32])
 def test_only_chunks_around_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far: int):
     """Pictures of equal times in chunks of their own, in two files: each is found, and others are not read."""
