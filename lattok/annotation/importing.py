@@ -1,4 +1,4 @@
-"""Adds actions that another program inferred to a dataset, as `annotate` adds a model's."""
+"""Adds what another program made to a dataset, as `annotate` adds a model's: inferred actions, or latent actions."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,11 @@ from lattok.annotation.labels import Work
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.episodes import any_unmeasured
 from lattok.labels.imported import ImportedActions
+from lattok.labels.imported_latents import ImportedLatents
 from lattok.labels.spec import Options
 from lattok.utils.checks import warn
+
+LATENT = "latent"  # prefix of what policies learn from
 
 
 def import_labels(
@@ -18,23 +21,47 @@ def import_labels(
     files: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    latents: bool = False,
     action_key: str = "action",
-    prefix: str = INFERRED,
+    prefix: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Path:
-    """Write actions that another program inferred to the new folder `out`, as `annotate` writes a model's.
+    """Write actions that another program inferred to the new folder `out`, as `annotate` writes a model's; with
+    `latents`, its latent actions, which policies learn from.
 
     `files` is a folder of files, or the LeRobot dataset of a dump (`lattok.labels.imported` says which); `options` are
     those of `ImportedActions`: `fps`, `between`, `scale`, `offset`, `names`, `unit`, `made_by` and `every`. Where
     actions are unknown, they fill `action_key`, and `PREFIX.filled` says where. Where all are known, they are beside
-    them, in `PREFIX.action`.
+    them, in `PREFIX.action` (`inferred.action`).
+
+    Latent actions are what `lattok.labels.given_labels` takes: a column, a folder of `.npy`, arrays; `options` are
+    `stride` and `made_by`. They become `PREFIX.codes`, `PREFIX.embedding` and `PREFIX.valid` (`latent.codes`).
     """
-    given = {"action_key": action_key, "prefix": prefix, "progress": progress, **options}
-    result, _ = import_actions(as_dataset(dataset), files, out, **given)
+    source = as_dataset(dataset)
+    if latents:
+        result = import_latents(source, files, out, prefix=prefix or LATENT, progress=progress, **options)
+    else:
+        given = {"action_key": action_key, "prefix": prefix or INFERRED, "progress": progress, **options}
+        result, _ = import_actions(source, files, out, **given)
     if not result.complete:
         warn(result.report(), stacklevel=2)
     return result.path
+
+
+def import_latents(
+    dataset: RobotDataset,
+    labels: Any,
+    out: str | os.PathLike[str],
+    *,
+    prefix: str,
+    progress: Progress | None,
+    **options: Any,
+) -> AnnotationResult:
+    """Do what `import_labels` does with latent actions; return what could not be labelled."""
+    model = ImportedLatents(dataset, labels, **options)
+    written = Options(embedding=model.labels_of(dataset.episodes[0].index).latents.shape[1] > 0)
+    return label(Work(dataset, {prefix: model}, written), out, progress=progress)  # pyright: ignore[reportArgumentType]
 
 
 def import_actions(

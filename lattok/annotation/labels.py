@@ -37,7 +37,7 @@ from lattok.data.views import View, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
-from lattok.types import ActionTokenizer, HoldsActions, InfersActions, LatentActions, VideoLabeller, lacks
+from lattok.types import ActionTokenizer, HoldsActions, HoldsLabels, InfersActions, LatentActions, VideoLabeller, lacks
 from lattok.utils import checks, files
 from lattok.utils.output import unused
 from lattok.utils.parallel import Prefetcher, Request, piece_size
@@ -165,6 +165,9 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         inputs = {"task": instruction_of(work.dataset, episode)} if model.reads_task else {}
         if not lacks(model, HoldsActions):
             return {f"{prefix}.{name}": values for name, values in _held(work, prefix, index).items()}
+        if not lacks(model, HoldsLabels):
+            held = _columns(model.labels_of(index), work.options) | {"valid": model.labelled(index)}
+            return {f"{prefix}.{name}": values for name, values in held.items()}
         if not lacks(model, InfersActions):
             parts = _inferred(work, prefix, index, video, inputs)
         else:

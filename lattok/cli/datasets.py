@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -339,7 +339,7 @@ def annotate(
     described = not own and dataset.endswith(".json")
     place = [_describe(dataset, out) if described else out]
     _say_what_next(place, model, prefix, revision)
-    if words := _policy(source, place[0], options, loaded):
+    if words := learning_words(source, place[0], options, loaded):
         print(f"{'Pre-train' if '--stages' in words else 'Train'} a policy: {shlex.join(['lattok', *words])}")
     if own:
         print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
@@ -371,7 +371,7 @@ def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[s
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
 
 
-def _policy(source: "RobotDataset", place: str, options: Any, loaded: dict[str, Any]) -> list[str]:
+def learning_words(source: "RobotDataset", place: str, options: Any, loaded: Mapping[str, Any]) -> list[str]:
     """Return words that train a policy on what was labelled; none where it cannot learn from that."""
     from lattok.labels.spec import measured_episodes
 
@@ -382,7 +382,7 @@ def _policy(source: "RobotDataset", place: str, options: Any, loaded: dict[str, 
     alone = [] if key in source.features else ["--stages", "pretrain"]  # films, whose labels are all there is
     if prefix is None or not (alone or len(measured_episodes(source, key, every)) == len(every)):
         return []
-    codes = getattr(loaded[prefix], "vocab_size", 0)
+    codes = loaded[prefix].codebook_size
     if not (codes or options.embedding):
         return []
     chosen = ["--prefix", prefix] if len(loaded) > 1 else []

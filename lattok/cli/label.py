@@ -1,4 +1,4 @@
-"""`lattok label`, of one video, and `lattok import-labels`, of what another program inferred."""
+"""`lattok label`, of one video, and `lattok import-labels`, of what another program made."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli.datasets import policy_words
+from lattok.cli.datasets import learning_words, policy_words
 from lattok.cli.flags import Arg, Dataset, Device, Folder, Format, Names, Revision
 from lattok.utils import checks
 from lattok.utils.devices import moved
@@ -16,6 +16,7 @@ from lattok.utils.output import Output, unused
 from lattok.utils.progress import ProgressBar
 
 TABLE, PAGE = ".parquet", ".html"
+FROM = "Folder of files with actions, or the LeRobot dataset of a dump; of latents a folder of .npy, or a column."
 VIDEOS = "Video file; for a model of several cameras one for each, in its order."
 
 
@@ -75,8 +76,10 @@ def label(
 
 def import_labels(
     dataset: Dataset,
-    from_: Annotated[str, Arg("FOLDER", "Folder of files with actions, or the LeRobot dataset of a dump.")],
+    from_: Annotated[str, Arg("FOLDER", FROM)],
     out: Folder,
+    as_: Literal["actions", "latents"] = "actions",
+    stride: str | None = None,
     fps: float | None = None,
     between: Literal["hold", "divide"] | None = None,
     names: Names = (),
@@ -86,18 +89,22 @@ def import_labels(
     scale: Annotated[tuple[float, ...], Arg("X ...")] = (),
     offset: Annotated[tuple[float, ...], Arg("X ...")] = (),
     action_key: str = "action",
-    prefix: str = "inferred",
+    prefix: str | None = None,
     format: Format = None,
 ) -> int:
-    """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset.
+    """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset, or
+    its latent actions.
 
-    They fill the column of actions where it is unknown, marked as inferred. Where all actions are known they are beside
-    them, to be evaluated.
+    Actions fill their column where it is unknown, marked as inferred. Where all are known they are beside them, to be
+    evaluated. From latent actions a policy learns as from those of lattok's models.
 
     Example: lattok import-labels path/to/videos --from outputs --out filled --unit "m, 6d rotation"
 
     Args:
         out: New folder: a copy with more columns, or labels alone if the dataset is not LeRobot.
+        as_: With latents, whole numbers are codes and floats are vectors, a row for each frame, or for every k-th.
+        stride: Over which gap a latent action tells the motion, frames ("4") or seconds ("0.2s") (default: until the
+            next row).
         fps: Rows a second, if there are fewer than frames.
         between: What a row is for its frames, if there are fewer rows: hold (targets) or divide (increments).
         names: Names of an action's numbers.
@@ -107,14 +114,21 @@ def import_labels(
         scale: By what a row's numbers are multiplied to have the dataset's unit: one for all, or one for each.
         offset: What is added to them then, in the dataset's unit.
         action_key: Column to fill; another name gives them a column of their own.
-        prefix: Of the columns that are added.
+        prefix: Of the columns that are added (default: inferred, or latent).
     """
-    from lattok.annotation.importing import import_actions
+    from lattok.annotation.importing import INFERRED, import_actions
 
     source = lattok.open_dataset(dataset, format=format)
-    given: dict[str, Any] = {"fps": fps, "between": between, "names": names, "unit": unit, "made_by": made_by}
-    given |= {"scale": scale, "offset": offset}
-    given |= {"every": every, "action_key": action_key, "prefix": prefix}
+    given: dict[str, Any] = {"fps": fps, "between": between, "names": names, "unit": unit}
+    given |= {"scale": scale, "offset": offset, "every": every}
+    if as_ == "latents":
+        if unused_ := [name for name, value in given.items() if value]:
+            checks.fail(unused_[0], "nothing with --as latents", repr(given[unused_[0]]))
+        return _import_latents(source, from_, out, action_key, {"stride": stride, "made_by": made_by, "prefix": prefix})
+    if stride is not None:
+        checks.fail("stride", "nothing with --as actions", stride, "Actions at a lower rate are said by fps.")
+    prefix = prefix or INFERRED
+    given |= {"made_by": made_by, "action_key": action_key, "prefix": prefix}
     with ProgressBar("import-labels") as progress:
         result, filled = import_actions(source, from_, out, **given, progress=progress)
     if not result.complete:
@@ -127,6 +141,22 @@ def import_labels(
         print(f"All actions are known; beside them, as `{prefix}.action`, are the inferred ones: {result.path}")
         words = ["evaluate", dataset, "--labels", out, *key, *(["--format", format] if format else [])]
     print(f"{'Train a policy' if filled else 'Evaluate them'}: {shlex.join(['lattok', *words])}")
+    return 0 if result.complete else 1
+
+
+def _import_latents(source: Any, labels: str, out: str, action_key: str, given: dict[str, Any]) -> int:
+    from lattok.annotation import Options
+    from lattok.annotation.importing import LATENT, ImportedLatents, import_latents
+
+    prefix = given["prefix"] or LATENT
+    with ProgressBar("import-labels") as progress:
+        result = import_latents(source, labels, out, **{**given, "prefix": prefix}, progress=progress)
+    if not result.complete:
+        print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
+    print(f"Latent actions as `{prefix}`: {result.path}")
+    models = {prefix: ImportedLatents(source, labels)}
+    if words := learning_words(source, out, Options(action_key=action_key), models):
+        print(f"{'Pre-train' if '--stages' in words else 'Train'} a policy: {shlex.join(['lattok', *words])}")
     return 0 if result.complete else 1
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
-from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence, learn_from
 from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
@@ -86,6 +86,7 @@ class Candidate(NamedTuple):
     draws: Tensor  # of R^2 of its labels over all dimensions
     seen: ShownEpisode
     verdicts: Sequence[Verdict]  # the last one against the best control
+    use: Advice  # what to do with it if it is the best
     better: str  # why given labels may be better than they look; empty otherwise
     facts: dict[str, Any]
     speed: dict[str, Any]  # differs from run to run
@@ -148,9 +149,10 @@ def _candidate(
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
+    use = learn_from(case) if given else case.filled(advise(f"Label data with {name}", LABEL))
     address = getattr(model, "address", "")
     case = replace(case, model=SimpleNamespace(address=address, trained_on=model.trained_on))
-    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, seen, verdicts, better, facts, speed)
+    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, seen, verdicts, use, better, facts, speed)
 
 
 def _seen(evidence: LatentEvidence, own: ProbeRow) -> ShownEpisode:
@@ -289,8 +291,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     title = f"{' and '.join(counted)}{' of labels' if given else ''} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.speed for each in candidates if each.speed}
-    use = NOTHING if ranked[0].given else first.filled(advise(f"Label data with {ranked[0].name}", LABEL))
-    steps = next_steps(answer, verdicts, use)
+    steps = next_steps(answer, verdicts, ranked[0].use)
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
 

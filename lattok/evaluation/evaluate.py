@@ -118,5 +118,5 @@ def _report(every: Sequence[Evidence], outcomes: list[Outcome], provenance: Mapp
         sections=tuple(section for outcome in outcomes for section in outcome.sections),
         provenance={**{key: value for each in every for key, value in each.provenance.items()}, **provenance},
         answer=found,
-        steps=next_steps(found, verdicts, case.filled(evidence.use)),
+        steps=next_steps(found, verdicts, evidence.next),
     )

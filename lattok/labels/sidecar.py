@@ -17,9 +17,10 @@ from lattok.data.opening import BESIDE, as_dataset
 from lattok.data.schema import LABELS, LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import ColumnsView
-from lattok.labels.spec import check_records
+from lattok.labels.spec import check_records, taking
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.commands import command
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import inside, safe_path
 
@@ -37,7 +38,9 @@ class Sidecar:
         self._files = [safe_path(root, path, str(path)) for path in sorted(root.glob(LABELS))]
         if not self._files or not (self.root / PROVENANCE).is_file():
             expected = f"a folder with {PROVENANCE} and {LABELS}, as `lattok annotate` writes it"
-            checks.fail("labels", expected, str(self.root))
+            own = command(*taking(str(root)), "--out", "OUT")
+            hint = f"Labels of another program: {own}" if any(root.glob("*.npy")) else ""
+            checks.fail("labels", expected, str(self.root), hint)
         self.provenance = check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)
         # names in Parquet have no checksum

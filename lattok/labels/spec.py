@@ -28,6 +28,7 @@ from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Gap, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import MOST_THREADS, LattokError
+from lattok.utils.commands import DATASET, command
 from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, typed
 
@@ -262,6 +263,11 @@ def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
+def taking(labels: str) -> tuple[str, ...]:
+    """Return the words that take labels of another program into a dataset."""
+    return ("import-labels", DATASET, "--from", labels, "--as", "latents")
+
+
 def latent_spec(
     dataset: RobotDataset, prefix: str, target: str, horizon: int, stride: Gap = None, *, needs: Sequence[str] = ()
 ) -> LatentSpec:
@@ -275,7 +281,8 @@ def latent_spec(
     _check_columns(dataset, prefix, target, needs)
     entry, where = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
     if "spec" not in entry:
-        way_out = "Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec."
+        own = command(*taking(prefix), "--prefix", f"{prefix}2", "--out", "OUT")
+        way_out = f"Annotate again; columns of another program: {own}"
         raise LattokError(f"{where} does not say what the labels `{prefix}` are. {way_out}")
     spec = LatentSpec.from_json(entry["spec"], prefix, where)
     if spec.target != target:

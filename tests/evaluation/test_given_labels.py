@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+import lattok
 from lattok.cli import main
+from lattok.data import open_dataset
 from lattok.evaluation import compare, evaluate
-from lattok.labels import given, given_labels
+from lattok.labels import given, given_labels, latent_spec
 from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, tiny_lam
 
@@ -149,6 +151,37 @@ def test_labels_that_may_be_better_than_they_look_leave_a_comparison_open():
     assert found.holds is None
     for name in ("before", "codes as floats", "one far off"):
         assert f"{name} may be better: " in found.text
+
+
+@pytest.mark.parametrize("kind", ["codes", "vectors"])
+def test_what_a_report_proposes_trains_a_policy_on_given_labels(kind, make_dataset, tmp_path, monkeypatch, capsys):
+    """Labels that another program wrote say what the robot did: the commands of the page end in a policy."""
+    monkeypatch.chdir(tmp_path)
+    data = make_dataset([24] * 14, "data")
+    Path("codes").mkdir()
+    wanted = dict[int, np.ndarray]()
+    for episode in data.episodes:
+        rows = data.columns(episode.index, ["action"])["action"]
+        wanted[episode.index] = (rows > 0) @ [1, 2, 4] if kind == "codes" else rows
+        np.save(f"codes/episode_{episode.index}.npy", wanted[episode.index].reshape(len(rows), -1))
+    report = evaluate("data", labels="codes", stride=1, episodes="6:")
+    assert answer_of(report).holds, report
+    taken, train = (command.words for command in report.steps[0].commands)
+    assert main(["import-labels", *taken]) == 0
+    assert main(["train", *train, "--steps", "2", "--batch-size", "4", "--backbone", "scratch"]) == 0
+    labelled = open_dataset("my-labels")
+    assert latent_spec(labelled, "latent", "steps", 4).stride == 1
+    end = "codes" if kind == "codes" else "embedding"
+    for index, rows in wanted.items():
+        found = labelled.columns(index, [f"latent.{end}", "latent.valid"])
+        np.testing.assert_array_equal(found[f"latent.{end}"].reshape(rows.shape), rows)
+        assert found["latent.valid"].all()
+    assert main(["import-labels", "my-labels", "--from", "latent", "--as", "latents", "--out", "twice"]) == 2
+    assert "expected labels of another program" in capsys.readouterr().err
+    assert main(["import-labels", "data", "--from", "codes", "--as", "latents", "--fps", "2", "--out", "no"]) == 2
+    assert main(["import-labels", "data", "--from", "codes", "--stride", "2", "--out", "no"]) == 2
+    with pytest.raises(lattok.LattokError, match="import-labels DATASET --from codes --as latents"):
+        open_dataset("data", labels="codes")
 
 
 def test_the_way_out_holds_out_others(world, codes):

@@ -124,7 +124,7 @@ def test_labels_beside_a_dataset(tmp_path):
 
 def test_columns_of_somebody_else_are_described_as_a_spec(tmp_path):
     dataset = Demonstrations(tmp_path, [5])
-    refused("does not say what the labels `latent` are.*describe as a", latent_spec, dataset, "latent", "steps", 4)
+    refused("does not say what the labels `latent` are.*import-labels", latent_spec, dataset, "latent", "steps", 4)
     spec = LatentSpec("steps", 4, 2, 50, 2, 2)
     target = PolicyWindows(dataset, WindowOptions(4, size=8, latent=spec)).batch(torch.tensor([0, 3])).latent
     assert target.codes.shape == (2, 4, 2)

@@ -267,13 +267,18 @@ class Evidence:
     case: Case
     kind: ClassVar[str] = "labels"  # of the report
     asks: ClassVar[str] = "What do these labels hold?"  # that the report answers
-    use: ClassVar[Advice] = NOTHING  # what to do with a model that may be used
+    use: ClassVar[Advice] = NOTHING  # what to do with any model that may be used
     by_column: ClassVar[bool] = True  # judged by `action_key`: episodes in which that was measured
     reads: ClassVar[tuple[str, ...]] = ()  # attributes of a model, besides the methods of its protocols
 
     @classmethod
     def gather(cls, case: Case) -> "Evidence":
         raise NotImplementedError
+
+    @property
+    def next(self) -> Advice:
+        """What to do with the model of the case if it may be used."""
+        return self.case.filled(self.use)
 
     @property
     def provenance(self) -> Mapping[str, Any]:

@@ -25,10 +25,11 @@ from lattok.evaluation.evidence.trained_controls import ControlTraining, labels_
 from lattok.evaluation.evidence.unlearned import PCA_SIZES, CodeStream, Coordinates, ResidualKMeans, Target, task_folds
 from lattok.image_lam import TrainedPairModel
 from lattok.labels import GivenLabels
+from lattok.labels.spec import prefix_flags, taking
 from lattok.nn.normalize import space_dims
 from lattok.types import HoldsLabels, InfersActions, LabelsVideo, StartsAfresh, lacks
 from lattok.utils import checks
-from lattok.utils.commands import DATASET, MODEL, NOTHING, advise, command
+from lattok.utils.commands import DATASET, MODEL, NOTHING, UNKNOWN, Advice, advise, command
 
 LABEL = command("annotate", DATASET, "--model", MODEL, "--out", "labelled")
 
@@ -238,3 +239,24 @@ class GivenEvidence(LatentEvidence):
     kind = GivenLabels.type
     asks = "May a policy learn from these labels?"
     use = NOTHING
+
+    @property
+    def next(self) -> Advice:
+        return learn_from(self.case)
+
+
+def learn_from(case: Case) -> Advice:
+    """Say how a policy learns from given labels; nothing of arrays, which lie nowhere."""
+    given, dataset = case.model, case.dataset.address or DATASET
+    if given.address == UNKNOWN:
+        return NOTHING
+    how = ("--strategy", "la_direct" if given.codebook_size else "la_direct_c", "--out", "my-policy")
+    if given.spec is not None:
+        beside = [] if given.address == given.spec.prefix else ["--labels", given.address]
+        if given.spec.target == "chunk":
+            how = ("--strategy", "la_tok", *how[2:])
+        return advise("Train a policy", command("train", "vla", dataset, *beside, *how))
+    more = [] if case.options.stride is None else ["--stride", str(case.options.stride)]
+    more += prefix_flags(case.dataset, "latent")
+    taken = command(*taking(given.address), *more, "--out", "my-labels").filled({DATASET: dataset})
+    return advise("Train a policy", taken, command("train", "vla", "my-labels", *how))
