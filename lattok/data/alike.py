@@ -274,9 +274,9 @@ def called(model: Any) -> str:
     return str(getattr(model, "source", None) or getattr(model, "type", None) or "the model")
 
 
-def note_rates(datasets: Sequence[RobotDataset], horizon: int) -> None:
-    """Note that chunks of a mixture last so many seconds in one dataset and so many in another."""
-    lasting = {dataset.name: horizon / dataset.fps for dataset in datasets}
+def note_rates(datasets: Sequence[RobotDataset], count: int, what: str = "step") -> None:
+    """Note that chunks, or gaps in frames, of a mixture last so many seconds in one dataset and so many in another."""
+    lasting = {dataset.name: count / dataset.fps for dataset in datasets}
     if max(lasting.values()) > (1 + RATES_DIFFER) * min(lasting.values()):
         each = ", ".join(f"{seconds:.3g} s in {name}" for name, seconds in lasting.items())
-        checks.note(f"mix: rates differ: {checks.counted(horizon, 'step is', 'steps are')} {each}")
+        checks.note(f"mix: rates differ: {checks.counted(count, f'{what} is', f'{what}s are')} {each}")

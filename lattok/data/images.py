@@ -50,6 +50,9 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels[..., :3])
     elif image.mode != "RGB" or turned:
         got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
-        way_out = "Write it as RGB, or leave the camera out (`cameras`)."
+        way_out = (
+            "Turn it: mogrify -auto-orient FILE." if turned else "Write it as RGB: ffmpeg -i FILE -pix_fmt rgb24 FILE"
+        )
+        way_out = f"{way_out} Or leave the camera out (`cameras`)."
         raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. {way_out}")
     return pixels

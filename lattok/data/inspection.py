@@ -253,6 +253,8 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.COPIES.finding(first_of_copies(dataset), copies=copies)
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
+    if texts := [f"`{key}`" for key, feature in dataset.features.items() if feature.dtype == "string"]:
+        yield problems.TEXTS.finding(columns=", ".join(texts), key=dataset.instruction_key)
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
     if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
@@ -273,7 +275,7 @@ def _check_folders(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator
 
 def _check_success(rows: Rows) -> Iterator[Finding]:
     """Find episodes that never reach success, where others do."""
-    reached = (rows.table(SUCCESS) > 0).any(1)  # [n]
+    reached = np.asarray((rows.table(SUCCESS) > 0).any(axis=1))  # [n]
     succeeded = {int(rows.episodes[span.start]) for span in rows.spans() if reached[span].any()}
     failed = set(rows.episodes.tolist()) - succeeded
     if failed and succeeded:

@@ -42,6 +42,11 @@ NO_CAMERAS = note(
 UNREADABLE = error("{error}", kind="unreadable")
 EMPTY_FILE = error("{error}", kind="empty-file")
 LFS_POINTER = error("{error}", kind="git-lfs-pointer")
+TEXTS = note(
+    "{columns}: text in the rows, which is kept in copies and exports, and else not read.",
+    "Instructions are those of `{key}`.",
+    kind="text-columns",
+)
 NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.", kind="wide-columns")
 BAD_SPACE = error("{error}", "Correct the declaration.", kind="bad-action-space")
 BAD_MODALITY = warning(

@@ -9,7 +9,7 @@ import torch
 
 from lattok import hub
 from lattok.data import RobotDataset, camera_keys
-from lattok.data.alike import check_cameras, note_rate, same_actions
+from lattok.data.alike import check_cameras, note_rate, note_rates, same_actions
 from lattok.data.content import Content
 from lattok.data.episodes import select_episodes, unmeasured
 from lattok.data.opening import Source, has_actions, same_cameras
@@ -173,6 +173,9 @@ class PairRecipe(Recipe[Model]):
             mean, std = known_scaling(config.features, config.image_size, config.features_revision)
         else:
             mean, std = before.config.mean, before.config.std
+        gap, *others = {checks.stride_in_frames(config.stride, dataset.fps) for dataset in datasets}
+        if not others:  # one in seconds is as many frames as a dataset's rate says
+            note_rates(datasets, gap, "frame")
         learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **known)))
         model: Any = learner.lam
         if before is not None:

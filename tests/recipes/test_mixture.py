@@ -262,7 +262,7 @@ def test_what_a_mixture_of_videos_needs(roots, tmp_path, monkeypatch):
     assert not (tmp_path / "cameras").exists()
 
 
-def test_strides_in_seconds_are_frames_of_each_dataset(roots, tmp_path, monkeypatch):
+def test_strides_in_seconds_are_frames_of_each_dataset(roots, tmp_path, monkeypatch, capsys):
     slow, seen = write_dataset(tmp_path / "slow", [12, 12], ("slow",), fps=FPS / 2), []
     original = FramePairs.__init__
 
@@ -273,6 +273,9 @@ def test_strides_in_seconds_are_frames_of_each_dataset(roots, tmp_path, monkeypa
     monkeypatch.setattr(FramePairs, "__init__", init)
     lattok.train(lam(roots, tmp_path / "lam", mix=(*mix(roots, a=1), f"{slow}:1"), stride="0.4s", steps=3))
     assert seen == [4, 2]
+    assert "rates differ" not in capsys.readouterr().err
+    lattok.train(lam(roots, tmp_path / "frames", mix=(*mix(roots, a=1), f"{slow}:1"), stride=2, steps=3))
+    assert "note: mix: rates differ: 2 frames are 0.2 s in a, 0.4 s in slow" in capsys.readouterr().err
 
 
 def arm(root, names, camera):

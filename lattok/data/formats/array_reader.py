@@ -3,7 +3,7 @@
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from statistics import mode
@@ -43,6 +43,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import safe_path, walk
 
+MOST_ROBOTS = 4  # in a scene of robosuite
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -257,7 +258,7 @@ class ArrayDataset(RobotDataset):
                 key = key if key.startswith(CAMERA) else CAMERA + key.removeprefix("observation.")
                 cameras[key] = Feature("image", self._picture_size(stored), None)
             parts_of[key] = (stored,)
-        for names, dimensions in STATES:
+        for names, dimensions in _states(parts_of):
             parts = [part for name in names for part in parts_of.get(f"observation.{name}", ())]
             flat = len(parts) == len(names) and all(len(part.shape) == 1 for part in parts)
             if "observation.state" not in found and flat and sum(part.shape[0] for part in parts) == len(dimensions):
@@ -278,6 +279,17 @@ class ArrayDataset(RobotDataset):
         with self._arrays(demo_index, demo) as read:
             row = read(stored, np.arange(1))
         return picture_size(row, stored.storage, f"{demo.file}, `{stored.path}`")
+
+
+def _states(columns: Collection[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield what a state is made of, with its dimensions; of several robots of robosuite those of all."""
+    for names, dimensions in STATES:
+        robots = [i for i in range(MOST_ROBOTS) if f"observation.robot{i}_eef_pos" in columns]
+        if len(robots) > 1 and names[0].startswith("robot0"):
+            whole = tuple(name.replace("robot0", f"robot{i}", 1) for i in robots for name in names)
+            yield whole, tuple(f"robot{i}_{each}" for i in robots for each in dimensions)
+        else:
+            yield names, dimensions
 
 
 def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored) -> Demo | str:

@@ -227,6 +227,7 @@ class EpisodeTable(Sequence[Episode]):
         self._kinds = [tuple(sorted({*kind}, key=lambda text: (place.get(text, len(place)), text))) for kind in kinds]
         self._kind_of = kind_of[order]
         self._stops: dict[str, np.ndarray] = {}
+        self._leave_out_empty("meta/episodes")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -294,13 +295,24 @@ class EpisodeTable(Sequence[Episode]):
                 earlier = max(earlier, row, key=stops.__getitem__)
         return found
 
+    def _leave_out_empty(self, listed: str) -> None:
+        """Count episodes without a frame among the missing ones: recorders that were stopped at once list such."""
+        there = self.lengths > 0
+        empty = (Damage(index, f"{listed} gives it no frame.") for index in self.indices[~there].tolist())
+        self.missing = tuple(sorted((*self.missing, *empty)))
+        self.indices, self._kind_of = self.indices[there], self._kind_of[there]
+        self.columns = {name: values[there] for name, values in self.columns.items()}
+        self.lengths = self.columns["length"]
+        if not len(self.indices):
+            raise LattokError(f"{listed}: expected episodes with frames, got none. {AGAIN}")
+
     def _check_totals(
         self, path: Path, info: dict[str, Any], unread: str, listed: str = "meta/episodes"
     ) -> tuple[Damage, ...]:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled; return the episodes
         that are listed nowhere, with what is `unread` or else missing as the reason."""
-        if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():
-            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {AGAIN}")
+        if not ((self.lengths >= 0) & (self.lengths < 2**31)).all():
+            raise LattokError(f"{path.parent / 'episodes'}: expected lengths from 0, below 2^31. {AGAIN}")
         total = info.get("total_episodes", len(self))
         lost = f"A file of {listed} is missing" if listed == "meta/episodes" else f"{listed} is cut off"
         why = f"{lost} or from another dataset: copy the dataset again, or see `lattok repair`."

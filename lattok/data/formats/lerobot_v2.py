@@ -61,7 +61,7 @@ class TaskLine(TypedDict, total=False):
 
 class EpisodeLine(TypedDict, total=False):
     episode_index: Whole
-    length: Annotated[int, Rule("at least 1 frame", lambda it: 1 <= it < 2**31)]
+    length: Annotated[int, Rule("a number of frames", lambda it: 0 <= it < 2**31)]
     tasks: list[str]
 
 
@@ -254,7 +254,7 @@ def _measured(dataset: LeRobotV2, index: int, keys: Sequence[str]) -> dict[str, 
 def _is_episode(line: dict[str, Any]) -> bool:
     """Tell quickly whether a line is right, as nearly all of a hundred thousand are; `typed` says what is wrong."""
     index, length, tasks = line.get("episode_index"), line.get("length"), line.get("tasks")
-    right = is_int(index) and 0 <= index < 2**31 and is_int(length) and 1 <= length < 2**31
+    right = is_int(index) and 0 <= index < 2**31 and is_int(length) and 0 <= length < 2**31
     return right and isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
 
 
@@ -288,6 +288,7 @@ class EpisodeList(EpisodeTable):
         self._kind_of = np.array([kinds.setdefault(kind, len(kinds)) for kind in texts], dtype=np.int32)
         place = {task: number for number, task in enumerate(tasks)}
         self._kinds = [tuple(sorted(kind, key=lambda text: (place.get(text, len(place)), text))) for kind in kinds]
+        self._leave_out_empty(EPISODES)
 
     def shared_spans(self, camera: str, fps: float) -> dict[int, int]:
         return {}  # a video is of one episode

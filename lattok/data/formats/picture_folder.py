@@ -207,7 +207,16 @@ def _by_number(file: str) -> tuple[tuple[int, str], ...]:
 
 
 def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
-    """Pictures by episode and camera."""
+    """Pictures by episode and camera. Where all folders are called alike, those above may be the cameras: cam_1/color,
+    cam_2/color."""
+    if len(folders) > 1 and len({PurePosixPath(folder).name for folder in folders}) == 1:
+        inner = {PurePosixPath(folder).parent.as_posix(): files for folder, files in folders.items()}
+        if "." not in inner and max(map(len, (found := _by_camera(inner)).values())) > 1:
+            return found
+    return _by_camera(folders)
+
+
+def _by_camera(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     above: dict[str, dict[str, list[str]]] = {}
     for folder, files in folders.items():
         place = PurePosixPath(folder)

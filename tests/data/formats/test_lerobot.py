@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -77,12 +78,27 @@ def test_episodes_that_are_listed_nowhere_are_damaged_and_the_others_usable(make
     assert "file-001.parquet is no complete Parquet file" in again.damaged[0].reason
 
 
+def test_an_episode_without_a_frame_costs_itself_alone(make_dataset):
+    """As of a recorder that was stopped at once."""
+    dataset = make_dataset([12, 1, 11])
+    (path,) = (dataset.root / "data").glob("*/*.parquet")
+    rows = pq.read_table(path)
+    pq.write_table(rows.filter(pc.field("episode_index") != 1), path)
+    edit_episodes(dataset, lambda rows: [rows[0], rows[1] | {"length": 0}, rows[2]])
+    edit_info(dataset.root, total_frames=23)
+    again = open_dataset(dataset.root)
+    assert [(episode.index, episode.length) for episode in again.episodes] == [(0, 12), (2, 11)]
+    assert again.damaged == ((1, "meta/episodes gives it no frame."),)
+    np.testing.assert_array_equal(again.actions(2), dataset.actions(2))
+    np.testing.assert_array_equal(again.frames(2), dataset.frames(2))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda rows: [rows[0], rows[0]], "lists an episode twice"),
-        (lambda rows: [rows[0] | {"length": 2**40}, rows[1]], "expected lengths of at least 1, below 2^31"),
-        (lambda rows: [rows[0] | {"length": 0}, rows[1]], "lengths of at least 1"),
+        (lambda rows: [rows[0] | {"length": 2**40}, rows[1]], "expected lengths from 0, below 2^31"),
+        (lambda rows: [row | {"length": 0} for row in rows], "`total_frames` is '27', but meta/episodes lists 0"),
         (lambda rows: [rows[0] | {"length": None}, rows[1]], "`length`: expected whole numbers, got empty cells"),
         (lambda rows: [row | {"length": "5"} for row in rows], "`length`: expected whole numbers, got string"),
         (lambda rows: [row | {"data/file_index": -1} for row in rows], "`data/file_index`: expected numbers of"),

@@ -57,6 +57,14 @@ def test_far_below_where_one_recording_lacks_a_picture(tmp_path: Path):
     assert "(5 .pkl), which are not read" in kinds(tmp_path)["numbers-beside"].what
 
 
+def test_cameras_above_folders_that_are_called_alike(tmp_path: Path):
+    for scene in ("a", "b"):
+        for camera in ("cam_1", "cam_2"):
+            write(tmp_path / scene / camera / "color", 3)
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (dataset.cameras, len(dataset.episodes)) == (("observation.images.cam_1", "observation.images.cam_2"), 2)
+
+
 @pytest.mark.parametrize("names", [("1", "2"), ("ep_1", "ep_2"), ("front", "wrist")])
 def test_folders_are_episodes_where_their_names_count_or_their_lengths_differ(tmp_path: Path, names: tuple[str, ...]):
     for task in ("pull", "push"):
