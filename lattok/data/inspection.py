@@ -17,8 +17,9 @@ from lattok.data.action_flaws import check_cut, check_jumps, check_signs, check_
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
-from lattok.data.flaws import check_angles, check_still, check_times, still_rows
+from lattok.data.flaws import RATE_TOLERANCE, check_angles, check_still, check_times, still_rows
 from lattok.data.formats import last_step
+from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.lags import Lag, check_lag, check_picture_lag
 from lattok.data.opening import as_dataset
 from lattok.data.picture_flaws import (
@@ -451,17 +452,23 @@ def _check_camera(
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
     findings += [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
-    blank, looked_at = 0, 0
+    blank, looked_at, source = 0, 0, unwrap(dataset)
     for path in paths:
         facts = None
         try:
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
-            if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
-                indices = [episode.index for episode in files[path]]
+            indices = [episode.index for episode in files[path]]
+            if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > RATE_TOLERANCE * dataset.fps:
                 findings.append(problems.VIDEO_RATE.finding(indices, file=path, rate=facts.fps, fps=dataset.fps))
                 sizes.setdefault((facts.width, facts.height), facts)
                 continue
+            if isinstance(source, LeRobotV3) and len(indices) == 1 and facts:
+                length = files[path][0].length
+                if (shown := source.clock(path, length)) is not None:
+                    late = abs(shown[-1] - shown[0] - (length - 1) / dataset.fps)
+                    told = {"file": path, "rate": facts.fps, "fps": dataset.fps, "late": late}
+                    findings.append(problems.NEAR_RATE.finding(indices, **told))
             last = files[path][-1]
             image = dataset.frames(last.index, [key], indices=[last.length - 1])[0, 0]
             height, width, _ = image.shape  # a header has the size before frames are turned

@@ -324,6 +324,11 @@ VIDEO_RATE = error(
     "Correct fps in meta/info.json, or encode the video again.",
     kind="video-rate",
 )
+NEAR_RATE = warning(
+    "{file} runs at {rate:.6g} fps, the dataset at {fps:g}: its last frame is shown {late:.2f} s after its row.",
+    "lattok takes frame t for row t, since there are as many; LeRobot looks by time and finds others.",
+    kind="near-rate",
+)
 SPAN = error(
     "Episode {episode} has rows up to {rows:g} s, and the last frame of {camera} is of {video:g} s. Later episodes of "
     "the file may show other moments than their rows say.",

@@ -30,7 +30,7 @@ from lattok.data.schema import NONE, Progress, RobotDataset, dimension_names, ow
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import tables_of
 from lattok.data.video import BLOCK, VideoWriter, codec_for, decode_at, probe
-from lattok.data.views import ColumnsView
+from lattok.data.views import ColumnsView, unwrap
 from lattok.data.writers import WRITERS, Extra
 from lattok.types import Episode
 from lattok.utils import checks
@@ -382,7 +382,7 @@ class _Mended(ColumnsView):
             return
         path, start, _ = self.span(episode_index, camera)
         with self.files.at_hand(path) as place:
-            yield from decode_at(place, start + self.seconds(episode_index)[indices], self.fps)
+            yield from decode_at(place, start + self.shown(episode_index, camera)[indices], self.fps)
 
     def span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         found = self.video_span(episode_index, camera)
@@ -412,6 +412,13 @@ class _Mended(ColumnsView):
         """Return when each row [T] of an episode is shown in its videos, from where the episode begins in them."""
         times = self.dataset.columns(index, ["timestamp"])["timestamp"] if "timestamp" in self.features else None
         return self._seconds(Episode(index, self.length(index), ()), times)
+
+    def shown(self, index: int, camera: str) -> np.ndarray:
+        """Return when the frame of each row [T] is shown, from where the episode begins in that video."""
+        path, start, _ = self.span(index, camera)
+        source = unwrap(self.dataset)
+        own = source.clock(path, self.length(index)) if isinstance(source, LeRobotV3) and start == 0 else None
+        return self.seconds(index) if own is None else own
 
     def _seconds(self, episode: Episode, times: np.ndarray | None) -> np.ndarray:
         """By the times of the rows, as everybody reads them; by their numbers where times go back, or go on after
@@ -461,12 +468,12 @@ class _Videos(CopiedVideos):
         for key in self.keys:
             place = (piece.episode.index, piece.first, key)
             path, start, _ = self.view.span(piece.episode.index, key)
-            times = start + self.view.seconds(piece.episode.index)[piece.first : piece.last]
             even = start + piece.seconds + np.arange(piece.length) / self.view.fps
             with self.view.files.at_hand(path) as file:
                 stats, seen = ImageStats(piece.length), 0
                 try:
                     odd = self._odd_file(key, path, file)
+                    times = start + self.view.shown(piece.episode.index, key)[piece.first : piece.last]
                 except LattokError as error:
                     return 0, str(error)
                 try:

@@ -217,7 +217,7 @@ for _repair in (
     ),
     DatasetRepair("meta", (), "meta/ written again, from the episodes that it lists. {why}."),
     DatasetRepair("short", (), "Parts shorter than a second left out: {rows} of {episodes}."),
-    DatasetRepair("video", (problems.VIDEO_RATE,), "Videos of {episodes} encoded again: {why}."),
+    DatasetRepair("video", (problems.VIDEO_RATE, problems.NEAR_RATE), "Videos of {episodes} encoded again: {why}."),
     DatasetRepair(
         "blank", (problems.BLANK_EPISODES,), "{episodes} left out, in which a camera shows nothing.", asked=True
     ),

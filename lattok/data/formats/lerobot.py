@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data import problems
+from lattok.data.flaws import RATE_TOLERANCE, TOLERANCE
 from lattok.data.formats.lerobot_meta import (
     INFO,
     PLACE,
@@ -58,7 +59,7 @@ from lattok.data.statistics import renew_episodes, right_statistics
 from lattok.data.summaries import Stats
 from lattok.data.table_dataset import NewColumns, TableDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values, read_table
-from lattok.data.video import BLOCK, decode_at
+from lattok.data.video import BLOCK, decode_at, probe
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, counted, is_number, listed, note, refuse
@@ -111,6 +112,7 @@ class LeRobotV3(TableDataset):
         self._folders: set[str] = set()  # that are known to be inside
         self._shared: dict[str, dict[int, int]] = {}  # by camera, see `shared_spans`
         self._counts: dict[Path, int] = {}  # frames of films whose rows have other times
+        self._clocks: dict[Path, np.ndarray | None] = {}  # of films, see `clock`
         self._check_files()
         self._reader = ColumnReader(self.files)
 
@@ -441,6 +443,8 @@ class LeRobotV3(TableDataset):
         even = np.arange(len(times)) / self.fps
         if not abs(times[-1] - even[-1]) < STRAYED / self.fps and start == 0 and self._has_frames(path, len(times)):
             return path, start, even
+        if start == 0 and (shown := self.clock(path, len(times))) is not None:
+            return path, start, shown
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: {NOT_INCREASING}"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Write it again, or see `lattok repair`.")
@@ -448,6 +452,17 @@ class LeRobotV3(TableDataset):
         if problem := short_video(episode_index, camera, times[-1], stop - start, self.fps):
             raise LattokError(str(problem))
         return path, start, times
+
+    def clock(self, path: Path, count: int) -> np.ndarray | None:
+        """Return when the frames of a film of one episode of `count` rows are shown [T], where it has one for each row
+        and goes apart from their times, as 29.97 frames a second do from 30; None of any other."""
+        if path not in self._clocks:
+            with self.files.at_hand(path) as place:
+                apart = abs(probe(place).fps / self.fps - 1)
+                times = read_times(place).times if TOLERANCE / count < apart <= RATE_TOLERANCE else np.empty(0)
+            late = np.ptp(times) * self.fps - (count - 1) if len(times) == count else 0.0  # frames, at the end
+            self._clocks[path] = times if abs(late) > TOLERANCE else None
+        return self._clocks[path]
 
     def _has_frames(self, path: Path, count: int) -> bool:
         """Return whether a film of one episode has a frame for each of its rows, whose clock is another one then."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 import lattok
 from lattok.cli import main
-from lattok.data import LeRobotV3, export, inspect_dataset, open_dataset
+from lattok.data import LeRobotV3, export, inspect_dataset, open_dataset, repair
 from lattok.data.instructions import frame_instructions
 from lattok.data.schema import INDEX_KEYS
 from lattok.data.summaries import column_stats
@@ -67,7 +68,7 @@ def write_v21(root: Path, source: LeRobotV3) -> Path:
 
 def write_film(path: Path, film: np.ndarray, fps: float) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", round(fps), options={"qp": "0"})
+        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options={"qp": "0"})
         stream.height, stream.width, stream.pix_fmt = *film.shape[1:3], "yuv444p"
         for image in film:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
@@ -222,6 +223,23 @@ def test_films_with_a_frame_for_each_row_are_read_by_number(old, change, capsys)
     write_film(film, np.concatenate([shown, shown[-1:]]), dataset.fps)
     if change(np.ones(1)) > 1:
         refused("Episode 2 has rows up to", open_dataset(old).frames, 2, CAMERAS[:1])
+
+
+def test_films_that_run_a_little_slower_are_read_by_number_too(make_dataset, tmp_path):
+    """As capture cards do: 30000 / 1001 frames a second. By time, frames of the end are one late, or not there."""
+    source = make_dataset([600])
+    old = write_v21(tmp_path / "old", source)
+    films = {camera: old / f"videos/chunk-000/{camera}/episode_000000.mp4" for camera in CAMERAS}
+    shown = {camera: decoded(film) for camera, film in films.items()}
+    for camera, film in films.items():
+        write_film(film, shown[camera], source.fps * 1000 / 1001)
+    dataset = open_dataset(old)
+    for camera in CAMERAS:
+        np.testing.assert_array_equal(dataset.frames(0, [camera], [0, 300, 599])[:, 0], shown[camera][[0, 300, 599]])
+    assert [finding.kind for finding in inspect_dataset(dataset).findings].count("near-rate") == len(CAMERAS)
+    done = repair(old, tmp_path / "new")
+    assert (done.frames, [step.repair for step in done.steps]) == (600, ["video"])
+    assert "near-rate" not in [finding.kind for finding in inspect_dataset(tmp_path / "new").findings]
 
 
 @pytest.mark.ci
