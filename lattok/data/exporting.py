@@ -249,6 +249,9 @@ def _camera(dataset: RobotDataset, key: str, tried: Sequence[Episode], images: s
     if images == "video" or (images == "auto" and not verbatim):
         if size and (height % 2 or width % 2):
             checks.fail("size", "an even height and width for video", f"{height} {width}")
+        if height % 2 or width % 2:
+            cut = f"{height - height % 2}x{width - width % 2}"
+            checks.note(f"{dataset.name}: {key}: {height}x{width} become {cut}: frames of video have even sides")
         return _Camera(key, Feature("video", (height - height % 2, width - width % 2, 3), None), source, False)
     return _Camera(key, Feature("image", (height, width, 3), None), source, verbatim)
 

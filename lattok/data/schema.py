@@ -36,6 +36,7 @@ LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 HELD_OUT = ("valid", "val", "validation")  # splits of files that judge: robomimic's, and of others
+JUDGES = (*HELD_OUT, "test", "testing", "eval", "evaluation")  # of folders, and of meta/info.json
 # why they are left out: of LeRobot, and of others
 DEPTH = "a depth camera, which models here do not read; annotate and export copy it unchanged"
 OTHER_DEPTH = "a depth camera, which models here do not read; export leaves it out"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
+from lattok.data.images import encode_png
 from lattok.data.schema import INDEX_KEYS, vector_key
 from tests.data.edits import edit_info
 from tests.data.formats.test_video_folder import write_video
@@ -215,6 +216,28 @@ def test_files_far_below_and_what_their_options_say_of_the_format(tmp_path):
     assert (dataset.kind, len(dataset.episodes)) == ("hdf5", 2)
     np.testing.assert_array_equal(dataset.actions(1), values)
     assert {"action.gripper", "observation.state"} < dataset.features.keys()
+
+
+@pytest.mark.parametrize("kind", ["video", "npz", "pictures"])
+def test_folders_that_split_are_no_instructions(tmp_path, kind):
+    for place in ("train/pour/a", "train/pour/b", "val/c", "raw/wipe/videos/d"):
+        path = tmp_path / place / {"video": "0.mp4", "npz": "0.npz", "pictures": "0.png"}[kind]
+        path.parent.mkdir(parents=True)
+        if kind == "video":
+            write_video(path)
+        elif kind == "npz":
+            np.savez(path, action=np.ones((3, 2)))
+        else:
+            path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    dataset = open_dataset(tmp_path, **({} if kind == "video" else {"fps": 10}))
+    told = {}
+    for episode in dataset.episodes:
+        folder = dataset.files_of(episode.index)[0].relative_to(tmp_path).parts[0]
+        told.setdefault(folder, []).append(episode.index)
+    assert dataset.held_out == tuple(told["val"])
+    assert "folders: train: 2 episodes, val: 1 episode" in dataset.findings[0].what
+    assert not {"train", "val", "raw", "videos"} & set(dataset.tasks)
+    assert kind != "pictures" or {"pour", "wipe"} < set(dataset.tasks)
 
 
 def test_what_else_lies_in_a_lerobot_dataset_changes_nothing(make_dataset):

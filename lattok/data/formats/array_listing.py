@@ -16,6 +16,7 @@ from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
 from lattok.data.formats.array_layouts import Layout
 from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, storage
+from lattok.data.formats.folder_names import instruction_of
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -26,6 +27,7 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 SHOWN = 12  # arrays in a message
+MOST_ABOVE = 4  # folders whose names may say what is done
 STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
 
 
@@ -453,7 +455,7 @@ class Sources:
             return self._beside(source.removeprefix("json:"))
         if source == "file":
             return self.store.name
-        return self.store.path.resolve().parent.name if source == "folder" else None
+        return instruction_of(self.store.path.resolve().parent.parts[-MOST_ABOVE:]) if source == "folder" else None
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the group, or of the nearest one above it that has it."""

@@ -26,6 +26,7 @@ from lattok.data.formats.array_listing import (
     natural,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
+from lattok.data.formats.folder_names import folder_splits
 from lattok.data.schema import (
     FAR_BELOW,
     HELD_OUT,
@@ -41,9 +42,10 @@ from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import safe_path, walk
+from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 MOST_ROBOTS = 4  # in a scene of robosuite
+PACKED = f"packed: unpack it ({', '.join(UNPACK.values())})"
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -81,7 +83,8 @@ class ArrayDataset(RobotDataset):
         self.require()
         self._layout = described(layout) if layout is not None and not isinstance(layout, Layout) else layout
         found: dict[Path, Contents | str] = {}  # or why a file cannot be opened: how many it held cannot be told
-        for file in self._files():
+        files, packed = self._files()
+        for file in files:
             try:
                 with self.opened(file) as store:
                     layouts = self.layouts if self._layout is None else (self._layout,)
@@ -124,10 +127,15 @@ class ArrayDataset(RobotDataset):
             name = "train" if "train" in first.splits else next(iter(first.splits))
             way_out = in_a_description(self.root, f'"split": {json.dumps(name)}')
             self.findings += (problems.own_splits("mask", counts, judge if self.held_out else "", way_out),)
+        elif split is None and self.root.is_dir():
+            files = {i: demo.file.relative_to(self.root).parts[:-1] for i, demo in self._demos.items()}
+            self.held_out, own = folder_splits(files)
+            self.findings += own
+        self.left_out = {path.name: PACKED for path in packed}
         features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]
-        self.left_out = first.left_out | dict.fromkeys(gone, "a camera has its name")
+        self.left_out |= first.left_out | dict.fromkeys(gone, "a camera has its name")
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 
@@ -225,9 +233,10 @@ class ArrayDataset(RobotDataset):
         with self.opened(demo.file, where) as store:
             yield read
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """List the files, and those beside them that have to be unpacked first."""
         if self.is_file(self.root):
-            return [self.root]
+            return [self.root], []
         ends = " or ".join(self.suffixes)
         if not self.root.is_dir():
             hint = "Unpack it, and give the folder." if self.root.exists() else "There is no such file."
@@ -236,7 +245,9 @@ class ArrayDataset(RobotDataset):
         files = [safe_path(self.root, path, str(path)) for path in found]
         if not files:
             checks.fail("path", f"a folder with files {ends}", f"none in {self.root}")
-        return files
+        beside = (path for folder in {file.parent: None for file in files} for path in sorted(folder.iterdir()))
+        packed = [path for path in beside if path.suffix in UNPACK and path.stem.endswith(self.suffixes)]
+        return files, [path for path in packed if path.with_name(path.stem) not in files]
 
     def _files_below(self) -> list[Path]:
         found = (self.root / path for path in walk(self.root, lambda path: path.name.startswith("."), once=True))

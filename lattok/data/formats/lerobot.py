@@ -46,8 +46,8 @@ from lattok.data.problems import (
 )
 from lattok.data.schema import (
     DEPTH,
-    HELD_OUT,
     IMAGE_DTYPES,
+    JUDGES,
     LEROBOT_INDEX,
     NOTE,
     PROVENANCE,
@@ -123,7 +123,7 @@ class LeRobotV3(TableDataset):
         splits = {readable(name): range(int(span[1]), int(span[2])) for name, span in spans.items() if span}
         if len(splits) < 2:
             return
-        judge = next((name for name in (*HELD_OUT, "test") if name in splits), "")
+        judge = next((name for name in JUDGES if name in splits), "")
         inside = [episode.index for episode in self.episodes if episode.index in splits.get(judge, ())]
         self.held_out = tuple(inside) if len(inside) < len(self.episodes) else ()
         counts = {name: sum(episode.index in span for episode in self.episodes) for name, span in splits.items()}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data.formats.array_listing import natural
+from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.images import decode_image
 from lattok.data.schema import (
     INDEX_FEATURES,
@@ -164,12 +165,13 @@ class MCAPRecordings(RobotDataset):
         self.damaged = tuple(Damage(i, each) for i, each in enumerate(found) if isinstance(each, str))
         if not self._recordings:
             raise LattokError(self.damaged[0].reason)
-        instructions = {i: readable(Path(each.name).parent.name) for i, each in self._recordings.items()}
+        instructions = {i: instruction_of(Path(each.name).parent.parts) for i, each in self._recordings.items()}
         self._instructions = instructions
         self.tasks = tuple(dict.fromkeys(instructions.values()))
         self.episodes = tuple(
             Episode(i, each.counts[base.name], (instructions[i],)) for i, each in self._recordings.items()
         )
+        self.held_out, self.findings = folder_splits({i: Path(each.name).parts for i, each in self._recordings.items()})
         self._times: dict[int, dict[str, LogTimes]] = {}
         self.fps = self._rate() if fps is None else float(fps)
         self.cameras = tuple(key for key, topic in self._topics.items() if topic.type in PICTURES)

@@ -13,6 +13,7 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.flaws import LOST
 from lattok.data.formats.array_listing import natural
+from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_folder import captions_of, find_captions
 from lattok.data.images import decode_image
 from lattok.data.schema import (
@@ -79,7 +80,9 @@ class PictureFolder(RobotDataset):
         names, self._pictures = list(found), list(found.values())
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(names, source)
-        instructions = [_instruction(self.root, name) or written.get(name) or _class(name) for name in names]
+        above = (PurePosixPath(name).parts[:-1] for name in names)
+        named = zip(names, map(instruction_of, above), strict=True)
+        instructions = [_instruction(self.root, name) or written.get(name) or folder for name, folder in named]
         self._tasks_of = instructions
         usual = mode(map(tuple, self._pictures))
         self.cameras = tuple(CAMERA + camera for camera in usual)
@@ -95,7 +98,8 @@ class PictureFolder(RobotDataset):
         self.damaged = tuple(Damage(index, reason) for index, reason in reasons.items())
         self.episodes = tuple(Episode(i, len(self._pictures[i][usual[0]]), (instructions[i],)) for i in self._sizes)
         self.tasks = tuple(dict.fromkeys(instructions[i] for i in self._sizes))
-        self.findings = tuple(problems.numbers_beside("pictures", others))
+        self.held_out, splits = folder_splits({i: PurePosixPath(names[i]).parts for i in self._sizes})
+        self.findings = (*splits, *problems.numbers_beside("pictures", others))
         if len(usual) > 1:
             shown = checks.listed(usual)
             self.findings += (problems.FOLDERS_AS_CAMERAS.finding(folders=shown, count=len(self.episodes)),)
@@ -251,10 +255,6 @@ def _instruction(root: Path, name: str) -> str:
         return ""
     lines = (line.strip() for line in _bytes(file).decode("utf-8", "replace").splitlines())
     return readable(next((line for line in lines if line and not line.startswith("confidence")), ""))
-
-
-def _class(name: str) -> str:
-    return readable(PurePosixPath(name).parent.name)
 
 
 def _bytes(path: Path) -> bytes:

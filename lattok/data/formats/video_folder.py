@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
 from lattok.data.formats.video_views import grouped, likely_views
 from lattok.data.schema import (
@@ -256,7 +257,9 @@ class VideoFolder(RobotDataset):
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(self._files, source)
         named = zip(self._files, places, strict=True)
-        instructions = [written.get(file, readable(Path(place).parent.name)) for file, place in named]  # or the class
+        instructions = [
+            written.get(file, instruction_of(Path(place).parent.parts)) for file, place in named
+        ]  # or the class
         self.tasks = tuple(dict.fromkeys(instructions))
         numbers = {task: number for number, task in enumerate(self.tasks)}
         self._task = [numbers[task] for task in instructions]
@@ -284,8 +287,9 @@ class VideoFolder(RobotDataset):
         self.episodes = tuple(Episode(i, length, (instructions[i],)) for i, length in lengths.items())
         self._sizes = {place: (video.height, video.width) for place, video in read.items()}  # by view, then by episode
         self._bytes = {index: read[index].bytes for index in self._schedules}
-        found = self._findings(source, len(self._files) - len(written))
-        self.findings = (*found, *problems.numbers_beside("videos", others))
+        found = [*self._findings(source, len(self._files) - len(written))]
+        self.held_out, splits = folder_splits({i: Path(self._files[i]).parent.parts for i in self._schedules})
+        self.findings = (*found, *splits, *problems.numbers_beside("videos", others))
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

@@ -46,7 +46,7 @@ CODECS = frozenset(
     ]
 )
 SMALLEST = 200  # bytes: a pointer of Git LFS has less
-IMAGE_CODECS = "imagecodecs_"  # of UMI: need a package that registers them
+IMAGE_CODECS = "imagecodecs_"  # of UMI, in a package of that name
 
 
 def _zarr() -> Any:
@@ -54,6 +54,15 @@ def _zarr() -> Any:
         return import_module("zarr")  # which only this format needs
     except ImportError:
         raise LattokError(f"reading zarr stores needs zarr. Install it: {install_extra('zarr')}") from None
+
+
+def _register_image_codecs(where: str, name: str) -> None:
+    """Make the codecs of imagecodecs known to zarr, which that package does only when asked to."""
+    try:
+        import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
+    except ImportError:
+        way_out = "Install what unpacks it: pip install imagecodecs"
+        raise LattokError(f"{where}: pictures are packed by {name.removeprefix(IMAGE_CODECS)}. {way_out}") from None
 
 
 class ZarrArray:
@@ -76,7 +85,7 @@ class ZarrStore(FlatStore):
 
     @classmethod
     def way_out(cls, path: Path, text: str) -> str:
-        if IMAGE_CODECS in text or "codec not available" in text.lower():
+        if "codec not available" in text.lower():
             return "Install the package of that codec, or write the store again without it."
         return copy_again(path, "Copy the store again.")
 
@@ -98,7 +107,9 @@ class ZarrStore(FlatStore):
         if not _is_array(about):
             raise LattokError(f"{self.path}: expected an array `{path}`, got none. Open the dataset again.")
         for name in sorted(_codecs(about) - CODECS):
-            if not name.startswith(IMAGE_CODECS):
+            if name.startswith(IMAGE_CODECS):
+                _register_image_codecs(f"{self.path}, `{path}`", name)
+            else:
                 raise LattokError(f"{self.path}, `{path}`: expected codecs that only unpack numbers, got {name!a:.60}.")
         return ZarrArray(path, self._top[path])
 

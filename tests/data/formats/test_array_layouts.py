@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,7 @@ def isaac_lab(folder: Path) -> Truth:
 
 def minari(folder: Path) -> Truth:
     """A group an episode, T actions and T + 1 observations."""
-    truth = Truth(3, ("data",))
+    truth = Truth(3, (folder.name,))
     (folder / "data").mkdir()
     with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
         for i, length in enumerate(LENGTHS):
@@ -307,6 +309,38 @@ def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path)
     described = open_dataset(tmp_path / "a.npz", fps=10, layout={"columns": {"action": "action", "clear": camera}})
     assert described.left_out["clear"] == "it is no picture of RGB (uint8 [8, 8, 4])"
     assert not described.cameras
+
+
+def test_pictures_packed_by_imagecodecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As UMI's are. That package makes its codecs known to zarr only when asked to, here a stand-in by zlib."""
+    zarr, numcodecs = pytest.importorskip("zarr"), pytest.importorskip("numcodecs")
+
+    class Jpegxl(numcodecs.Zlib):
+        codec_id = "imagecodecs_jpegxl"
+
+    numcodecs.register_codec(Jpegxl)
+    frames, store = film(6, 0), zarr.open_group(str(tmp_path / "umi.zarr"), mode="w", zarr_format=2)
+    pictures = store.create_array("data/camera0_rgb", shape=frames.shape, dtype="u1", compressors=Jpegxl())
+    pictures[:] = frames
+    store.create_array("data/robot0_eef_pos", data=wave(6, 3, 0))
+    store.create_array("meta/episode_ends", data=np.array([2, 6]))
+    del numcodecs.registry.codec_registry[Jpegxl.codec_id]
+    monkeypatch.setitem(sys.modules, "imagecodecs.numcodecs", None)
+    refused("packed by jpegxl. .* pip install imagecodecs", open_dataset, tmp_path / "umi.zarr", fps=10)
+    known = SimpleNamespace(register_codecs=lambda verbose: numcodecs.register_codec(Jpegxl))
+    monkeypatch.setitem(sys.modules, "imagecodecs.numcodecs", known)
+    dataset = open_dataset(tmp_path / "umi.zarr", fps=10)
+    np.testing.assert_array_equal(dataset.frames(1)[:, 0], frames[2:])
+    del numcodecs.registry.codec_registry[Jpegxl.codec_id]
+
+
+def test_files_that_are_packed_are_named(tmp_path: Path):
+    for i in range(3):
+        np.savez(tmp_path / f"{i}.npz", action=wave(3, 2, i))
+    (tmp_path / "1.npz").rename(tmp_path / "1.npz.gz")
+    (tmp_path / "2.npz.gz").write_bytes(b"the same")
+    dataset = open_dataset(tmp_path, fps=10)
+    assert (len(dataset.episodes), list(dataset.left_out)) == (2, ["1.npz.gz"])
 
 
 def test_files_of_one_step_each_are_refused(tmp_path: Path):

@@ -1,0 +1,36 @@
+"""What the names of folders say of recordings in them: what is done there, and who judges."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from lattok.data import problems
+from lattok.data.schema import JUDGES, readable
+from lattok.utils.findings import Finding
+
+SPLIT = re.compile(f"train|training|{'|'.join(JUDGES)}", re.IGNORECASE)
+STORE = re.compile(  # where something is put, whatever it is
+    r"data|raw|videos?|recordings?|mp4|demos?|episodes?|success(es|ful)?(_episodes)?|fail(ed|ures?)?(_episodes)?",
+    re.IGNORECASE,
+)
+
+
+def instruction_of(folders: Sequence[str]) -> str:
+    """Return the innermost of these folders, given from the outermost on, whose name may say what is done; "" if none
+    does."""
+    names = (name for name in reversed(folders) if not (SPLIT.fullmatch(name) or STORE.fullmatch(name)))
+    return readable(next(names, ""))
+
+
+def folder_splits(folders: Mapping[int, Sequence[str]]) -> tuple[tuple[int, ...], tuple[Finding, ...]]:
+    """Return the episodes that judge, and what to say of it, where the folders that episodes are in are called train
+    and val."""
+    splits: dict[str, list[int]] = {}
+    for index, names in folders.items():
+        if name := next(filter(SPLIT.fullmatch, names), ""):
+            splits.setdefault(name, []).append(index)
+    if len(splits) < 2:
+        return (), ()
+    judge = next((name for each in JUDGES for name in splits if name.lower() == each), "")
+    counts = {name: len(indices) for name, indices in splits.items()}
+    way_out = "Open that folder alone."
+    return tuple(splits.get(judge, ())), (problems.own_splits("folders", counts, judge, way_out),)
