@@ -271,7 +271,8 @@ def _check_flag(command: str, name: str, flags: Mapping[str, Word]) -> None:
         entry = f'{{"dataset": "DATASET", "{name}": {DESCRIBED[name]}}}'
         way_out = f"Write {entry} into a file, such as arm.json, and give that instead of DATASET"
         raise LattokError(f"{command} has no --{typed}. {way_out}. See docs/howto/own_dataset.md.")
-    meant = did_you_mean(name, known if name.startswith("no_") else flags).replace("_", "-")
+    every = [*(known if name.startswith("no_") else flags), "help_all"]
+    meant = did_you_mean(name, every).replace("_", "-")
     refuse(command, f" has no --{typed}. {meant.replace('mean ', 'mean --')}".rstrip())
 
 

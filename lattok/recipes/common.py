@@ -468,8 +468,10 @@ class Recipe(ABC, Generic[Model]):
         if resume and first_process():
             self._check_stored()
         elif first_process():
-            resumes = ", or add resume=True" if (out / RUN / RECIPE).is_file() else ""
-            Output(out).check_new(never_saved, f"Choose another{resumes}.")
+            begun, done = (out / RUN / RECIPE).is_file(), (out / CONFIG).is_file()
+            resumes = f", or add resume=True{' to see what comes next' * done}" if begun else ""
+            holds = "a trained model" if begun and done else "something"
+            Output(out).check_new(never_saved, f"Choose another{resumes}.", holds)
         return out
 
 

@@ -222,6 +222,7 @@ ELSEWHERE |= {"torch_dtype": "dtype", "map_location": "device", "device_map": "d
 ELSEWHERE |= {"train_backbone": "backbone_train", "lora_rank": "backbone_lora_rank"}
 ELSEWHERE |= {"visualize": "view", "visualise": "view", "viz": "view", "show": "view", "info": "inspect"}
 ELSEWHERE |= {"act": "vla", "diffusion": "vla", "smolvla": "vla", "pi0": "vla", "record": "collect"}
+ELSEWHERE |= {"known": "keep", "output": "out", "save_dir": "out", "checkpoint": "model", "ckpt": "model"}
 ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch_size", "heads": "backbone_heads"}
 
 
@@ -241,7 +242,8 @@ def nearest(word: object, known: Iterable[Any]) -> str:
     short = [name for name in names if "_" in name and _initials(name) == plain]
     reach = 2 if len(plain) == 2 else None  # of two letters, only the first two of a name
     part = [name for name in names if (len(plain) > 1 and plain in name[:reach]) or name in plain.split("_")]
-    for name in (plain, ELSEWHERE.get(plain), *close, _initials(plain) * ("_" in plain), *short, *part):
+    swapped = [name for name in names if sorted(name) == sorted(plain)]  # such as otu
+    for name in (plain, ELSEWHERE.get(plain), *swapped, *close, _initials(plain) * ("_" in plain), *short, *part):
         if name in names:
             return names[name]
     return ""

@@ -69,10 +69,15 @@ class Output:
 
     # new
 
-    def check_new(self, left: Callable[[Path], bool] = is_unfinished, hint: str = "Choose another folder.") -> None:
+    def check_new(
+        self,
+        left: Callable[[Path], bool] = is_unfinished,
+        hint: str = "Choose another folder.",
+        holds: str = "something",
+    ) -> None:
         """Require a new or empty folder, or one that holds what an earlier attempt `left`, and nothing else."""
         if not is_free(self.place) and not left(self.place):
-            got = f"{self.place}, which holds something" if self.place.is_dir() else f"the file {self.place}"
+            got = f"{self.place}, which holds {holds}" if self.place.is_dir() else f"the file {self.place}"
             checks.fail(self.argument, "a new or empty folder", got, hint)
 
     def check_absent(self, what: str = "folder") -> None:

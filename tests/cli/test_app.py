@@ -245,7 +245,7 @@ def test_the_same_command_again_says_how_to_continue(dataset, tmp_path, capsys):
     assert main(words) == 0
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert said.endswith("which holds something. Choose another, or add --resume.\n")
+    assert said.endswith("which holds a trained model. Choose another, or add --resume to see what comes next.\n")
     assert next_words(words, said) == [*words, "--resume"]
 
 
@@ -288,6 +288,9 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "action_vq", "D", "--out", "x", "--code-book-size=8"], "Did you mean --codebook-size?"),
         (["train", "image-lam", "D", "--out", "x", "--epochs", "3"], "Did you mean --steps?"),
         (["train", "fast", "D", "--output_dir", "x"], "Did you mean --out?"),
+        (["train", "fast", "D", "--otu", "x"], "Did you mean --out?"),
+        (["train", "fast", "--help-al"], "Did you mean --help-all?"),
+        (["hide", "D", "--known", "2 per task"], "Did you mean --keep?"),
         (["train", "vla", "D", "--out", "x", "--no-propio"], "Did you mean --no-proprio?"),
         (["annotate", "D", "--models", "x"], "lattok annotate has no --models. Did you mean --model? See lattok"),
         (["convert", "univla-lam", "f", "o", "--strid=3"], "Did you mean --stride? See lattok convert univla-lam"),
