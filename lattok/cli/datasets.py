@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 
 SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
 INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
+POLICY = "Train a policy on it:"
+PRETRAINED = "Pre-train a policy on its labels:"
+FROM_FILMS = ("--stages", "pretrain")  # whose labels are all there is
 TOKENIZER = "Train a tokenizer on it:"
+SHOWN = 6  # episodes in a line
 NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
 KNOWN = "All tasks of a world, such as metaworld, metaworld-pairs or ogbench, or some of it (metaworld/reach)."
 
@@ -115,7 +119,9 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
         named = named or [name for name in vectors if name.startswith("action")]
         action_key = named[0] if len(named) == 1 else None
     if (acts := action_key or "action") not in vectors:
-        return "", []
+        return _learns_from(opened, acts) or ("", [])
+    if labelled := _learns_from(opened, acts):
+        return labelled
     key = ["--action-key", action_key] if action_key else []
     chosen = set(found.read)  # of a large dataset some
     unknown = unmeasured(opened, acts, chosen)
@@ -131,6 +137,22 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
         if len(chosen) == len(found.lengths):
             small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
     return said, ["lattok", "train", kind, opened.address, "--out", unused("my-model"), *key, *small]
+
+
+def _learns_from(opened: "RobotDataset", action_key: str) -> tuple[str, list[str]] | None:
+    """Return how to train a policy on what `annotate` has added to a dataset; None where it has added nothing."""
+    from lattok.labels.spec import fillers, measured_episodes, provenance_of
+
+    entries, known = provenance_of(opened), action_key in opened.features
+    if known and fillers(opened, action_key):
+        return POLICY, ["lattok", *policy_words(opened, opened.address, action_key)]
+    seen = [prefix for prefix, entry in entries.items() if entry.get("cameras")]  # by a model of video
+    every = opened.episodes
+    if not seen or (known and len(measured_episodes(opened, action_key, every)) < len(every)):
+        return None
+    strategy = "la_direct" if f"{seen[0]}.codes" in opened.features else "la_direct_c"
+    more = ["--strategy", strategy, *([] if known else FROM_FILMS), *(["--prefix", seen[0]] * (len(entries) > 1))]
+    return (POLICY if known else PRETRAINED), ["lattok", *policy_words(opened, opened.address, action_key, *more)]
 
 
 def repair(
@@ -319,6 +341,7 @@ def annotate(
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
+    from lattok.data.inspection import frame_sizes
     from lattok.data.table_dataset import tables_of
 
     engine = engines.make()
@@ -342,7 +365,9 @@ def annotate(
     if words := learning_words(source, place[0], options, loaded):
         print(f"{'Pre-train' if '--stages' in words else 'Train'} a policy: {shlex.join(['lattok', *words])}")
     if own:
-        print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
+        sizes = frame_sizes(source) if source.files.commit is None and len(source.cameras) == 1 else ()
+        one = ["--size", *(str(side - side % 2) for side in min(sizes))] if len(sizes) > 1 else []  # as LeRobot has
+        print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined'), *one])}")
     return 0 if result.complete else 1
 
 
@@ -379,7 +404,7 @@ def learning_words(source: "RobotDataset", place: str, options: Any, loaded: Map
         return policy_words(source, place, options.action_key)
     prefix = next((key for key, model in loaded.items() if model.label_source == "video"), None)
     key, every = options.action_key, source.episodes
-    alone = [] if key in source.features else ["--stages", "pretrain"]  # films, whose labels are all there is
+    alone = [] if key in source.features else [*FROM_FILMS]
     if prefix is None or not (alone or len(measured_episodes(source, key, every)) == len(every)):
         return []
     codes = loaded[prefix].codebook_size
@@ -419,7 +444,8 @@ def hide(
     source = lattok.open_dataset(dataset, format=format)
     done = lattok.hide(source, out, keep, tasks=tasks, action_key=action_key)
     known, hidden = len(done.known), len(done.hidden)
-    print(f"Actions known in {checks.counted(known, 'episode')}, hidden in {hidden}: {done.path}")
+    which = checks.few_of(done.known, SHOWN)
+    print(f"Actions known in {checks.counted(known, 'episode')} ({which}), hidden in {hidden}: {done.path}")
     key = ["--action-key", action_key] if action_key != "action" else []
     train = ["lattok", "train", "idm", str(done.path), "--out", unused("my-idm"), *key, "--preset", "tiny"]
     print(f"{INFERS}\n  {shlex.join(train)}")

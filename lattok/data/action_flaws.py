@@ -11,6 +11,7 @@ from lattok.utils.findings import Finding
 
 FIRM = 0.6  # correlation from which two columns belong together, or against each other
 MOST_AGREE, NEARLY_ALL = 0.6, 0.9  # of the episodes: that agree, and that do or are against it
+UNIT_FACTOR = 20.0  # times as large as usual, from which an episode is in another unit
 FEW_VALUES = 20  # of which a column is a switch
 CUT_SHARE = 0.03  # of the rows at one end of a column
 CUT_STEP = 0.5  # of a usual step, that a column has where it gets to its end: one that comes to rest slows down
@@ -113,14 +114,46 @@ def check_stuck(rows: Rows, action: str, state: str) -> Iterator[Finding]:
         yield problems.STUCK.finding([int(rows.episodes[span.start]) for span in stuck], column=state, all=len(moved))
 
 
-def check_jumps(rows: Rows, key: str, skipped: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-    """Find rows before which most dimensions of a state jump at once, other than at `skipped` places."""
+def check_units(rows: Rows, action: str | None, state: str | None) -> Iterator[Finding]:
+    """Find episodes in another unit: in most dimensions their numbers are far larger in range and in size than those
+    of most episodes, or in all far smaller (states only: actions also are at rest), or a thousand times as large or
+    small in some, as the place of an arm whose angles are as they should be."""
+    spans, far = rows.spans(), np.log(UNIT_FACTOR)
+    for key in filter(None, (action, state)):
+        values = rows.table(key)
+        known = [span for span in spans if np.isfinite(values[span]).all()]
+        if len(known) < FEWEST:
+            continue
+        ends = np.stack([np.quantile(values[span], [0.05, 0.95], axis=0) for span in known])  # [episodes, 2, m]
+        sizes = np.stack([ends[:, 1] - ends[:, 0], np.abs(ends).max(1)], axis=1)
+        usual = np.sort(sizes, axis=0)[(len(known) - 1) // 2]
+        if (moves := usual[0] > 0).sum() < 2:
+            continue
+        times = np.log(np.maximum(sizes[..., moves] / usual[:, moves], 1e-9))
+        larger, smaller = times.min(1), times.max(1)  # [episodes, m]: both in range and in size
+        shrunk = (smaller.max(1) < -far) & (key == state)
+        for sign, each, whole in ((1, larger, np.median(larger, 1) > far), (-1, smaller, shrunk)):
+            thousand = np.abs(sign * each - np.log(1000)) < far / 3
+            wrong = whole | (thousand.sum(1) >= 3)
+            if wrong.any() and wrong.mean() < 0.5:
+                episodes = [int(rows.episodes[span.start]) for span, one in zip(known, wrong, strict=True) if one]
+                factor = np.exp(np.median(each[wrong][np.abs(each[wrong]) > far]))
+                yield problems.OTHER_UNIT.finding(episodes, column=key, all=len(spans), factor=f"{factor:.2g}")
+
+
+def check_jumps(
+    rows: Rows, key: str, skipped: Sequence[tuple[int, int]], apart: Collection[int] = ()
+) -> Iterator[Finding]:
+    """Find rows before which most dimensions of a state jump at once, other than at `skipped` places and in episodes
+    that stay `apart`."""
     values = rows.table(key)
     values = values[:, [len(np.unique(column[:5000])) > FEW_VALUES for column in values.T]]
     values = values[:, np.isfinite(values).all(0)]
     if len(values) < 2 or values.shape[1] < 2:
         return
-    inside = np.diff(rows.episodes) == 0
+    inside = (np.diff(rows.episodes) == 0) & ~np.isin(rows.episodes[1:], [*apart])
+    if not inside.any():
+        return
     steps = np.abs(np.diff(values, axis=0))
     usual = np.quantile(steps[inside], 0.95, axis=0)
     smooth = (usual > 0) & (usual < NOISY * np.ptp(values, axis=0))

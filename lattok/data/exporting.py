@@ -324,7 +324,7 @@ def _fitted(plan: Plan, camera: _Camera, block: np.ndarray, episode: Episode) ->
         return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), how)) for frame in block])
     if block.shape[1:3] != camera.source:
         got, expected = ("x".join(map(str, size)) for size in (block.shape[1:3], camera.source))
-        hint = f"LeRobot keeps one size per camera: give a `size` for all, such as {height} {width}."
+        hint = f"LeRobot keeps one size per camera. Give one for all, such as size={height} {width}."
         raise _Misfit(f"`{camera.key}` of episode {episode.index}: expected frames of {expected}, got {got}. {hint}")
     return block[:, :height, :width]
 

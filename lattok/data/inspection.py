@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from operator import attrgetter, itemgetter
@@ -13,7 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.action_flaws import check_cut, check_jumps, check_signs, check_stuck, leaked, only_actions
+from lattok.data.action_flaws import (
+    check_cut,
+    check_jumps,
+    check_signs,
+    check_stuck,
+    check_units,
+    leaked,
+    only_actions,
+)
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
@@ -37,7 +46,7 @@ from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
 from lattok.utils import checks
 from lattok.utils.commands import DATASET
-from lattok.utils.findings import Finding, by_severity, fitted, lines
+from lattok.utils.findings import Finding, by_severity, fitted, lines, wrapped
 from lattok.utils.output import unused
 
 DIMENSIONS_SHOWN = 12
@@ -124,7 +133,7 @@ class Inspection:
                 "lengths", f"{low} to {checks.counted(high, 'frame')}, median {middle:g} ({middle / self.fps:.2f} s)"
             )
         for number, part in enumerate(self.split.split("; ") if self.split else ()):
-            yield fitted("" if number else "held out", part)
+            yield from wrapped("" if number else "held out", part)
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
@@ -381,8 +390,11 @@ def _check_values(
             findings += [*late, *check_stuck(rows, action, state)]
             shifted |= {episode for each in late for episode in each.episodes}
         findings += check_signs(rows, action, state, columns[action], lag.steps if lag else 1, shifted)
+    units = [*check_units(rows, action, state)]
+    other = {index for each in units for index in each.episodes}  # which would be said again as jumps and outliers
+    findings += units
     if state:
-        findings += check_jumps(rows, state, [place for each in angles for place in each.places])
+        findings += check_jumps(rows, state, [place for each in angles for place in each.places], other)
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
     asks = "last_action" in unwrap(dataset).options  # whoever opens it says what becomes of the last actions
     for key in (key for key in columns if key.split(".")[0] == "action" and not asks):
@@ -392,7 +404,8 @@ def _check_values(
             findings.append(problems.LAST_ACTION_FILLS.finding(column=key))
     findings += cut_episodes(dataset, rows)
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
-    findings += [each for each in found if isinstance(each, Finding)]
+    said = [each for each in found if isinstance(each, Finding)]
+    findings += [each for each in said if each.problem is not problems.WILD or not other.issuperset(each.episodes)]
     by_episode = {} if still is None else {int(rows.episodes[span.start]): still[span] for span in rows.spans()}
     seen = {key for key in columns if key in STATES or key.startswith("observation")}
     answers = [*copied, *only_actions(rows, [key for key in columns if key.startswith("action")], seen)]
@@ -514,6 +527,18 @@ def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterat
             told = {"camera": key, "dataset": dataset.address or DATASET}
             yield problems.SPANS_IN_OTHER_ORDER.finding([index, other], file=file, episode=index, other=other, **told)
         latest[file] = max((other, later), (index, start), key=lambda each: each[1])
+
+
+def frame_sizes(dataset: RobotDataset) -> set[tuple[int, int]]:
+    """Return heights and widths of the videos of a dataset: what headers of evenly spread files of each camera say."""
+    found = set[tuple[int, int]]()
+    for key in (key for key in dataset.cameras if dataset.features[key].dtype == "video"):
+        paths = [*_episodes_of_files(dataset, dataset.episodes, key)]
+        for path in paths[:: 1 + len(paths) // FILES_LOOKED_INTO]:
+            with suppress(checks.LattokError), dataset.files.at_hand(path) as place:
+                facts = probe(place)
+                found.add((facts.height, facts.width))
+    return found
 
 
 def _episodes_of_files(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, list[Episode]]:

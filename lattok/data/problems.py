@@ -11,7 +11,7 @@ import numpy as np
 
 from lattok.data.schema import ARRAYS
 from lattok.data.summaries import quantile_ranges
-from lattok.utils.checks import LattokError, counted
+from lattok.utils.checks import LattokError, counted, few_of
 from lattok.utils.commands import command
 from lattok.utils.findings import Finding, error, note, warning
 from lattok.utils.untrusted import EMPTY, FETCH
@@ -257,6 +257,13 @@ LEAKED = warning(
     "Do not give it to a policy as state.",
     kind="action-in-state",
     cost="A policy that sees it copies it, and has nothing to copy on the robot.",
+)
+OTHER_UNIT = warning(
+    "`{column}` of {count} of {all:episode|episodes} ({named}) is about {factor} times as large as in the others: in "
+    "another unit, such as degrees for radians (57) or millimetres for metres (1,000).",
+    "Convert it there, or leave them out (`episodes`).",
+    kind="other-unit",
+    cost="What is learned from all follows the larger numbers.",
 )
 STUCK = warning(
     "`{column}` never changes in {count} of {all:episode|episodes}, though the actions do: {named}.",
@@ -535,13 +542,16 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
     unknown = ~np.isin(rows.episodes, measured) & ("action" in key)  # [n] rows of episodes whose actions nobody knows
     if unknown.any():
         yield UNKNOWN_ACTIONS.finding(rows.episodes[unknown].tolist(), column=key)
-    constant, wild = [], []
+    constant, wild, alike = [], [], dict[bytes, list[str]]()
     for name, column in zip(names, values.T, strict=True):
-        finite = np.isfinite(column)
-        bad, known = np.flatnonzero(~finite & ~unknown), np.flatnonzero(finite)
-        if len(bad):
-            facts = {"column": key, "dimension": name, "count": len(bad)}
-            yield NOT_FINITE.finding(rows.episodes[bad].tolist(), **facts, place=rows.place(int(bad[0])))
+        if (bad := ~np.isfinite(column) & ~unknown).any():
+            alike.setdefault(bad.tobytes(), []).append(name)
+    for where, named in alike.items():  # the same rows of several dimensions are said once
+        rows_of = np.flatnonzero(np.frombuffer(where, dtype=bool))
+        facts = {"column": key, "dimension": few_of(named, NAMED), "count": len(rows_of) * len(named)}
+        yield NOT_FINITE.finding(rows.episodes[rows_of].tolist(), **facts, place=rows.place(int(rows_of[0])))
+    for name, column in zip(names, values.T, strict=True):
+        known = np.flatnonzero(np.isfinite(column))
         if not len(known):
             continue
         numbers = column[known].astype(np.float64)

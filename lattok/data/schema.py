@@ -363,7 +363,8 @@ LONGEST_NAME = 255  # characters, as of folders
 # what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
 NO_PART = re.compile(
     r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward"
-    r"|demo_(start|end)_",  # of UMI: where the demonstration begins and ends
+    r"|demo_(start|end)_"  # of UMI: where the demonstration begins and ends
+    r"|(^|[._])(t|times?|timestamps?|stamps?)$",
     re.I,
 )
 WHOLE_ACTION = re.compile(r"^actions(_\w+)?$|^action\..*actions", re.I)  # not a part: several say one motion
@@ -418,6 +419,7 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
     if len(found) != 1:
         short = [*map(short_name, dataset.cameras)]
         hint = "Put spaces between names." if "," in name else checks.did_you_mean(name, short)
+        hint = hint or (f"Such as cameras={short[0]}." if short else "")
         if depth := [key for key in depth_cameras(dataset) if key == name or key.endswith("." + name)]:
             hint = f"`{depth[0]}` is {dataset.left_out[depth[0]]}."
         checks.fail("cameras", f"names among {', '.join(short)}", repr(name), hint)

@@ -248,6 +248,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str, threads: int | None = None):
         """Open `path` for frames of `size` = (height, width), both even."""
+        self._closed = True  # until there is something to close
         check_codec(codec, size)
         if size[0] % 2 or size[1] % 2:
             checks.fail("frames", "an even height and width (yuv420p)", f"{size[0]} x {size[1]}", "Crop one row.")
@@ -266,6 +267,7 @@ class VideoWriter:
         finally:
             if scheduling is not None:
                 os.sched_setscheduler(0, *scheduling)
+        self._closed = False
         self.frames = 0  # frames written
         self.bytes = 0  # bytes that left the encoder so far
 
@@ -276,8 +278,15 @@ class VideoWriter:
             self.frames += 1
 
     def close(self) -> None:
+        self._closed = True
         self._mux(self._stream.encode())
         self._container.close()
+
+    def __del__(self) -> None:
+        """End what an error left open: the AV1 encoder complains otherwise."""
+        if not self._closed:
+            with suppress(Exception):
+                self._stream.encode()
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:

@@ -19,6 +19,7 @@ import numpy as np
 from lattok.annotation import annotate, hide
 from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, as_dataset, export, open_dataset, select_episodes, split_by_task
+from lattok.data.schema import vector_key
 from lattok.data.table_dataset import tables_of
 from lattok.data.video import codec_for
 from lattok.evaluation import student
@@ -77,6 +78,7 @@ def try_few_actions(
     for route in routes:
         checks.one_of("routes", route, ROUTES)
     source, out = as_dataset(dataset), Path(out).expanduser()
+    vector_key(source, "action_key", action_key)  # before all pictures are copied
     with Output(out).locked(out / LOCK):
         if tables_of(source) is None:  # so that all arms see the same pictures
             if not (out / "all").exists():

@@ -1,6 +1,7 @@
 """What is wrong with something and what to do about it, as data, and as plain text of 88 columns, beyond which only
 words go."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
@@ -114,6 +115,12 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
             yield from lines_of(text, WIDTH, f"{finding.severity:<8}", " " * 8, finding.commands)
         if len(found) > len(shown):
             yield f"{severity:<8}… and {len(found) - len(shown):,} more of this kind."
+
+
+def wrapped(label: str, text: str) -> Iterator[str]:
+    """Yield lines of facts that may not be cut."""
+    for i, line in enumerate(textwrap.wrap(" ".join(text.split()), WIDTH - 12, break_on_hyphens=False)):
+        yield f"  {'' if i else label:<10}{line}"
 
 
 def fitted(label: str, text: str) -> str:

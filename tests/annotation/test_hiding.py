@@ -70,7 +70,7 @@ def test_hidden_actions_are_inferred_and_known_ones_are_not(tmp_path, capsys):
     write_dataset(tmp_path / "data", LENGTHS)
     words = ["--keep", "1 per task", "--out", str(tmp_path / "few")]
     assert main(["hide", str(tmp_path / "data"), *words]) == 0
-    assert "Actions known in 2 episodes, hidden in 4: " in capsys.readouterr().out
+    assert "Actions known in 2 episodes (0, 3), hidden in 4: " in capsys.readouterr().out
     assert json.loads((tmp_path / "few/meta/hidden.json").read_text())["column"] == "action"
     model().save_pretrained(tmp_path / "idm")
     infer = ["--model", str(tmp_path / "idm"), "--as", "actions", "--any-rate"]

@@ -133,6 +133,13 @@ def early_pictures(arm: Arm) -> list[int]:
     return []
 
 
+def other_unit(arm: Arm) -> list[int]:
+    arm.action[2, :, :3] *= 1000  # millimetres
+    arm.state[2, :, :3] *= 1000
+    arm.state[5] = np.degrees(arm.state[5])
+    return [2, 5]
+
+
 def inverted(arm: Arm) -> list[int]:
     arm.action[[1, 4], :, 4] *= -1
     return [1, 4]
@@ -277,7 +284,7 @@ def _film_of(root: Path, camera: str) -> Path:
 IN_ARRAYS: tuple[Callable[[Arm], list[int]], ...] = (
     *(blank, frozen, swapped_cameras, copies, late_actions, shifted_actions, late_pictures, early_pictures, inverted),
     *(clipped, constant, angle_wraps, quaternion_flips, times_go_back, times_jump, other_rate, still, state_jumps),
-    *(action_in_state, stuck_state, not_finite, outliers, no_instruction),
+    *(action_in_state, stuck_state, not_finite, outliers, other_unit, no_instruction),
 )
 IN_FILES: tuple[Callable[[Path], list[int]], ...] = (
     *(other_statistics, git_lfs_pointer, unreadable, empty_file, counted_otherwise, video_rate, short_video),

@@ -185,7 +185,7 @@ def videos(tmp_path):
 def test_a_folder_of_videos(videos, tmp_path):
     dataset = open_dataset(videos)
     said = refused(
-        "of episode 2: expected frames of 32x32, got 48x48. .* `size`", export, dataset, tmp_path / "out", **H264
+        "of episode 2: expected frames of 32x32, got 48x48. .* size=32 32", export, dataset, tmp_path / "out", **H264
     )
     assert "skip_damaged" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]

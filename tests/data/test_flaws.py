@@ -191,6 +191,11 @@ def test_a_lag_is_measured_by_joint(sound: Path, tmp_path: Path):
     assert lag is not None
     assert (lag.steps, lag.low, lag.high) == (1, 1, 1)
     assert {each for each in lag.by_dimension if each is not None} == {1}
+    arm = planted.clean()
+    arm.state[..., 4] = arm.action[..., 4]  # a gripper whose state is its command answers nothing
+    lag = inspect_dataset(planted.write(tmp_path / "copied", arm)).lag
+    assert lag is not None
+    assert (lag.steps, lag.by_dimension[4]) == (1, None)
     lag = inspect_dataset(follower(tmp_path)).lag
     assert lag is not None
     assert (lag.steps, lag.position) == (3, True)

@@ -16,6 +16,7 @@ STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal", re.I)
+TIME = re.compile(r"(^|[/_.])(t|times?|timestamps?|stamps?)$", re.I)
 RATE = re.compile(r"fps|hz|rate|freq", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
@@ -52,6 +53,9 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
             continue
         if len(json.dumps({**columns, path: column})) <= LONGEST:
             columns[path] = column
+    others = [path for path, column in columns.items() if column != "action" and ".images." not in column]
+    if len(others) == 1 and inner[others[0]].shape[1:]:  # what is said beside actions and pictures is of the robot
+        columns[others[0]] = "observation.state"
     layout: dict[str, Any] = {"episodes": episodes, "columns": columns or {"PATH": "action"}}
     texts = (path for path, array in inner.items() if array.dtype.kind in "OSUT" and TEXT.search(path))
     said = (f"@{name}" for name, value in named.items() if isinstance(value, str | bytes) and TEXT.search(name))
@@ -104,7 +108,7 @@ def _column(path: str, array: Any) -> str | None:
     if PICTURE.search(path) and (len(array.shape) == 4 or encoded):
         name = re.sub(r"\.?(rgb|images?|img|color)$", "", leaf).rpartition(".")[2] or leaf
         return f"observation.images.{name}"
-    if array.dtype.kind not in "fiu" or len(array.shape) > 2:
+    if array.dtype.kind not in "fiu" or len(array.shape) > 2 or (len(array.shape) == 1 and TIME.search(path)):
         return None
     if ACTION.search(path):
         return "action"

@@ -244,7 +244,7 @@ def _unknown(store: Store, layouts: Sequence[Layout], root: Path) -> NoReturn:
         arrays, entries = draft_of(store.arrays(""), store.attributes)
     known = checks.listed(layout.name for layout in layouts)
     got = checks.few_of(arrays, SHOWN) or "no arrays"
-    way_out = f"Correct this draft, which guesses by names: {in_a_description(root, entries)}"
+    way_out = f"This draft guesses by names; correct what is wrong. {in_a_description(root, entries)}"
     checks.refuse(store.path, f"a layout of {known}", got, way_out)
 
 

@@ -466,11 +466,13 @@ def test_a_draft_knows_attributes(where, tmp_path: Path):
         for number in range(2):
             run = file.create_group(f"runs/take_{number}")
             run["act"], run["rgb"] = wave(5, 3, number), film(5, number)
+            run["arm/q"], run["t"] = wave(5, 4, number), np.arange(5) / 15  # no state by its name, and no part of it
             (file if where == "file" else run).attrs.update({"control_freq": np.int64(15), "task_text": "open it"})
     message = refused("own.h5: expected a layout of", open_dataset, tmp_path / "own.h5")
     (tmp_path / "draft.json").write_text(message.partition("Write ")[2].partition(" into a file")[0])
     drafted = open_dataset(tmp_path / "draft.json")
     assert (drafted.fps, drafted.tasks, len(drafted.episodes)) == (15, ("open it",), 2)
+    np.testing.assert_array_equal(drafted.columns(1, ["observation.state"])["observation.state"], wave(5, 4, 1))
 
 
 def test_a_layout_that_is_described(tmp_path: Path):
