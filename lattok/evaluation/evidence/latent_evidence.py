@@ -165,6 +165,12 @@ class LatentEvidence(Evidence):
         return self.train.latents.codes.shape[1]
 
     @property
+    def gap(self) -> str:
+        """Say how far apart the two frames of a pair are."""
+        stride = self.source.stride
+        return f"{checks.counted(stride, 'frame')}, {stride / self.source.dataset.fps:.3g} s"
+
+    @property
     def env_size(self) -> int:
         """Codes per position of the environment stream, as far as the model says: else as many as are in use."""
         known = getattr(getattr(self.model, "config", None), "env_codebook_size", None)

@@ -107,10 +107,10 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
     kind, best = next(iter(probes)), judged[1]
     section = Section(
         "Do the latent actions say what the robot did?",
-        "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
-        "evaluated on the held-out ones: R² = 1 − squared error ÷ squared distance to the training mean, with 95 % "
-        f"intervals over {evidence.bootstrap.count} episodes. Part of every action can be read from the current frame "
-        "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
+        f"Regression from each input to the mean action between the two frames ({evidence.gap} apart), fitted on the "
+        "training episodes, evaluated on the held-out ones: R² = 1 − squared error ÷ squared distance to the training "
+        f"mean, with 95 % intervals over {evidence.bootstrap.count} episodes. Part of every action can be read from "
+        "the current frame alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds[1]}.",
         tuple(tables),
         (_overview(evidence, kind, probes[kind], best),),
