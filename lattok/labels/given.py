@@ -188,7 +188,7 @@ def _found(dataset: RobotDataset, text: str, name: str) -> GivenLabels:
         known = sorted(
             prefixes | {key for key, each in dataset.features.items() if len(each.shape) == 1} - {*INDEX_KEYS}
         )
-        hint = checks.did_you_mean(text, known) or f"It has {checks.listed(known)}."
+        hint = checks.did_you_mean(text, known) or (f"It has {checks.listed(known)}." if known else "")
         checks.fail("labels", f"a column of {dataset.name}, or a folder of labels", repr(text), hint)
     if (path / INFO).is_file() or (path / PROVENANCE).is_file():
         other = open_dataset(path) if (path / INFO).is_file() else with_labels(dataset, path)

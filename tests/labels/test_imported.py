@@ -87,6 +87,14 @@ def test_unknown_actions_are_filled_and_marked_as_inferred(tmp_path, form):
     assert record["fills"]["filled"] == [[1, 2]]
 
 
+def test_codes_that_are_taken_as_actions_are_told(tmp_path):
+    source = open_dataset(write(tmp_path / "data"))
+    for index in UNKNOWN:
+        npy(tmp_path / "out", index, np.arange(LENGTHS[index] * 3).reshape(-1, 3) % 5)
+    with pytest.warns(UserWarning, match="whole numbers alone, .* as latents"):
+        ImportedActions(source, tmp_path / "out")
+
+
 def test_rows_in_another_unit_are_refused_until_they_are_converted(tmp_path, capsys):
     source = open_dataset(write(tmp_path / "data"))
     factors, shift = np.float32([1000, 57.3, 1]), np.float32([0, 3, -1])

@@ -128,7 +128,7 @@ class LeRobotV3(TableDataset):
         self.held_out = tuple(inside) if len(inside) < len(self.episodes) else ()
         counts = {name: sum(episode.index in span for episode in self.episodes) for name, span in splits.items()}
         first, *_ = splits.values()
-        way_out = f"--episodes {first.start}:{first.stop} (in Python `episodes`)."
+        way_out = f"`episodes` {first.start}:{first.stop}."
         self.findings = (problems.own_splits("meta/info.json", counts, judge if self.held_out else "", way_out),)
 
     @classmethod
