@@ -73,7 +73,13 @@ HOMES = {name: home for home, names in _PLACES.items() for name in names.split()
 ELSEWHERE = {"AutoModel": "load", "AutoTokenizer": "load", "AutoProcessor": "load", "pipeline": "load"}
 ELSEWHERE |= {"create_model": "load", "from_pretrained": "load", "make_policy": "load", "PreTrainedModel": "load"}
 ELSEWHERE |= {"LeRobotDataset": "open_dataset", "make_dataset": "open_dataset", "Dataset": "open_dataset"}
-ELSEWHERE |= {"Trainer": "train", "PreTrainedTokenizer": "load"}
+ELSEWHERE |= {
+    "Trainer": "train",
+    "PreTrainedTokenizer": "load",
+    "label": "load(MODEL).label_video",
+    "info": "list_models",
+}
+ELSEWHERE |= {"inspect": "data.inspect_dataset", "inspect_dataset": "data.inspect_dataset"}
 MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
 
 

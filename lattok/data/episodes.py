@@ -188,6 +188,8 @@ def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
 
 def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int], list[tuple[int, float]]]:
     """Return episodes by number, and ranges [first, end) of those that there are."""
+    if not isinstance(spec, str | Iterable):
+        checks.fail("episodes", f'their numbers, such as [{spec}], or "{spec} per task"', repr(spec))
     if not isinstance(spec, str):
         return {_whole(value) for value in spec}, []
     if spec.strip() in ("train", "test"):

@@ -244,6 +244,9 @@ class RobotDataset(Suggests, ABC):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         """Return what is known of an episode: `episode`, and each column [T] or [T, ...]; images have `frames`."""
+        if not isinstance(place, int | np.integer):
+            hint = "Several: dataset.columns_of(dataset.episodes[:3], [KEY])."
+            checks.fail("place", "the place of an episode, such as 0 or -1", repr(place), hint)
         episode = self.episodes[place]
         columns = self.columns(episode.index, [key for key in self.features if key not in self.cameras])
         return EpisodeColumns(episode=episode, **columns)

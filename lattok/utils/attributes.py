@@ -16,6 +16,8 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "get_action": ("select_action",),
     "predict_action_chunk": ("predict_chunk",),
     "generate": ("predict_chunk",),
+    "label": ("label_video",),
+    "encode_video": ("label_video",),
     "predict_actions": ("predict_chunk", "infer_actions"),
     "transform": ("encode",),
     "tokenize": ("encode",),
@@ -34,6 +36,7 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "shape": ("codes",),
     "numpy": ("codes",),
     "embeddings": ("latents",),
+    "embedding": ("latents",),
     "mask": ("valid",),
     "timestamps": ("times",),
     "to_csv": ("to_pandas",),
@@ -51,6 +54,7 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "keys": ("features",),
     "camera_keys": ("cameras",),
     "video_keys": ("cameras",),
+    "to_pandas": ("columns",),
     "meta": ("statistics",),
     "stats": ("statistics",),
     "repo_id": ("address",),
@@ -98,6 +102,8 @@ def _meant(owner: Any, name: str) -> str:
         return owner.drawn_by
     if name in MADE and "how_made" in own:
         return owner.how_made()
+    if hasattr(vars(owner).get("config"), name):
+        return f"Did you mean config.{name}?"
     return did_you_mean(name, sorted(own))
 
 

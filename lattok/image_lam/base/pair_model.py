@@ -167,6 +167,9 @@ class PairModel(FrozenFeaturesModel, ABC):
         Pairs may also come apart: first frames [B, V, H, W, 3], and the `later` ones. Arrays in, arrays out. For all
         pairs of a video see `label_video`.
         """
+        if later is not None and len(shape := np.shape(frames)) == 3 + (len(self.cameras) > 1):
+            expected, hint = "a batch [B, V, H, W, 3]", "A batch of one: encode(frames[None], later[None])."
+            checks.fail("frames", expected, f"shape {list(shape)}", hint)
         frames = frames if later is None else in_pairs(frames, later)
         with self.inference():
             return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
