@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from packaging.version import Version
 
-from lattok.backbones import Dtype
+from lattok.backbones import SCRATCH, Dtype
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 from lattok.hub.weights import from_pretrained
@@ -104,6 +104,8 @@ def require(package: str) -> ModuleType:
 def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family, str]:
     """Open a model; returns it with its processor (tokenizer of a text model), family and revision."""
     checks.one_of("dtype", dtype, get_args(Dtype))
+    if (meant := checks.did_you_mean(name, [SCRATCH])) and not Path(name).exists():  # before a package is asked for
+        checks.fail("backbone", f"{SCRATCH}, a folder or a Hub id", repr(name), meant)
     transformers = require("transformers")
     folder, found = find(name, revision)
     files_of_weights = sorted(folder.glob("*.safetensors"))

@@ -122,7 +122,7 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
-    shown = "" if default in (MISSING, None, ()) else f"(default: {text_of(default)})"
+    shown = "" if default in (MISSING, None, (), "") else f"(default: {text_of(default)})"
     flag = "" if mark.positional else f"--{name.rstrip('_').replace('_', '-')}"
     return Word(f"{flag} {metavar}".strip(), f"{text} {shown}".strip(), "", False, default is MISSING, name, kind)
 
@@ -313,6 +313,6 @@ def _named(shown: str) -> tuple[str, Any]:
 
 def as_typed(text: str, words: Sequence[Word]) -> str:
     """Write options of `words` that an error names for Python, such as head=flow or resume=True, as they are typed."""
-    own = "|".join(each.name for each in words if not each.positional)
-    named = rf"(?<![^\s(])({own or '(?!)'})=(True\b)?(?=[\w'\"*]|(?<=True))"
-    return re.sub(named, lambda found: f"--{found[1].rstrip('_').replace('_', '-')}{' ' * (found[2] is None)}", text)
+    own = "|".join(each.name.rstrip("_") for each in words if not each.positional)
+    named = rf"(?<![^\s(])({own or '(?!)'})_?=(True\b)?(?=[\w'\"*]|(?<=True))"
+    return re.sub(named, lambda found: f"--{found[1].replace('_', '-')}{' ' * (found[2] is None)}", text)

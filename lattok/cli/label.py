@@ -95,8 +95,8 @@ def import_labels(
     """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset, or
     its latent actions.
 
-    Actions fill their column where it is unknown, marked as inferred. Where all are known they are beside them, to be
-    evaluated. From latent actions a policy learns as from those of lattok's models.
+    Actions fill their column where it is unknown, marked as inferred. Where all are known, what was inferred goes into
+    columns beside them, to be evaluated. From latent actions a policy learns as from those of lattok's models.
 
     Example: lattok import-labels path/to/videos --from outputs --out filled --unit "m, 6d rotation"
 

@@ -206,7 +206,8 @@ def as_agent(model: Any, name: str = "agent") -> Agent:
     expected = (
         "a policy of lattok or LeRobot, a lattok.types.Policy or a function of an observation and its instruction"
     )
-    return checks.fail(name, expected, getattr(model, "type", type(model).__name__))
+    hint = "Train one: lattok train vla DATASET --out my-policy."
+    return checks.fail(name, expected, getattr(model, "type", type(model).__name__), hint)
 
 
 def open_agent(name: str, revision: str | None = None, device: str = "auto") -> Agent:

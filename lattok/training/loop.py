@@ -64,7 +64,7 @@ class LoopOptions:
             min_lr
         decay_every: steps after which schedule "step" lowers the learning rate
         decay_factor: factor by which schedule "step" lowers the learning rate
-        warmup_steps: steps in which schedules "constant" and "cosine" rise to lr
+        warmup_steps: steps over which the learning rate rises to lr, in schedules "constant" and "cosine"
         min_lr: learning rate at which schedule "cosine" ends
         optimizer: which optimizer takes the steps
         beta2: decay per step of the optimizer's mean squared gradients

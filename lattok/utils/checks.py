@@ -157,7 +157,9 @@ def divides(whole: int, said: str, /, **values: int) -> None:
 def one_of(name: str, value: object, options: Iterable[Any]) -> None:
     options = list(options)
     if value not in options:
-        fail(name, "one of " + ", ".join(map(str, options)), repr(value), did_you_mean(value, options))
+        meant = did_you_mean(value, options)
+        shown = few_of(options, MOST_READ // 3) if len(options) > MOST_READ else ", ".join(map(str, options))
+        fail(name, f"one of {shown}", repr(value), meant)
 
 
 def rank(name: str, array: object, dims: str, hint: str = "") -> None:

@@ -291,6 +291,14 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "fast", "D", "--otu", "x"], "Did you mean --out?"),
         (["train", "fast", "--help-al"], "Did you mean --help-all?"),
         (["hide", "D", "--known", "2 per task"], "Did you mean --keep?"),
+        (
+            ["train", "vla", "sample/dataset", "--out", "x", "--backbone", "sratch"],
+            "got 'sratch'. Did you mean scratch?",
+        ),
+        (
+            ["annotate", "sample/dataset", "--model", "sample/idm", "--as", "actions", "--out", "x"],
+            "Without --as actions",
+        ),
         (["train", "vla", "D", "--out", "x", "--no-propio"], "Did you mean --no-proprio?"),
         (["annotate", "D", "--models", "x"], "lattok annotate has no --models. Did you mean --model? See lattok"),
         (["convert", "univla-lam", "f", "o", "--strid=3"], "Did you mean --stride? See lattok convert univla-lam"),
