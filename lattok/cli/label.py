@@ -11,7 +11,7 @@ from lattok.cli.datasets import learning_words, policy_words
 from lattok.cli.flags import Arg, Dataset, Device, Folder, Format, Names, Revision
 from lattok.utils import checks
 from lattok.utils.devices import moved
-from lattok.utils.files import write_text
+from lattok.utils.files import check_writable, write_text
 from lattok.utils.output import Output, unused
 from lattok.utils.progress import ProgressBar
 
@@ -57,6 +57,7 @@ def label(
         if place.suffix not in (TABLE, PAGE):
             checks.fail("out", f"FILE{TABLE}, a table, or FILE{PAGE}, a page", str(place))
         Output(place).check_absent("file")
+        check_writable(place.parent, f"out=FILE{place.suffix}")  # before the film is labelled
     acts = not lacks(loaded, InfersActions)
     given = {"task": task} if loaded.reads_task and not acts else {}
     labels = label_files(loaded, video, stride, fps, **given)

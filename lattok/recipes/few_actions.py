@@ -79,6 +79,7 @@ def try_few_actions(
         checks.one_of("routes", route, ROUTES)
     source, out = as_dataset(dataset), Path(out).expanduser()
     vector_key(source, "action_key", action_key)  # before all pictures are copied
+    files.check_writable(out)
     with Output(out).locked(out / LOCK):
         if tables_of(source) is None:  # so that all arms see the same pictures
             if not (out / "all").exists():

@@ -148,6 +148,8 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
         (["train", "image-lam", "DATASET", "--out", "OUT", "--colour", "1"], "lattok train image-lam has no --colour."),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--interpolation", "foo"], "`interpolation`"),
         (["train", "action-vq", "DATASET", "--out", "/dev/null/x", "--preset", "quick"], "cannot write into"),
+        (["try", "few-actions", "DATASET", "--out", "/dev/null/x"], "cannot write into /dev/null/x"),
+        (["label", "x.mp4", "--model", "sample/lam", "--out", "/dev/null/x.html"], "cannot write into /dev/null: "),
         (["train", "fsq", "DATASET", "--out", "OUT", "--config", "CONFIG"], "`episodes`: expected a value of type"),
         (["train", "fsq", "DATASET", "--out", "OUT", "--config", "TOML"], 'line 1 column 1 (char 0)). Write {"steps":'),
         (["train", "action-vq", "DATASET", "--out", "OUT", "--config", "KEYS"], "expected known names, got stepz. Did"),
