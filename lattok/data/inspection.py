@@ -39,7 +39,16 @@ from lattok.data.picture_flaws import (
     picture_moves,
 )
 from lattok.data.problems import Dimension, Rows, column_figures
-from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
+from lattok.data.schema import (
+    BARE_STATE,
+    INDEX_KEYS,
+    RobotDataset,
+    camera_keys,
+    dimension_names,
+    how_to_join,
+    parts_of,
+    vector_key,
+)
 from lattok.data.statistics import check_picture_means, check_statistics
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
@@ -379,9 +388,9 @@ def _check_values(
     findings += [*angles, *check_cut(rows, moving)]
     usual = (next((key for key in keys if key in columns), None) for keys in (ACTIONS, STATES))
     action, state = (key if key in columns else other for key, other in zip(given, usual, strict=True))
+    observed = [key for key in columns if key in STATES or key.startswith("observation") or BARE_STATE.fullmatch(key)]
     lag, copied = None, []
     if action and not _unchanging(rows, action):
-        observed = [key for key in columns if key in STATES or key.startswith("observation")]
         copied = leaked(rows, action, observed)
         findings += [problems.LEAKED.finding(state=key, column=action) for key in copied]
         shifted = set[int]()
@@ -407,8 +416,7 @@ def _check_values(
     said = [each for each in found if isinstance(each, Finding)]
     findings += [each for each in said if each.problem is not problems.WILD or not other.issuperset(each.episodes)]
     by_episode = {} if still is None else {int(rows.episodes[span.start]): still[span] for span in rows.spans()}
-    seen = {key for key in columns if key in STATES or key.startswith("observation")}
-    answers = [*copied, *only_actions(rows, [key for key in columns if key.startswith("action")], seen)]
+    answers = [*copied, *only_actions(rows, [key for key in columns if key.startswith("action")], {*observed})]
     summed = [each for each in found if isinstance(each, Dimension)]
     return _Values(summed, lag, rows, action, state, by_episode, answers)
 

@@ -374,6 +374,9 @@ WHOLE_ACTION = re.compile(r"^actions(_\w+)?$|^action\..*actions", re.I)  # not a
 KINDS_OF_PARTS = tuple(
     re.compile(words, re.I) for words in ("world_vector|trans|pos|xyz", "rot|quat|ori|rpy|euler", "$^", "gripper")
 )
+BARE_STATE = re.compile(
+    r"(?!action)[^.]*(joint|gripper|eef|cartesian|qpos|proprio)[^.]*", re.I
+)  # as openpi names DROID's
 ALL_ELSE = 2  # place of what matches none of them
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats", yielding=True)
 
@@ -447,8 +450,9 @@ def parts_of(dataset: RobotDataset, without: Collection[str] = ()) -> dict[str, 
     found = {}
     for key, kinds in (("action", PARTS), ("observation.state", NUMBERS)):  # of an action, an open gripper may be true
         alone = [name for name in own_vectors(dataset, kinds) if name not in {*dataset.joined, *dataset.parts}]
-        parts = [name for name in alone if name.startswith(key.partition(".")[0]) and not NO_PART.search(name)]
-        parts = [name for name in parts if name not in without]
+        above, bare = key.partition(".")[0], key == "observation.state" and "state" not in dataset.features
+        parts = [name for name in alone if name.startswith(above) or (bare and BARE_STATE.fullmatch(name))]
+        parts = [name for name in parts if not NO_PART.search(name) and name not in without]
         parts = [] if any(WHOLE_ACTION.search(name) for name in parts) else parts
         parts.sort(key=_kind_of_part)
         if key not in dataset.features and len(parts) > 1:

@@ -85,17 +85,17 @@ def test_json_for_programs(make_dataset, capsys):
         assert "git-lfs-pointer" in {each["kind"] for each in told["findings"]}
 
 
-def test_what_equals_the_action_is_not_offered_as_state(tmp_path, rng):
+@pytest.mark.parametrize("above", ["observation.", ""])  # openpi's own has no prefix
+def test_what_equals_the_action_is_not_offered_as_state(tmp_path, rng, above):
     """By whatever name: a policy would copy it."""
-    names = ("command", "pos", "gripper")
-    features = {f"observation.{name}": Feature("float32", (2,), None) for name in names}
+    features = {f"{above}{name}": Feature("float32", (2,), None) for name in ("joint_command", "joint_pos", "gripper")}
     with LeRobotWriter.create(tmp_path / "arm", 10, features | {"action": Feature("float32", (4,), None)}) as writer:
         for _ in range(3):
             acts, other = rng.standard_normal((2, 20, 4))
-            columns = {"action": acts, "observation.command": acts[:, 1:3], "observation.pos": other[:, :2]}
-            writer.add_episode(columns | {"observation.gripper": other[:, 2:]}, {}, "lift")
+            columns = {"action": acts, f"{above}joint_command": acts[:, 1:3], f"{above}joint_pos": other[:, :2]}
+            writer.add_episode(columns | {f"{above}gripper": other[:, 2:]}, {}, "lift")
     (said,) = (each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == "columns-in-parts")
-    assert '{"observation.state": ["observation.pos", "observation.gripper"]}' in said.advice
+    assert f'{{"observation.state": ["{above}joint_pos", "{above}gripper"]}}' in said.advice
 
 
 @pytest.mark.parametrize(
