@@ -36,7 +36,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.registry import Registry, is_ours
-from lattok.utils.untrusted import FETCH, copy_again, safe_path
+from lattok.utils.untrusted import FETCH, UNPACK, copy_again, safe_path
 
 
 def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
@@ -58,8 +58,6 @@ BESIDE: Registry[Callable[[RobotDataset, Any], RobotDataset]] = Registry(
 MOST_BELOW = 100  # of what is in a folder, searched for datasets
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
-ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".7z", ".zst", ".xz", ".rar")  # also webdataset's
-UNPACKED = "Unpack the archives first, each into a folder of its own: tar -xf FILE.tar -C FOLDER"
 NAMED = "::"  # between the name of a format and a place
 
 
@@ -299,7 +297,7 @@ def _recognise(place: Path, named: str | None, options: Collection[str]) -> tupl
         checks.fail("dataset", "a dataset", f"{place} with nothing in it", way_out)
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
-        hint = hint or inner or (UNPACKED if not found and holds(place, ARCHIVES) else "")
+        hint = hint or inner or ("" if found else _packed(place))
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
 
@@ -309,6 +307,12 @@ def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
     inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
     found = [path.name for path in inner if any(each.recognise(path) for each in known)]
     return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
+
+
+def _packed(place: Path) -> str:
+    """Say how what is in a folder is unpacked, if it is packed."""
+    typed = [f"{program} FILE{ending}" for ending, program in UNPACK.items() if holds(place, (ending,))]
+    return f"Unpack what is packed first: {' or '.join(typed)}" if typed else ""
 
 
 def source_of(dataset: RobotDataset, labels: Path) -> dict[str, Any] | None:
@@ -362,8 +366,8 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if (way_out := copy_again(file, "")) == FETCH:
         return way_out
-    if file.suffix.lower() in ARCHIVES:
-        return UNPACKED
+    if (typed := UNPACK.get(file.suffix.lower())) is not None:
+        return f"Unpack it first: {typed} {shlex.quote(str(file))}"
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
     for folder in file.parents[:4]:

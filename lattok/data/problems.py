@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok.data.schema import ARRAYS
+from lattok.data.schema import ARRAYS, TABLES
 from lattok.data.summaries import quantile_ranges
 from lattok.utils.checks import LattokError, counted, few_of
 from lattok.utils.commands import command
@@ -499,10 +499,12 @@ def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
 
 
-def numbers_beside(what: str, files: Iterable[PurePath]) -> Iterator[Finding]:
-    """Say which files beside films or pictures hold numbers, which are not read."""
-    kinds = Counter(path.suffix.lower() for path in files if path.suffix.lower() in ARRAYS and path.stem != "captions")
-    if kinds:
+def numbers_beside(what: str, files: Iterable[PurePath], episodes: int) -> Iterator[Finding]:
+    """Say which files beside films or pictures hold numbers, which are not read; one of JSON each may, others say
+    something of the whole."""
+    kinds = Counter(path.suffix.lower() for path in files if path.stem != "captions")
+    each = (kind for kind in (".json", ".jsonl") if kinds[kind] >= max(episodes, 2))
+    if kinds := {kind: count for kind in (*ARRAYS, *TABLES, *each) if (count := kinds[kind])}:
         yield NUMBERS_BESIDE.finding(what=what, files=", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 

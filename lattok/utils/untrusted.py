@@ -183,7 +183,16 @@ MAX_VOCABULARY = 1 << 24  # ids of a tokenizer, whose file would be larger than 
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
 MISSING = "Download or copy it again."
-UNPACK = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".zip": "unzip"}  # by ending
+UNPACK = {  # what unpacks a file, by its ending; .tar is webdataset's, .zstd that of rosbag2
+    ".tar": "tar -xf",
+    ".tgz": "tar -xf",
+    ".gz": "gunzip",
+    ".zip": "unzip",
+    ".zst": "unzstd",
+    ".zstd": "unzstd",
+    ".xz": "unxz",
+    ".7z": "7z x",
+}
 LFS = (
     b"version https://git-lfs"  # how a pointer of Git LFS begins, which stands in place of a file that was not fetched
 )

@@ -26,6 +26,7 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
+SUCCESS = "success"
 SHOWN = 12  # arrays in a message
 MOST_ABOVE = 4  # folders whose names may say what is done
 STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
@@ -139,6 +140,7 @@ class Demo(NamedTuple):
     length: int  # steps
     instruction: str
     longer: tuple[str, ...] = ()  # arrays with one row more than there are actions
+    failed: bool = False  # as an attribute or a single number `success` says
 
 
 class Listed(NamedTuple):  # a group of a file
@@ -278,15 +280,25 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
     try:
         with store.reading(f", {_last(group)}" if group else ""):
             found = store.arrays(group) if store.is_group(group) else {}
-            length = _steps(found, layout, where, store.attributes(group) if found else {})
+            attributes = store.attributes(group) if found else {}
+            length = _steps(found, layout, where, attributes)
             arrays, left_out, longer = _offered(store, found, length, layout, where)
             left_out |= {path: "the instruction" for path in layout.instruction if path in left_out}
             text = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
             spans = _spans(found, layout, length, where)
-            return Listed([Demo(store.path, group, rows, a, b - a, text, longer) for a, b in spans], arrays, left_out)
+            failed = _failed(found, attributes)
+            demos = [Demo(store.path, group, rows, a, b - a, text, longer, failed) for a, b in spans]
+            return Listed([*demos], arrays, left_out)
     except LattokError as error:
         return Listed([str(error)], (), {})
+
+
+def _failed(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+    """Return whether one flag for the whole demonstration says that it failed, as those of Isaac Lab's recorder."""
+    array = found.get(SUCCESS)
+    flag = plain(array[()] if array is not None and array.shape == () else attributes.get(SUCCESS))
+    return isinstance(flag, bool | int | float) and not flag
 
 
 def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Mapping[str, Any]) -> int:

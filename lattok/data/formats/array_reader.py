@@ -45,7 +45,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 MOST_ROBOTS = 4  # in a scene of robosuite
-PACKED = f"packed: unpack it ({', '.join(UNPACK.values())})"
+PACKED = "packed: unpack it ({typed} {file})"
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -120,6 +120,9 @@ class ArrayDataset(RobotDataset):
         self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
+        failed = [index for index, demo in self._demos.items() if demo.failed]
+        if 0 < len(failed) < len(self._demos):
+            self.findings += (problems.FAILED.finding(failed, all=len(self._demos), sign="`success`"),)
         if split is None and first.splits:
             judge = next((name for name in HELD_OUT if name in first.splits), "")
             self.held_out = tuple(_members(demos, contents, judge))
@@ -131,7 +134,7 @@ class ArrayDataset(RobotDataset):
             files = {i: demo.file.relative_to(self.root).parts[:-1] for i, demo in self._demos.items()}
             self.held_out, own = folder_splits(files)
             self.findings += own
-        self.left_out = {path.name: PACKED for path in packed}
+        self.left_out = {path.name: PACKED.format(typed=UNPACK[path.suffix], file=path.name) for path in packed}
         features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]

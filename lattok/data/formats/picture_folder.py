@@ -99,7 +99,7 @@ class PictureFolder(RobotDataset):
         self.episodes = tuple(Episode(i, len(self._pictures[i][usual[0]]), (instructions[i],)) for i in self._sizes)
         self.tasks = tuple(dict.fromkeys(instructions[i] for i in self._sizes))
         self.held_out, splits = folder_splits({i: PurePosixPath(names[i]).parts for i in self._sizes})
-        self.findings = (*splits, *problems.numbers_beside("pictures", others))
+        self.findings = (*splits, *problems.numbers_beside("pictures", others, len(self.episodes)))
         if len(usual) > 1:
             shown = checks.listed(usual)
             self.findings += (problems.FOLDERS_AS_CAMERAS.finding(folders=shown, count=len(self.episodes)),)

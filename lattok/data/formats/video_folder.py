@@ -289,7 +289,7 @@ class VideoFolder(RobotDataset):
         self._bytes = {index: read[index].bytes for index in self._schedules}
         found = [*self._findings(source, len(self._files) - len(written))]
         self.held_out, splits = folder_splits({i: Path(self._files[i]).parent.parts for i in self._schedules})
-        self.findings = (*found, *splits, *problems.numbers_beside("videos", others))
+        self.findings = (*found, *splits, *problems.numbers_beside("videos", others, len(self.episodes)))
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

@@ -334,6 +334,23 @@ def test_pictures_packed_by_imagecodecs(tmp_path: Path, monkeypatch: pytest.Monk
     del numcodecs.registry.codec_registry[Jpegxl.codec_id]
 
 
+@pytest.mark.parametrize("kind", ["attribute", "array"])
+def test_demonstrations_that_failed_are_said(tmp_path: Path, kind: str):
+    """As Isaac Lab's recorder marks them, and others with a single number."""
+    for name, flags in (("some", (True, False, True)), ("none", (False, False, False))):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            for i, flag in enumerate(flags):
+                demo = file.create_group(f"data/demo_{i}")
+                demo["actions"] = wave(4, 2, i)
+                if kind == "array":
+                    demo["success"] = flag
+                else:
+                    demo.attrs["success"] = flag
+    (told,) = (each for each in open_dataset(tmp_path / "some.hdf5", fps=5).findings if each.kind == "failed-episodes")
+    assert (told.episodes, "1 of 3 episodes did not succeed" in told.what) == ((1,), True)
+    assert "failed-episodes" not in {each.kind for each in open_dataset(tmp_path / "none.hdf5", fps=5).findings}
+
+
 def test_files_that_are_packed_are_named(tmp_path: Path):
     for i in range(3):
         np.savez(tmp_path / f"{i}.npz", action=wave(3, 2, i))
