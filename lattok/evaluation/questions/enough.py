@@ -28,6 +28,7 @@ from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
 DRAWS, ENOUGH = 3, 0.95
+NOTHING_LEFT = 0.99  # R^2 of all episodes, beyond which no more are needed
 LEAST_PAIRS = 4  # of an episode, so that some choose the ridge
 PARTS = (4, 2)  # all episodes, divided by these, train the network anew
 TITLE = "How many known actions are enough?"
@@ -170,7 +171,8 @@ def _outcome(
     flat = next(i for i in range(len(sizes)) if min(values[i:]) >= ENOUGH * values[-1] or i == len(sizes) - 1)
     least, last = (printed(value, ".2f") for value in (values[flat], values[-1]))
     reading = f"{who} R² {least} from {checks.counted(sizes[flat], 'known episode')}, {last} from all {count}"
-    reading += ": more would hardly help." if sizes[flat] <= count / 2 else ": more may still help."
+    done = sizes[flat] <= count / 2 or values[-1] >= NOTHING_LEFT
+    reading += ": more would hardly help." if done else ": more may still help."
     if anew is not None:
         curves.append(curve := anew(count))
         said = ", ".join(f"{printed(value, '.2f')} from {size}" for size, (value, _) in curve.values.items())
