@@ -1,6 +1,7 @@
 """One image, encoded as PNG or decoded from the JPEG or PNG that a dataset stores."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,17 @@ def is_rgb(data: bytes) -> bool:
     from PIL import Image
 
     return Image.open(BytesIO(data), formats=("JPEG", "PNG")).mode == "RGB"
+
+
+def is_deep(path: Path) -> bool:
+    """Return whether a stored image has one channel of more than 8 bits, as distances have."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.mode.startswith(("I", "F"))
+    except (OSError, ValueError, SyntaxError):  # it is no PNG, or damaged
+        return False
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:

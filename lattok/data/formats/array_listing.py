@@ -205,7 +205,8 @@ def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: S
     if unused := sum(rows - end for (_, rows), end in ends.items()):
         yield problems.ROWS_AFTER_ENDS.finding(rows=unused, ends=layout.ends[0])
     flat = [each for each in arrays if each.storage == "numbers"]
-    for kind, looks_like in ((problems.DEPTH_AS_NUMBERS, _is_depth), (problems.PICTURES_AS_NUMBERS, _is_coloured)):
+    kinds = ((problems.DEPTH_AS_NUMBERS, _is_depth), *((problems.PICTURES_AS_NUMBERS, like) for like in OF_PICTURES))
+    for kind, looks_like in kinds:
         if found := [each for each in flat if looks_like(each.path, each.shape)]:
             shown = f"{found[0].dtype} {list(found[0].shape)}"
             yield kind.finding(columns=checks.listed(f"`{each.column}`" for each in found), shape=shown)
@@ -218,6 +219,15 @@ def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: S
 
 def _is_coloured(path: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[:2]) >= LEAST_SIDE and shape[2] in (3, 4)
+
+
+def _is_grey(path: str, shape: tuple[int, ...]) -> bool:
+    """Return whether rows of this shape, [H, W] or [H, W, 1], may be pictures of one channel, if not of distances."""
+    plain = shape[:-1] if shape[-1:] == (1,) else shape
+    return len(plain) == 2 and min(plain) >= LEAST_SIDE and DEPTH.search(path) is None
+
+
+OF_PICTURES = (_is_coloured, _is_grey)
 
 
 def _is_depth(path: str, shape: tuple[int, ...]) -> bool:

@@ -15,7 +15,7 @@ from lattok.data.flaws import LOST
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_folder import captions_of, find_captions
-from lattok.data.images import decode_image
+from lattok.data.images import decode_image, is_deep
 from lattok.data.schema import (
     FAR_BELOW,
     INDEX_FEATURES,
@@ -45,6 +45,7 @@ EPISODE_NAME = re.compile(
 )
 INSTRUCTION = "lang.txt"  # Bridge's raw recordings: a line for each annotator, and one about confidence
 DEPTH = re.compile(r"depth", re.IGNORECASE)
+DEPTH_PICTURES = "pictures of depth, which models here do not read"
 
 
 class PictureFolder(RobotDataset):
@@ -75,7 +76,7 @@ class PictureFolder(RobotDataset):
         self.fps = float(fps)
         folders, others = _folders(self.root)
         depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
-        self.left_out = dict.fromkeys(depth, "pictures of depth, which models here do not read")
+        self.left_out = dict.fromkeys(depth, DEPTH_PICTURES)
         found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
         names, self._pictures = list(found), list(found.values())
         source = find_captions(self.root) if captions is None else Path(captions)
@@ -85,6 +86,13 @@ class PictureFolder(RobotDataset):
         instructions = [_instruction(self.root, name) or written.get(name) or folder for name, folder in named]
         self._tasks_of = instructions
         usual = mode(map(tuple, self._pictures))
+        typical = next(each for each in self._pictures if tuple(each) == usual)
+        deep = {camera for camera in usual if is_deep(self.root / typical[camera][0])}
+        if deep < {*usual}:
+            self.left_out |= dict.fromkeys(sorted(deep), f"{DEPTH_PICTURES} (16 bits)")
+            usual = tuple(camera for camera in usual if camera not in deep)
+            kept = ({name: files for name, files in each.items() if name not in deep} for each in self._pictures)
+            self._pictures = [*kept]
         self.cameras = tuple(CAMERA + camera for camera in usual)
         reasons: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}

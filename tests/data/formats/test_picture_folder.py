@@ -57,6 +57,18 @@ def test_far_below_where_one_recording_lacks_a_picture(tmp_path: Path):
     assert "(5 .pkl), which are not read" in kinds(tmp_path)["numbers-beside"].what
 
 
+def test_a_camera_of_sixteen_bits_is_left_out(tmp_path: Path):
+    """Whatever it is called; the other one works without flags."""
+    for scene in ("a", "b"):
+        frames = write(tmp_path / scene / "cam_rgb", 3)
+        (tmp_path / scene / "cam_d").mkdir()
+        for i, frame in enumerate(frames):
+            Image.fromarray(frame[..., 0].astype(np.uint16) * 90).save(tmp_path / scene / "cam_d" / f"{i}.png")
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (dataset.cameras, list(dataset.left_out)) == (("observation.images.cam_rgb",), ["cam_d"])
+    np.testing.assert_array_equal(dataset.frames(1)[:, 0], frames)
+
+
 def test_cameras_above_folders_that_are_called_alike(tmp_path: Path):
     for scene in ("a", "b"):
         for camera in ("cam_1", "cam_2"):
