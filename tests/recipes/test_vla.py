@@ -146,7 +146,7 @@ def test_held_out_actions_that_never_change_leave_nothing_to_gain(tmp_path, caps
     assert json.loads((tmp_path / "out/held_out.json").read_text())["gain"] == 0
     report = evaluate(str(tmp_path / "out"), data)
     assert [verdict.holds for verdict in report.verdicts if verdict.key == "action_error"] == [None]
-    sides = {side for size in lattok.load(tmp_path / "out").config.camera_sizes for side in size}
+    sides = {side for size in lattok.LatentVLA.from_pretrained(tmp_path / "out").config.camera_sizes for side in size}
     assert ("lattok rollout" in report.to_text()) == (len(sides) == 1)  # what simulators render is square
 
 
