@@ -516,7 +516,7 @@ def test_models_that_do_not_fit(source, tmp_path):
     lam = FakeLAM()
     lam.cameras = ("front", "top")
     refused("`cameras`: expected names among front, wrist, got", annotate, source, {"latent": lam}, tmp_path / "out")
-    with pytest.raises(LattokError, match=r"expected names among front, wrist, got 'side'\.$"):  # typed by oneself
+    with pytest.raises(LattokError, match=r"expected names among front, wrist, got 'side'\."):  # typed by oneself
         annotate(source, {"latent": lam}, tmp_path / "out", cameras=["front", "side"])
     refused("`cameras`: expected", lambda: annotate(source, {"latent": FakeLAM()}, tmp_path / "out", cameras=["front"]))
     lam.cameras = ("front", "wrist", "top")
