@@ -95,7 +95,7 @@ class ImportedActions(Labeller):
         self._files = {} if self._dataset else _listed(dataset, Path(files).expanduser())
         some = self._any_rows()
         self._sure, width = some.confidence is not None, some.actions.shape[1]
-        if len(some.actions) > 1 and not (some.actions % 1).any():
+        if len(np.unique(some.actions)) > 2 and not ((some.actions < 0) | (some.actions % 1 != 0)).any():
             what = f"{self.source} has whole numbers alone, which are taken as actions"
             checks.warn(f"{what}. If they are codes, import them as latents", stacklevel=3)
         checks.named(width, names=tuple(names))
