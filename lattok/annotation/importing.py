@@ -10,10 +10,8 @@ from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.episodes import any_unmeasured
 from lattok.labels.imported import ImportedActions
 from lattok.labels.imported_latents import ImportedLatents
-from lattok.labels.spec import Options
+from lattok.labels.spec import LatentSpec, Options
 from lattok.utils.checks import warn
-
-LATENT = "latent"  # prefix of what policies learn from
 
 
 def import_labels(
@@ -40,7 +38,8 @@ def import_labels(
     """
     source = as_dataset(dataset)
     if latents:
-        result = import_latents(source, files, out, prefix=prefix or LATENT, progress=progress, **options)
+        given = {"prefix": prefix or LatentSpec.prefix, "progress": progress, **options}
+        result, _ = import_latents(source, files, out, **given)
     else:
         given = {"action_key": action_key, "prefix": prefix or INFERRED, "progress": progress, **options}
         result, _ = import_actions(source, files, out, **given)
@@ -57,11 +56,12 @@ def import_latents(
     prefix: str,
     progress: Progress | None,
     **options: Any,
-) -> AnnotationResult:
-    """Do what `import_labels` does with latent actions; return what could not be labelled."""
+) -> tuple[AnnotationResult, ImportedLatents]:
+    """Do what `import_labels` does with latent actions; return what could not be labelled, and what was written."""
     model = ImportedLatents(dataset, labels, **options)
     written = Options(embedding=model.labels_of(dataset.episodes[0].index).latents.shape[1] > 0)
-    return label(Work(dataset, {prefix: model}, written), out, progress=progress)  # pyright: ignore[reportArgumentType]
+    work = Work(dataset, {prefix: model}, written)  # pyright: ignore[reportArgumentType]
+    return label(work, out, progress=progress), model
 
 
 def import_actions(

@@ -140,19 +140,19 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
 
 
 def _learns_from(opened: "RobotDataset", action_key: str) -> tuple[str, list[str]] | None:
-    """Return how to train a policy on what `annotate` has added to a dataset; None where it has added nothing."""
-    from lattok.labels.spec import fillers, measured_episodes, provenance_of
+    """Return how to train a policy on what was added to a dataset as labels; None where nothing was."""
+    from lattok.labels.spec import fillers, targets_of
 
-    entries, known = provenance_of(opened), action_key in opened.features
-    if known and fillers(opened, action_key):
+    if action_key in opened.features and fillers(opened, action_key):
         return POLICY, ["lattok", *policy_words(opened, opened.address, action_key)]
-    seen = [prefix for prefix, entry in entries.items() if entry.get("cameras")]  # by a model of video
-    every = opened.episodes
-    if not seen or (known and len(measured_episodes(opened, action_key, every)) < len(every)):
+    targets = targets_of(opened)
+    parts = {prefix: opened.features.keys() & {f"{prefix}.codes", f"{prefix}.embedding"} for prefix in targets}
+    prefix = next((each for each, target in targets.items() if target == "steps" and parts[each]), None)
+    if prefix is None:
         return None
-    strategy = "la_direct" if f"{seen[0]}.codes" in opened.features else "la_direct_c"
-    more = ["--strategy", strategy, *([] if known else FROM_FILMS), *(["--prefix", seen[0]] * (len(entries) > 1))]
-    return (POLICY if known else PRETRAINED), ["lattok", *policy_words(opened, opened.address, action_key, *more)]
+    codes = f"{prefix}.codes" in parts[prefix]
+    words = _words_on(opened, opened.address, action_key, prefix, codes, several=len(targets) > 1)
+    return (PRETRAINED if "--stages" in words else POLICY, ["lattok", *words]) if words else None
 
 
 def repair(
@@ -398,20 +398,26 @@ def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[s
 
 def learning_words(source: "RobotDataset", place: str, options: Any, loaded: Mapping[str, Any]) -> list[str]:
     """Return words that train a policy on what was labelled; none where it cannot learn from that."""
-    from lattok.labels.spec import measured_episodes
-
     if options.fill:
         return policy_words(source, place, options.action_key)
     prefix = next((key for key, model in loaded.items() if model.label_source == "video"), None)
-    key, every = options.action_key, source.episodes
-    alone = [] if key in source.features else [*FROM_FILMS]
-    if prefix is None or not (alone or len(measured_episodes(source, key, every)) == len(every)):
+    if prefix is None or not (loaded[prefix].codebook_size or options.embedding):
         return []
-    codes = loaded[prefix].codebook_size
-    if not (codes or options.embedding):
+    codes, several = bool(loaded[prefix].codebook_size), len(loaded) > 1
+    return _words_on(source, place, options.action_key, prefix, codes, several)
+
+
+def _words_on(
+    source: "RobotDataset", place: str, action_key: str, prefix: str, codes: bool, several: bool
+) -> list[str]:
+    """Return words that train a policy on the labels of a prefix; none where some actions are unknown."""
+    from lattok.labels.spec import measured_episodes
+
+    every, films = source.episodes, action_key not in source.features
+    if not films and len(measured_episodes(source, action_key, every)) < len(every):
         return []
-    chosen = ["--prefix", prefix] if len(loaded) > 1 else []
-    return policy_words(source, place, key, "--strategy", "la_direct" if codes else "la_direct_c", *alone, *chosen)
+    more = ["--strategy", "la_direct" if codes else "la_direct_c", *(FROM_FILMS if films else ())]
+    return policy_words(source, place, action_key, *more, *(["--prefix", prefix] if several else []))
 
 
 def policy_words(source: "RobotDataset", place: str, action_key: str, *more: str) -> list[str]:

@@ -125,7 +125,7 @@ def import_labels(
     if as_ == "latents":
         if unused_ := [name for name, value in given.items() if value]:
             checks.fail(unused_[0], "nothing with --as latents", repr(given[unused_[0]]))
-        return _import_latents(source, from_, out, action_key, {"stride": stride, "made_by": made_by, "prefix": prefix})
+        return _import_latents(source, from_, out, action_key, prefix, stride=stride, made_by=made_by)
     if stride is not None:
         checks.fail("stride", "nothing with --as actions", stride, "Actions at a lower rate are said by fps.")
     prefix = prefix or INFERRED
@@ -145,18 +145,17 @@ def import_labels(
     return 0 if result.complete else 1
 
 
-def _import_latents(source: Any, labels: str, out: str, action_key: str, given: dict[str, Any]) -> int:
+def _import_latents(source: Any, labels: str, out: str, action_key: str, prefix: str | None, **options: Any) -> int:
     from lattok.annotation import Options
-    from lattok.annotation.importing import LATENT, ImportedLatents, import_latents
+    from lattok.annotation.importing import LatentSpec, import_latents
 
-    prefix = given["prefix"] or LATENT
+    prefix = prefix or LatentSpec.prefix
     with ProgressBar("import-labels") as progress:
-        result = import_latents(source, labels, out, **{**given, "prefix": prefix}, progress=progress)
+        result, model = import_latents(source, labels, out, prefix=prefix, progress=progress, **options)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     print(f"Latent actions as `{prefix}`: {result.path}")
-    models = {prefix: ImportedLatents(source, labels)}
-    if words := learning_words(source, out, Options(action_key=action_key), models):
+    if words := learning_words(source, out, Options(action_key=action_key), {prefix: model}):
         print(f"{'Pre-train' if '--stages' in words else 'Train'} a policy: {shlex.join(['lattok', *words])}")
     return 0 if result.complete else 1
 

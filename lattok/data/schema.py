@@ -363,20 +363,21 @@ PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".pickle", ".csv", ".mat", ".safetensors")  # files of arrays
 TABLES = (".parquet", ".arrow", ".feather", ".lance")  # and of rows, where they are of no format
 LONGEST_NAME = 255  # characters, as of folders
+TIME = "(t|times?|timestamps?|stamps?)"  # the last word of a column of times
 # what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
 NO_PART = re.compile(
     r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward"
     r"|demo_(start|end)_"  # of UMI: where the demonstration begins and ends
-    r"|(^|[._])(t|times?|timestamps?|stamps?)$",
+    rf"|(^|[._]){TIME}$",
     re.I,
 )
 WHOLE_ACTION = re.compile(r"^actions(_\w+)?$|^action\..*actions", re.I)  # not a part: several say one motion
 KINDS_OF_PARTS = tuple(
     re.compile(words, re.I) for words in ("world_vector|trans|pos|xyz", "rot|quat|ori|rpy|euler", "$^", "gripper")
 )
-BARE_STATE = re.compile(
+BARE_STATE = re.compile(  # as openpi names DROID's
     r"(?!action)[^.]*(joint|gripper|eef|cartesian|qpos|proprio)[^.]*", re.I
-)  # as openpi names DROID's
+)
 ALL_ELSE = 2  # place of what matches none of them
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats", yielding=True)
 

@@ -29,7 +29,7 @@ from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, 
 from lattok.evaluation.questions.moment import moment_outcome
 from lattok.evaluation.questions.readout import MEASURE, by_the_clock, hidden, only, readout_figures, readout_verdicts
 from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
-from lattok.evaluation.wording import FEW_EPISODES, printed
+from lattok.evaluation.wording import FEW_EPISODES, lowered, printed
 from lattok.labels import GivenLabels
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
@@ -136,7 +136,7 @@ def _candidate(
         if isinstance(evidence, GivenEvidence):
             moved = moment_outcome(evidence)
             moment = [each for each in moved.verdicts if each.holds is False] if moved else []
-            better = hidden(evidence) or "".join(each.text[:1].lower() + each.text[1:] for each in moment)
+            better = hidden(evidence) or "".join(lowered(each.text) for each in moment)
         else:
             speed = _speed(evidence)
         kind = next(iter(probes))
@@ -145,7 +145,7 @@ def _candidate(
         against = [judged[key] for key in wanted if key in judged]
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
         seen = _seen(evidence, probes[kind][0])
-    less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in (*moment, *against)]
+    less = [replace(each, text=lowered(each.text)) for each in (*moment, *against)]
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
@@ -310,9 +310,8 @@ def _reading(ranked: Sequence[Candidate]) -> str:
 def _minding(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
     """Answer, and leave it open where labels may be better than they look."""
     found = _answer(ranked, hold_out, strides)
-    if ranked[0].r2 is None or not (
-        caveats := [f" {each.name} may be better: {each.better}." for each in ranked if each.better]
-    ):
+    caveats = [f" {each.name} may be better: {each.better}." for each in ranked if each.better]
+    if ranked[0].r2 is None or not caveats:
         return found
     return replace(found, holds=None, reason=found.reason + "".join(caveats))
 

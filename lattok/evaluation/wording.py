@@ -13,6 +13,11 @@ def printed(value: float, digits: str) -> str:
     return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
+def lowered(text: str) -> str:
+    """Begin a sentence in small letters, to go on from other words."""
+    return text[:1].lower() + text[1:]
+
+
 def percent(share: float) -> str:
     """Print a share as a whole number of per cent."""
     return f"{printed(100 * share, '.0f')} %"

@@ -42,6 +42,10 @@ class Agent(ABC):
     action_dim: int | None = None  # numbers of an action; None: any
     names: Mapping[str, Sequence[str]] = {}  # of the dimensions of "action" and of states, where it knows
 
+    def stacked(self, observations: Sequence[Observation]) -> dict[str, torch.Tensor]:
+        """Return what it reads of all observations, [B, ...] by column."""
+        return {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
+
     @abstractmethod
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         """Return a chunk [H, m] for each observation."""
@@ -119,7 +123,7 @@ class PolicyAgent(Agent):
         self.states = {config.state_key: state_dim} if state_dim else {}
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
-        seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
+        seen = self.stacked(observations)
         if self._from_robot is not None:
             key = self.policy.config.state_key
             seen[key] = torch.stack([self._from_robot(state) for state in seen[key]])
@@ -140,7 +144,7 @@ class OtherPolicyAgent(Agent):
             policy.eval()
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
-        seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
+        seen = self.stacked(observations)
         proprio = None if self.policy.state_key is None else seen[self.policy.state_key].float()
         count, horizon = len(observations), self.policy.horizon
         images = [seen[key] for key in self.cameras]
@@ -178,8 +182,7 @@ class LeRobotAgent(Agent):
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         device = next(self.policy.parameters()).device
         seen: dict[str, Any] = {"task": list(instructions)}
-        for key in self.keys or ():
-            values = torch.from_numpy(np.stack([each[key] for each in observations]))
+        for key, values in self.stacked(observations).items():
             seen[key] = (values.permute(0, 3, 1, 2).float() / 255 if key in self.cameras else values).to(device)
         with torch.no_grad():
             chunks = self.policy.predict_action_chunk(seen if self.before is None else self.before(seen))

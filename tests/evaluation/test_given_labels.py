@@ -169,6 +169,10 @@ def test_what_a_report_proposes_trains_a_policy_on_given_labels(kind, make_datas
     taken, train = (command.words for command in report.steps[0].commands)
     assert main(["import-labels", *taken]) == 0
     assert main(["train", *train, "--steps", "2", "--batch-size", "4", "--backbone", "scratch"]) == 0
+    capsys.readouterr()
+    main(["inspect", "my-labels"])
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "lattok train vla my-labels" in line)
+    assert said.endswith(f"--strategy {train[3]}")
     labelled = open_dataset("my-labels")
     assert latent_spec(labelled, "latent", "steps", 4).stride == 1
     end = "codes" if kind == "codes" else "embedding"

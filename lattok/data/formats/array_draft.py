@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data import schema
 from lattok.utils import checks
 
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|target", re.I)
@@ -16,7 +17,7 @@ STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal", re.I)
-TIME = re.compile(r"(^|[/_.])(t|times?|timestamps?|stamps?)$", re.I)
+TIME = re.compile(f"(^|[/_.]){schema.TIME}$", re.I)
 RATE = re.compile(r"fps|hz|rate|freq", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30

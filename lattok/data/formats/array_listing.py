@@ -222,18 +222,21 @@ def _is_coloured(path: str, shape: tuple[int, ...]) -> bool:
 
 
 def _is_grey(path: str, shape: tuple[int, ...]) -> bool:
-    """Return whether rows of this shape, [H, W] or [H, W, 1], may be pictures of one channel, if not of distances."""
-    plain = shape[:-1] if shape[-1:] == (1,) else shape
-    return len(plain) == 2 and min(plain) >= LEAST_SIDE and DEPTH.search(path) is None
+    """Return whether rows of this shape may be pictures of one channel, if not of distances."""
+    return _has_one_channel(shape) and DEPTH.search(path) is None
 
 
 OF_PICTURES = (_is_coloured, _is_grey)
 
 
 def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
-    """Return whether rows of this shape, [H, W] or [H, W, 1], are distances, going by the array's name."""
-    plain = shape[:-1] if shape[-1:] == (1,) else shape
-    return len(plain) == 2 and min(plain) >= LEAST_SIDE and DEPTH.search(path) is not None
+    """Return whether rows of this shape are distances, going by the array's name."""
+    return _has_one_channel(shape) and DEPTH.search(path) is not None
+
+
+def _has_one_channel(shape: tuple[int, ...]) -> bool:
+    plain = shape[:-1] if shape[-1:] == (1,) else shape  # [H, W] or [H, W, 1]
+    return len(plain) == 2 and min(plain) >= LEAST_SIDE
 
 
 def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:

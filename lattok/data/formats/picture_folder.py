@@ -208,10 +208,7 @@ def _folders(root: Path) -> tuple[dict[str, list[str]], list[Path]]:
     if not found:
         checks.fail("path", f"a folder with pictures ({', '.join(SUFFIXES)})", f"none in {root}")
     ordered = sorted(found, key=natural)
-    by_number = {
-        folder: sorted(found[folder], key=lambda file: natural(PurePosixPath(file).name)) for folder in ordered
-    }
-    return by_number, others
+    return {folder: sorted(found[folder], key=_by_number) for folder in ordered}, others
 
 
 def _by_number(file: str) -> tuple[tuple[int, str], ...]:

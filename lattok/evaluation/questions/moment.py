@@ -13,7 +13,7 @@ from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Bootstrap, linear_probe
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Section, Table, TableRow, Verdict
-from lattok.evaluation.wording import difference, printed
+from lattok.evaluation.wording import difference, lowered, printed
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, advise, command
 
@@ -48,7 +48,7 @@ def moment_outcome(evidence: GivenEvidence) -> Outcome | None:
     text, decision = "Labels say as much about the action of their own moment as of any near it", None
     if better:
         text = f"Labels say more about the action {better[max(better)]}"
-        said = f"With care: {text[:1].lower()}{text[1:]}. Moved by as many frames they may be better."
+        said = f"With care: {lowered(text)}. Moved by as many frames they may be better."
         decision = Decision(30, None, said, by=MOMENT)
     verdict = Verdict(text, None if rows[0].intervals[2] is None else not better, MOMENT)
     about = "A linear map reads the mean action of an earlier or later moment from the labels, and that of their own "
