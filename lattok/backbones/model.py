@@ -141,13 +141,15 @@ def from_root(name: str) -> str:
 def open_backbone(config: Any, folder: Path | None = None) -> Backbone:
     """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
 
-    `config` names it as a `VLAConfig` does; of clips it also says how many `frames` the model looks at.
+    `config` names it as a `VLAConfig` does; of clips it also says how many `frames` the model looks at, of policies how
+    many `views`.
 
     Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
     """
     base = config.backbone
     if base.name == SCRATCH:
-        return ScratchBackbone(base, len(config.cameras), config.image_size, getattr(config, "frames", 1))
+        views = getattr(config, "views", 0) or len(config.cameras)
+        return ScratchBackbone(base, views, config.image_size, getattr(config, "frames", 1))
     if base.name == MERGED and folder is None:  # on the Hub that is a stranger's
         checks.fail("backbone", "the model's folder, where its base model lies", "none")
     from lattok.backbones.hf import HFBackbone

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lattok.data.schema import Feature, RobotDataset, dimension_names, vector_key
+from lattok.data.schema import Feature, RobotDataset, dimension_names, parts_of, vector_key
 from lattok.data.views import ColumnsView, action_spaces
 
 
@@ -28,10 +28,12 @@ class InBlocks(ColumnsView):
             self.absent[key] = tuple(sorted(lacking | others))
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
-        return [*keys]
+        return [key for key in keys if key in self.dataset.features or key not in self.blocks_of]
 
     def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {key: self._placed(key, read[key]) if key in self.blocks_of else read[key] for key in keys}
+        lacking = {key: np.zeros((self.length(episode_index), 0)) for key in keys if key not in read}
+        own = {**read, **lacking}
+        return {key: self._placed(key, own[key]) if key in self.blocks_of else own[key] for key in keys}
 
     def _placed(self, key: str, own: np.ndarray) -> np.ndarray:
         block = self.blocks_of[key]
@@ -42,13 +44,21 @@ class InBlocks(ColumnsView):
         return values
 
 
-def side_by_side(datasets: Sequence[RobotDataset], keys: Mapping[str, str]) -> list[RobotDataset]:
-    """Give each dataset blocks of its own in the columns `keys`, which errors call by their values."""
+def side_by_side(
+    datasets: Sequence[RobotDataset], keys: Mapping[str, str], lacked: Sequence[str] = ()
+) -> list[RobotDataset]:
+    """Give each dataset blocks of its own in the columns `keys`, which errors call by their values. Of those that are
+    `lacked` a dataset may have none: its block has no number."""
     blocks: list[dict[str, slice]] = [{} for _ in datasets]
     names: dict[str, list[str]] = {key: [] for key in keys}
     for own, dataset in zip(blocks, datasets, strict=True):
         for key, argument in keys.items():
-            there = dimension_names(vector_key(dataset, argument, key))
+            there = () if lacks_column(dataset, key, lacked) else dimension_names(vector_key(dataset, argument, key))
             own[key] = slice(len(names[key]), len(names[key]) + len(there))
             names[key] += [f"{dataset.name}.{name}" for name in there]
     return [InBlocks(dataset, own, names) for dataset, own in zip(datasets, blocks, strict=True)]
+
+
+def lacks_column(dataset: RobotDataset, key: str, lacked: Sequence[str]) -> bool:
+    """Return whether a dataset has no column `key`, nor parts of one, and may lack it."""
+    return key in lacked and key not in dataset.features and key not in parts_of(dataset)

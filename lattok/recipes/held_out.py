@@ -9,7 +9,6 @@ from torch import Tensor
 from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.copies import with_copies
 from lattok.data.episodes import EpisodeSpec
-from lattok.data.side_by_side import InBlocks
 from lattok.evaluation.evidence.policy_evidence import PolicyErrors, policy_errors
 from lattok.labels.spec import measured_episodes
 from lattok.nn.normalize import for_dataset
@@ -47,10 +46,11 @@ def judge(policy: LatentVLA, data: PolicyData, parts: Sequence[PolicyWindows], o
         name = source.dataset.name
         if not (others := held_out_episodes(source.dataset, data.options.episodes, data.options.compared_key)):
             continue
-        if isinstance(source.dataset, InBlocks):  # a chosen policy has the numbers of its own dataset alone
-            source = source._replace(dataset=source.dataset.dataset)
+        chosen = for_dataset(policy, name)
+        if source.own is not None:  # a chosen policy has the numbers and cameras of its own dataset alone
+            source = source._replace(dataset=source.own, cameras=chosen.config.cameras)
             part = data.windows(source)
-        errors, report = _errors(for_dataset(policy, name), data, source, part, others)
+        errors, report = _errors(chosen, data, source, part, others)
         reports[name] = report
         where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")
         known = {key: report[key] for key in ("error", "mean_action", "windows")} | report.get("latent", {})

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from typing_extensions import Self
@@ -154,8 +154,9 @@ class PolicyData:
             fps=rates.pop() if len(rates) == 1 else None,
             normalizers=tuple(each.name for each in datasets) if len(datasets) > 1 else (),
             absent=absent if any(absent) else (),
-            action_widths=_widths(datasets, data.action_key),
-            proprio_widths=_widths(datasets, data.state_key) if self.reads_states else (),
+            action_widths=_widths(self.acting, data.action_key),
+            proprio_widths=_widths(self.acting, data.state_key) if self.reads_states else (),
+            **_robot_cameras(self.acting, cameras),
             instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
         )
 
@@ -170,13 +171,14 @@ class PolicyData:
         later, with the actions and labels that follow it."""
         data, model = self.options, self.model
         learns = data.plan.learns_labels and source.tokenizer is None
+        stated = self.reads_states and (len(self.sources) == 1 or data.state_key in source.dataset.features)
         options = WindowOptions(
             model.horizon,
             model.image_size,
             cameras=data.cameras if source.cameras is None else source.cameras,
             interpolation=model.interpolation,
             action_key=data.action_key,
-            state_key=data.state_key if self.reads_states else None,
+            state_key=data.state_key if stated else None,
             episodes=data.episodes if episodes is None else episodes,
             action_episodes=data.action_episodes if episodes is None and source.acts else None,
             acts=source.acts,
@@ -260,9 +262,21 @@ def batch_options(
     return BatchOptions(loop.batch_size, loop.seed, window, memory, changes=data)
 
 
-def _widths(datasets: Sequence[RobotDataset], key: str) -> tuple[int, ...]:
+def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> dict[str, Any]:
+    """Return which cameras each dataset has in the places of all, and their sizes, where each has a head."""
+    owned = [source for source in sources if source.own is not None and cameras]
+    shown = [tuple(source.shown[name] or "" for name in cameras) for source in owned]
+    sizes = [
+        camera_sizes(source.own, source.own.episodes[0], [key for key in keys if key])
+        for source, keys in zip(owned, shown, strict=True)
+        if source.own is not None
+    ]
+    return {"robot_cameras": tuple(shown), "robot_camera_sizes": tuple(sizes)}
+
+
+def _widths(sources: Sequence[PolicySource], key: str) -> tuple[int, ...]:
     """Return how many numbers each dataset has of its own; nothing where all have the same."""
-    blocks = [each.blocks_of[key] for each in datasets if isinstance(each, InBlocks)]
+    blocks = [cast(InBlocks, source.dataset).blocks_of[key] for source in sources if source.own is not None]
     return tuple(block.stop - block.start for block in blocks)
 
 

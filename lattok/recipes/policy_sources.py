@@ -11,8 +11,8 @@ from lattok.data.alike import check_actions, note_rate, note_rates, same_actions
 from lattok.data.completed import Completed
 from lattok.data.episodes import unmeasured
 from lattok.data.opening import Source, has_actions, same_cameras
-from lattok.data.schema import Feature, short_name
-from lattok.data.side_by_side import side_by_side
+from lattok.data.schema import Feature, short_name, vector_key
+from lattok.data.side_by_side import lacks_column, side_by_side
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec
 from lattok.labels.spec import provenance_of, targets_of
 from lattok.loading import load
@@ -41,6 +41,7 @@ class PolicySource(NamedTuple):
     acts: bool = True  # its actions teach
     labelled: bool = True  # its labels teach, where the strategy learns from any
     shown: Mapping[str, str | None] = {}  # by camera of the policy: its own in that place; None: black pictures
+    own: RobotDataset | None = None  # as a policy of this dataset alone sees it, where each has a head
     lacks: tuple[str, ...] = ()  # what others of a mixture have, in words
 
 
@@ -108,8 +109,8 @@ def mixture(
     data: PolicyOptions, model: VLAConfig, sources: Sequence[Source], chosen: Sequence[Sequence[Episode]]
 ) -> list[PolicySource]:
     """Return what the strategy learns from in each of several datasets. Those with actions must be alike: in dimensions
-    of actions and proprio, in names and sizes of cameras. Others, which teach by labels alone, get from the first of
-    these what they lack. Labels are of one kind and one model in all."""
+    of actions and proprio, in names and sizes of cameras; unless each has a head. Others, which teach by labels alone,
+    get from the first of these what they lack. Labels are of one kind and one model in all."""
     data.check_latents_only([source.dataset.name for source in sources])
     acts = [_acts(data, source.dataset, episodes) for source, episodes in zip(sources, chosen, strict=True)]
     acting = [source.dataset for source, known in zip(sources, acts, strict=True) if known]
@@ -118,10 +119,11 @@ def mixture(
         checks.fail("mix", "a dataset with actions, from which a policy learns to act", f"{names} without")
     if not all(acts):
         _check_plan(data, next(source.dataset for source, known in zip(sources, acts, strict=True) if not known))
+    robots = dict[str, _Robot]()
     if data.heads == "each":
-        acting = side_by_side(acting, data.own_columns)
-        wide = iter(acting)
-        sources = [Source(next(wide) if known else s.dataset, s.weight) for s, known in zip(sources, acts, strict=True)]
+        robots = {robot.own.name: robot for robot in _with_heads(data, acting)}
+        acting = [robot.seen for robot in robots.values()]
+        sources = [Source(robots[s.dataset.name].seen, s.weight) if s.dataset.name in robots else s for s in sources]
     lead = acting[0]
     cameras = () if data.cameras == () else camera_keys(lead, data.cameras)
     same_actions(acting, data.action_key, "Or give each robot a head: heads=each.")
@@ -137,6 +139,8 @@ def mixture(
         else:
             found.append(labelled(data, model, dataset, episodes)._replace(cameras=view))
         found[-1] = found[-1]._replace(weight=source.weight)
+        if (robot := robots.get(dataset.name)) is not None:
+            found[-1] = found[-1]._replace(own=robot.own, shown=robot.shown)
     found = _with_specs(data, model, found)
     first = dict[str, tuple[str, Any]]()  # who says it, and what
     for source in found:
@@ -147,6 +151,34 @@ def mixture(
                     "mix", f"the {what} of {name} ({expected}) in every dataset", f"{value} in {source.dataset.name}"
                 )
     return [_completed(data, source, lead, cameras) for source in found]
+
+
+class _Robot(NamedTuple):
+    """A dataset whose actions and states have a head of their own."""
+
+    own: RobotDataset  # as it is
+    seen: RobotDataset  # its numbers in blocks of wider ones, its cameras in the places of all
+    shown: Mapping[str, str | None]  # its own camera in each of these places
+
+
+def _with_heads(data: PolicyOptions, acting: Sequence[RobotDataset]) -> list[_Robot]:
+    """Put the numbers of each dataset beside those of the others, and its cameras in the places of the one with most.
+    One without the robot's state is said, and has no number there."""
+    lead = max(acting, key=lambda dataset: len(dataset.cameras))
+    cameras = () if data.cameras == () else camera_keys(lead, data.cameras)
+    optional = (data.state_key,) if data.proprio else ()
+    lacking = [dataset for dataset in acting if lacks_column(dataset, data.state_key, optional)]
+    if len(lacking) == len(acting):
+        vector_key(lead, "state_key", data.state_key, STATELESS)  # which it has not
+    found = list[_Robot]()
+    for own, wide in zip(acting, side_by_side(acting, data.own_columns, optional), strict=True):
+        shown = cameras_for(own, cameras) if cameras else {}
+        said = [f"acts without `{data.state_key}`, which it has not"] if own in lacking else []
+        said += _said_of_cameras(own, shown)
+        if said:
+            checks.note(f"mix: {own.name}: {', '.join(said)}")
+        found.append(_Robot(own, Completed(wide, {}, shown), shown))
+    return found
 
 
 def _acts(data: PolicyOptions, dataset: RobotDataset, episodes: Sequence[Episode]) -> bool:
@@ -223,14 +255,21 @@ def _said_of(source: PolicySource, shown: Mapping[str, str | None], lacks: Seque
     """Say what a source lacks and teaches by, and which of its cameras is seen in the place of another one."""
     said = f"mix: {source.dataset.name} has no {checks.listed(lacks)}"
     said += f": it teaches by {'actions' if source.acts else 'latents'} alone"
-    others = [f"{short_name(key)} as {short_name(name)}" for name, key in shown.items() if key and key != name]
-    others += [f"black as {short_name(name)}" for name, key in shown.items() if key is None]
+    others = _said_of_cameras(source.dataset, shown)
     return f"{said}; its cameras: {', '.join(others)}" if others else said
 
 
+def _said_of_cameras(dataset: RobotDataset, shown: Mapping[str, str | None]) -> list[str]:
+    """Say which cameras of a dataset are seen in the place of others, and which places are black."""
+    others = [f"{short_name(key)} as {short_name(name)}" for name, key in shown.items() if key and key != name]
+    others += [f"black as {short_name(name)}" for name, key in shown.items() if key is None]
+    unseen = [short_name(key) for key in dataset.cameras if key not in shown.values()] if shown else []
+    return [*others, f"unseen {checks.listed(unseen)}"] if unseen else others
+
+
 def cameras_for(dataset: RobotDataset, cameras: Sequence[str]) -> dict[str, str | None]:
-    """Return which cameras of a dataset without actions are shown in the places of a policy's: those of the same names;
-    where no name is the same, its own in their order. Places that are left stay black (None)."""
+    """Return which cameras of a dataset are shown in the places of a policy's: those of the same names; where no name
+    is the same, its own in their order. Places that are left stay black (None)."""
     by_name = {short_name(key): key for key in camera_keys(dataset)}
     named = {name: by_name.get(short_name(name)) for name in cameras}
     if any(named.values()):
@@ -243,7 +282,7 @@ def _facts(source: PolicySource) -> dict[str, Any]:
     """Return what has to be the same in all datasets of a mixture."""
     dataset, spec = source.dataset, source.spec
     facts = dict[str, Any]()
-    if source.acts:
+    if source.acts and source.own is None:
         sizes = camera_sizes(dataset, dataset.episodes[0], source.cameras or ())
         facts["sizes of images"] = ", ".join(f"{height}x{width}" for height, width in sizes)
     if spec is None or not source.labelled:

@@ -223,6 +223,10 @@ class VLARecipe(Recipe[LatentVLA]):
             data = replace(data, init=str(place / "pretrain"))
         return replace(self, out=str(place / name), data=data, loop=loop)
 
+    def open(self) -> list[Source]:
+        sources = super().open()  # which, named in any order, give one policy with a head for each
+        return sorted(sources, key=lambda source: source.dataset.name) if self.data.heads == "each" else sources
+
     def policy_data(self, sources: Sequence[Source]) -> PolicyData:
         """Read what the policy learns from in the datasets of this recipe."""
         return PolicyData.read(self.data, self.model, self.loop, sources)

@@ -119,7 +119,11 @@ class VLAConfig(NormalizedActions):
         normalizers: datasets of a mixture, each with its own normaliser
         absent: for each of these, action dimensions that its robot lacks
         action_widths: numbers of each dataset's own actions, one after the other, where each has a head of its own
-        proprio_widths: the same of proprio
+        proprio_widths: the same of proprio; 0: that robot's state is not known
+        robot_cameras: each dataset's own camera in each place of `cameras`, where each has a head; "": a black picture
+        robot_camera_sizes: (H, W) of these, without those that are not there
+        views: pictures that the backbone sees, where others than these `cameras` are black; 0: as many as cameras
+        places: of each camera among these
         image_size: side of the images in pixels
         interpolation: how frames are resized
         prompt: prompt, in which {task} is the instruction; without {task} the policy knows none
@@ -150,6 +154,10 @@ class VLAConfig(NormalizedActions):
     absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=FROM_DATA)
     action_widths: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
     proprio_widths: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    robot_cameras: tuple[tuple[str, ...], ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    robot_camera_sizes: tuple[tuple[tuple[int, int], ...], ...] = field(default=(), metadata=FROM_DATA | ADDED)
+    views: int = field(default=0, metadata=FROM_DATA | ADDED)
+    places: tuple[int, ...] = field(default=(), metadata=FROM_DATA | ADDED)
     image_size: int = 224
     interpolation: Interpolation = "bicubic"
     prompt: str = PROMPT
@@ -196,6 +204,7 @@ class VLAConfig(NormalizedActions):
             names = ", ".join(self.action_names) or "without names"
             checks.fail("action_loss", f"{BCE} for actions with a *gripper*", names)
         _check_cameras(self.cameras, self.camera_sizes)
+        self._check_views()
         _check_labels(self.strategy, self.latent, self.horizon)
         self._check_decoder()
         self._check_tokens()
@@ -214,10 +223,23 @@ class VLAConfig(NormalizedActions):
         for name, whole in (("action_widths", self.action_dim), ("proprio_widths", self.proprio_dim)):
             if widths := getattr(self, name):
                 checks.size(name, "numbers, one for each dataset", len(widths), len(self.normalizers))
-                checks.counts(1, MOST_NUMBERS, **{name: min(widths)})
+                checks.counts(int(name == "action_widths"), MOST_NUMBERS, **{name: min(widths)})
                 checks.size(name, "numbers in all", sum(widths), whole)
         if self.action_widths and len(self.absent) != len(self.action_widths):
             checks.fail("absent", "the numbers of the other datasets for each, with action_widths", repr(self.absent))
+
+    def _check_views(self) -> None:
+        several, cameras = self.robot_cameras, len(self.cameras)
+        checks.counts(0, MOST_CAMERAS, views=self.views)
+        if self.views and (len({*self.places}) != cameras or not all(0 <= place < self.views for place in self.places)):
+            checks.fail("places", f"{cameras} different places of {self.views}", repr(self.places))
+        if not several:
+            return
+        for name in ("robot_cameras", "robot_camera_sizes"):
+            checks.size(name, "lists, one for each dataset", len(getattr(self, name)), len(self.normalizers))
+        for own, sizes in zip(several, self.robot_camera_sizes, strict=True):
+            checks.size("robot_cameras", "cameras, one for each place", len(own), cameras)
+            _check_cameras([name for name in own if name], sizes)
 
     def of_dataset(self, place: int) -> "tuple[VLAConfig, slice, slice]":
         """Return the configuration of a policy of one of the datasets alone, and where its actions and proprio are."""
@@ -233,6 +255,12 @@ class VLAConfig(NormalizedActions):
             own |= {"action_dim": len(names), "action_names": names, "absent": (kept,) if kept else ()}
             if self.action_loss == BCE and not gripper_dims(names):
                 own["action_loss"] = "l2"  # the same without grippers
+        if self.robot_cameras:
+            shown = self.robot_cameras[place]
+            own |= {"cameras": tuple(filter(None, shown)), "camera_sizes": self.robot_camera_sizes[place]}
+            own |= {"robot_cameras": (), "robot_camera_sizes": ()}
+            if not all(shown):
+                own |= {"views": len(shown), "places": tuple(place for place, name in enumerate(shown) if name)}
         return replace(self, **own), actions, states
 
     def _check_decoder(self) -> None:

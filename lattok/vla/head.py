@@ -171,7 +171,9 @@ class ActionHead(nn.Module):
         own._modules = {**self._modules}
         own.config, own.gripper, own.kind = config, config.gripper, config.action_loss
         own.out = _cut(self.out, rows=actions)
-        if self.proprio is not None:
+        if not config.proprio_dim:
+            own.proprio = None
+        elif self.proprio is not None:
             own.proprio = nn.Sequential(_cut(self.proprio[0], columns=states), *self.proprio[1:])
         return own
 
@@ -203,6 +205,11 @@ class ActionHead(nn.Module):
         self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None, causal: bool = False
     ) -> list[Tensor]:
         """Return what each block in turn makes of steps [B, H, d]."""
+        if self.proprio is not None and proprio is not None and 0 in self.config.proprio_widths:
+            there, proprio = ~proprio.isnan().any(1, keepdim=True), proprio.nan_to_num(0.0)
+            count = next(iter(states.values())).placeholders.shape[1]
+            valid = there.new_ones(x.shape[:2]) if valid is None else valid
+            valid = torch.cat([F.pad(valid, (0, count), value=True), there], 1)  # nobody looks at a state that is not
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
         after, gates = [], [None] * len(self.blocks)
         if self.config.cameras:

@@ -45,7 +45,7 @@ class ForwardOutput(NamedTuple):
     """States of one pass through the backbone."""
 
     states: States  # by layer, for the head
-    proprio: Tensor | None  # [B, s] normalised
+    proprio: Tensor | None  # [B, s] normalised; NaN of a robot that has none
     supervised: dict[str, Tensor]  # [B, n, D] that each latent loss acts on
     last: Tensor | None = None  # [B, D] of the last placeholder, at the layer that was asked for
 
@@ -136,7 +136,7 @@ class LatentVLA(OfDatasets, BackboneModel):
             self.head = self.head.of_columns(self.config, actions, states)
             own: Any = new_normalizers(self.config)
             for part, columns in {"action": actions, "proprio": states}.items():
-                if part in maps:
+                if part in own:
                     own[part].copy_columns(maps[part], columns)
             maps = own
         self.normalizers = self.normalizers.only()
@@ -208,7 +208,7 @@ class LatentVLA(OfDatasets, BackboneModel):
         """Return the backbone's inputs for a batch's images and prompts."""
         if batch.inputs is not None:
             return batch.inputs
-        return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
+        return self.backbone.prepare(in_places(self.config, batch.images), prompts(self.config, batch.texts))
 
     def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
@@ -222,6 +222,9 @@ class LatentVLA(OfDatasets, BackboneModel):
         states = layer_states(out, self.layers, self.segments, self.config.pool, dtype)
         given, normalizer = batch.proprio, self.proprio_normalizer
         proprio = None if normalizer is None or given is None else normalizer(given).to(dtype)
+        if proprio is not None and batch.source is not None and 0 in (widths := self.config.proprio_widths):
+            lacking = onto(torch.tensor(widths) == 0, proprio.device)[batch.source]
+            proprio = proprio.masked_fill(lacking[:, None], torch.nan)
         return ForwardOutput(states, proprio, supervised, last)
 
     @torch.no_grad()
@@ -287,6 +290,15 @@ class LatentVLA(OfDatasets, BackboneModel):
         return {name: value for name, value in super().saved_tensors().items() if not name.startswith(apart)}
 
 
+def in_places(config: VLAConfig, images: Tensor) -> Tensor:
+    """Put a policy's pictures [B, V, h, w, 3] where the backbone sees them, among black ones."""
+    if not config.views:
+        return images
+    found = images.new_zeros(len(images), config.views, *images.shape[2:])
+    found[:, list(config.places)] = images
+    return found
+
+
 def new_normalizers(config: VLAConfig) -> nn.ModuleDict:
     """Make normalisers of "action" and, if used, "proprio", which change nothing until they are fitted."""
     clipped = {"action": config.action_clipped, "proprio": config.proprio_clipped}
@@ -334,6 +346,8 @@ def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
         first = " ".join(ours.split()[: len(before.cameras)])
         hint = f"Choose cameras={first}, or pretrain on the films with cameras={ours}."
         checks.fail("cameras", f"as many as the policy saw of films ({theirs})", ours, hint)
+    if before.views and config.cameras == before.cameras:
+        config = replace(config, views=before.views, places=before.places)
     for name, theirs in shared_options(before).items():
         if own[name] != theirs:
             checks.fail(name, f"{theirs!r}, as the policy has that is trained further", repr(own[name]))

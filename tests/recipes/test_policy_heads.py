@@ -11,12 +11,16 @@ import lattok
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.samples import PolicyWindows, WindowOptions
+from lattok.samples.batches import PolicyBatches
+from lattok.utils import checks
 from tests.conftest import CAMERAS, moving_square
 from tests.errors import refused
-from tests.recipes.policies import SIZES
+from tests.recipes.policies import SIZES, stopped
 
-WIDTHS = {"arm": (3, 2), "hand": (5, 4)}  # of actions and states
-NAMES = {"arm": ("x", "y", "gripper"), "hand": ("x", "y", "z", "roll", "gripper")}
+WIDTHS = {"arm": (3, 2), "bare": (2, 0), "hand": (5, 4)}  # of actions and states
+NAMES = {"arm": ("x", "y", "gripper"), "bare": ("x", "z"), "hand": ("x", "y", "z", "roll", "gripper")}
+SEEN = {"arm": CAMERAS, "bare": ("observation.images.eye",), "hand": CAMERAS}
+SIDE = {"arm": 32, "bare": 20, "hand": 32}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +28,13 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     folder, rng = tmp_path_factory.mktemp("robots"), np.random.default_rng(0)
     for place, (name, (actions, states)) in enumerate(WIDTHS.items()):
         features = {"action": Feature("float32", (actions,), NAMES[name])}
-        features["observation.state"] = Feature("float32", (states,), None)
-        features |= {key: Feature("image", (32, 32, 3), None) for key in CAMERAS}
+        features |= {"observation.state": Feature("float32", (states,), None)} if states else {}
+        features |= {key: Feature("image", (SIDE[name], SIDE[name], 3), None) for key in SEEN[name]}
         with LeRobotWriter.create(folder / name, 10, features) as writer:
             for length in (9, 8, 7):
                 row = {"action": 30.0 * place + rng.standard_normal((length, actions))}
-                row["observation.state"] = rng.standard_normal((length, states))
-                writer.add_episode(row, {key: moving_square(rng, length) for key in CAMERAS}, "lift")
+                row |= {"observation.state": rng.standard_normal((length, states))} if states else {}
+                writer.add_episode(row, {key: moving_square(rng, length, SIDE[name]) for key in SEEN[name]}, "lift")
     return {name: folder / name for name in WIDTHS}
 
 
@@ -40,10 +44,11 @@ def recipe(roots, out: Path, **options) -> lattok.VLARecipe:
     return lattok.VLARecipe.from_preset(None, out, **given)
 
 
-def observation(states: int) -> dict:
-    rng = torch.Generator().manual_seed(states)
-    seen: dict = {key: torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=rng) for key in CAMERAS}
-    return seen | {"observation.state": torch.randn(2, states, generator=rng), "task": ["lift", "lift"]}
+def observation(name: str) -> dict:
+    rng, side, states = torch.Generator().manual_seed(1), SIDE[name], WIDTHS[name][1]
+    seen: dict = {k: torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=rng) for k in SEEN[name]}
+    seen |= {"observation.state": torch.randn(2, states, generator=rng)} if states else {}
+    return seen | {"task": ["lift", "lift"]}
 
 
 @pytest.mark.parametrize("head", ["regression", "flow"])
@@ -52,49 +57,68 @@ def test_each_acts_in_its_own_numbers(head, roots, tmp_path):
     lattok.train(recipe(roots, out, head=head))
     policy = lattok.load(out)
     assert (policy.datasets, policy.config.action_widths, policy.config.proprio_widths) == (
-        ("arm", "hand"),
-        (3, 5),
-        (2, 4),
+        tuple(WIDTHS),
+        (3, 2, 5),
+        (2, 0, 4),
     )
     assert {*json.loads((out / "held_out.json").read_text())["mixture"]} == {*WIDTHS}
     for name, (actions, states) in WIDTHS.items():
-        chosen, seen = policy.for_dataset(name), observation(states)
+        chosen, seen = policy.for_dataset(name), observation(name)
         found = chosen.predict_chunk(seen)
         assert found.shape == (2, SIZES["horizon"], actions)
-        assert chosen.config.action_names == NAMES[name]
-        windows = PolicyWindows(open_dataset(roots[name]), WindowOptions(4, size=16, episodes="train"))
+        assert (chosen.config.action_names, chosen.config.cameras) == (NAMES[name], SEEN[name])
+        assert chosen.config.proprio_dim == states
+        actions_alone = WindowOptions(4, size=16, state_key=None, episodes="train")
+        windows = PolicyWindows(open_dataset(roots[name]), actions_alone)
         low, high = windows.actions.quantile(torch.tensor([0.01, 0.99]), 0)
         torch.testing.assert_close(chosen.action_normalizer.shift, (low + high) / 2, rtol=1e-4, atol=1e-4)
         alone = lattok.load(chosen.save_pretrained(tmp_path / name))
         assert alone.datasets == ()
         assert torch.equal(alone.predict_chunk(seen), found)
-        place = policy.datasets.index(name)
         if head == "regression":
             assert torch.equal(alone.select_action(seen), found[:, 0])
-            # the whole policy says the same where this one's numbers are
-            wide = policy.for_dataset(name)
-            wide.config, wide.head = policy.config, policy.head
-            wide.use_normalizers(policy.normalizers.of(name))
-            padded = torch.zeros(2, 6)
-            padded[:, slice(0, 2) if place == 0 else slice(2, 6)] = seen["observation.state"]
-            every = wide.predict_chunk({**seen, "observation.state": padded})
-            torch.testing.assert_close(
-                every[..., slice(0, 3) if place == 0 else slice(3, 8)], found, rtol=1e-4, atol=1e-4
-            )
-    assert main(["evaluate", str(out), str(roots["hand"]), "--device", "cpu"]) == 0
+    assert main(["evaluate", str(out), str(roots["bare"]), "--device", "cpu"]) == 0
 
 
-def test_a_robot_teaches_its_own_head_alone(roots, tmp_path):
+def test_a_robot_teaches_its_own_head_alone_and_acts_as_it_was_taught(roots, tmp_path, capsys):
+    """What is missing of a robot, cameras and state, is as missing in training as it is when it acts."""
     made = recipe(roots, tmp_path / "p")
+    checks.note.cache_clear()
     data = made.policy_data(made.open())
+    assert "note: mix: bare: acts without `observation.state`, which it has not, eye as " in capsys.readouterr().err
     policy = made.learner(data).policy
     samples = data.normalised(policy, data.parts(lambda fps: (), False))
-    batch = samples.batch(torch.arange(4))  # of the first one
-    assert batch.source is not None
-    assert not batch.source.any()
-    policy.train()(batch)["action"].backward()
-    assert policy.head.out.weight.grad[:3].any(1).all()
-    assert not policy.head.out.weight.grad[3:].any()
+    widths = [actions for actions, _ in WIDTHS.values()]
+    ends = np.cumsum([0, *widths])
+    for place, name in enumerate(WIDTHS):
+        rows = torch.arange(4) + int(sum(samples.sizes[:place]))
+        batch = samples.batch(rows)
+        assert batch.source is not None
+        assert batch.source.tolist() == [place] * 4
+        policy.zero_grad()
+        loss = policy.train()(batch)["action"]
+        loss.backward()
+        grad, own = policy.head.out.weight.grad.any(1), slice(ends[place], ends[place + 1])
+        assert grad[own].all()
+        assert grad.sum() == widths[place]
+        policy.use_normalizers(policy.normalizers.in_use())
+        chosen = policy.eval().for_dataset(name)
+        state = "observation.state" if chosen.config.proprio_dim else None
+        own_windows = WindowOptions(4, 16, chosen.config.cameras, "bilinear", state_key=state, episodes="train")
+        windows = PolicyWindows(open_dataset(roots[name]), own_windows).batch(torch.arange(4))
+        maps = chosen.action_normalizer
+        error = maps(chosen.predict_chunk(windows)) - maps(windows.actions)
+        torch.testing.assert_close(error.abs()[windows.valid].mean(), loss.detach(), rtol=1e-4, atol=1e-5)
+        policy.use_normalizers(policy.normalizers.fresh())
+
+
+def test_named_in_another_order_and_continued_it_has_the_same_weights(roots, tmp_path):
+    once = lattok.train(recipe(roots, tmp_path / "once", save_every=2))
+    turned = dict(reversed(roots.items()))
+    with stopped(PolicyBatches, 2):
+        lattok.train(recipe(turned, tmp_path / "p", save_every=2))
+    again = lattok.train(lattok.VLARecipe.resumed(None, tmp_path / "p", None, {}), resume=True)
+    assert again.describe()["weights_sha256"] == once.describe()["weights_sha256"]
 
 
 def test_what_they_do_not_share_is_said(roots, tmp_path):
