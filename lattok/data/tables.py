@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from lattok.data.schema import Feature
 from lattok.hub.fetching import LocalFiles
 from lattok.utils.checks import LattokError, first_line, refuse
-from lattok.utils.untrusted import MISSING, copy_again
+from lattok.utils.untrusted import copy_again
 
+MISSING_ROWS = "Download or copy it again, or let `lattok repair` leave its episodes out."
 AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
@@ -38,7 +39,7 @@ NULL_LISTS = "It holds null in lists of fixed size, which pyarrow reads from 26 
 def open_table(path: Path) -> pq.ParquetFile:
     """Open a Parquet file, whose page checksums are checked on reading; missing or truncated is a `LattokError`."""
     if not path.is_file():
-        raise LattokError(f"missing data file {path}. {copy_again(path, MISSING)}")
+        raise LattokError(f"missing data file {path}. {copy_again(path, MISSING_ROWS)}")
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         names = Counter(file.schema_arrow.names)  # a damaged name is no text

@@ -1,7 +1,7 @@
 """Demonstrations in HDF5 files: robomimic, LIBERO, ALOHA, RoboTwin, ManiSkill and others. Needs the extra hdf5."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from lattok.utils.untrusted import MISSING, copy_again
 from lattok.version import install_extra
 
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
+FILTER = "It is packed by a filter that h5py lacks: pip install hdf5plugin, or unpack it (h5repack -f NONE)."
 WAYS_OUT = {  # by what HDF5's message says
-    "is not registered": "Write it again without that filter (h5repack).",
+    "is not registered": FILTER,
+    "can't open directory": FILTER,  # that it looks for filters in
     "unable to lock": "Close what writes to it; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE.",
 }
 
 
 def _h5py() -> Any:
     try:
+        with suppress(ImportError):
+            import_module("hdf5plugin")  # filters, where they are installed
         return import_module("h5py")  # which only this format needs
     except ImportError:
         raise LattokError(f"reading hdf5 datasets needs h5py. Install it: {install_extra('hdf5')}") from None

@@ -53,8 +53,8 @@ class PictureFolder(RobotDataset):
 
     A folder with pictures is an episode. Where the folders with pictures have the same names in every folder above
     them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
-    names count (`push/1`, `push/2`). Where that is so of most, the others are damaged. Folders called depth are left
-    out.
+    names count (`push/1`, `push/2`). Where that is so of most, the others are damaged. Pictures of several cameras in
+    one folder (`000000_color_0`, `000000_color_1`) are told apart by their names. What is called depth is left out.
 
     The instruction is the first line of lang.txt, else the folder's caption (`captions`, or a captions file as of a
     folder of videos), else the name of the folder that the episode is in, else empty. Pictures do not tell when they
@@ -78,6 +78,7 @@ class PictureFolder(RobotDataset):
         depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
         self.left_out = dict.fromkeys(depth, DEPTH_PICTURES)
         found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
+        found = {name: _by_name(cameras) for name, cameras in found.items()}
         names, self._pictures = list(found), list(found.values())
         source = find_captions(self.root) if captions is None else Path(captions)
         written = {} if source is None else captions_of(names, source)
@@ -87,9 +88,9 @@ class PictureFolder(RobotDataset):
         self._tasks_of = instructions
         usual = mode(map(tuple, self._pictures))
         typical = next(each for each in self._pictures if tuple(each) == usual)
-        deep = {camera for camera in usual if is_deep(self.root / typical[camera][0])}
+        deep = {camera for camera in usual if is_deep(self.root / typical[camera][0]) or DEPTH.search(camera)}
         if deep < {*usual}:
-            self.left_out |= dict.fromkeys(sorted(deep), f"{DEPTH_PICTURES} (16 bits)")
+            self.left_out |= dict.fromkeys(sorted(deep), DEPTH_PICTURES)
             usual = tuple(camera for camera in usual if camera not in deep)
             kept = ({name: files for name, files in each.items() if name not in deep} for each in self._pictures)
             self._pictures = [*kept]
@@ -235,6 +236,34 @@ def _by_camera(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]
     if names and names.most_common(1)[0][1] > len(above) / 2 and not counted and "." not in above:
         return above  # of the others a camera is damaged
     return {folder: {"image": files} for folder, files in folders.items()}
+
+
+def _by_name(cameras: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Part the pictures of a folder that are of several cameras, by their names."""
+    found: dict[str, list[str]] = {}
+    for camera, files in cameras.items():
+        for view, own in _views(files).items():
+            found["_".join(filter(None, (camera if len(cameras) > 1 or not view else "", view)))] = own
+    return found
+
+
+def _views(files: list[str]) -> dict[str, list[str]]:
+    """Return pictures by what their names say beside one number, if it counts the same frames of each: color_0 of
+    000012_color_0. All of them, called "", where that is not so, or where it says episodes."""
+    parts = [re.split(r"(\d+)", PurePosixPath(file).stem) for file in files]
+    if len({len(each) for each in parts}) > 1:
+        return {"": files}
+    best: dict[str, list[str]] = {"": files}
+    for place in range(1, len(parts[0]), 2):
+        named: dict[str, dict[int, str]] = {}
+        for each, file in zip(parts, files, strict=True):
+            view = "".join(each[:place] + each[place + 1 :]).strip("_-. ") or "image"
+            named.setdefault(view, {})[int(each[place])] = file
+        alike = len({frozenset(numbers) for numbers in named.values()}) == 1
+        several = 1 < len(named) < len(next(iter(named.values()))) and sum(map(len, named.values())) == len(files)
+        if alike and several and not any(map(EPISODE_NAME.match, named)) and (len(best) == 1 or len(named) < len(best)):
+            best = {view: list(numbers.values()) for view, numbers in sorted(named.items())}
+    return best
 
 
 def _first_gap(files: Sequence[str]) -> tuple[str, int] | None:

@@ -1,5 +1,6 @@
 """Demonstrations in zarr stores, such as Diffusion Policy's and UMI's replay buffers. Needs the extra zarr."""
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -123,7 +124,11 @@ class ZarrStore(FlatStore):
 
     def chunks_not_stored(self, path: str) -> int:
         array = self._top[path]
-        return int(array.nchunks - array.nchunks_initialized)
+        stored, each = int(array.nchunks_initialized), getattr(array, "shards", None)
+        if not each:
+            return int(array.nchunks) - stored
+        within = math.prod(whole // part for whole, part in zip(each, array.chunks, strict=True))  # chunks of a shard
+        return math.prod(-(-size // part) for size, part in zip(array.shape, each, strict=True)) - stored // within
 
     def stored_bytes(self, array: Any, where: str) -> int:
         return sum(size for name, size in self._sizes.items() if name.startswith(f"{array.path}/"))

@@ -372,15 +372,16 @@ def test_files_of_one_step_each_are_refused(tmp_path: Path):
         refused("got one step: 7 numbers and one picture, `rgb_static`", open_dataset, tmp_path, fps=fps)
 
 
-def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(tmp_path: Path):
-    """As of a copy that was cut off; an end at 0 is that of an empty episode."""
+@pytest.mark.parametrize(("version", "how", "lost"), [(2, {}, "1.0"), (3, {"shards": (12, 2)}, "c/1/0")])
+def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(version: int, how: dict, lost: str, tmp_path: Path):
+    """As of a copy that was cut off; an end at 0 is that of an empty episode. Shards are files of several chunks."""
     zarr = pytest.importorskip("zarr")
     root = tmp_path / "buffer.zarr"
-    top = zarr.open_group(str(root), mode="w", zarr_format=2)
-    top.create_array("data/action", shape=(24, 2), chunks=(6, 2), dtype="f4")[:] = wave(24, 2, 0)
+    top = zarr.open_group(str(root), mode="w", zarr_format=version)
+    top.create_array("data/action", shape=(21, 2), chunks=(3, 2), dtype="f4", **how)[:] = wave(21, 2, 0)
     top.create_array("meta/episode_ends", data=np.array([0, 12, 20]))
     assert not [each for each in open_dataset(root, fps=10).findings if each.kind == "chunks-not-stored"]
-    (root / "data/action/1.0").unlink()
+    (root / "data/action" / lost).unlink()
     dataset = open_dataset(root, fps=10)
     assert [episode.length for episode in dataset.episodes] == [12, 8]
     assert [each.kind for each in dataset.findings] == ["rows-after-ends", "chunks-not-stored"]

@@ -69,6 +69,23 @@ def test_a_camera_of_sixteen_bits_is_left_out(tmp_path: Path):
     np.testing.assert_array_equal(dataset.frames(1)[:, 0], frames)
 
 
+@pytest.mark.parametrize("name", ["{:06d}_color_{}", "cam{1}_{0}", "frame_{0}.{1}"])
+def test_pictures_of_several_cameras_in_one_folder(name: str, tmp_path: Path):
+    """As Unitree's recorder names them; what names count is one film."""
+    for scene in ("0", "1"):
+        frames = write(tmp_path / scene / "all", 5)
+        for i in range(5):
+            (tmp_path / scene / "all" / f"im_{i}.png").unlink()
+            for camera in (0, 1, 2):
+                Image.fromarray(frames[i] // (camera + 1)).save(
+                    tmp_path / scene / "all" / f"{name.format(i, camera)}.png"
+                )
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (len(dataset.cameras), [each.length for each in dataset.episodes]) == (3, [5, 5])
+    for camera in (0, 1, 2):
+        np.testing.assert_array_equal(dataset.frames(1, [dataset.cameras[camera]])[:, 0], frames // (camera + 1))
+
+
 def test_cameras_above_folders_that_are_called_alike(tmp_path: Path):
     for scene in ("a", "b"):
         for camera in ("cam_1", "cam_2"):
