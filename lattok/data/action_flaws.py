@@ -55,7 +55,7 @@ def check_signs(
         return
     acts = rows.table(action)
     states = rows.table(state) if state else np.zeros((len(acts), 0))
-    firm = np.stack([_correlations(acts[span], states[span], max(steps, 1)) for span in spans])  # [episodes, m, 2 n]
+    firm = np.stack([correlations(acts[span], states[span], max(steps, 1)) for span in spans])  # [episodes, m, 2 n]
     told = _moves(acts, spans)[:, :, None] & np.tile(_moves(states, spans), 2)[:, None]  # as `firm`
     turned = dict[str, np.ndarray]()
     for i, name in enumerate(names):
@@ -72,7 +72,7 @@ def check_signs(
             yield problems.INVERTED.finding(episodes, column=action, dimension=name, all=len(spans))
 
 
-def _correlations(acts: np.ndarray, states: np.ndarray, steps: int = 1) -> np.ndarray:
+def correlations(acts: np.ndarray, states: np.ndarray, steps: int = 1) -> np.ndarray:
     """Correlate actions [T, m] with states [T, n] so many steps later and their changes: [m, 2 n], 0 of a constant."""
     if len(acts) < steps + SHORTEST:
         return np.zeros((acts.shape[1], 2 * states.shape[1]))
@@ -88,7 +88,7 @@ def _courses(episodes: Sequence[np.ndarray]) -> np.ndarray:
     at = np.linspace(0, 1, PROFILE)
     each = np.stack([np.interp(at, np.linspace(0, 1, len(values)), values) for values in episodes])
     usual = np.median(each, axis=0)
-    return np.array([_correlations(np.r_[one, 0.0][:, None], np.r_[0.0, usual][:, None])[0, 0] for one in each])
+    return np.array([correlations(np.r_[one, 0.0][:, None], np.r_[0.0, usual][:, None])[0, 0] for one in each])
 
 
 def _moves(values: np.ndarray, spans: Sequence[slice]) -> np.ndarray:

@@ -11,10 +11,16 @@ from lattok.utils.findings import Finding
 
 TOLERANCE = 0.25  # of a frame interval, between a time and its frame's
 RATE_TOLERANCE = 0.01
+COARSE = 0.25  # of the times, that are as the one before where they are rounded
 LOST = 1.5  # frame intervals between two frames of which one was lost
 STILL_S = 1.0  # seconds without motion that count
 STILL_SHARE, MUCH = 0.05, 0.25  # of all frames
 STILL_STEP = 1e-3  # of a column's usual range
+LEAST_CHANGES, HELD_FOR, IN_TURN = (
+    30,
+    1.3,
+    0.95,
+)  # how many are told a rate by, rows of each, and share that keeps to it
 OF_UNIT = 0.1  # that a rate may be off and still tell it
 TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
@@ -55,6 +61,10 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
         return
     steps, inside = np.diff(times), (np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)
     steady = np.isin(rows.episodes, rows.episodes[~(stray < problems.STRAYED / fps)], invert=True)  # [n], none lost
+    same = {episode: float((steps[inside & (rows.episodes[1:] == episode)] == 0).mean()) for episode in wrong.tolist()}
+    if coarse := [episode for episode, share in same.items() if share > COARSE]:
+        yield problems.TIMES_COARSE.finding(coarse, same=same[coarse[0]])
+        return
     if (back := inside & (steps <= 0) & ~steady[1:]).any():
         places = rows.places(np.flatnonzero(back) + 1)
         yield problems.TIMES_GO_BACK.finding((), places, frame=places[0][1])
@@ -120,6 +130,37 @@ def check_still(rows: Rows, still: np.ndarray, fps: float) -> Iterator[Finding]:
     problem = problems.MUCH_STILL if share >= MUCH else problems.STILL
     facts = {"share": share, "worst": episodes[worst], "most": shares[worst]}
     yield problem.finding((), rows.places(starts[long]), **facts)
+
+
+def rows_between(changes: np.ndarray, breaks: np.ndarray) -> np.ndarray | None:
+    """Return how many rows apart changes [T] (bool) are, in stretches without `breaks` [T], where they keep to a rate
+    that is lower than that of the rows: whole multiples of a number of rows, or two lengths next to each other."""
+    at, crossed = np.flatnonzero(changes), np.cumsum(breaks)
+    gaps = np.diff(at)[crossed[at[1:]] == crossed[at[:-1]]]
+    if len(gaps) < LEAST_CHANGES or gaps.mean() < HELD_FOR:
+        return None
+    usual, low = int(np.bincount(gaps).argmax()), int(gaps.mean())
+    if usual > 1 and (gaps % usual == 0).mean() >= IN_TURN:
+        return np.full(len(gaps), usual)
+    return gaps if np.isin(gaps, [low, low + 1]).mean() >= IN_TURN else None
+
+
+def held(gaps: np.ndarray) -> str:
+    """Say how long numbers or pictures stay, "3" or "1 to 2"."""
+    low, high = int(gaps.min()), int(np.quantile(gaps, IN_TURN))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def check_held(rows: Rows, key: str, still: np.ndarray, fps: float) -> Finding | None:
+    """Find that a column of actions keeps each value for some rows while other numbers move, as of a slower command."""
+    if not key.startswith("action"):
+        return None
+    values = rows.table(key)
+    changes = np.append(True, (np.diff(values, axis=0) != 0).any(1)) | (rows.frames == 0)
+    gaps = rows_between(changes, (rows.frames == 0) | still)
+    if gaps is None:
+        return None
+    return problems.HELD.finding(column=key, rate=fps / gaps.mean(), held=held(gaps))
 
 
 def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Finding]:

@@ -26,14 +26,21 @@ from lattok.data.action_flaws import (
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
-from lattok.data.flaws import RATE_TOLERANCE, check_angles, check_still, check_times, still_rows
+from lattok.data.flags import check_flags, flags_of
+from lattok.data.flaws import RATE_TOLERANCE, check_angles, check_held, check_still, check_times, still_rows
 from lattok.data.formats import last_step
 from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.instruction_flaws import check_instructions, check_task_numbers
+from lattok.data.instructions import TASK
 from lattok.data.lags import Lag, check_lag, check_picture_lag
+from lattok.data.odd_episodes import check_odd
 from lattok.data.opening import as_dataset
 from lattok.data.picture_flaws import (
     BLANK_LEVELS,
     check_pictures,
+    check_repeated,
+    check_shown_otherwise,
+    check_stale,
     check_swapped,
     look,
     picture_moves,
@@ -61,7 +68,6 @@ from lattok.utils.output import unused
 DIMENSIONS_SHOWN = 12
 JSON_SCHEMA = 1  # goes up where keys change their meaning, not where some are added
 COUNTED = ("frame_index", "index")
-SUCCESS = "next.success"
 FAILED_FOLDER = re.compile(r"(fail(ed|ure|ures)?|unsuccessful)(_(episodes|demos|trajectories))?", re.IGNORECASE)
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 ACTIONS, STATES = ("action", "actions"), ("observation.state", "state")  # the first that is there is looked at
@@ -207,7 +213,7 @@ def inspect_dataset(
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *dataset.file_findings(), *_check_lengths(dataset, chosen, stride, horizon)]
-    findings += _check_folders(dataset, chosen)
+    findings += [*_check_folders(dataset, chosen), *check_instructions(chosen)]
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
     if copies_of(dataset) is None:
@@ -272,8 +278,10 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.COPIES.finding(first_of_copies(dataset), copies=copies)
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
-    if texts := [f"`{key}`" for key, feature in dataset.features.items() if feature.dtype == "string"]:
-        yield problems.TEXTS.finding(columns=", ".join(texts), key=dataset.instruction_key)
+    texts = [key for key, feature in dataset.features.items() if feature.dtype == "string"]
+    if unread := [key for key in texts if key != dataset.instruction_key]:
+        told = {"key": dataset.instruction_key, "other": unread[0]}
+        yield problems.TEXTS.finding(columns=", ".join(f"`{key}`" for key in unread), **told)
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
     if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
@@ -290,15 +298,6 @@ def _check_folders(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator
     if 0 < len(failed) < len(chosen):
         sign = f"the name of their folder ({failed[min(failed)]})"
         yield problems.FAILED.finding(failed, all=len(chosen), sign=sign)
-
-
-def _check_success(rows: Rows) -> Iterator[Finding]:
-    """Find episodes that never reach success, where others do."""
-    reached = np.asarray((rows.table(SUCCESS) > 0).any(axis=1))  # [n]
-    succeeded = {int(rows.episodes[span.start]) for span in rows.spans() if reached[span].any()}
-    failed = set(rows.episodes.tolist()) - succeeded
-    if failed and succeeded:
-        yield problems.FAILED.finding(failed, all=len(failed) + len(succeeded), sign=f"`{SUCCESS}`")
 
 
 def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
@@ -370,7 +369,8 @@ def _check_values(
     """Read the vectors and timestamps of episodes, and sum up each dimension."""
     columns = _vectors(dataset)
     counted = [key for key in COUNTED if key in dataset.features]
-    others = [key for key in ("timestamp", SUCCESS) if key in dataset.features and key not in columns]
+    flags = flags_of(dataset.features)
+    others = [key for key in ("timestamp", TASK, *flags) if key in dataset.features and key not in columns]
     if not (keys := [*columns, *others, *counted]):
         return _Values([])
     rows, unreadable = _read(dataset, looked_at, keys)
@@ -379,11 +379,11 @@ def _check_values(
         return _Values([])
     if "timestamp" in keys:
         findings += check_times(rows, dataset.fps)
-    if SUCCESS in keys:
-        findings += _check_success(rows)
+    findings += [*check_flags(rows, flags), *check_task_numbers(dataset, rows)]
     moving = {key: names for key, names in columns.items() if key.startswith(MOVING)}
     if (still := still_rows(rows, [*moving])) is not None:
         findings += check_still(rows, still, dataset.fps)
+        findings += [found for key in moving if (found := check_held(rows, key, still, dataset.fps))]
     angles = [*check_angles(rows, moving)]
     findings += [*angles, *check_cut(rows, moving)]
     usual = (next((key for key in keys if key in columns), None) for keys in (ACTIONS, STATES))
@@ -402,6 +402,11 @@ def _check_values(
     units = [*check_units(rows, action, state)]
     other = {index for each in units for index in each.episodes}  # which would be said again as jumps and outliers
     findings += units
+    odd = [*check_odd(rows, columns, action, state, max(lag.steps, 1) if lag else 1, other)]
+    explained = {index for each in odd if each.problem is problems.OTHER_KIND for index in each.episodes}
+    late = [each for each in findings if each.problem is problems.SHIFTED_EPISODES and explained >= {*each.episodes}]
+    findings[:] = [*(each for each in findings if each not in late), *odd]
+    other |= {index for each in odd for index in each.episodes}
     if state:
         findings += check_jumps(rows, state, [place for each in angles for place in each.places], other)
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
@@ -437,12 +442,15 @@ def _check_pictures(
     yield from (problems.unreadable(error, [index]) for index, error in unread.items() if index not in known)
     for key, each in seen.items():
         yield from check_pictures(key, each, values.still)
+        yield from check_shown_otherwise(key, each)
+        yield from check_stale(dataset, chosen, key)
         yield from check_picture_means(dataset, key, [viewed.cells for viewed in each.values()])
     yield from check_swapped(seen)
     column = values.state or values.action
     if values.rows is not None and column is not None and not _unchanging(values.rows, column):
         for key in keys:
             moves = picture_moves(dataset, chosen, key)
+            yield from check_repeated(key, moves, values.still, dataset.fps)
             yield from check_picture_lag(moves, values.rows, column, key, values.state is None, dataset.fps)
 
 
@@ -473,7 +481,7 @@ def _check_camera(
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
     findings += [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
-    blank, looked_at, source = 0, 0, unwrap(dataset)
+    blank, looked_at, source, hdr = 0, 0, unwrap(dataset), dict[str, list[int]]()
     for path in paths:
         facts = None
         try:
@@ -484,28 +492,38 @@ def _check_camera(
                 findings.append(problems.VIDEO_RATE.finding(indices, file=path, rate=facts.fps, fps=dataset.fps))
                 sizes.setdefault((facts.width, facts.height), facts)
                 continue
-            if isinstance(source, LeRobotV3) and len(indices) == 1 and facts:
-                length = files[path][0].length
-                if (shown := source.clock(path, length)) is not None:
-                    late = abs(shown[-1] - shown[0] - (length - 1) / dataset.fps)
-                    told = {"file": path, "rate": facts.fps, "fps": dataset.fps, "late": late}
-                    findings.append(problems.NEAR_RATE.finding(indices, **told))
             last = files[path][-1]
+            if facts and isinstance(source, LeRobotV3):
+                findings += _near_rate(source, files[path], dataset.original_camera(key), facts)
+            if facts and facts.hdr:
+                hdr.setdefault(facts.hdr, []).extend(indices)
             image = dataset.frames(last.index, [key], indices=[last.length - 1])[0, 0]
             height, width, _ = image.shape  # a header has the size before frames are turned
             facts = (facts or VideoFacts(0, 0.0, 0, 0, "images"))._replace(height=height, width=width)
             sizes.setdefault((facts.width, facts.height), facts)
-            blank, looked_at = blank + (int(np.ptp(image)) <= BLANK_LEVELS), looked_at + 1
+            if empty := int(np.ptp(image)) <= BLANK_LEVELS:  # which an episode may just end with
+                empty = int(np.ptp(dataset.frames(last.index, [key], indices=[last.length // 2]))) <= BLANK_LEVELS
+            blank, looked_at = blank + empty, looked_at + 1
         except checks.LattokError as error:
             whole = facts is None and dataset.features[key].dtype == "video"
             broken = files[path] if whole else files[path][-1:]  # the whole file, or what was looked at
             findings.append(problems.unreadable(error, [episode.index for episode in broken]))
+    findings += [problems.HDR.finding(indices, camera=key, curve=curve) for curve, indices in hdr.items()]
     if blank and blank == looked_at:
         findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
         findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))
     return next(iter(sizes.values()), None)
+
+
+def _near_rate(dataset: LeRobotV3, episodes: Sequence[Episode], camera: str, facts: VideoFacts) -> Iterator[Finding]:
+    """Find that a film runs a little faster or slower than the rows of its episodes."""
+    last = episodes[-1]
+    if (shown := dataset.clock(last.index, camera)) is not None:
+        late = abs(shown[-1] - (last.length - 1) / dataset.fps)
+        told = {"file": dataset.video_span(last.index, camera)[0], "rate": facts.fps, "fps": dataset.fps, "late": late}
+        yield problems.NEAR_RATE.finding([episode.index for episode in episodes], **told)
 
 
 def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 
 TASK = "task_index"  # LeRobot's own, which the list of an episode's instructions is made of
+SUBTASK = "subtask_index"  # of the sub-tasks that LeRobot lists beside them; -1: none
 
 
 def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -31,19 +32,29 @@ def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tu
     for index, columns in dataset.columns_of(asked, [key], False) if asked else ():
         if isinstance(columns, checks.LattokError):
             raise columns
-        told[index] = _checked(key, columns[key], index, dataset)
+        told[index] = columns[key]
     number: dict[str, int] = {}
     parts = [np.empty(0, dtype=np.int64)]
     for episode in episodes:
         places = np.zeros(episode.length, dtype=np.int64)
         texts = [episode.tasks[0] if episode.tasks else ""]
         if episode.index in told:
-            rows, first, places = np.unique(told[episode.index], return_index=True, return_inverse=True)
-            texts = [dataset.tasks[int(row)] for row in rows]
-            for place in np.argsort(first).tolist():
-                number.setdefault(texts[place], len(number))
+            texts, places = row_instructions(dataset, told[episode.index], episode.index)
         parts.append(np.array([number.setdefault(text, len(number)) for text in texts])[places])
     return tuple(number), np.concatenate(parts)
+
+
+def row_instructions(dataset: RobotDataset, values: np.ndarray, index: int) -> tuple[list[str], np.ndarray]:
+    """Return the different instructions of an episode in the order of its frames, and the place of each frame's [T],
+    from what `instruction_key` says of its rows: texts, or numbers."""
+    if dataset.features[dataset.instruction_key].dtype == "string":
+        texts = [value or "" for value in values.reshape(-1).tolist()]
+        known = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return [*known], np.array([known[text] for text in texts], dtype=np.int64)
+    numbers = _checked(dataset.instruction_key, values, index, dataset)
+    rows, first, places = np.unique(numbers, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return [dataset.tasks[row] for row in rows[order].tolist()], np.argsort(order)[places]
 
 
 def instruction_of(dataset: RobotDataset, episode: Episode) -> str | list[str]:
@@ -59,7 +70,8 @@ def task_group(episode: Episode) -> tuple[str, ...]:
 
 def _checked(key: str, numbers: np.ndarray, index: int, dataset: RobotDataset) -> np.ndarray:
     numbers, count = numbers.reshape(-1), len(dataset.tasks)
-    if numbers.dtype.kind not in "iu" or not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
+    least = -1 if key == SUBTASK else 0
+    if numbers.dtype.kind not in "iu" or not least <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
         got = f"{numbers.min()} to {numbers.max()} in episode {index}"
         checks.fail(key, f"numbers of the {checks.counted(count, 'instruction')}", got, "Copy the dataset again.")
     if key == TASK and (unknown := {*np.unique(numbers).tolist()}.intersection(dataset.unlisted_tasks)):

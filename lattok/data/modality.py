@@ -20,10 +20,11 @@ from typing_extensions import TypedDict
 
 from lattok.data import problems
 from lattok.data.formats.lerobot_meta import EpisodeTable
+from lattok.data.instructed import numbered
 from lattok.data.instructions import TASK
 from lattok.data.schema import PARTS, ColumnPart, Feature, RobotDataset
 from lattok.data.table_dataset import tables_of
-from lattok.data.views import ColumnsView, with_instruction
+from lattok.data.views import ColumnsView
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
@@ -70,6 +71,8 @@ def modality_of(dataset: RobotDataset) -> dict[str, Any] | None:
     """Return what meta/modality.json says that holds of an export of this dataset, None where nothing does."""
     if tables_of(dataset) is None or not (dataset.parts or dataset.camera_names or dataset.instruction_key != TASK):
         return None
+    if not (dataset.root / MODALITY).is_file():
+        return None
     stored, kept = read_json(inside(dataset.root, MODALITY, str(dataset.root))), dict[str, Any]()
     new = {*dataset.joined, *dataset.actions_as}
     for kind in WHOLE:
@@ -96,7 +99,7 @@ def _instructed(dataset: RobotDataset, modality: Modality) -> RobotDataset:
         shown = checks.listed(f"`{key}`" for key in sorted(others))
         found = problems.SEVERAL_ANNOTATIONS.finding(chosen=known[chosen], others=shown, other=min(others))
         dataset.findings += (found,)
-    return with_instruction(dataset, known[chosen])
+    return numbered(dataset, known[chosen])
 
 
 class _Parts(ColumnsView):

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
+from lattok.data.instructed import with_instruction
 from lattok.data.modality import with_modality
 from lattok.data.schema import (
     ARRAYS,
@@ -29,7 +30,7 @@ from lattok.data.schema import (
     vector_key,
 )
 from lattok.data.video import SUFFIXES as VIDEOS
-from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions, with_instruction
+from lattok.data.views import declare, with_actions, with_cameras, with_columns, with_dimensions
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks

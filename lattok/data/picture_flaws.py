@@ -1,12 +1,14 @@
 """What is wrong with the pictures of episodes: cameras that show nothing, stand still or are swapped. Evenly spread
 frames are averaged over the cells of a grid, in which noise and compression cancel out, and motion does not."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.flaws import held, rows_between
 from lattok.data.schema import RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
@@ -18,6 +20,15 @@ FILMS, LONGEST_FILM = 4, 120  # episodes and frames whose motion is looked at
 GRID, PIXELS = 16, 128  # cells on a side, and pixels that are enough for them
 SAME_LEVELS = 1.5  # between the means of a cell in two pictures of one scene, after compression
 FROZEN = 3  # frames in a row that show the same
+FEWEST, CLOSER, MOST = 4, 0.6, 0.75  # episodes; how much closer to another scene they are; of how many one can tell
+OTHERWISE: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # [g, g, 3]
+    "upside down": lambda cells: cells[::-1],
+    "mirrored": lambda cells: cells[:, ::-1],
+    "turned by 180 degrees": lambda cells: cells[::-1, ::-1],
+    "with red and blue swapped": lambda cells: cells[..., ::-1],
+}
+BEGINNINGS, LEAP = 8, 1.4  # episodes whose beginning is looked at; steps, that a stale picture is away from the next
+REPEATED = 0.1  # of what usually changes, below which a picture is the one before
 APART = 6.0  # levels between what two cameras usually show, below which they are not told apart
 
 
@@ -63,11 +74,13 @@ def check_pictures(key: str, seen: Mapping[int, Viewed], still: Mapping[int, np.
     frozen = {
         index: at for index, each in seen.items() if index not in blank and (at := _frozen(each, still.get(index)))
     }
+    first = {index: int(at[0]) for index, at in blank.items()}
     for problem, found in (
-        (problems.BLANK_EPISODES, {index: int(at[0]) for index, at in blank.items()}),
+        (problems.BLANK_EPISODES, first),
         (problems.FROZEN_EPISODES if still else problems.FROZEN_FILMS, {index: at - 1 for index, at in frozen.items()}),
     ):
-        if found and len(found) < len(seen):  # otherwise it is said of the camera
+        of_camera = all(each.blank.all() for each in seen.values()) if found == first else len(found) == len(seen)
+        if found and not of_camera:  # which is said elsewhere
             yield problem.finding((), found.items(), camera=key, all=len(seen))
 
 
@@ -98,6 +111,61 @@ def picture_moves(dataset: RobotDataset, chosen: Sequence[Episode], key: str) ->
     return found
 
 
+def check_repeated(
+    key: str, moves: Mapping[int, np.ndarray], still: Mapping[int, np.ndarray], fps: float
+) -> Iterator[Finding]:
+    """Find that a camera is slower than the rows: while the robot moves its pictures, of which `moves` [T - 1] tell how
+    much they change, do so at a lower rate."""
+    changes, breaks = list[np.ndarray](), list[np.ndarray]()
+    for index, each in moves.items():
+        rests = still[index][1 : len(each) + 1] if index in still else np.zeros(len(each), dtype=bool)
+        changes.append(each > REPEATED * np.quantile(each, 0.9))
+        breaks.append(rests | (np.arange(len(each)) == 0))
+    gaps = rows_between(np.concatenate(changes), np.concatenate(breaks)) if changes else None
+    if gaps is not None:
+        facts = {"held": held(gaps), "stride": int(np.ceil(gaps.mean()))}
+        yield problems.REPEATED_PICTURES.finding(camera=key, rate=fps / gaps.mean(), **facts)
+
+
+def check_shown_otherwise(key: str, seen: Mapping[int, Viewed]) -> Iterator[Finding]:
+    """Find episodes that show the scene of most others turned, mirrored, or with red and blue swapped."""
+    if len(seen) < FEWEST or len({each.cells.shape[1:] for each in seen.values()}) > 1:
+        return
+    means = np.stack([each.cells.mean(0) for each in seen.values()])  # [episodes, g, g, 3]
+    usual = np.median(means, axis=0)
+    own = np.abs(means - usual).mean((1, 2, 3))
+    for how, change in OTHERWISE.items():
+        far = np.abs(means - change(usual)).mean((1, 2, 3))
+        wrong = far < CLOSER * own
+        others = (own < CLOSER * far) | wrong
+        apart = np.abs(change(usual) - usual).mean() >= APART
+        if apart and 0 < wrong.sum() < len(means) / 3 and others.mean() >= MOST:
+            episodes = [index for index, each in zip(seen, wrong, strict=True) if each]
+            yield problems.SHOWN_OTHERWISE.finding(episodes, camera=key, how=how, all=len(means))
+
+
+def check_stale(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
+    """Find first pictures that are the last ones of the episodes before, while the next ones are not."""
+    after = [pair for pair in pairwise(chosen) if min(each.length for each in pair) > 2]
+    spread = np.unique(np.linspace(0, len(after) - 1, min(len(after), BEGINNINGS)).round().astype(int)).tolist()
+    stale, looked_at = list[int](), 0
+    for before, episode in (after[i] for i in spread):
+        try:
+            last = dataset.frames(before.index, [key], indices=[before.length - 1])[:, 0]
+            begins = dataset.frames(episode.index, [key], indices=[0, 1, 2])[:, 0]
+        except checks.LattokError:
+            continue  # said elsewhere
+        if last.shape[1:] != begins.shape[1:]:
+            continue
+        (old,), cells = _cells(last), _cells(begins)
+        looked_at += 1
+        off, leap, step = (np.abs(one - two).mean() for one, two in ((cells[0], old), cells[:2], cells[1:]))
+        if leap > max(LEAP * step, SAME_LEVELS) and off < CLOSER * leap:
+            stale.append(episode.index)
+    if len(stale) >= max(FEWEST - 1, looked_at / 2):
+        yield problems.STALE_FIRST.finding(stale, camera=key, all=looked_at)
+
+
 def check_swapped(seen: Mapping[str, Mapping[int, Viewed]]) -> Iterator[Finding]:
     """Find episodes in which two cameras show what the other one shows in most."""
     keys = list(seen)
@@ -105,17 +173,17 @@ def check_swapped(seen: Mapping[str, Mapping[int, Viewed]]) -> Iterator[Finding]
         for other in keys[i + 1 :]:
             both = [index for index in seen[one] if index in seen[other]]
             pairs = [(seen[one][index], seen[other][index]) for index in both]
-            if len(pairs) < 4 or len({each.cells.shape[1:] for pair in pairs for each in pair}) > 1:
+            if len(pairs) < FEWEST or len({each.cells.shape[1:] for pair in pairs for each in pair}) > 1:
                 continue
             means = np.stack([[each.cells.mean(0) for each in pair] for pair in pairs])  # [episodes, 2, g, g, 3]
             usual = np.median(means, axis=0)
             far = np.abs(means[:, :, None] - usual[None, None]).mean((3, 4, 5))  # [episodes, camera, usual]
             own, swapped = far[:, 0, 0] + far[:, 1, 1], far[:, 0, 1] + far[:, 1, 0]
-            wrong = swapped < 0.6 * own
+            wrong = swapped < CLOSER * own
             if (
                 np.abs(usual[0] - usual[1]).mean() >= APART
                 and 0 < wrong.sum() < len(both) / 3
-                and ((own < 0.6 * swapped) | wrong).mean() >= 0.75
+                and ((own < CLOSER * swapped) | wrong).mean() >= MOST
             ):
                 episodes = [index for index, each in zip(both, wrong, strict=True) if each]
                 yield problems.SWAPPED.finding(episodes, one=one, other=other, all=len(both))

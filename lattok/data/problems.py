@@ -44,7 +44,8 @@ EMPTY_FILE = error("{error}", kind="empty-file")
 LFS_POINTER = error("{error}", kind="git-lfs-pointer")
 TEXTS = note(
     "{columns}: text in the rows, which is kept in copies and exports, and else not read.",
-    "Instructions are those of `{key}`.",
+    'Instructions are those of `{key}`; to take others, write {{"dataset": PATH, "instruction": "{other}"}} into a '
+    ".json file and open that.",
     kind="text-columns",
 )
 NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.", kind="wide-columns")
@@ -100,6 +101,11 @@ FAILED = note(
     "Policies that imitate them learn to fail. To train without them, leave them out (`episodes`).",
     kind="failed-episodes",
 )
+INTERVENTIONS = note(
+    "In {share:.0%} of the rows a human took over, going by `{column}` ({count:episode|episodes}).",
+    "The other rows are of a policy: who imitates them learns its mistakes, too.",
+    kind="interventions",
+)
 NUMBERS_BESIDE = note(
     "Beside the {what} are files of numbers ({files}), which are not read.",
     "If they are actions or states, write both as one dataset, with lattok.data.LeRobotWriter: "
@@ -133,6 +139,35 @@ NO_CAPTIONS = note(
     kind="no-instruction",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
+LISTED_INSTRUCTIONS = warning(
+    "The instruction of {count} of {all:episode|episodes} is a list in one text (first: {text}).",
+    "Write one of them as the instruction.",
+    kind="listed-instructions",
+    cost="Models read brackets and quotes, and all of its texts at once.",
+)
+PLACEHOLDERS = warning(
+    "The instruction of {count} of {all:episode|episodes} says nothing (first: {text}).",
+    "Write what is done, or the empty text.",
+    kind="placeholder",
+)
+VARIANTS = note(
+    "{count:instruction differs|instructions differ} from others by case, spaces or punctuation alone (first: {one}, "
+    "{other}).",
+    "They count as several tasks: write one of them.",
+    kind="variants",
+)
+NO_SUCH_TASK = error(
+    "`task_index` of {count:episode|episodes} (first: {first}) is the number of none of the {count_of} instructions in "
+    "meta/.",
+    "Leave them out (`episodes`), or write their numbers again.",
+    kind="no-such-task",
+)
+OTHER_TASK = warning(
+    "`task_index` of {count} of {all:episode|episodes} says another instruction than meta/episodes (first: {first}, "
+    "{text} for {listed}).",
+    "lattok and LeRobot go by `task_index`. Look at the films, and correct the wrong one.",
+    kind="other-task",
+)
 NO_PARTNER = note(
     "With a stride of {stride:frame|frames}, {share:.0%} of the frames have no partner.",
     "They are left out of training and marked invalid when annotating.",
@@ -180,6 +215,12 @@ TIMES_GO_BACK = error(
     "Split the episode there, or leave it out (`episodes`).",
     kind="times-go-back",
 )
+TIMES_COARSE = error(
+    "Times of {count:episode|episodes} are too coarse to tell frames apart (first: episode {first}, {same:.0%} of them "
+    "as the one before), as those of a Unix clock in 32 bits.",
+    "Write frame / fps, or the times in 64 bits.",
+    kind="times-coarse",
+)
 TIMES_BEGIN = error(
     "Times of {count:episode|episodes} do not begin at 0 (first: episode {first} at {seconds:.10g} s): they are of a "
     "clock, or go on over all episodes.",
@@ -197,7 +238,14 @@ TIMES_JUMP = warning(
     "Pairs and chunks across a jump span more time than others. Leave those episodes out (`episodes`), or split them.",
     kind="times-jump",
 )
-OF_TIMES = (OTHER_RATE, TIMES_GO_BACK, TIMES_BEGIN, TIMES_UNIT, TIMES_JUMP)  # for which frames are not found
+OF_TIMES = (
+    OTHER_RATE,
+    TIMES_GO_BACK,
+    TIMES_COARSE,
+    TIMES_BEGIN,
+    TIMES_UNIT,
+    TIMES_JUMP,
+)  # for which frames are not found
 TIMES_STRAY = note(
     "Times of {count:episode|episodes} stray from {fps:g} fps by up to {stray:.0f} ms, as a clock's do.",
     "lattok takes the frame that is nearest.",
@@ -214,6 +262,11 @@ STILL = note(
     kind="still",
 )
 MUCH_STILL = STILL._replace(severity="warning")
+HELD = note(
+    "`{column}` changes about {rate:.3g} times a second, each value for {held} rows.",
+    "It was commanded at that rate. A `stride` of as many rows leaves the repetitions out.",
+    kind="held",
+)
 # what jumps cost: benchmarks/quality/angles.py
 WRAPS = warning(
     "`{column}` ({dimension}) jumps by a whole turn {count:time|times}, first in {place}: an angle that wraps.",
@@ -264,6 +317,32 @@ OTHER_UNIT = warning(
     "Convert it there, or leave them out (`episodes`).",
     kind="other-unit",
     cost="What is learned from all follows the larger numbers.",
+)
+OTHER_VALUES = warning(
+    "`{column}` ({dimension}) has other numbers in {count} of {all:episode|episodes} than in most, as ±1 for 0 and 1: "
+    "{named}.",
+    "Convert it there, or leave them out (`episodes`).",
+    kind="other-values",
+    cost="One number means two things.",
+)
+OTHER_KIND = warning(
+    "`{column}` holds {kind} of `{response}` in {count} of {all:episode|episodes}, and {usual} in the others: {named}.",
+    "Convert it there, or leave them out (`episodes`).",
+    kind="other-kind",
+    cost="Policies learn a mixture of both, which fits neither.",
+)
+OFFSET = warning(
+    "`{response}` ({dimension}) has another zero against `{column}` in {count} of {all:episode|episodes}: {named}.",
+    "If the robot was calibrated anew, subtract the difference there, or leave them out (`episodes`).",
+    kind="offset",
+    cost="One pose of the arm has two numbers.",
+)
+OTHER_ORDER = warning(
+    "The numbers of `{response}` are in another order than those of `{column}` in {count} of {all:episode|episodes}: "
+    "{named}.",
+    "If arms or joints were swapped, swap them there, or leave them out (`episodes`).",
+    kind="other-order",
+    cost="One number means two joints.",
 )
 STUCK = warning(
     "`{column}` never changes in {count} of {all:episode|episodes}, though the actions do: {named}.",
@@ -386,6 +465,19 @@ SWAPPED = warning(
     kind="swapped-cameras",
     cost="Models take each for the other.",
 )
+SHOWN_OTHERWISE = warning(
+    "`{camera}` shows the scene {how} in {count} of {all:episode|episodes} looked at: {named}.",
+    "Turn it back there, or leave them out (`episodes`).",
+    kind="shown-otherwise",
+    cost="Models see another scene.",
+)
+STALE_FIRST = warning(
+    "The first picture of `{camera}` is the last one of the episode before in {count} of {all:episode|episodes} looked "
+    "at: {named}.",
+    "Write the dataset again without the first rows: a buffer of the camera was not emptied.",
+    kind="stale-first",
+    cost="The first pair of each episode shows a jump.",
+)
 LATE_PICTURES = warning(
     "The pictures of `{camera}` move {steps:step|steps} ({ms:.0f} ms) after `{column}`.",
     "Shift them, or write the dataset again from its source.",
@@ -396,6 +488,17 @@ EARLY_PICTURES = LATE_PICTURES._replace(
     what="The pictures of `{camera}` move {steps:step|steps} ({ms:.0f} ms) before `{column}`.",
     kind="early-pictures",
     cost="Every picture shows what its action has yet to do.",
+)
+REPEATED_PICTURES = warning(
+    "`{camera}` has about {rate:.3g} new pictures a second, and shows each for {held} rows.",
+    "Choose a `stride` of {stride:frame|frames} or more.",
+    kind="repeated-pictures",
+    cost="Pairs of equal pictures say that nothing happens.",
+)
+HDR = note(
+    "`{camera}` is HDR ({curve}) in {count:episode|episodes}: its pictures are pale, as no tones are mapped.",
+    "Where other pictures are usual ones, convert it first (ffmpeg's filters zscale and tonemap).",
+    kind="hdr",
 )
 FRAME_SIZES = note(
     "`{camera}` has frames of {count} sizes ({sizes}).",
@@ -448,7 +551,7 @@ FILES_AS_EPISODES = note(
     kind="files-as-episodes",
 )
 FOLDERS_AS_CAMERAS = note(
-    "The folders {folders} of {count:episode|episodes} are read as cameras.",
+    "The folders or names {folders} of {count:episode|episodes} are read as cameras.",
     "If each is an episode, put them into folders whose names count, such as 1 and 2.",
     kind="folders-as-cameras",
 )

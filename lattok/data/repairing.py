@@ -415,9 +415,8 @@ class _Mended(ColumnsView):
 
     def shown(self, index: int, camera: str) -> np.ndarray:
         """Return when the frame of each row [T] is shown, from where the episode begins in that video."""
-        path, start, _ = self.span(index, camera)
         source = unwrap(self.dataset)
-        own = source.clock(path, self.length(index)) if isinstance(source, LeRobotV3) and start == 0 else None
+        own = source.clock(index, camera) if isinstance(source, LeRobotV3) else None
         return self.seconds(index) if own is None else own
 
     def _seconds(self, episode: Episode, times: np.ndarray | None) -> np.ndarray:

@@ -195,7 +195,7 @@ def wraps(values: np.ndarray, part: FlawedPart) -> np.ndarray:
 for _repair in (
     DatasetRepair(
         "clock",
-        (problems.TIMES_STRAY, problems.TIMES_BEGIN, problems.TIMES_UNIT),
+        (problems.TIMES_STRAY, problems.TIMES_BEGIN, problems.TIMES_UNIT, problems.TIMES_COARSE),
         "Times of {episodes} are frame / fps now; they strayed by up to {why}.",
     ),
     DatasetRepair("numbers", (problems.COUNTED_OTHERWISE,), "Episodes, frames and rows numbered again."),

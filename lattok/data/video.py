@@ -52,6 +52,10 @@ class VideoFacts(NamedTuple):  # header of a video file
     width: int
     height: int
     codec: str
+    hdr: str = ""  # the curve of brightness of HDR, which is decoded as if it were the usual one
+
+
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of the curves
 
 
 def probe(path: Path) -> VideoFacts:
@@ -59,7 +63,8 @@ def probe(path: Path) -> VideoFacts:
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
-        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, stream.codec.canonical_name)
+        hdr = HDR.get(stream.codec_context.color_trc, "")
+        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, stream.codec.canonical_name, hdr)
 
 
 def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.ndarray]:

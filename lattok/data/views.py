@@ -164,19 +164,6 @@ class _Dimensions(View):
         self.features = {**dataset.features, **named}
 
 
-def with_instruction(dataset: RobotDataset, instruction: str) -> RobotDataset:
-    """Return the dataset with the instructions that its column `instruction` numbers, as `task_index` numbers them."""
-    whole = [key for key, feature in dataset.features.items() if "int" in feature.dtype and feature.shape == (1,)]
-    numbering = [key for key in whole if key.startswith("annotation.") or key == "task_index"]
-    if instruction not in whole:
-        checks.fail(
-            "instruction", f"a column such as {checks.listed(numbering) or 'task_index'}", f"{instruction!r:.60}"
-        )
-    view = View(dataset)
-    view.instruction_key = instruction
-    return view
-
-
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
     """Return the spaces that a dataset declares, by column."""
     if dataset.action_spaces is not None:

@@ -206,6 +206,81 @@ def stuck_state(arm: Arm) -> list[int]:
     return [5]
 
 
+def shown_otherwise(arm: Arm) -> list[int]:
+    """OpenCV's order of colours, and a driver that mirrors."""
+    arm.films[FRONT][5] = arm.films[FRONT][5, ..., ::-1]
+    arm.films[WRIST][2] = arm.films[WRIST][2, :, :, ::-1]
+    return [2, 5]
+
+
+def stale_first(arm: Arm) -> list[int]:
+    for film in arm.films.values():
+        film[1:, 0] = film[:-1, -1].copy()
+    return [1, 2, 4, 5, 6, 7]  # 3 begins where 2 ends
+
+
+def placeholder(arm: Arm) -> list[int]:
+    arm.tasks[2], arm.tasks[4] = "TODO: describe it", "N/A"
+    return [2, 4]
+
+
+def listed_instructions(arm: Arm) -> list[int]:
+    arm.tasks[3] = '["lift it", "pick it up"]'
+    return [3]
+
+
+def variants(arm: Arm) -> list[int]:
+    arm.tasks[3] = "Push. "
+    return []
+
+
+def held(arm: Arm) -> list[int]:
+    """Commands at a third of the rate, which states follow."""
+    arm.action[:] = arm.action[:, np.arange(LENGTH) // 3 * 3 + 2]
+    return []
+
+
+def repeated_pictures(arm: Arm) -> list[int]:
+    """A camera of two thirds of the rate."""
+    for film in arm.films.values():
+        film[:] = film[:, np.arange(LENGTH) * 2 // 3 * 3 // 2]
+    return []
+
+
+def other_values(arm: Arm) -> list[int]:
+    """A gripper is told 0 and 1, and -1 and 1 where recordings of another robot were merged."""
+    arm.action[..., 4] = arm.action[..., 4] > 0
+    arm.action[[1, 6], :, 4] = 2 * arm.action[[1, 6], :, 4] - 1
+    return [1, 6]
+
+
+def _told_where_to_go(arm: Arm) -> None:
+    arm.action[:] = np.concatenate([arm.state[:, 1:, :5], arm.state[:, -1:, :5]], axis=1)
+    arm.action[:, -1, :4] += 0.01
+
+
+def other_kind(arm: Arm) -> list[int]:
+    """Actions are where to go, and in some episodes how far."""
+    _told_where_to_go(arm)
+    arm.action[[2, 7]] -= arm.state[[2, 7], :, :5]
+    return [2, 7]
+
+
+def offset(arm: Arm) -> list[int]:
+    """An arm was calibrated anew."""
+    _told_where_to_go(arm)
+    arm.state[[5, 6], :, 1] += 0.6
+    for camera, film in films(arm.state).items():
+        arm.films[camera][:] = film
+    return [5, 6]
+
+
+def other_order(arm: Arm) -> list[int]:
+    _told_where_to_go(arm)
+    arm.state[3, :, :4] = arm.state[3][:, [2, 3, 0, 1]]
+    return [3]
+
+
 def not_finite(arm: Arm) -> list[int]:
     arm.action[2, 7, 1] = np.nan
     return [2]
@@ -257,6 +332,19 @@ def counted_otherwise(root: Path) -> list[int]:
     return [2]
 
 
+def other_task(root: Path) -> list[int]:
+    """Numbers of another dataset, as after a merge."""
+    numbers = np.arange(EPISODES) % 2
+    numbers[5] = 0
+    edit_rows(root, "task_index", np.repeat(numbers, LENGTH))
+    return [5]
+
+
+def no_such_task(root: Path) -> list[int]:
+    edit_rows(root, "task_index", np.repeat([0, 1, 0, 1, 7, 1, 0, 1], LENGTH))
+    return [4]
+
+
 def video_rate(root: Path) -> list[int]:
     from tests.conftest import put_video
 
@@ -285,9 +373,12 @@ IN_ARRAYS: tuple[Callable[[Arm], list[int]], ...] = (
     *(blank, frozen, swapped_cameras, copies, late_actions, shifted_actions, late_pictures, early_pictures, inverted),
     *(clipped, constant, angle_wraps, quaternion_flips, times_go_back, times_jump, other_rate, still, state_jumps),
     *(action_in_state, stuck_state, not_finite, outliers, other_unit, no_instruction),
+    *(other_values, other_kind, offset, other_order, held, repeated_pictures, shown_otherwise),
+    *(stale_first, placeholder, listed_instructions, variants),
 )
 IN_FILES: tuple[Callable[[Path], list[int]], ...] = (
     *(other_statistics, git_lfs_pointer, unreadable, empty_file, counted_otherwise, video_rate, short_video),
+    *(other_task, no_such_task),
 )
 
 

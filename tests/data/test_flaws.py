@@ -73,6 +73,10 @@ def milliseconds(values, times):
     times *= 1000
 
 
+def in_32_bits(values, times):
+    times[:] = (times + 1.7e9).astype(np.float32)
+
+
 def another_unit(values, times):
     times[1] *= 10**9
     times[1] += 1.7e18
@@ -107,6 +111,7 @@ def flip(values, times):
         (slow, "error: Timestamps of 4 episodes (first: 0) do not fit fps = 10; the timestamps say 5 fps"),
         (of_a_clock, "error: Times of 4 episodes do not begin at 0 (first: episode 0 at 1700000000 s)"),
         (milliseconds, "error: Times of 4 episodes (first: 0) are in milliseconds, not in seconds"),
+        (in_32_bits, "error: Times of 4 episodes are too coarse to tell frames apart (first: episode 0, 100% of them"),
         (another_unit, "error: Times of 1 episode (first: 1) are in nanoseconds, not in seconds"),
         (restless, "note: Times of 1 episode stray from 10 fps by up to 60 ms"),
         (jitter, "note: Times of 4 episodes stray from 10 fps by up to"),

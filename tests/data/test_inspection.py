@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +72,7 @@ def test_json_for_programs(make_dataset, capsys):
     keys = "schema dataset format robot fps scope convention episodes frames tasks cameras columns lag findings next"
     assert " ".join(told) == f"{keys} repair"
     assert (told["schema"], told["episodes"], told["frames"], told["next"]) == (1, 3, 75, [])
-    assert {*told["cameras"][0]} == {"name", "frames", "fps", "width", "height", "codec"}
+    assert {*told["cameras"][0]} == {"name", "frames", "fps", "width", "height", "codec", "hdr"}
     assert {*told["columns"][0]} == {"column", "dimension", "min", "mean", "std", "max"}
     (finding,) = (each for each in told["findings"] if each["severity"] == "error")
     assert " ".join(finding) == "kind severity what advice commands facts cost episodes places"
@@ -160,6 +161,12 @@ def test_episodes_that_fail(make_dataset, tmp_path):
         told = [each for each in inspect_dataset(dataset.root).findings if each.kind == "failed-episodes"]
         assert [each.episodes for each in told] == named
         assert all("2 of 4 episodes did not succeed, going by `next.success`" in each.what for each in told)
+    for e, name in enumerate(("is_episode_successful", "next.reward", "complementary_info.is_intervention")):
+        other = make_dataset([20] * 4, name=f"flag{e}")
+        add_feature(other.root, name, "float32", [1])
+        set_column(other.data_file(0), name, [float(i % 20 == 19 and i // 20 not in (1, 3)) for i in range(80)])
+        (told,) = (each for each in inspect_dataset(other.root).findings if f"`{name}`" in each.what)
+        assert (told.kind, told.episodes) == (("failed-episodes", (1, 3)), ("interventions", (0, 2)))[e == 2]
     for place in ("success/a", "failed_episodes/b", "success/c"):
         film = tmp_path / "films" / place / "0.mp4"
         film.parent.mkdir(parents=True)
@@ -431,6 +438,19 @@ def test_wide_columns_are_left_to_others():
     source.features["latent.embedding"] = Feature("float32", (512,), None)
     text = " ".join(inspect_dataset(source).render().split())
     assert "`latent.embedding`: more than 256 dimensions, so the values were not read." in text
+
+
+def test_films_in_hdr_are_named(tmp_path):
+    for name, curve in (("a", 18), ("b", 1)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("h264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+            stream.codec_context.color_trc = curve
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+            container.mux(stream.encode())
+    (told,) = (each for each in inspect_dataset(tmp_path).findings if each.kind == "hdr")
+    assert (told.episodes, "(HLG)" in told.what) == ((0,), True)
 
 
 def test_a_camera_that_shows_nothing_is_noticed():

@@ -4,14 +4,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from lattok.annotation import annotate, verify
-from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
+from lattok.data import Feature, LeRobotWriter, RobotDataset, export, open_dataset
 from lattok.data.content import content_of
+from lattok.data.instructions import frame_instructions
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics
@@ -125,3 +127,27 @@ def test_numbers_that_stand_for_no_instruction(several):
         "`task_index`: expected numbers of the 3 instructions, got 3 to 3 in ep",
         lambda: PolicyWindows(open_dataset(several.root), WindowOptions(4, cameras=(), size=16, state_key=None)),
     )
+
+
+@pytest.mark.parametrize("column", ["note", "subtask_index"])
+def test_another_column_says_what_to_do(column, tmp_path):
+    """Texts in the rows, or the numbers of LeRobot's sub-tasks; an export has them as its instructions."""
+    said = [["", *["reach"] * 5, *["grasp"] * 6], ["grasp"] * 12]
+    number, dtype = {"": -1, "reach": 0, "grasp": 1}, "string" if column == "note" else "int64"
+    texts = [np.array(each if column == "note" else [number[text] for text in each]) for each in said]
+    features = {"action": Feature("float32", (3,), None), column: Feature(dtype, (1,), None)}
+    with LeRobotWriter.create(tmp_path / "data", 10, features) as writer:
+        for each in texts:
+            writer.add_episode({"action": np.zeros((LENGTH, 3)), column: each}, {}, "lift")
+    pq.write_table(
+        pa.table({"subtask_index": [0, 1], "subtask": ["reach", "grasp"]}), tmp_path / "data/meta/subtasks.parquet"
+    )
+    dataset = open_dataset(tmp_path / "data", instruction=column)
+    assert [episode.tasks for episode in dataset.episodes] == [("", "reach", "grasp"), ("grasp",)]
+    assert told(*frame_instructions(dataset, dataset.episodes)) == [*said[0], *said[1]]
+    out = open_dataset(export(dataset, tmp_path / "out").path)
+    assert told(*frame_instructions(out, out.episodes)) == [*said[0], *said[1]]
+    assert (
+        content_of(dataset, dataset.episodes).digest != content_of(open_dataset(dataset.root), dataset.episodes).digest
+    )
+    refused("`instruction`: expected a column such as", open_dataset, dataset.root, instruction="frame_index")

@@ -443,7 +443,7 @@ class LeRobotV3(TableDataset):
         even = np.arange(len(times)) / self.fps
         if not abs(times[-1] - even[-1]) < STRAYED / self.fps and start == 0 and self._has_frames(path, len(times)):
             return path, start, even
-        if start == 0 and (shown := self.clock(path, len(times))) is not None:
+        if (shown := self.clock(episode_index, camera)) is not None:
             return path, start, shown
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: {NOT_INCREASING}"
@@ -453,16 +453,19 @@ class LeRobotV3(TableDataset):
             raise LattokError(str(problem))
         return path, start, times
 
-    def clock(self, path: Path, count: int) -> np.ndarray | None:
-        """Return when the frames of a film of one episode of `count` rows are shown [T], where it has one for each row
-        and goes apart from their times, as 29.97 frames a second do from 30; None of any other."""
+    def clock(self, episode_index: int, camera: str) -> np.ndarray | None:
+        """Return when the frames of an episode are shown [T], from where it begins in its film, if that has a frame for
+        each row of all its episodes and goes apart from their times, as 29.97 frames a second do from 30."""
+        path, start, _ = self.video_span(episode_index, camera)
+        before, count = self._table.frames_in_video(camera, self._episode_row(episode_index))
         if path not in self._clocks:
             with self.files.at_hand(path) as place:
                 apart = abs(probe(place).fps / self.fps - 1)
                 times = read_times(place).times if TOLERANCE / count < apart <= RATE_TOLERANCE else np.empty(0)
             late = np.ptp(times) * self.fps - (count - 1) if len(times) == count else 0.0  # frames, at the end
             self._clocks[path] = times if abs(late) > TOLERANCE else None
-        return self._clocks[path]
+        times = self._clocks[path]
+        return None if times is None else times[before : before + self.length(episode_index)] - start
 
     def _has_frames(self, path: Path, count: int) -> bool:
         """Return whether a film of one episode has a frame for each of its rows, whose clock is another one then."""

@@ -278,6 +278,12 @@ class EpisodeTable(Sequence[Episode]):
         order = np.lexsort((starts, files, chunks))
         return order, (np.diff(chunks[order]) == 0) & (np.diff(files[order]) == 0)
 
+    def frames_in_video(self, camera: str, row: int) -> tuple[int, int]:
+        """Count the frames of other episodes before that of a row in its video, and of all in it, by their lengths."""
+        chunks, files, starts = (self.columns[f"videos/{camera}/{name}"] for name in (*PLACE, SPAN[0]))
+        same = (chunks == chunks[row]) & (files == files[row])
+        return int(self.lengths[same & (starts < starts[row])].sum()), int(self.lengths[same].sum())
+
     def shared_spans(self, camera: str, fps: float) -> dict[int, int]:
         """Find episodes of which more than half a frame lies, in the same video, in the span of another, with it."""
         chunks, files, starts, stops = (self.columns[f"videos/{camera}/{name}"] for name in PLACE + SPAN)

@@ -242,6 +242,18 @@ def test_films_that_run_a_little_slower_are_read_by_number_too(make_dataset, tmp
     assert "near-rate" not in [finding.kind for finding in inspect_dataset(tmp_path / "new").findings]
 
 
+def test_films_of_several_episodes_that_run_a_little_slower(make_dataset, tmp_path):
+    root = make_dataset([500, 300, 400]).root
+    film = next((root / "videos" / CAMERAS[0]).rglob("*.mp4"))
+    write_film(film, decoded(film), 10 * 1000 / 1001)
+    dataset, shown = open_dataset(root), decoded(film)
+    for index, first, length in ((0, 0, 500), (1, 500, 300), (2, 800, 400)):
+        rows = np.array([0, length // 2, length - 1])
+        np.testing.assert_array_equal(dataset.frames(index, CAMERAS[:1], rows)[:, 0], shown[first + rows])
+    assert [finding.kind for finding in inspect_dataset(dataset).findings].count("near-rate") == 1
+    assert [step.repair for step in repair(root, tmp_path / "new").steps] == ["video"]
+
+
 @pytest.mark.ci
 def test_all_versions_teach_the_same(make_dataset, tmp_path):
     source = make_dataset([6] * 20)
