@@ -403,9 +403,7 @@ def _check_values(
     other = {index for each in units for index in each.episodes}  # which would be said again as jumps and outliers
     findings += units
     odd = [*check_odd(rows, columns, action, state, max(lag.steps, 1) if lag else 1, other)]
-    explained = {index for each in odd if each.problem is problems.OTHER_KIND for index in each.episodes}
-    late = [each for each in findings if each.problem is problems.SHIFTED_EPISODES and explained >= {*each.episodes}]
-    findings[:] = [*(each for each in findings if each not in late), *odd]
+    findings[:] = [*_unexplained(findings, odd), *odd]
     other |= {index for each in odd for index in each.episodes}
     if state:
         findings += check_jumps(rows, state, [place for each in angles for place in each.places], other)
@@ -424,6 +422,12 @@ def _check_values(
     answers = [*copied, *only_actions(rows, [key for key in columns if key.startswith("action")], {*observed})]
     summed = [each for each in found if isinstance(each, Dimension)]
     return _Values(summed, lag, rows, action, state, by_episode, answers)
+
+
+def _unexplained(findings: Sequence[Finding], odd: Sequence[Finding]) -> list[Finding]:
+    """Leave out that actions are late where they are of another kind."""
+    known = {index for each in odd if each.problem is problems.OTHER_KIND for index in each.episodes}
+    return [each for each in findings if each.problem is not problems.SHIFTED_EPISODES or not known >= {*each.episodes}]
 
 
 def _unchanging(rows: Rows, key: str) -> bool:
