@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lattok.data import camera_keys, read_vectors, select_episodes
@@ -297,10 +298,11 @@ def _motion_controls(
 
     def codes(width: int) -> list[Tensor]:
         fitted = ResidualKMeans.fit(flow.first(width)[0], CODES, LEVELS, seed)
-        return [one_hot(fitted.encode(each), CODES) for each in flow.first(width)]
+        known, asked = (fitted.encode(each) for each in flow.first(width))
+        return [one_hot(each, known) for each in (known, asked)]
 
     coded = {width: codes(width) for width in flow.sizes}
-    best = max(coded, key=lambda width: target.probe(*coded[width]).validation)
+    best = max(coded, key=lambda width: target.validation(coded[width][0]))
 
     def row(key: str, name: str, inputs: Sequence[Tensor]) -> ProbeRow:
         return ProbeRow(key, name, {"linear": judge(target.probe(*inputs))})
@@ -318,7 +320,7 @@ def _controls(
     target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
     zeros = [torch.zeros(len(each), 1) for each in both]
     found = [ProbeRow("mean", "mean known action", {"linear": judge(target.probe(*zeros))})]
-    tenths = (one_hot(part_of(each, TENTHS)[:, None], TENTHS) for each in both)
+    tenths = (F.one_hot(part_of(each, TENTHS), TENTHS) for each in both)
     moments = [(a[:, :, None] * b[:, None]).flatten(1) for a, b in zip(one_hot_tasks(*both), tenths, strict=True)]
     found.append(ProbeRow(MOMENT, "task and tenth of the episode alone", {"linear": judge(target.probe(*moments))}))
     if train.states is None or judged.states is None:

@@ -113,7 +113,7 @@ class LatentEvidence(Evidence):
                 return self.kmeans(key, what, rows, rows.sizes[0])
             # the width is chosen on training episodes
             streams = [self.kmeans(key, what, rows, width) for width in rows.sizes]
-            return max(streams, key=lambda stream: target.probe(*stream.one_hot).validation)
+            return max(streams, key=lambda stream: target.validation(stream.one_hot[0]))
 
         on_change = kmeans("residual_kmeans", "the frame change", self.change)
         on_flow = kmeans("flow_kmeans", "block flow", self.flow)
@@ -202,11 +202,11 @@ class LatentEvidence(Evidence):
         if self.held_out.latents.latents.shape[1]:
             found["latents"] = lambda x: x.latents.flatten(1)
         if self.codes:
-            found["codes"] = lambda x: one_hot(x.codes, self.size)
-        if self.held_out.latents.env is not None:
+            found["codes"] = lambda x: one_hot(x.codes, self.train.latents.codes)
+        if (known := self.train.latents.env) is not None:
             found["env_latents"] = lambda x: x.env.latents.flatten(1)
-        if self.held_out.latents.env is not None and self.codes:
-            found["env_codes"] = lambda x: one_hot(x.env.codes, self.env_size)
+        if known is not None and self.codes:
+            found["env_codes"] = lambda x: one_hot(x.env.codes, known.codes)
         return found
 
     @property

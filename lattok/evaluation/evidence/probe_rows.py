@@ -207,7 +207,7 @@ def _controls(evidence: Probed, target: Target) -> dict[str, list[Input]]:
     labelled: list[Input] = [(row._replace(not_run=reason), ())] * 2
     if evidence.labels_only is not None:
         alone, _ = evidence.labels_only
-        codes = [one_hot(alone[name], evidence.size) for name in ("train_codes", "held_out_codes")]
+        codes = [one_hot(alone[name], alone["train_codes"]) for name in ("train_codes", "held_out_codes")]
         labelled = [(row, codes), (row, (alone["train_latents"], alone["held_out_latents"]))]
     discrete: list[Input] = [(ProbeRow(stream.key, stream.name), stream.one_hot) for stream in evidence.codes.values()]
     fresh: Input = (ProbeRow("untrained", "untrained model, latents", not_run=NO_START), ())

@@ -100,11 +100,16 @@ def validation_rows(groups: np.ndarray) -> Tensor:
 def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor) -> Probe:
     """Fit on x [n, d], y [n, m] (episodes `groups` [n]), judge on x_test, y_test; lambda by leaving out episodes."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
-    left = validation_rows(groups)
-    scores = [validation_score(p, y[left], y[~left]) for p in ridge_predictions(x[~left], y[~left], x[left], RIDGES)]
-    best = max(range(len(RIDGES)), key=lambda i: (scores[i], i))  # of equals the strongest
-    predicted = ridge_predictions(x, y, x_test, RIDGES[best : best + 1])[0]
-    return score(predicted, y_test, y, RIDGES[best], scores[best])
+    validation, ridge = choose_ridge(x, y, groups)
+    return score(ridge_predictions(x, y, x_test, [ridge])[0], y_test, y, ridge, validation)
+
+
+def choose_ridge(x: Tensor, y: Tensor, groups: np.ndarray) -> tuple[float, float]:
+    """Return the best mean R^2 on episodes left out of x [n, d], y [n, m], and the lambda that has it; of equals the
+    strongest."""
+    x, y, left = x.double(), y.double(), validation_rows(groups)
+    predicted = ridge_predictions(x[~left], y[~left], x[left], RIDGES)
+    return max((validation_score(p, y[left], y[~left]), ridge) for p, ridge in zip(predicted, RIDGES, strict=True))
 
 
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
@@ -139,16 +144,18 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
-def one_hot(codes: Tensor, size: int) -> Tensor:
-    """Turn codes [N, P] into float [N, P * size]."""
-    return F.one_hot(codes, size).flatten(1).float()
+def one_hot(codes: Tensor, train: Tensor) -> Tensor:
+    """Turn codes [N, P] into float [N, d]: a column for each of the d codes that the training rows `train` [n, P] have
+    at a position, so that a vocabulary of 65,536 costs no more than what is used of it. Others are zeros."""
+    columns = (codes[:, p, None] == train[:, p].unique() for p in range(codes.shape[1]))
+    return torch.cat(tuple(columns), 1).float()
 
 
 def one_hot_tasks(*samples: PolicyWindows) -> list[Tensor]:
     """Turn the instruction of every sample into a row, float [n, tasks]; `samples` have the same columns."""
     tasks = {task: i for i, task in enumerate(dict.fromkeys(task for each in samples for task in each.tasks))}
     numbers = (torch.tensor([tasks[task] for task in each.tasks])[each.task_of] for each in samples)
-    return [one_hot(each[:, None], len(tasks)) for each in numbers]
+    return [F.one_hot(each, len(tasks)).float() for each in numbers]
 
 
 class Bootstrap:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lattok.data.instructions import task_group
-from lattok.evaluation.evidence.probes import Fold, Probe, linear_probe, one_hot, pca
+from lattok.evaluation.evidence.probes import Fold, Probe, choose_ridge, linear_probe, one_hot, pca
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.types import Episode
 
@@ -62,6 +62,10 @@ class Target:
         """Fit on inputs [n, d], judge on [N, d]."""
         return linear_probe(train, self.train, self.episodes, held_out, self.held_out)
 
+    def validation(self, train: Tensor) -> float:
+        """Return R^2 of inputs [n, d] on training episodes left out."""
+        return choose_ridge(train, self.train, self.episodes)[0]
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -85,7 +89,7 @@ class Coordinates:
         return self.train[:, :size], self.held_out[:, :size]
 
     def best_size(self, target: Target) -> int:
-        return max(self.sizes, key=lambda size: target.probe(*self.first(size)).validation)
+        return max(self.sizes, key=lambda size: target.validation(self.first(size)[0]))
 
 
 class CodeStream(NamedTuple):
@@ -100,7 +104,7 @@ class CodeStream(NamedTuple):
 
     @property
     def one_hot(self) -> tuple[Tensor, Tensor]:
-        return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
+        return one_hot(self.train, self.train), one_hot(self.held_out, self.train)
 
 
 def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> tuple[list[Fold], str]:

@@ -98,8 +98,20 @@ def test_pca_equals_the_svd_of_numpy(rng: np.random.Generator, shape: tuple[int,
     np.testing.assert_allclose(components.project(torch.from_numpy(rows))[:, :2].numpy(), expected, atol=1e-8)
 
 
-def test_one_hot_marks_each_position():
-    assert one_hot(torch.tensor([[1, 0]]), 3).tolist() == [[0, 1, 0, 1, 0, 0]]
+def test_one_hot_marks_the_known_codes_of_each_position():
+    known = torch.tensor([[1, 0], [60_000, 0]])
+    assert one_hot(torch.tensor([[1, 0], [60_000, 7], [2, 0]]), known).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
+
+
+def test_columns_for_codes_that_no_training_row_has_would_change_nothing(rng: np.random.Generator):
+    codes, y = torch.from_numpy(rng.integers(0, 6, (300, 2)) * 5), torch.from_numpy(rng.standard_normal((300, 2)))
+    y[:, 0] += codes[:, 0]
+    groups, (train, held_out) = np.arange(200) // 20, codes.split([200, 100])
+    wide = [torch.nn.functional.one_hot(each, 40).flatten(1) for each in (train, held_out)]
+    expected = linear_probe(wide[0], y[:200], groups, wide[1], y[200:])
+    found = linear_probe(one_hot(train, train), y[:200], groups, one_hot(held_out, train), y[200:])
+    torch.testing.assert_close(found.predicted, expected.predicted)
+    assert found.ridge == expected.ridge
 
 
 def test_components_of_rows_that_hardly_vary_are_finite():
