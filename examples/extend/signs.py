@@ -21,14 +21,14 @@ class Signs(ChunkTokenizer):
 
     @property
     def tokens_per_chunk(self) -> int:
-        return self.horizon * self.action_dim
+        return self.horizon * self.config.action_dim
 
     def _encode(self, actions, valid=None):
         return (actions > 0).long().flatten(1)
 
     def _decode(self, codes):
-        return (2.0 * codes - 1).view(-1, self.horizon, self.action_dim) * self.config.size
+        return (2.0 * codes - 1).view(-1, self.horizon, self.config.action_dim) * self.config.size
 
     def _repair(self, codes):  # whatever came in: codes that decode, what was missing, a note for each row
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        return Repair(codes.clamp(0, 1), bad.view(-1, self.horizon, self.action_dim), notes)
+        return Repair(codes.clamp(0, 1), bad.view(-1, self.horizon, self.config.action_dim), notes)

@@ -6,7 +6,7 @@ is false), and gives `_encode`, `_decode` (both in normalised units), `_repair`,
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
@@ -39,6 +40,7 @@ from lattok.nn.normalize import (
     Normalizer,
     OfDatasets,
     gripper_dims,
+    kinds_of,
 )
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
@@ -49,6 +51,7 @@ from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_choices, chec
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 MAX_HORIZON = 4096  # steps of a chunk
 MORE = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
+TOGETHER = "Fit one to all datasets at once: lattok train KIND A B."
 ActionKind = Literal["unspecified", "relative", "absolute"]
 
 
@@ -65,6 +68,7 @@ class ChunkConfig(NormalizedActions):
         normalize_clip: clips normalised actions to [-1, 1], for kinds of normalisation with such a range
         action_kind: meaning of actions; with "relative", errors add up over a chunk, and a missing step is no motion
         normalizers: datasets with a normaliser of their own; none: one normaliser for all
+        spaces: where these have other actions: names of each one's, which are the first of `action_dim` numbers
     """
 
     action_dim: int = field(default=0, metadata=REQUIRED)
@@ -75,6 +79,7 @@ class ChunkConfig(NormalizedActions):
     action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     action_kind: ActionKind = "unspecified"
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED | FROM_DATA)
+    spaces: tuple[tuple[str, ...], ...] = field(default=(), metadata=ADDED | FROM_DATA)
 
     def __post_init__(self) -> None:
         checks.counts(horizon=self.horizon)
@@ -88,18 +93,43 @@ class ChunkConfig(NormalizedActions):
         checks.named(self.action_dim, action_names=self.action_names)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
+        if self.spaces:
+            checks.size("spaces", "lists of names, one for each dataset", len(self.spaces), len(self.normalizers))
+            checks.counts(1, self.action_dim, **{f"names in spaces[{i}]": len(x) for i, x in enumerate(self.spaces)})
+            if self.action_names:
+                checks.fail("action_names", "none with spaces, which have them", ", ".join(self.action_names))
         self.check_normalization()
+
+    def of_dataset(self, name: str) -> Self:
+        """Return the configuration of one of the datasets."""
+        place = self.normalizers.index(name)
+        return replace(self, normalizers=(name,), spaces=self.spaces[place : place + 1])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the action dimensions; numbers where there are none."""
+        """Names of the action dimensions, of one of several datasets its own; numbers where there are none."""
+        if len(self.spaces) == 1:
+            return self.spaces[0]
         return self.action_names or tuple(str(i) for i in range(self.action_dim))
+
+    @property
+    def action_kinds(self) -> list[str]:
+        """The kind of normalisation of each action dimension; of several spaces exceptions are those of each."""
+        if len(self.spaces) != 1:
+            return super().action_kinds if not self.spaces else [self.normalize] * self.action_dim
+        return kinds_of(self.normalize, self.normalize_exceptions, self.names, len(self.names))
+
+    def check_normalization(self) -> None:
+        for name in self.normalizers if len(self.spaces) > 1 else ():
+            _ = self.of_dataset(name).action_clipped
+        if len(self.spaces) < 2:
+            super().check_normalization()
 
     @property
     def relative(self) -> list[int]:
         """Dimensions that are increments; what opens and closes something has positions."""
-        grippers = gripper_dims(self.action_names)
-        return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in grippers]
+        grippers = gripper_dims(self.names)
+        return [i for i in range(len(self.names)) if self.action_kind == "relative" and i not in grippers]
 
 
 class Repair(NamedTuple):
@@ -130,10 +160,17 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         super().__init__()
         check_knows_data(config)
         self.config = config
-        self.horizon, self.action_dim = config.horizon, config.action_dim
-        fresh = partial(Normalizer, config.action_dim, config.action_clipped)
-        self.normalizers = DatasetNormalizers(config.normalizers, fresh, "tokenizer", MORE)
+        self.horizon = config.horizon
+        fresh = partial(Normalizer, config.action_dim, None if config.spaces else config.action_clipped)
+        self.normalizers = DatasetNormalizers((), fresh, "tokenizer", TOGETHER if config.spaces else MORE)
+        for own in map(config.of_dataset, config.normalizers):
+            self.normalizers.add(own.normalizers[0], Normalizer(len(own.names), own.action_clipped))
         self.use_normalizers(self.normalizers.in_use())
+
+    @property
+    def action_dim(self) -> int:
+        """Action dimensions of chunks; its configuration's are those of the widest dataset."""
+        return len(self.config.names)
 
     def usage(self) -> list[str]:
         shape = f"1, {self.horizon}, {self.action_dim}"
@@ -158,7 +195,9 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
 
     @classmethod
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
-        """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such arrays.
+        """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such arrays; or for a mapping of these
+        by the name of their dataset, each of which gets a normaliser, and may have its own m. `action_names` is then a
+        mapping, too, and `shares` says how much each counts: as much as all others by default.
 
         `options` are fields of its configuration and of `fit_options`: `seed`, and how it is trained, if it is.
         """
@@ -173,6 +212,8 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
             torch.default_generator.manual_seed(how.seed)  # the CPU's only: nothing else is drawn from, or forked
             model, batch = cls._begin(chunks, valid, options, how)
         model._learn(batch, how, **kept)
+        if model.datasets:
+            model.use_normalizers(model.normalizers.in_use())
         return model.eval()
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
@@ -196,7 +237,7 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
     def _tried(self) -> Tensor:
         """Return fixed chunks [n, H, m] in normalised units, each half as large as the one before."""
         sizes = 2 * 0.5 ** torch.arange(self.tried, dtype=torch.float32)
-        return fixed_numbers(self.tried, self.horizon, self.action_dim) * sizes[:, None, None]
+        return fixed_numbers(self.tried, self.horizon, self.config.action_dim) * sizes[:, None, None]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move between devices, never between precisions: a rounded codebook gives other codes."""
@@ -207,7 +248,7 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
 
     def choose(self, name: str) -> None:
         """Keep the dataset's name, so that others can still be added."""
-        self.config = replace(self.config, normalizers=(name,))
+        self.config = self.config.of_dataset(name)
         self.normalizers = self.normalizers.only(name)
         self.use_normalizers(self.normalizers.in_use())
 
@@ -221,6 +262,8 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
             checks.fail("name", f"another dataset than those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
         checks.counts(**{"rows of actions": len(actions)})
+        if self.config.spaces:
+            checks.fail("tokenizer", "one whose datasets have the same actions", "several spaces", TOGETHER)
         normalizer = self.normalizers.fresh().fit(actions, self.config.action_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
         self.normalizers.add(name, normalizer.to(next(self.buffers()).device))
@@ -282,7 +325,8 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         """Decode any integers [B, L], to chunks [B, H, m] in physical units."""
         legal, missing, notes = self._repair(codes.to(self.normalizer.shift.device))
         with self.inference():
-            return Repair(self.normalizer.inverse(self._decode(legal)), missing, notes)
+            chunks, own = self._decode(legal), slice(self.action_dim)
+            return Repair(self.normalizer.inverse(chunks[..., own]), missing[..., own], notes)
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
@@ -310,7 +354,7 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
             with self.inference():
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes, repair=True)[:, : block.shape[1]].cpu())
-            share = self.normalizer.clipped(block.to(actions), mask.to(inside)) + self._clipped(actions, inside)
+            share = self.normalizer.clipped(block.to(actions), mask.to(actions.device)) + self._clipped(actions, inside)
             clipped += min(1.0, share) * len(block) / max(1, len(chunks))
         return compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), config.names, config.relative, clipped)
 
@@ -326,7 +370,12 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         for name in cls.learned_fields:
             if name in options:
                 raise checks.LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
-        batch = join_chunks(chunks, valid)
+        each = {name: join_chunks(part) for name, part in chunks.items()} if isinstance(chunks, Mapping) else {}
+        if valid is not None and each:
+            checks.fail("valid", "none with several datasets: put an ActionBatch of each into chunks", "a mask")
+        named, shares = options.pop("action_names", None), options.pop("shares", ())
+        options |= _of_datasets(each, named) if each else {} if named is None else {"action_names": named}
+        batch = join_chunks([*each.values()] if each else chunks, valid)
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")
         steps, dims = batch.chunks.shape[1:]
@@ -334,11 +383,28 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         if options.get("horizon", steps) != steps:
             hint = "Cut longer chunks into windows; nothing can be learned about steps that no chunk has."
             checks.fail("horizon", f"the {checks.counted(steps, 'step')} of the chunks", options["horizon"], hint)
-        checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
+        known = {f.name for f in fields(cls.config_class)} - ({"normalizers", "spaces"} if not each else set())
+        checks.known_keys("options", options, sorted(known))
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
+        if each:
+            return model, model._normalised(each, shares)
         rows, mask = (part.flatten(0, 1) for part in batch)
         model.normalizer.fit(rows, model.config.action_kinds, mask)
         return model, batch
+
+    def _normalised(self, each: Mapping[str, ActionBatch], shares: Sequence[float]) -> ActionBatch:
+        """Fit the normaliser of each dataset, and return their chunks in normalised units, each dataset as often as its
+        share says of as many as there are; the one in use changes nothing meanwhile."""
+        weights = torch.tensor([*shares] or [1.0] * len(each), dtype=torch.float64)
+        checks.size("shares", "numbers, one for each dataset", len(weights), len(each))
+        total, found = sum(len(part.chunks) for part in each.values()), list[ActionBatch]()
+        for name, part, share in zip(each, each.values(), (weights / weights.sum()).tolist(), strict=True):
+            steps, mask = (each.flatten(0, 1) for each in part)
+            normalizer = self.normalizers.of(name).fit(steps, self.config.of_dataset(name).action_kinds, mask)
+            rows = torch.arange(count := max(1, round(total * share))) * len(part.chunks) // count
+            found.append(ActionBatch(normalizer(part.chunks[rows]), part.valid[rows]))
+        self.use_normalizers(self.normalizers.fresh())
+        return join_chunks(found)
 
     def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Any]:
         """Check, pad by the last valid action, normalise: actions, 0 where there are none; mask [B, H, m] or None."""
@@ -355,10 +421,10 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         if chunks.is_cpu:  # of one chunk numpy takes a fraction of torch's time
             values = chunks.numpy(force=chunks.requires_grad)
             if math.isfinite(np.vdot(values, values)):
-                return normalizer.of_host(values), inside
+                return self._widened(normalizer.of_host(values), inside)
         if not bool(chunks.isfinite().all()):
             checks.fail("chunks", "finite actions", "NaN or infinity")
-        return normalizer(chunks), inside
+        return self._widened(normalizer(chunks), inside)
 
     def _of_windows(self, batch: ActionBatch) -> tuple[Tensor, Tensor]:
         """Pad and normalise as `_prepare` does; values were checked where windows were cut, and are not read again."""
@@ -366,14 +432,21 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         chunks = batch.chunks.to(self.normalizer.shift)
         mask = batch.valid if batch.valid.ndim == 3 else batch.valid[..., None].expand(chunks.shape)
         chunks, inside = self._padded(chunks, mask.to(chunks.device))
-        return self.normalizer(chunks), inside
+        return self._widened(self.normalizer(chunks), inside)
+
+    def _widened(self, actions: Tensor, inside: Tensor | None) -> tuple[Tensor, Any]:
+        """Give normalised actions and their mask [B, H, m] the numbers that only other datasets have."""
+        if not (more := self.config.action_dim - actions.shape[2]):
+            return actions, inside
+        inside = torch.ones_like(actions, dtype=torch.bool) if inside is None else inside
+        return F.pad(actions, (0, more)), F.pad(inside, (0, more))
 
     def _padded(self, chunks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pad chunks by the last action of their mask, both [B, H, m], to the horizon; also tell what is there."""
         dims, last = mask.any(1)[:, None], mask.any(-1).sum(1)[:, None] - 1  # b 1 m, b 1
         steps = torch.arange(self.horizon, device=chunks.device)
         index = torch.minimum(steps, last).clamp_min(0)  # b h
-        chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
+        chunks = chunks.gather(1, index[..., None].expand(-1, -1, chunks.shape[2]))
         return torch.where(dims, chunks, self.normalizer.shift), (steps <= last)[..., None] & dims
 
     def _check_shape(self, chunks: Tensor) -> None:
@@ -387,6 +460,19 @@ class ChunkTokenizer(OfDatasets, HubModel, ActionTokenizer, ABC):
         checks.fail(
             "chunks", f"1 to {checks.counted(self.horizon, 'step')}", chunks.shape[1], "Cut longer chunks into windows."
         )
+
+
+def _of_datasets(each: Mapping[str, ActionBatch], named: Any) -> dict[str, Any]:
+    """Return what the configuration says of several datasets: their names, and those of their actions."""
+    if not isinstance(named or {}, Mapping):
+        checks.fail("action_names", "a mapping by dataset, as chunks are", type(named).__name__)
+    widths = {name: part.chunks.shape[2] for name, part in each.items()}
+    spaces = [tuple((named or {}).get(name) or map(str, range(width))) for name, width in widths.items()]
+    for (name, width), space in zip(widths.items(), spaces, strict=True):
+        checks.size("action_names", f"names of actions of {name}", len(space), width)
+    if len({*spaces}) > 1:
+        return {"normalizers": tuple(each), "spaces": tuple(spaces)}
+    return {"normalizers": tuple(each), "action_names": spaces[0] if named else ()}
 
 
 def families() -> dict[str, type[ChunkTokenizer]]:

@@ -137,14 +137,14 @@ class BEAST(ChunkTokenizer):
         return self._bins_of(self._coefficients(actions))
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return (self._values_of(codes) @ self.to_actions).view(-1, self.horizon, self.action_dim)
+        return (self._values_of(codes) @ self.to_actions).view(-1, self.horizon, self.config.action_dim)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Let a coefficient whose code is missing or outside the bins repeat its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         if not notes:
             return Repair(codes, bad[:, None, :1], notes)
-        codes, bad = codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.config.bases, self.action_dim)
+        codes, bad = codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.config.bases, self.config.action_dim)
         held = self._bins_of(held_from_neighbours(self._values_of(codes).view_as(bad), bad).flatten(1))
         return Repair(torch.where(bad.flatten(1), held, codes), bad.all(1, keepdim=True), notes)
 

@@ -48,20 +48,22 @@ class UniformBins(ChunkTokenizer):
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
         """Let what never moves lie in the middle of a bin, where decoding puts it; 0 is the border of two."""
-        if self.config.bins % 2 == 0 and self.normalizer.still is not None:
-            self.normalizer.shift -= self.normalizer.still / self.config.bins
+        each: Any = self.normalizers if self.datasets else [self.normalizer]
+        for own in each:
+            if self.config.bins % 2 == 0 and own.still is not None:
+                own.shift -= own.still / self.config.bins
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1).long().flatten(1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         centres = (codes.float() + 0.5) / self.config.bins * 2 - 1
-        return centres.view(-1, self.horizon, self.action_dim)
+        return centres.view(-1, self.horizon, self.config.action_dim)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Hold a code that is missing or outside the bins: its dimension keeps its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        return Repair(codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.horizon, self.action_dim), notes)
+        return Repair(codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.horizon, self.config.action_dim), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return share_of(actions.abs() > 1 + 1e-6, valid)

@@ -2,7 +2,7 @@
 decoded chunks are off, in the dataset's units; and what fitting a tokenizer to them takes by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor
 
-Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
+Arrays = Values | ActionBatch | tuple[Any, ...] | Mapping[str, Any]  # or several; by the name of their dataset
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     @property
     def tokens_per_chunk(self) -> int:
         """The most tokens a chunk can take: one per byte of its coefficients."""
-        return self.horizon * self.action_dim * self.subwords.bytes_per_number
+        return self.horizon * self.config.action_dim * self.subwords.bytes_per_number
 
     @property
     def subwords(self) -> CoefficientSubwords:
@@ -136,6 +136,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             hint = "Load the tokenizer without statistics, and normalise actions yourself."
             checks.fail("action_dim", f"{self.action_dim}, whose normaliser it has", action_dim, hint)
         unnamed: dict[str, Any] = {} if same else {"action_names": (), "normalize_exceptions": (), "normalizers": ()}
+        unnamed |= {} if same else {"spaces": ()}
         other = type(self)(replace(config, horizon=horizon, action_dim=action_dim, **unnamed))
         if same:
             other.normalizer, other.normalizers = self.normalizer, self.normalizers
@@ -202,17 +203,19 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         if not math.isfinite(np.vdot(values, values)):  # beyond float32 once they were normalised
             values = values.clip(-MAX_VALUE, MAX_VALUE)
         numbers = np.rint(self._forward_dct @ values)  # b h m
-        return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(-1, self.horizon * self.action_dim)
+        return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(
+            -1, self.horizon * self.config.action_dim
+        )
 
     def _per_dimension(self, numbers: np.ndarray) -> np.ndarray:
         """Turn rows [B, H*m] of coefficients, or of what is said of them, into [B, H, m]."""
         if self.by_dimension:
-            return numbers.reshape(-1, self.action_dim, self.horizon).swapaxes(1, 2)
-        return numbers.reshape(-1, self.horizon, self.action_dim)
+            return numbers.reshape(-1, self.config.action_dim, self.horizon).swapaxes(1, 2)
+        return numbers.reshape(-1, self.horizon, self.config.action_dim)
 
     def _tried(self) -> Tensor:
         """Return also chunks whose coefficients are whole numbers, far from where rounding decides."""
-        chunks = super()._tried()[: max(1, TRIED_NUMBERS // (self.horizon * self.action_dim))]
+        chunks = super()._tried()[: max(1, TRIED_NUMBERS // (self.horizon * self.config.action_dim))]
         return torch.cat([chunks, self._decode(self._coefficients(chunks))])
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -225,7 +228,9 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def _decode_any(self, codes: Tensor) -> Repair:
         numbers, missing, notes = self._repair(codes)
-        return Repair(self.normalizer.inverse_of_host(self._decode(numbers).numpy()), missing, notes)
+        own = slice(self.action_dim)
+        chunks = self.normalizer.inverse_of_host(self._decode(numbers)[..., own].numpy())
+        return Repair(chunks, missing[..., own], notes)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
@@ -233,7 +238,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         The readable coefficients are kept from the first on; missing ones are 0, and those beyond the last are dropped.
         A dimension without any coefficient is not known at all.
         """
-        size, rows = self.horizon * self.action_dim, codes.cpu().numpy()
+        size, rows = self.horizon * self.config.action_dim, codes.cpu().numpy()
         numbers, doubtful = self.subwords.decode(trim(rows), size)
         broken = {i: note for i, reading in doubtful.items() if (note := _note(reading, size, self.vocab_size))}
         if not broken:

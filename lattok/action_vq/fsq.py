@@ -159,7 +159,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         actions, mask = with_synthetic(actions, mask, how.synthetic, torch.Generator().manual_seed(how.seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
-        model.normalizer, model.limits = plain.normalizer, plain.limits
+        model.normalizer, model.normalizers, model.limits = plain.normalizer, plain.normalizers, plain.limits
         components = len(model.grid.sizes)
         axes = axes[:, :components]
         width = START_WIDTH * variances[:components].sqrt().clamp_min(1e-3)
@@ -188,7 +188,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         bits = (codes[..., None] // self.places % 2).float()
         bits = torch.where(codes[..., None] < 0, 0.5, bits).flatten(1)  # unknown: the middle of what is known
         numbers = bits.new_zeros(len(bits), len(self.grid.sizes)).index_add_(1, self.component, bits * 2**self.shift)
-        return self.limits(self.decoder(2 * numbers / self.grid.top - 1).view(-1, self.horizon, self.action_dim))
+        return self.limits(self.decoder(2 * numbers / self.grid.top - 1).view(-1, self.horizon, self.config.action_dim))
 
 
 def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

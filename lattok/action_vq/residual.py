@@ -141,7 +141,7 @@ class ResidualVQ(CoarseToFine):
     def _decode(self, codes: Tensor) -> Tensor:
         first = torch.arange(self.config.tokens, device=codes.device) * self.config.codebook_size
         rows = torch.where(codes < 0, len(self.table) - 1, codes + first)
-        return self.limits(F.embedding(rows, self.table).sum(1).view(-1, self.horizon, self.action_dim))
+        return self.limits(F.embedding(rows, self.table).sum(1).view(-1, self.horizon, self.config.action_dim))
 
 
 def by_mask(valid: Tensor, size: int) -> Iterator[tuple[Tensor | slice, Tensor]]:

@@ -109,7 +109,7 @@ class VQBeT(TrainedTokenizer, CoarseToFine):
         return LatentActions(codes, latents[:, None], self._vectors(codes)[:, None])
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.limits(self.decoder(self._vectors(codes)).view(-1, self.horizon, self.action_dim))
+        return self.limits(self.decoder(self._vectors(codes)).view(-1, self.horizon, self.config.action_dim))
 
     def _vectors(self, codes: Tensor) -> Tensor:
         """Return the sums [B, d] of the rows of codes [B, P]; a negative one adds nothing."""

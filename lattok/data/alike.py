@@ -77,6 +77,23 @@ def same_actions(datasets: Iterable[RobotDataset], key: str, otherwise: str = ""
     return _same(known, key, "actions", otherwise)
 
 
+def spaces_of(datasets: Sequence[RobotDataset], key: str) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each dataset's actions where these are not the same, which a note says; nothing where they
+    are."""
+    try:
+        same_actions(datasets, key)
+        return ()
+    except checks.LattokError:
+        found = tuple(dimension_names(vector_key(dataset, "action_key", key)) for dataset in datasets)
+    if len({*found}) == 1:  # they differ in what their names do not say
+        same_actions(datasets, key)
+    each = ", ".join(
+        f"{checks.counted(len(own), 'number')} in {d.name}" for own, d in zip(found, datasets, strict=True)
+    )
+    checks.note(f"mix: actions differ, and each dataset keeps its own: {each}")
+    return found
+
+
 def same_states(datasets: Iterable[RobotDataset], key: str, hint: str = "") -> tuple[str, ...]:
     """Names of the dimensions of the states that all datasets have; `hint` is for those without."""
     return _same([(d, Quantities.of(d, key)) for d in datasets if vector_key(d, "state_key", key, hint)], key, "states")

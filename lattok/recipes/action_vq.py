@@ -8,18 +8,17 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.data import select_episodes
-from lattok.data.alike import note_rates, same_actions
+from lattok.data.alike import note_rates, spaces_of
 from lattok.data.episodes import check_horizon
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import check_warm_up
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe
 from lattok.recipes.run_folder import finish, first_process
-from lattok.recipes.tokenizers import fit_summary, known_windows
+from lattok.recipes.tokenizers import known_windows, say_summaries
 from lattok.samples.order import BatchSampler, Passes
 from lattok.samples.windows import MixedWindows
 from lattok.training import fit
 from lattok.types import ActionBatch
-from lattok.utils.log import say
 from lattok.utils.seeds import derive_seed
 
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
@@ -61,18 +60,21 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         normaliser; the model's is the identity meanwhile."""
         out, sources, horizon = self.folder(resume), self.open(), self.model.horizon
         datasets = [source.dataset for source in sources]
-        names = same_actions(datasets, self.data.action_key)
+        spaces = spaces_of(datasets, self.data.action_key)
         note_rates(datasets, horizon)
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(horizon, episodes)
         parts = [known_windows(dataset, horizon, self.data.action_key, self.data.episodes) for dataset in datasets]
         torch.manual_seed(self.loop.seed)
         several = tuple(dataset.name for dataset in datasets) if self.data.mix else ()
-        config = self.config(action_dim=len(names), action_names=names, normalizers=several)
+        names, width = parts[0].action_names, max(len(part.action_names) for part in parts)
+        own = {"spaces": spaces} if spaces else {"action_names": names}
+        config = self.config(action_dim=width, normalizers=several, **own)
         model, size, seed = P2TActionVQ(config), self.loop.batch_size, self.loop.seed
         normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
-        for part, normalizer in zip(parts, normalizers, strict=True):
-            normalizer.fit(part.actions_at(part.sampled.nonzero()[:, 0]), config.action_kinds)
+        for dataset, part, normalizer in zip(datasets, parts, normalizers, strict=True):
+            kinds = (config.of_dataset(dataset.name) if several else config).action_kinds
+            normalizer.fit(part.actions_at(part.sampled.nonzero()[:, 0]), kinds)
         if several:
             windows = MixedWindows(parts, normalizers)
             order = [Passes(n, derive_seed(seed, i)) if n else None for i, n in enumerate(windows.sizes)]
@@ -90,6 +92,6 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             if several:
                 model.use_normalizers(model.normalizers.in_use())
-            if first_process() and not several:
-                say(fit_summary(model.cpu(), parts[0], names))
+            if first_process():
+                say_summaries(model.cpu(), datasets, parts)
             return finish({"": model}, out)[""]

@@ -12,9 +12,11 @@ from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.learned import FitRun, TrainedTokenizer
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.alike import note_rates, spaces_of
 from lattok.data.episodes import EpisodeSpec, check_horizon
 from lattok.loading import load
-from lattok.recipes.common import Recipe
+from lattok.nn.normalize import for_dataset
+from lattok.recipes.common import MixOptions, Recipe
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.utils import checks
@@ -36,6 +38,7 @@ class FitRecipe(Recipe[Tokenizer]):
     reads_all = True
     presets: ClassVar[Mapping[str, Any]] = {"default": {}}
     default_preset = "default"
+    data: MixOptions = field(default_factory=MixOptions)
     loop: Any = field(default_factory=FitOptions)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
@@ -47,18 +50,28 @@ class FitRecipe(Recipe[Tokenizer]):
             wait_for_all()
             return cast(Tokenizer, load(out))
         sources, horizon = self.open(), self.model.horizon
-        check_horizon(horizon, select_episodes(sources[0].dataset, self.data.episodes))
-        windows = known_windows(sources[0].dataset, horizon, self.data.action_key, self.data.episodes)
-        names = tuple(windows.action_names)
+        datasets, key = [source.dataset for source in sources], self.data.action_key
+        check_horizon(horizon, [e for dataset in datasets for e in select_episodes(dataset, self.data.episodes)])
+        spaces = spaces_of(datasets, key)
+        note_rates(datasets, horizon)
+        parts = [known_windows(dataset, horizon, key, self.data.episodes) for dataset in datasets]
+        chunks: Any = parts[0].all()
+        names: Any = parts[0].action_names
+        if self.data.mix:
+            own = spaces or [names] * len(parts)
+            names = {dataset.name: each for dataset, each in zip(datasets, own, strict=True)}
+            chunks = [{dataset.name: part.all() for dataset, part in zip(datasets, parts, strict=True)}]
         with self.begin(resume, sources, resume_command=resume_command) as contents:
             chosen = {option.path[0] for option in self.option_groups()["model"].values()}
             config = {name: getattr(self.model, name) for name in chosen}
+            if self.data.mix:
+                config["shares"] = [source.weight for source in sources]
             if issubclass(self.family, TrainedTokenizer):
                 config["run"] = FitRun(out, resume, resume_command)
-            model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **config)
-            model.trained_on = self.trained_on(sources, len(windows), contents)
+            model: Any = self.family.fit(*chunks, action_names=names, **vars(self.loop), **config)
+            model.trained_on = self.trained_on(sources, sum(map(len, parts)), contents)
             if first_process():
-                say(fit_summary(model, windows, names))
+                say_summaries(model, datasets, parts)
             return finish({"": model}, out)[""]
 
 
@@ -105,6 +118,13 @@ def _recipe_for(family: type[ChunkTokenizer]) -> type[FitRecipe[Any]]:
     own = (each.name for each in fields(family.config_class) if each.name not in shared)
     FamilyRecipe.common = ("horizon", *own, *Recipe.common)
     return FamilyRecipe
+
+
+def say_summaries(model: ChunkTokenizer, datasets: Sequence[RobotDataset], parts: Sequence[ActionWindows]) -> None:
+    """Say how well a tokenizer codes the training chunks of each dataset."""
+    for dataset, part in zip(datasets, parts, strict=True):
+        said = fit_summary(for_dataset(model, dataset.name), part, part.action_names)
+        say(f"{dataset.name}: {said}" if model.datasets else said)
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:

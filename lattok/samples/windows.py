@@ -105,10 +105,14 @@ class MixedWindows(MixedSamples):
     def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
         super().__init__(windows)
         self._normalizers = copy.deepcopy(list(normalizers))  # the model's move to its device
+        self._widths = [len(part.action_names) for part in windows]
 
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> ActionBatch:
         chunks, valid = self.parts[part].batch(indices)
-        return ActionBatch(self._normalizers[part](chunks), valid)
+        chunks, width = self._normalizers[part](chunks), max(self._widths)
+        if min(self._widths) < width:  # other datasets have numbers that this one has not
+            valid = valid[..., None] & (torch.arange(width) < chunks.shape[2])
+        return ActionBatch(torch.nn.functional.pad(chunks, (0, width - chunks.shape[2])), valid)
 
 
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:

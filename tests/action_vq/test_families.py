@@ -231,3 +231,30 @@ def test_no_family_takes_another_seed(name, seed):
 
 def test_uniform_bins_are_at_least_two():
     refused("`bins`", lambda: lattok.UniformBins.fit(smooth(), bins=1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_robots_with_other_actions_share_the_codes_of_a_family(name, tmp_path):
+    """Each in its own numbers and units: what only others have is masked, as `valid` masks it."""
+    family, options = CASES[name]
+    parts = {"arm": smooth()[..., :2] * 50 + 7, "hand": smooth(seed=1)}
+    whole = family.fit(parts, action_names={"arm": ("x", "y"), "hand": NAMES}, **options)
+    assert whole.config.spaces == (("x", "y"), NAMES)
+    refused("`tokenizer`: expected one of its datasets to be chosen", whole.encode, parts["hand"])
+    refused("`tokenizer`: expected one whose datasets", whole.add_dataset, "new", parts["arm"][0])
+    wide = copy.deepcopy(whole)
+    wide.use_normalizers(wide.normalizers.fresh())
+    for dataset, chunks in parts.items():
+        own = lattok.load(whole.for_dataset(dataset).save_pretrained(tmp_path / dataset))
+        rows = chunks.flatten(0, 1).double().numpy()
+        normalised = torch.zeros(len(chunks), 6, 3)
+        if options.get("normalize", own.config.normalize) == "mean_std":
+            normalised[..., : own.action_dim] = torch.from_numpy((chunks.numpy() - rows.mean(0)) / rows.std(0))
+            there = (torch.arange(3) < own.action_dim).expand(len(chunks), 6, -1)
+            codes = own.encode(chunks)
+            assert (codes == wide.encode(normalised, there)).float().mean() > 0.99
+            back = wide.decode(codes).numpy()[..., : own.action_dim] * rows.std(0) + rows.mean(0)
+            np.testing.assert_allclose(own.decode(codes), back, rtol=1e-4, atol=1e-3)
+        assert own.error_report(chunks).names == own.config.names
+        assert own.decode(torch.full((2, 3), -1), repair=True).shape == (2, 6, own.action_dim)
+    refused("`chunks`: expected 2 action dimensions", whole.for_dataset("arm").encode, parts["hand"])

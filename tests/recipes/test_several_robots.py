@@ -12,6 +12,8 @@ from lattok.annotation import verify
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, open_dataset
 from lattok.labels import with_labels
+from lattok.samples import ActionWindows
+from lattok.utils import checks
 from tests.conftest import moving_square
 from tests.data.formats.test_hdf5 import write_libero
 from tests.errors import refused
@@ -98,6 +100,21 @@ def test_named_in_another_order_killed_and_continued_it_has_the_same_weights(tra
     once, again = (lattok.load(each).saved_tensors() for each in (trained, out))
     assert once.keys() == again.keys()
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+@pytest.mark.parametrize("kind", ["fast", "action-vq"])
+def test_a_tokenizer_codes_each_in_its_own_numbers(kind, roots, tmp_path, capsys):
+    out = tmp_path / "t"
+    small = ["--horizon", "4"] + ["--preset", "quick", "--steps", "2", "--dim", "8"] * (kind == "action-vq")
+    checks.note.cache_clear()
+    assert main(["train", kind, *roots.values(), "--out", str(out), *small]) == 0
+    said = "mix: actions differ, and each dataset keeps its own: 7 numbers in arm, 7 numbers in bridge, 14 numbers in"
+    assert said in capsys.readouterr().err
+    tokenizer = lattok.load(out)
+    for name, dims in DIMS.items():
+        own = tokenizer.for_dataset(name)
+        known = ActionWindows(open_dataset(roots[name]), 4, episodes="train")
+        assert own.decode(own.encode(*known.all()), repair=True).shape[1:] == (4, dims)
 
 
 def test_what_does_not_fit_together_is_said_in_a_line(roots, tmp_path, capsys):
