@@ -129,7 +129,8 @@ def learned_actions(model: Any, name: str, width: int) -> Quantities:
     """Return the actions that a model learned from, as far as its configuration and training.json tell them; `name` is
     of the dataset that it meets, which has this many."""
     config = getattr(model, "config", None)  # another package's may have none
-    names, trained = getattr(config, "action_names", ()), getattr(model, "trained_on", None) or {}
+    spaces, trained = getattr(config, "spaces", ()), getattr(model, "trained_on", None) or {}
+    names = spaces[0] if len(spaces) == 1 else getattr(config, "action_names", ())  # of the chosen dataset
     width = getattr(model, "action_dim", None) or getattr(config, "action_dim", 0) or width
     dtypes = {entry.get("action_dtype") for entry in trained.get("mixture", [trained])}
     dtype, space = dtypes.pop() if len(dtypes) == 1 else None, trained_space(trained, name)

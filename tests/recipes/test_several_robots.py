@@ -11,6 +11,7 @@ import lattok
 from lattok.annotation import verify
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, open_dataset
+from lattok.data.alike import check_actions
 from lattok.labels import with_labels
 from lattok.samples import ActionWindows
 from lattok.utils import checks
@@ -113,8 +114,10 @@ def test_a_tokenizer_codes_each_in_its_own_numbers(kind, roots, tmp_path, capsys
     tokenizer = lattok.load(out)
     for name, dims in DIMS.items():
         own = tokenizer.for_dataset(name)
+        check_actions(own, open_dataset(roots[name]), "action")
         known = ActionWindows(open_dataset(roots[name]), 4, episodes="train")
         assert own.decode(own.encode(*known.all()), repair=True).shape[1:] == (4, dims)
+    assert not capsys.readouterr().err  # a note that a model does not name its numbers
 
 
 def test_what_does_not_fit_together_is_said_in_a_line(roots, tmp_path, capsys):
