@@ -26,7 +26,6 @@ from lattok.data.action_flaws import (
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
-from lattok.data.flags import check_flags, flags_of
 from lattok.data.flaws import RATE_TOLERANCE, check_angles, check_held, check_still, check_times, still_rows
 from lattok.data.formats import last_step
 from lattok.data.formats.lerobot import LeRobotV3
@@ -35,6 +34,7 @@ from lattok.data.instructions import TASK
 from lattok.data.lags import Lag, check_lag, check_picture_lag
 from lattok.data.odd_episodes import check_odd
 from lattok.data.opening import as_dataset
+from lattok.data.outcome_flags import check_flags, flags_of
 from lattok.data.picture_flaws import (
     BLANK_LEVELS,
     check_pictures,

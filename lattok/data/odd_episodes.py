@@ -126,7 +126,8 @@ def _of_other_zero(told: _Compared) -> np.ndarray:
         return np.zeros_like(told.away, dtype=bool)
     off = np.abs(told.away - np.median(told.away[positions], axis=0))
     steady = np.median(off[positions], axis=0) <= OFFSET / 4
-    return positions[:, None] & (told.own[:, 0] >= FOLLOWS) & (off >= OFFSET) & steady
+    constant = told.spread <= off / 4  # fingers that are held up by what they hold are off by more and less
+    return positions[:, None] & (told.own[:, 0] >= FOLLOWS) & (off >= OFFSET) & steady & constant
 
 
 def _of_other_order(told: _Compared) -> np.ndarray:

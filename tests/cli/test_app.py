@@ -64,7 +64,7 @@ UNUSABLE = {  # flags of verbs like them
     "evaluate": ["--batch-size", "--horizon", "--config"],
     "annotate": ["--batch-size", "--stride", "--horizon", "--episodes", "--state-key", "--config"],
     "train action-vq": ["--cameras", "--state-key", "--stride", "--features", "--study", "--stage", "--crop"],
-    "train residual-vq": ["--cameras", "--mix", "--batch-size", "--device", "--schedule", "--study"],
+    "train residual-vq": ["--cameras", "--batch-size", "--device", "--schedule", "--study"],
     "train image-lam": ["--state-key", "--horizon", "--study", "--strategy", "--mean"],
     "train vla": ["--stride", "--stage", "--action-dim", "--codes"],
 }

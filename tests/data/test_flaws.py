@@ -1,6 +1,7 @@
 """What inspection finds inside episodes: planted flaws are named, and clean data raise no alarm."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +178,6 @@ def clean_datasets(sound: Path, tmp_path: Path, sample: RobotDataset) -> Iterato
     names = ("lerobot_v20", "hdf5", "aloha")
     for name, path in write_originals(tmp_path / "originals", names).items():
         yield f"{name}, few rows", open_dataset(path, fps=10) if name == "aloha" else open_dataset(path)
-    if (REAL / "g1_bottle_v21").is_dir():
-        yield "lerobot v2.1, real", open_dataset(REAL / "g1_bottle_v21")
     if BRIDGE.is_dir():
         yield "rlds, real", open_dataset(BRIDGE, fps=5)
 
@@ -189,6 +188,16 @@ def test_clean_datasets_of_all_formats_raise_no_alarm(sound: Path, tmp_path: Pat
         said[name] = [str(each) for each in inspect_dataset(dataset).findings if each.severity != "note"]
     assert len(said) >= 12
     assert {name: alarms for name, alarms in said.items() if alarms} == {}
+
+
+@pytest.mark.skipif(not (REAL / "g1_bottle_v21").is_dir(), reason="the real dataset is not here")
+def test_a_real_camera_that_is_slower_than_the_rows_is_the_only_alarm():
+    """Every second picture of a G1 at 30 rows a second is the one before for long stretches."""
+    dataset = open_dataset(REAL / "g1_bottle_v21")
+    pictures = dataset.frames(0, indices=range(100, 120))[:, 0].astype(np.int16)
+    assert [bool((a == b).all()) for a, b in pairwise(pictures)].count(True) >= 9
+    alarms = [each for each in inspect_dataset(dataset).findings if each.severity != "note"]
+    assert [each.kind for each in alarms] == ["repeated-pictures"]
 
 
 def test_a_lag_is_measured_by_joint(sound: Path, tmp_path: Path):

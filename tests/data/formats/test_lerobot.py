@@ -249,6 +249,7 @@ def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
     ]:
         set_column(path, key, values)
         refused(re.escape(says), open_dataset(dataset.root).columns, 0, [key])
+    set_column(path, "task_index", tasks)
     set_column(path, "reward", [None, *rewards[1:]])
     found = open_dataset(dataset.root)
     np.testing.assert_array_equal(found.columns(0, ["reward"])["reward"], [np.nan, *rewards[1:12]])
