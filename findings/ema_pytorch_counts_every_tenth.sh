@@ -13,9 +13,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
-else
+if ! borrow venv; then
     install venv torch==2.15.0
 fi
 install venv --no-deps ema-pytorch==0.8.3

@@ -10,3 +10,8 @@ else
     environment() { "${PYTHON:-python3}" -m venv "$1"; }
     install() { "$1/bin/pip" install -q "${@:2}"; }
 fi
+# Fails where there is nothing to borrow; else an environment finds the packages of BORROW_SITE, as PyTorch, behind its own.
+borrow() {
+    [[ -n "${BORROW_SITE:-}" ]] || return 1
+    echo "$BORROW_SITE" >"$("$1/bin/python" -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+}

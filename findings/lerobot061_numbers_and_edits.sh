@@ -16,9 +16,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
-else
+if ! borrow venv; then
     install venv aiohappyeyeballs==2.7.1 aiohttp==3.14.5 aiosignal==1.4.0 anyio==4.16.0 \
         attrs==26.1.0 av==15.1.0 certifi==2026.10.19.post1 charset-normalizer==3.5.3 \
         click==8.5.1 cloudpickle==3.1.3 cmake==4.1.3 cuda-bindings==13.5.0 \

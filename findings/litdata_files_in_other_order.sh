@@ -13,8 +13,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+if borrow venv; then
     install venv --no-deps boto3==1.44.8 botocore==1.44.8 certifi==2026.10.19.post1 charset-normalizer==3.5.3 idna==3.20 \
         jmespath==1.1.0 lightning-utilities==0.15.3 litdata==0.2.76 obstore==0.12.1 packaging==26.4 python-dateutil==2.9.0.post0 \
         requests==2.34.2 s3transfer==0.19.3 six==1.17.0 tifffile==2026.11.8 urllib3==2.8.0

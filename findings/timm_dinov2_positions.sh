@@ -13,8 +13,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+if borrow venv; then
     install venv --no-deps timm==1.0.31 transformers==5.24.0 anyio==4.16.0 certifi==2026.10.19.post1 click==8.5.1 filelock==4.3.1 \
         fsspec==2026.9.0 h11==0.16.0 hf-xet==1.8.0 httpcore2==2.16.2 httpx2==2.16.2 huggingface-hub==2.4.0 idna==3.20 \
         numpy==2.5.5 packaging==26.4 pyyaml==6.0.4 regex==2026.11.19 safetensors==0.8.0 tokenizers==0.23.3 tqdm==4.70.1 \

@@ -15,9 +15,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    echo "$BORROW_SITE" >"$(venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
-else
+if ! borrow venv; then
     install venv torch==2.15.0 torchvision==0.29.2
 fi
 install venv --no-deps transformers==5.24.0 anyio==4.16.0 certifi==2026.10.19.post1 click==8.5.1 filelock==4.3.1 fsspec==2026.9.0 \

@@ -13,12 +13,10 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment venv
 environment before
-if [[ -n "${BORROW_SITE:-}" ]]; then
-    for each in venv before; do
-        echo "$BORROW_SITE" >"$("$each/bin/python" -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
-    done
-else
+if ! borrow venv; then
     install venv torch==2.15.0
+fi
+if ! borrow before; then
     install before torch==2.15.0
 fi
 install venv --no-deps transformers==5.24.0 anyio==4.16.0 certifi==2026.10.19.post1 click==8.5.1 filelock==4.3.1 fsspec==2026.9.0 \

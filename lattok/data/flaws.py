@@ -16,11 +16,8 @@ LOST = 1.5  # frame intervals between two frames of which one was lost
 STILL_S = 1.0  # seconds without motion that count
 STILL_SHARE, MUCH = 0.05, 0.25  # of all frames
 STILL_STEP = 1e-3  # of a column's usual range
-LEAST_CHANGES, HELD_FOR, IN_TURN = (
-    30,
-    1.3,
-    0.95,
-)  # how many are told a rate by, rows of each, and share that keeps to it
+LEAST_CHANGES = 30  # that tell a rate
+HELD_FOR, IN_TURN = 1.3, 0.95  # rows from one to the next, and share that keeps to the rate
 OF_UNIT = 0.1  # that a rate may be off and still tell it
 TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is

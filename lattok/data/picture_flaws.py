@@ -70,18 +70,15 @@ def _cells(pictures: np.ndarray) -> np.ndarray:
 def check_pictures(key: str, seen: Mapping[int, Viewed], still: Mapping[int, np.ndarray]) -> Iterator[Finding]:
     """Find episodes whose frames show nothing, or the same for longer than the robot rests: `still` has by episode
     which of its rows change no number [T]."""
-    blank = {index: each.frames[each.blank] for index, each in seen.items() if each.blank.any()}
+    blank = {index: int(each.frames[each.blank][0]) for index, each in seen.items() if each.blank.any()}
     frozen = {
-        index: at for index, each in seen.items() if index not in blank and (at := _frozen(each, still.get(index)))
+        index: at - 1 for index, each in seen.items() if index not in blank and (at := _frozen(each, still.get(index)))
     }
-    first = {index: int(at[0]) for index, at in blank.items()}
-    for problem, found in (
-        (problems.BLANK_EPISODES, first),
-        (problems.FROZEN_EPISODES if still else problems.FROZEN_FILMS, {index: at - 1 for index, at in frozen.items()}),
-    ):
-        of_camera = all(each.blank.all() for each in seen.values()) if found == first else len(found) == len(seen)
-        if found and not of_camera:  # which is said elsewhere
-            yield problem.finding((), found.items(), camera=key, all=len(seen))
+    if blank and not all(each.blank.all() for each in seen.values()):  # otherwise it is said of the camera
+        yield problems.BLANK_EPISODES.finding((), blank.items(), camera=key, all=len(seen))
+    if frozen and len(frozen) < len(seen):
+        problem = problems.FROZEN_EPISODES if still else problems.FROZEN_FILMS
+        yield problem.finding((), frozen.items(), camera=key, all=len(seen))
 
 
 def _frozen(seen: Viewed, still: np.ndarray | None) -> int:
@@ -136,12 +133,19 @@ def check_shown_otherwise(key: str, seen: Mapping[int, Viewed]) -> Iterator[Find
     own = np.abs(means - usual).mean((1, 2, 3))
     for how, change in OTHERWISE.items():
         far = np.abs(means - change(usual)).mean((1, 2, 3))
-        wrong = far < CLOSER * own
-        others = (own < CLOSER * far) | wrong
         apart = np.abs(change(usual) - usual).mean() >= APART
-        if apart and 0 < wrong.sum() < len(means) / 3 and others.mean() >= MOST:
-            episodes = [index for index, each in zip(seen, wrong, strict=True) if each]
+        if apart and (episodes := _taken_for_another([*seen], own, far)):
             yield problems.SHOWN_OTHERWISE.finding(episodes, camera=key, how=how, all=len(means))
+
+
+def _taken_for_another(episodes: Sequence[int], own: np.ndarray, other: np.ndarray) -> list[int]:
+    """Return the few episodes that are closer to another scene than to their own, by how far [E] they are from each;
+    none where it cannot be told of most."""
+    wrong = other < CLOSER * own
+    told = wrong | (own < CLOSER * other)
+    if wrong.sum() >= len(wrong) / 3 or told.mean() < MOST:
+        return []
+    return [index for index, each in zip(episodes, wrong, strict=True) if each]
 
 
 def check_stale(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
@@ -179,11 +183,6 @@ def check_swapped(seen: Mapping[str, Mapping[int, Viewed]]) -> Iterator[Finding]
             usual = np.median(means, axis=0)
             far = np.abs(means[:, :, None] - usual[None, None]).mean((3, 4, 5))  # [episodes, camera, usual]
             own, swapped = far[:, 0, 0] + far[:, 1, 1], far[:, 0, 1] + far[:, 1, 0]
-            wrong = swapped < CLOSER * own
-            if (
-                np.abs(usual[0] - usual[1]).mean() >= APART
-                and 0 < wrong.sum() < len(both) / 3
-                and ((own < CLOSER * swapped) | wrong).mean() >= MOST
-            ):
-                episodes = [index for index, each in zip(both, wrong, strict=True) if each]
+            apart = np.abs(usual[0] - usual[1]).mean() >= APART
+            if apart and (episodes := _taken_for_another(both, own, swapped)):
                 yield problems.SWAPPED.finding(episodes, one=one, other=other, all=len(both))

@@ -264,14 +264,13 @@ def batch_options(
 
 def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> dict[str, Any]:
     """Return which cameras each dataset has in the places of all, and their sizes, where each has a head."""
-    owned = [source for source in sources if source.own is not None and cameras]
-    shown = [tuple(source.shown[name] or "" for name in cameras) for source in owned]
-    sizes = [
-        camera_sizes(source.own, source.own.episodes[0], [key for key in keys if key])
-        for source, keys in zip(owned, shown, strict=True)
-        if source.own is not None
+    owned = [
+        (own, tuple(source.shown[name] or "" for name in cameras))
+        for source in sources
+        if cameras and (own := source.own) is not None
     ]
-    return {"robot_cameras": tuple(shown), "robot_camera_sizes": tuple(sizes)}
+    sizes = [camera_sizes(own, own.episodes[0], [*filter(None, shown)]) for own, shown in owned]
+    return {"robot_cameras": tuple(shown for _, shown in owned), "robot_camera_sizes": tuple(sizes)}
 
 
 def _widths(sources: Sequence[PolicySource], key: str) -> tuple[int, ...]:
