@@ -16,7 +16,8 @@ from tests.annotation.test_fill import KNOWN, model, write
 from tests.data.specimens import LAYOUTS, write_originals
 
 WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "lerobot_v20", "lerobot_v21", "rlds", "hdf5")
-OF_ARRAYS = (*LAYOUTS, "zarr", "npz", "mcap", "pictures")  # go through every verb in tests/data/test_every_verb.py
+# these go through every verb in tests/data/test_every_verb.py
+OF_ARRAYS = (*LAYOUTS, "zarr", "npz", "calvin", "mcap", "pictures")
 SMALL = ["--image-size", "16", "--channels", "8", "8", "--latent-dim", "4", "--hidden", "8", "--members", "2"]
 
 

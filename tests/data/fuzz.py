@@ -257,6 +257,7 @@ UNCHECKED = (
     ("zarr", "*", "*", "zarr has no checksum, and takes a chunk that is missing for one of fill values"),
     ("lance", "*", "*", "Lance has no checksum, nor have videos"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
+    ("calvin", "*", "*", "nothing says what is in the file of a step"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),
     ("pictures", "*", "*", "JPEG has no checksum, and nothing lists the files of a folder"),
     ("video", "*", "*", "video has no checksum, and nothing lists the files of a folder"),

@@ -164,6 +164,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "d4rl": _write_layout("d4rl"),
     "zarr": _write_layout("diffusion_policy"),
     "npz": _write_layout("npz"),
+    "calvin": _write_layout("calvin"),
     "mcap": _write_mcap,
     "pictures": _write_pictures,
     "video": _write_videos,

@@ -64,6 +64,11 @@ def maniskill() -> tuple[str, ...]:
     return described('{"dataset": "skill", "fps": 10}')
 
 
+def calvin() -> tuple[str, ...]:
+    arrays.calvin(Path("calvin"))
+    return described('{"dataset": "calvin", "fps": 10}')
+
+
 def zarr() -> tuple[str, ...]:
     arrays.diffusion_policy(Path.cwd())
     return described('{"dataset": "pusht.zarr", "format": "zarr", "fps": 10}')
@@ -106,7 +111,7 @@ def named(kind: str, specimen: str) -> Callable[[], tuple[str, ...]]:
 
 
 NAMED = {"lerobot": "lerobot", "lerobot-v2": "lerobot_v21", "rlds": "rlds", "hdf5": "hdf5", "video": "video"}
-WAYS = (aloha, maniskill, zarr, npz, mcap, pictures, agibot, *(named(*each) for each in NAMED.items()))
+WAYS = (aloha, maniskill, calvin, zarr, npz, mcap, pictures, agibot, *(named(*each) for each in NAMED.items()))
 
 
 ELSEWHERE = {"lerobot-lance"}  # tests/data/formats/test_lerobot_lance.py

@@ -215,6 +215,15 @@ CONVENTIONS = (
         mind="the action is the next row's target; endpose has a quaternion wxyz",
     ),
     Convention(
+        "CALVIN",
+        Traits(("CALVIN",), {"action": 7, "action.absolute": 7}),
+        "x y z (delta along the world's axes, 1 is 2 cm); differences of angles XYZ (1 is 0.05 rad); gripper (1 open, "
+        "-1 closed)",
+        "mees/calvin 13909cb, dataset/README.md",
+        mind="clipped at -1 and 1; angles of the state wrap",
+        rate=30,
+    ),
+    Convention(
         "PushT of Diffusion Policy",
         Traits(
             ("Diffusion Policy's replay buffer",),

@@ -25,9 +25,10 @@ OBJECTS = "which object a pixel shows"
 ENDS = "where episodes end"
 ALOHA_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 ALOHA = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ALOHA_ARM)
+POSE = ("x", "y", "z", "rx", "ry", "rz")
 FINGERS = ("gripper_0", "gripper_1")
 STATES = (  # what `observation.state` is made of where no array has that name: LIBERO's parts, and robosuite's
-    (("ee_pos", "ee_ori", "gripper_states"), ("x", "y", "z", "rx", "ry", "rz", *FINGERS)),
+    (("ee_pos", "ee_ori", "gripper_states"), (*POSE, *FINGERS)),
     (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("x", "y", "z", "rx", "ry", "rz", "rw", *FINGERS)),
 )
 
@@ -196,6 +197,28 @@ AGIBOT = Layout(
     rows=("state/joint/position",),
     left_out={"timestamp": "when a row was recorded", "action/*/index": "which rows were commanded"},
     names={f"{kind}.{name}": names for kind in ("action", "observation") for name, names in AGIBOT_NAMES.items()},
+)
+CALVIN = Layout(
+    "CALVIN",
+    {
+        "rel_actions": "action",
+        "actions": "action.absolute",
+        "robot_obs": "observation.state",
+        "rgb_*": "observation.images.rgb_*",
+    },
+    episodes="*",
+    marks=("rel_actions",),
+    rows=("rel_actions",),
+    left_out={"scene_obs": SIMULATOR, "depth_*": "depth"},
+    instruction=("@instruction",),
+    names={
+        "action": (*POSE, "gripper"),
+        "action.absolute": (*POSE, "gripper"),
+        "observation.state": (*POSE, "gripper_width", *(f"joint_{i}" for i in range(7)), "gripper"),
+    },
+)
+CALVIN_ABSOLUTE = CALVIN._replace(
+    columns={**CALVIN.columns, "actions": "action"}, marks=("actions",), rows=("actions",)
 )
 D4RL = Layout(
     "D4RL",

@@ -240,16 +240,23 @@ def _has_one_channel(shape: tuple[int, ...]) -> bool:
 
 
 def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
+    damaged: LattokError | None = None
     for layout in layouts:
         groups = episode_groups(store, layout)
         for group in groups[:3]:  # the first may be damaged
-            with store.reading(f", {group}"):
-                paths = list(store.arrays(group)) if store.is_group(group) else []
+            try:
+                with store.reading(f", {group}"):
+                    paths = list(store.arrays(group)) if store.is_group(group) else []
+            except LattokError as error:
+                damaged = damaged or error
+                continue
             found = [any(fnmatchcase(path, mark) for path in paths) for mark in layout.marks or layout.rows]
             if all(found) if layout.marks else any(found):
                 return layout
         if groups and layout.episodes == "data/*" and all(_is_numbered(_last(group)) for group in groups):
             return layout
+    if damaged is not None:
+        raise damaged
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
-from lattok.data.formats.array_listing import FlatStore, Store
+from lattok.data.formats.array_listing import FlatStore
 from lattok.data.formats.array_reader import ArrayDataset
 from lattok.data.schema import ARRAYS, TABLES, holds
 from lattok.utils.checks import LattokError
@@ -78,7 +78,7 @@ class NpzDataset(ArrayDataset):
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
+    def opened(cls, path: Path, where: str = "") -> Iterator[NpzStore]:
         if not path.is_file():
             raise LattokError(f"missing data file {path}. {copy_again(path, MISSING)}")
         with NpzStore.guarded(path, where), zipfile.ZipFile(path) as archive:

@@ -248,7 +248,30 @@ def npz_of_many(folder: Path) -> Truth:
     return truth
 
 
+def calvin(folder: Path) -> Truth:
+    """A file a step; recordings are apart, the last for validation. Who only reads numbers may open no pickle."""
+    truth = Truth(7, ("",))
+    truth.cameras, truth.state = ("rgb_static",), [wave(length, 15, seed) for seed, length in enumerate(LENGTHS)]
+    for part, first, i in (("training", 20, 0), ("validation", 3, 1)):
+        last = first + LENGTHS[i] - 1
+        (folder / part / "lang_annotations").mkdir(parents=True)
+        np.save(folder / part / "ep_start_end_ids.npy", [[first, last]])
+        told = {"language": {"ann": ["open it", "push"]}, "info": {"indx": [(first + 1, last), (first, first + 2)]}}
+        np.save(folder / part / "lang_annotations/auto_lang_ann.npy", np.array(told))
+        for row in range(LENGTHS[i]):
+            step: dict[str, Any] = {
+                "rel_actions": truth.action[i][row],
+                "actions": np.ones(7),
+                "robot_obs": truth.state[i][row],
+            }
+            step |= {"scene_obs": np.ones(24), "depth_static": np.ones((16, 24), np.float32)}
+            step |= {"rgb_static": truth.frames[i][row], "rgb_tactile": np.ones((16, 12, 6), np.uint8)}
+            np.savez_compressed(str(folder / part / f"episode_{first + row:07d}.npz"), **step)
+    return truth
+
+
 WRITERS = (
+    calvin,
     npz,
     npz_of_many,
     aloha,
@@ -363,8 +386,35 @@ def test_files_that_are_packed_are_named(tmp_path: Path):
     assert (len(dataset.episodes), list(dataset.left_out)) == (2, ["1.npz.gz"])
 
 
+def test_instructions_of_calvin_and_steps_that_are_not_there(tmp_path: Path):
+    """Instructions are read once the page's snippet made JSON of them; damage is of one episode."""
+    truth = calvin(tmp_path / "task_D_D")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        page = (Path(__file__).parents[3] / "docs/howto/own_dataset.md").read_text(encoding="utf-8")
+        assert "lang_annotations/auto_lang_ann.npy" in open_dataset("task_D_D").left_out
+        exec(page.partition("### CALVIN")[2].partition("```python")[2].partition("```")[0], {})
+        dataset = open_dataset("task_D_D")
+    assert [(each.length, *each.tasks) for each in dataset.episodes] == [
+        (3, "push"),
+        (4, "open it"),
+        (3, "push"),
+        (6, "open it"),
+    ]
+    np.testing.assert_array_equal(dataset.actions(1), truth.action[0][1:])
+    assert (dataset.held_out, "lang_annotations/auto_lang_ann.npy" in dataset.left_out) == ((2, 3), False)
+    assert dataset.files_of(0) == tuple(tmp_path / f"task_D_D/training/episode_00000{i}.npz" for i in (20, 21, 22))
+    (tmp_path / "task_D_D/training/episode_0000020.npz").unlink()
+    np.savez(tmp_path / "task_D_D/validation/episode_0000005.npz", rel_actions=np.ones(6))
+    broken = open_dataset(tmp_path / "task_D_D")
+    assert [(each.episode_index, "episode_0000020.npz" in each.reason) for each in broken.damaged] == [(0, True)]
+    refused(r"episode_0000005.npz: expected `rel_actions` as float32 \[7\].* got float64 \[6\]", broken.actions, 2)
+    (tmp_path / "task_D_D/training/lang_annotations/auto_lang_ann.json").write_text('{"indx": [[5, 4]], "ann": ["a"]}')
+    assert "expected steps from 0 on" in open_dataset(tmp_path / "task_D_D").damaged[0].reason
+
+
 def test_files_of_one_step_each_are_refused(tmp_path: Path):
-    """CALVIN's: a file a step. Its seven numbers are not seven steps, whatever the rate."""
+    """A file a step, without CALVIN's list of recordings. Its seven numbers are not seven steps, whatever the rate."""
     for i in range(3):
         step = {"actions": np.ones(7), "robot_obs": np.ones(15), "rgb_static": film(1, i)[0]}
         np.savez(tmp_path / f"episode_{i:07d}.npz", **step)
