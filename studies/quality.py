@@ -19,7 +19,6 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import select_episodes, split_by_task
-from lattok.data.vectors import read_vectors
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.evaluation.evidence.unlearned import Coordinates, Target
 from lattok.samples.frame_pairs import FramePairs, PairLabels
@@ -40,10 +39,9 @@ def label_figures(path: Path) -> dict[str, float]:
     """Return the figures of the labels in one dataset."""
     dataset = lattok.open_dataset(path)
     train, held_out = (select_episodes(dataset, half) for half in split_by_task(dataset, HELD_OUT))
-    size = max(int(read_vectors(dataset, "key", "latent.codes", dataset.episodes).max()) + 1, 2)
     parts = [_rows(dataset, [episode.index for episode in half]) for half in (train, held_out)]
     target = Target(parts[0]["actions"], parts[0]["episode"].numpy(), parts[1]["actions"])
-    codes = [one_hot(part["codes"], size) for part in parts]
+    codes = [one_hot(part["codes"], parts[0]["codes"]) for part in parts]
     frame = Coordinates.fit(parts[0]["frame"], parts[1]["frame"], 128).first(128)
     both = [torch.cat(pair, 1) for pair in zip(codes, frame, strict=True)]
     found = {

@@ -140,7 +140,7 @@ def blocks(pairs: FramePairs) -> list[PairBatch]:
 def figures(model: ImageLAM, data: Demonstrations) -> Figures:
     """R^2 of linear probes, usage of the codes on held-out pairs, and how much the decoder relies on them."""
     sets = [encoded(model, pairs) for pairs in (data.train, data.held_out)]
-    codes = [one_hot(x.codes, model.config.codebook_size) for x in sets]
+    codes = [one_hot(x.codes, sets[0].codes) for x in sets]
     now = data.current
     statistics = code_statistics(sets[1].codes, model.config.codebook_size)
     found = {
@@ -249,7 +249,8 @@ def _kmeans(data: Demonstrations, rows: Sequence[Tensor], extra: Sequence[Tensor
     runs = []
     for seed in SEEDS:
         books = ResidualKMeans.fit(rows[0], 16, 4, seed)
-        runs.append(r2(data, _beside(extra, [one_hot(books.encode(x), 16) for x in rows[1:]]), name))
+        codes = [books.encode(x) for x in rows[1:]]
+        runs.append(r2(data, _beside(extra, [one_hot(x, codes[0]) for x in codes]), name))
     return {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
 
 

@@ -118,10 +118,10 @@ def judged(model):
     seen = [
         [model.encode(pairs.batch(rows).frames) for rows in torch.arange(len(pairs)).split(256)] for pairs in halves
     ]
-    codes = [one_hot(torch.cat([part.codes for part in parts]), 16) for parts in seen]
+    codes = [torch.cat([part.codes for part in parts]) for parts in seen]
     latents = [torch.cat([part.latents for part in parts]).flatten(1) for parts in seen]
     return {
-        "R² of the action from the codes": r2(codes, actions),
+        "R² of the action from the codes": r2([one_hot(half, codes[0]) for half in codes], actions),
         "R² of e from the first frame": r2(first, latents),
         "alignment of a constant": float(F.normalize(latents[1], dim=1).mean(0).norm()),
     }
