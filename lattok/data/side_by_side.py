@@ -46,7 +46,7 @@ class InBlocks(ColumnsView):
 
 def side_by_side(
     datasets: Sequence[RobotDataset], keys: Mapping[str, str], lacked: Sequence[str] = ()
-) -> list[RobotDataset]:
+) -> list[InBlocks]:
     """Give each dataset blocks of its own in the columns `keys`, which errors call by their values. Of those that are
     `lacked` a dataset may have none: its block has no number."""
     blocks: list[dict[str, slice]] = [{} for _ in datasets]

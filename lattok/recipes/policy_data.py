@@ -4,7 +4,7 @@ configuration that follows from both."""
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 from torch import Tensor
@@ -27,11 +27,12 @@ from lattok.samples.batches import BatchOptions, PolicyBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, WindowOptions, camera_sizes
 from lattok.samples.stream import keep_frames
 from lattok.training import LoopOptions
-from lattok.types import ActionTokenizer
+from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.options import replaced
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, TokenSpec
+from lattok.vla.tokens import ActionCodec
 
 GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 
@@ -103,13 +104,14 @@ class PolicyData:
             words = shlex.join(["lattok", "train", "beast", dataset.address or dataset.name, "--out", "my-tokenizer"])
             hint = f"Train one: {words}. Then add tokenizer=my-tokenizer."
             checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none", hint)
-        found = for_dataset(load(data.tokenizer), dataset.name)
+        found = load(data.tokenizer)
         if not isinstance(found, ActionTokenizer):
             checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
         hint = "Leave out horizon: it is the tokenizer's."
         checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon, hint)
-        check_tokenizer(data, found, dataset)
-        return found
+        for source in self.acting:
+            check_tokenizer(data, for_dataset(found, source.dataset.name), source.own or source.dataset)
+        return found if len(self.acting) > 1 else for_dataset(found, dataset.name)
 
     def check_start(self, before: LatentVLA) -> None:
         """Require that a policy which is trained further learned actions and proprio like these."""
@@ -125,8 +127,6 @@ class PolicyData:
         of one that acts by tokens."""
         data, source, dataset = self.options, self.lead, self.lead.dataset
         actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
-        if tokenizer is not None:
-            checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, len(actions))
         states = ()
         if self.reads_states:
             states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS))
@@ -190,6 +190,7 @@ class PolicyData:
             latent=source.spec if learns else None,
             parts=data.plan.needs,
             tokenizer=source.tokenizer,
+            tokenized=None if source.dataset is source.own else source.columns,
         )
         windows = PolicyWindows(source.dataset, options)
         windows.check_share(data.acted_share if episodes is None else 0.0)
@@ -243,7 +244,16 @@ class PolicyData:
         if policy.datasets:
             policy.use_normalizers(policy.normalizers.fresh())
         maps = [next(own) if source.acts else None for source in self.sources]
-        return MixedPolicyWindows(parts, [source.weight for source in self.sources], maps)
+        return MixedPolicyWindows(parts, [source.weight for source in self.sources], maps, self._coders(policy))
+
+    def _coders(self, policy: LatentVLA) -> list[Callable[[PolicyBatch], Tensor]]:
+        """Return what makes codes of the actions of each source, in its own units, if the policy acts by codes and
+        knows several datasets."""
+        if policy.codec is None or not policy.datasets:
+            return []
+        codecs = {name: policy.codec.for_dataset(name) for name in policy.datasets}
+        silent = next(iter(codecs.values()))  # of a source without actions, whose samples have no codes
+        return [partial(_codes, codecs.get(s.dataset.name, silent), s.columns) for s in self.sources]
 
     def batches(self, samples: PolicyWindows | MixedPolicyWindows, policy: LatentVLA) -> PolicyBatches:
         """Return the batches that a policy learns from, with what can be made ahead of its steps."""
@@ -260,6 +270,10 @@ def batch_options(
     window = data.window(image_size, samples.parts[0].cameras)
     memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
     return BatchOptions(loop.batch_size, loop.seed, window, memory, changes=data)
+
+
+def _codes(codec: ActionCodec, columns: slice, batch: PolicyBatch) -> Tensor:
+    return codec.encode(batch._replace(actions=batch.actions[..., columns]))
 
 
 def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> dict[str, Any]:

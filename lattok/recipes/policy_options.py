@@ -49,8 +49,8 @@ class PolicyOptions(ActedOptions):
         pretrain_steps: steps of the first stage; 0: as many as `steps`
         latent_head: in the second stage the latent loss goes on ("kept"), has no weight ("dropped"), or latents are
             what is predicted in both stages, and `decoder` turns them into actions ("decoded")
-        heads: "each": datasets of `mix` may have other actions and states, and each has a head of its own; with
-            "shared" all have the same
+        heads: "each": datasets of `mix` may have other actions and states, and each has a head of its own, or codes of
+            one `tokenizer`; with "shared" all have the same
         latents_only: datasets of `mix`, by name, whose actions do not teach: only their labels do
         prefix: prefix of the label columns; left out: the only one that fits the strategy
         tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by, and the
@@ -124,7 +124,7 @@ class PolicyOptions(ActedOptions):
         super().__post_init__()
         if self.latents_only and not self.mix:
             raise LattokError("`latents_only` names datasets of a mixture. Give `mix`, or leave it out.")
-        others = {name: getattr(self, name) for name in ("tokenizer", "decoder", "init")}
+        others = {name: getattr(self, name) for name in ("decoder", "init")}
         unfit = [name for name, given in others.items() if given] + ["stages"] * (self.stages != "joint")
         if self.heads == "each" and (unfit or len(self.mix) < 2):
             got = f"each with {unfit[0]}" if unfit else "each with one dataset"

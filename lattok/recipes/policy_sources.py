@@ -42,6 +42,7 @@ class PolicySource(NamedTuple):
     labelled: bool = True  # its labels teach, where the strategy learns from any
     shown: Mapping[str, str | None] = {}  # by camera of the policy: its own in that place; None: black pictures
     own: RobotDataset | None = None  # as a policy of this dataset alone sees it, where each has a head
+    columns: slice = slice(None)  # of its own actions among those of all, where each has a head
     lacks: tuple[str, ...] = ()  # what others of a mixture have, in words
 
 
@@ -134,13 +135,15 @@ def mixture(
     found = list[PolicySource]()
     for source, episodes, known, own in zip(sources, chosen, acts, has, strict=True):
         dataset, view = source.dataset, same_cameras(source.dataset, cameras) if known and cameras else ()
+        robot = robots.get(dataset.name)
         if not known or (any(has) and not own and data.plan.learns_labels and not data.labels_by_tokenizer):
             found.append(PolicySource(dataset, episodes, cameras=view, acts=known, labelled=not known))
         else:
-            found.append(labelled(data, model, dataset, episodes)._replace(cameras=view))
+            learned = labelled(data, model, dataset if robot is None else robot.own, episodes)
+            found.append(learned._replace(dataset=dataset, cameras=view))
         found[-1] = found[-1]._replace(weight=source.weight)
-        if (robot := robots.get(dataset.name)) is not None:
-            found[-1] = found[-1]._replace(own=robot.own, shown=robot.shown)
+        if robot is not None:
+            found[-1] = found[-1]._replace(own=robot.own, shown=robot.shown, columns=robot.columns)
     found = _with_specs(data, model, found)
     first = dict[str, tuple[str, Any]]()  # who says it, and what
     for source in found:
@@ -159,6 +162,7 @@ class _Robot(NamedTuple):
     own: RobotDataset  # as it is
     seen: RobotDataset  # its numbers in blocks of wider ones, its cameras in the places of all
     shown: Mapping[str, str | None]  # its own camera in each of these places
+    columns: slice  # of its actions among those of all
 
 
 def _with_heads(data: PolicyOptions, acting: Sequence[RobotDataset]) -> list[_Robot]:
@@ -177,7 +181,7 @@ def _with_heads(data: PolicyOptions, acting: Sequence[RobotDataset]) -> list[_Ro
         said += _said_of_cameras(own, shown)
         if said:
             checks.note(f"mix: {own.name}: {', '.join(said)}")
-        found.append(_Robot(own, Completed(wide, {}, shown), shown))
+        found.append(_Robot(own, Completed(wide, {}, shown), shown, wide.blocks_of[data.action_key]))
     return found
 
 

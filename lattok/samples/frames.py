@@ -244,7 +244,11 @@ class MixedSamples(ABC):
             mine = owner == i
             given = () if frames is None else (frames[mine],)
             parts.append(self._batch(i, indices[mine] - self._starts[i], *given))
-        return _joined(parts, order.argsort())
+        return _joined(self._alike(parts), order.argsort())
+
+    def _alike(self, parts: list[Any]) -> list[Any]:
+        """Return the samples of each dataset so that they can be joined."""
+        return parts
 
     @abstractmethod
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> Any:

@@ -7,7 +7,7 @@ Everything is read once; a batch is one gather. Beyond the end of an episode not
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -56,6 +56,7 @@ class WindowOptions:
         latent: label columns (of `latent_spec`) that latent actions come from
         parts: which of these columns are read
         tokenizer: action tokenizer that sees the chunks of every batch, in place of label columns
+        tokenized: the numbers of an action that it sees; None: all
     """
 
     horizon: int
@@ -77,6 +78,7 @@ class WindowOptions:
     latent: LatentSpec | None = None
     parts: Sequence[str] = PARTS
     tokenizer: ActionTokenizer | None = None
+    tokenized: slice | None = None
 
     def __post_init__(self) -> None:
         checks.counts(size=self.size)
@@ -119,8 +121,9 @@ class PolicyWindows(Samples):
             self.state_names = dimension_names(vector_key(dataset, "state_key", key, "None leaves it out."))
             self._stated = Vectors(dataset, "state_key", key, chosen, unseen)
         self._extra = {key: self._like_actions(dataset, key, action_key, unseen) for key in options.extra_keys}
-        self._tokenizer = options.tokenizer
-        self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, len(self.action_names))
+        self._tokenizer, self._tokenized = options.tokenizer, options.tokenized or slice(None)
+        width = len(self.action_names[self._tokenized])
+        self.latent = _chosen_spec(options.latent, options.tokenizer, horizon, width)
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and options.tokenizer is None:
             self._labels = self._stored_labels(dataset, self.latent, options)
@@ -312,7 +315,7 @@ class PolicyWindows(Samples):
             return None
         if self._tokenizer is not None:
             with torch.no_grad():
-                found = self._tokenizer.latent_actions(actions, inside)  # one call for the batch
+                found = self._tokenizer.latent_actions(actions[..., self._tokenized], inside)  # one call for the batch
             labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
             if "codes" in spec.widths():
                 _check_codes(labels["codes"][self.acted[indices]], spec.codebook_size)
@@ -329,10 +332,17 @@ class MixedPolicyWindows(MixedSamples):
     Where robots have more numbers than others, these are 0 and not known in the others. `source` is the dataset.
     """
 
-    def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
+    def __init__(
+        self,
+        parts: Sequence[PolicyWindows],
+        weights: Sequence[float],
+        maps: Sequence[Any],
+        coders: Sequence[Callable[[PolicyBatch], Tensor]] = (),
+    ):
         """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"; None: its
-        samples stay as they are."""
+        samples stay as they are. `coders` of each: what makes `tokens` of actions that are not normalised."""
         super().__init__(parts)
+        self._coders = coders
         self.weights, self._maps = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
         self._width = max(len(part.action_names) for part in parts)
         stated = [part.proprio(torch.zeros(1, dtype=torch.long)) for part in parts]
@@ -354,15 +364,25 @@ class MixedPolicyWindows(MixedSamples):
         actions = given.actions if maps is None else maps["action"](given.actions)
         proprio = None if proprio is None or self._stated is None else _padded(proprio, self._stated)
         known = _padded(self.parts[part].known, self._width).repeat(len(actions), 1) if self._partly else None
+        if self._coders:  # of the numbers that are known
+            given, known = given._replace(tokens=self._coders[part](given)), None
         texts = given.subtasks or ([""] * len(actions) if self.has_subtask is not None else None)
         given = given._replace(actions=_padded(actions, self._width), proprio=proprio, known=known, subtasks=texts)
         return given._replace(source=torch.full((len(actions),), part))
 
+    def _alike(self, parts: list[PolicyBatch]) -> list[PolicyBatch]:
+        """Give codes that end before those of other datasets more of what is behind their end."""
+        codes = [part.tokens for part in parts if part.tokens is not None]
+        most = max((each.shape[1] for each in codes), default=0)
+        if not codes:
+            return parts
+        return [part._replace(tokens=_padded(each, most, -1)) for part, each in zip(parts, codes, strict=True)]
 
-def _padded(values: Tensor, width: int) -> Tensor:
-    """Add zeros to values [..., m] up to [..., width]."""
+
+def _padded(values: Tensor, width: int, by: int = 0) -> Tensor:
+    """Add numbers, zeros by default, to values [..., m] up to [..., width]."""
     more = width - values.shape[-1]
-    return torch.nn.functional.pad(values, (0, more)) if more else values
+    return torch.nn.functional.pad(values, (0, more), value=by) if more else values
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -251,7 +251,7 @@ class VLAConfig(NormalizedActions):
             own |= {"proprio_dim": len(names), "proprio_names": names}
         if self.action_widths:
             names = tuple(name.removeprefix(prefix) for name in self.action_names[actions])
-            kept = tuple(dim - actions.start for dim in absent[0] if actions.start <= dim < actions.stop)
+            kept = self._lacking(place)
             own |= {"action_dim": len(names), "action_names": names, "absent": (kept,) if kept else ()}
             if self.action_loss == BCE and not gripper_dims(names):
                 own["action_loss"] = "l2"  # the same without grippers
@@ -262,6 +262,11 @@ class VLAConfig(NormalizedActions):
             if not all(shown):
                 own |= {"views": len(shown), "places": tuple(place for place, name in enumerate(shown) if name)}
         return replace(self, **own), actions, states
+
+    def _lacking(self, place: int) -> tuple[int, ...]:
+        """Return the dimensions that the robot of one of the datasets lacks, of its own actions."""
+        first, last, _ = _block(self.action_widths, place).indices(self.action_dim)
+        return tuple(dim - first for dim in self.absent[place] if first <= dim < last)
 
     def _check_decoder(self) -> None:
         decoder, latent = self.decoder, self.latent
@@ -291,10 +296,9 @@ class VLAConfig(NormalizedActions):
             expected = "0 with a tokenizer whose first codes do not decode on their own"
             checks.fail("head_codes", expected, self.head.codes)
         others = {
-            "a mixture": self.normalizers,
             "a decoder": self.decoder,
             BCE: self.action_loss == BCE,
-            "a robot that lacks dimensions": any(self.absent),
+            "a robot that lacks dimensions": any(map(self._lacking, range(len(self.absent)))),
         }
         if wrong := [what for what, there in others.items() if there]:
             checks.fail("head", "regression or flow with " + " and ".join(wrong), "tokens")

@@ -170,12 +170,16 @@ class ActionHead(nn.Module):
         own = copy.copy(self)
         own._modules = {**self._modules}
         own.config, own.gripper, own.kind = config, config.gripper, config.action_loss
-        own.out = _cut(self.out, rows=actions)
+        own.keep_actions(actions)
         if not config.proprio_dim:
             own.proprio = None
         elif self.proprio is not None:
             own.proprio = nn.Sequential(_cut(self.proprio[0], columns=states), *self.proprio[1:])
         return own
+
+    def keep_actions(self, columns: slice) -> None:
+        """Predict these numbers of an action alone."""
+        self.out = _cut(self.out, rows=columns)
 
     def loss_of(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
         if self.gripper:
@@ -231,10 +235,9 @@ class FlowActionHead(ActionHead):
 
     flow_steps = acting("flow_steps")
 
-    def of_columns(self, config: VLAConfig, actions: slice, states: slice) -> ActionHead:
-        own = super().of_columns(config, actions, states)
-        own.noisy = _cut(self.noisy, columns=actions)
-        return own
+    def keep_actions(self, columns: slice) -> None:
+        super().keep_actions(columns)
+        self.noisy = _cut(self.noisy, columns=columns)
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None

@@ -139,6 +139,9 @@ class LatentVLA(OfDatasets, BackboneModel):
                 if part in own:
                     own[part].copy_columns(maps[part], columns)
             maps = own
+        if self.codec is not None:
+            self.codec = self.codec.for_dataset(name)
+            self.config = self.codec.config
         self.normalizers = self.normalizers.only()
         self.use_normalizers(maps)
         self.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
@@ -169,8 +172,8 @@ class LatentVLA(OfDatasets, BackboneModel):
         if self.decoder is None:
             target, judged, valid = self.action_normalizer(batch.actions), batch.judged, batch.valid
             share = batch.shares.acted
-            target = target if batch.tokens is None else batch.tokens
-            valid = valid if batch.tokens is None else coded(valid)[:, None]  # which alone are judged
+            if batch.tokens is not None:  # of which steps that are `coded` are judged
+                target, judged, valid = batch.tokens, valid, coded(valid)[:, None]
         else:
             latent = cast(LatentTarget, batch.latent)
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))

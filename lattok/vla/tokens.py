@@ -12,6 +12,7 @@ own. The tokenizer learns nothing here and lies in the artefact, in `parts/token
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from lattok.hub import PARTS, HubModel
 from lattok.hub.model import Place, family_of
 from lattok.nn.blocks import onto
 from lattok.nn.losses import coded, reduce_valid
+from lattok.nn.normalize import for_dataset
 from lattok.types import ActionBatch, ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.untrusted import safe_path
@@ -62,6 +64,9 @@ class TokenHead(ActionHead):
             self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
 
     temperature, draws, codes, average = (acting(name) for name in ("temperature", "draws", "codes", "average"))
+
+    def keep_actions(self, columns: slice) -> None:
+        """Change nothing: the codes are those of all datasets."""
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
@@ -171,9 +176,18 @@ class ActionCodec:
         if config.tokens is None:
             return
         checks.size("tokenizer", "steps of a chunk (horizon)", tokenizer.horizon, config.horizon)
-        checks.size("tokenizer", "action dimensions", tokenizer.action_dim, config.action_dim)
+        for name in config.normalizers:
+            self.for_dataset(name)  # which is checked
+        if not config.normalizers:
+            checks.size("tokenizer", "action dimensions", tokenizer.action_dim, config.action_dim)
         if TokenSpec.of(tokenizer) != config.tokens:
             checks.fail("tokenizer", "the one that the configuration names", "another one")
+
+    def for_dataset(self, name: str) -> "ActionCodec":
+        """Return the codec of one of several datasets, in its units."""
+        tokenizer, several = for_dataset(self.tokenizer, name), self.config
+        config, *_ = several.of_dataset(several.normalizers.index(name))
+        return ActionCodec(tokenizer, replace(config, tokens=TokenSpec.of(tokenizer)))
 
     def encode(self, batch: PolicyBatch) -> Tensor:
         """Return codes int64 [B, P] of a batch's actions, computed on the CPU: zeros for samples that are not `coded`,

@@ -38,6 +38,16 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in WIDTHS}
 
 
+@pytest.fixture(scope="module")
+def tokenizers(roots, tmp_path_factory) -> dict[str, str]:
+    folder, robots = tmp_path_factory.mktemp("tokenizers"), [str(root) for root in roots.values()]
+    kinds = {"fast": ["--vocab-size", "300"], "residual-vq": ["--tokens", "3", "--codebook-size", "8"]}
+    for kind, more in kinds.items():
+        options = ["--horizon", str(SIZES["horizon"]), *more]
+        assert main(["train", kind, *robots, "--out", str(folder / kind), *options]) == 0
+    return {kind: str(folder / kind) for kind in kinds}
+
+
 def recipe(roots, out: Path, **options) -> lattok.VLARecipe:
     mix = tuple(f"{root}:1.0" for root in roots.values())
     given = {"backbone": "scratch", "steps": 3, "batch_size": 6, "mix": mix, "heads": "each", **SIZES, **options}
@@ -51,10 +61,10 @@ def observation(name: str) -> dict:
     return seen | {"task": ["lift", "lift"]}
 
 
-@pytest.mark.parametrize("head", ["regression", "flow"])
-def test_each_acts_in_its_own_numbers(head, roots, tmp_path):
-    out = tmp_path / "p"
-    lattok.train(recipe(roots, out, head=head))
+@pytest.mark.parametrize("head", ["regression", "flow", "fast", "residual-vq"])
+def test_each_acts_in_its_own_numbers(head, roots, tokenizers, tmp_path):
+    out, tokens = tmp_path / "p", {"head": "tokens", "tokenizer": tokenizers.get(head)}
+    lattok.train(recipe(roots, out, **(tokens if head in tokenizers else {"head": head})))
     policy = lattok.load(out)
     assert (policy.datasets, policy.config.action_widths, policy.config.proprio_widths) == (
         tuple(WIDTHS),
@@ -75,6 +85,8 @@ def test_each_acts_in_its_own_numbers(head, roots, tmp_path):
         alone = lattok.load(chosen.save_pretrained(tmp_path / name))
         assert alone.datasets == ()
         assert torch.equal(alone.predict_chunk(seen), found)
+        if head in tokenizers:
+            assert alone.codec.tokenizer.config.names == NAMES[name]
         if head == "regression":
             assert torch.equal(alone.select_action(seen), found[:, 0])
     assert main(["evaluate", str(out), str(roots["bare"]), "--device", "cpu"]) == 0
@@ -112,6 +124,43 @@ def test_a_robot_teaches_its_own_head_alone_and_acts_as_it_was_taught(roots, tmp
         policy.use_normalizers(policy.normalizers.fresh())
 
 
+@pytest.mark.parametrize(("kind", "order"), [("fast", "autoregressive"), ("residual-vq", "parallel")])
+def test_codes_that_teach_are_those_of_each_in_its_own_units(kind, order, roots, tokenizers, tmp_path):
+    tokenizer = lattok.load(tokenizers[kind])
+    made = recipe(roots, tmp_path / "p", head="tokens", head_order=order, tokenizer=tokenizers[kind])
+    data = made.policy_data(made.open())
+    policy = made.learner(data).policy
+    samples = data.normalised(policy, data.parts(lambda fps: (), False))
+    batch, place = samples.batch(torch.arange(sum(samples.sizes))), 0
+    for name, size in zip(WIDTHS, samples.sizes, strict=True):
+        mine = slice(place, place := place + size)
+        codes = codes_of(tokenizer.for_dataset(name), roots[name])
+        width = min(codes.shape[1], batch.tokens.shape[1])
+        assert torch.equal(batch.tokens[mine, :width], codes[:, :width])
+        assert (batch.tokens[mine, width:] < 0).all()
+        assert (codes[:, width:] < 0).all()
+        assert len(codes.unique(dim=0)) > 1
+    policy.train()(policy.with_tokens(batch))["action"].backward()
+    assert policy.head.out.weight.grad.abs().sum() > 0
+
+
+def codes_of(tokenizer, root: Path) -> torch.Tensor:
+    windows = PolicyWindows(open_dataset(root), WindowOptions(4, 16, (), state_key=None, episodes="train"))
+    batch = windows.batch(torch.arange(len(windows)))
+    return tokenizer.encode(batch.actions, batch.valid)
+
+
+def test_la_tok_labels_each_by_the_tokenizer_in_its_own_units(roots, tokenizers, tmp_path):
+    made = recipe(roots, tmp_path / "p", strategy="la_tok", tokenizer=tokenizers["residual-vq"])
+    lattok.train(made)
+    tokenizer = lattok.load(tokenizers["residual-vq"])
+    parts = made.policy_data(made.open()).parts(lambda fps: (), False)
+    for name, part in zip(WIDTHS, parts, strict=True):
+        codes = part.batch(torch.arange(len(part))).latent.codes
+        assert torch.equal(codes.flatten(1), codes_of(tokenizer.for_dataset(name), roots[name]))
+    assert {*json.loads((tmp_path / "p" / "held_out.json").read_text())["mixture"]} == {*WIDTHS}
+
+
 def test_named_in_another_order_and_continued_it_has_the_same_weights(roots, tmp_path):
     once = lattok.train(recipe(roots, tmp_path / "once", save_every=2))
     turned = dict(reversed(roots.items()))
@@ -125,5 +174,5 @@ def test_what_they_do_not_share_is_said(roots, tmp_path):
     shared = recipe(roots, tmp_path / "p", heads="shared")
     assert "Or give each robot a head: heads=each." in refused("mix", lattok.train, shared)
     refused("`heads`", recipe, {"arm": roots["arm"]}, tmp_path / "p")
-    for others in ({"tokenizer": "tok"}, {"strategy": "la_direct", "stages": "pretrain,finetune"}):
+    for others in ({"decoder": "idm"}, {"strategy": "la_direct", "stages": "pretrain,finetune"}):
         refused("`heads`", recipe, roots, tmp_path / "p", **others)
