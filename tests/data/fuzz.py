@@ -258,6 +258,7 @@ UNCHECKED = (
     ("lance", "*", "*", "Lance has no checksum, nor have videos"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
     ("calvin", "*", "*", "nothing says what is in the file of a step"),
+    ("unitree", "*", "*", "nothing lists the recordings, and JPEG has no checksum"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),
     ("pictures", "*", "*", "JPEG has no checksum, and nothing lists the files of a folder"),
     ("video", "*", "*", "video has no checksum, and nothing lists the files of a folder"),

@@ -165,6 +165,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "zarr": _write_layout("diffusion_policy"),
     "npz": _write_layout("npz"),
     "calvin": _write_layout("calvin"),
+    "unitree": _write_layout("unitree"),
     "mcap": _write_mcap,
     "pictures": _write_pictures,
     "video": _write_videos,

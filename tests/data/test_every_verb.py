@@ -69,6 +69,11 @@ def calvin() -> tuple[str, ...]:
     return described('{"dataset": "calvin", "fps": 10}')
 
 
+def unitree() -> tuple[str, ...]:
+    arrays.unitree(Path("tasks"))
+    return ("tasks",)
+
+
 def zarr() -> tuple[str, ...]:
     arrays.diffusion_policy(Path.cwd())
     return described('{"dataset": "pusht.zarr", "format": "zarr", "fps": 10}')
@@ -111,7 +116,7 @@ def named(kind: str, specimen: str) -> Callable[[], tuple[str, ...]]:
 
 
 NAMED = {"lerobot": "lerobot", "lerobot-v2": "lerobot_v21", "rlds": "rlds", "hdf5": "hdf5", "video": "video"}
-WAYS = (aloha, maniskill, calvin, zarr, npz, mcap, pictures, agibot, *(named(*each) for each in NAMED.items()))
+WAYS = (aloha, maniskill, calvin, unitree, zarr, npz, mcap, pictures, agibot, *(named(*each) for each in NAMED.items()))
 
 
 ELSEWHERE = {"lerobot-lance"}  # tests/data/formats/test_lerobot_lance.py

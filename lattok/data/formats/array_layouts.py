@@ -198,6 +198,22 @@ AGIBOT = Layout(
     left_out={"timestamp": "when a row was recorded", "action/*/index": "which rows were commanded"},
     names={f"{kind}.{name}": names for kind in ("action", "observation") for name, names in AGIBOT_NAMES.items()},
 )
+UNITREE = Layout(
+    "Unitree",
+    {
+        "action": "action",
+        "state": "observation.state",
+        "actions/*": "action.*",
+        "states/*": "observation.*",
+        "tactiles/*": "observation.tactile.*",
+        "torques/*": "observation.torque.*",
+        "colors/*": "observation.images.*",
+    },
+    rows=("action", "state", "actions/*", "states/*"),
+    left_out={"depths/*": "depth"},
+    instruction=("@goal", "folder"),
+    rate=("@fps",),
+)
 CALVIN = Layout(
     "CALVIN",
     {

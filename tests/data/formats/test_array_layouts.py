@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -270,8 +271,36 @@ def calvin(folder: Path) -> Truth:
     return truth
 
 
+def unitree(folder: Path) -> Truth:
+    """Arms, then hands, whatever the order in a frame; the file names seven joints of a gripper that has one."""
+    truth = Truth(16, ("pour the tea", "wipe"))
+    truth.state = [wave(length, 16, 9 + seed) for seed, length in enumerate(LENGTHS)]
+    truth.cameras, truth.exact = ("color_0", "color_1"), False
+    info = {"image": {"fps": 10}, "joint_names": {"left_arm": [f"kLeft{i}" for i in range(7)], "left_ee": [*"abcdefg"]}}
+    for i, length in enumerate(LENGTHS):
+        place = folder / truth.tasks[i] / f"episode_{i:04d}"
+        (place / "colors").mkdir(parents=True)
+        frames = []
+        for row in range(length):
+            pictures = {camera: f"colors/{row:06d}_{camera}.jpg" for camera in truth.cameras}
+            for file in pictures.values():
+                (place / file).write_bytes(jpeg(truth.frames[i][row]))
+            frame: dict[str, Any] = {"idx": row, "colors": pictures, "depths": {}, "tactiles": None}
+            for kind, values in (("states", truth.state), ("actions", truth.action)):
+                left, right, one, other = np.split(values[i][row].tolist(), [7, 14, 15])
+                parts = {"right_arm": right, "left_arm": left, "right_ee": other, "left_ee": one, "body": np.ones(3)}
+                frame[kind] = {
+                    name: {"type": "dex1", "qpos": part.tolist(), "qvel": []} for name, part in parts.items()
+                }
+            frames.append(frame)
+        text = {"goal": truth.tasks[i], "desc": "", "steps": ""}
+        (place / "data.json").write_text(json.dumps({"info": info, "text": text, "data": frames}, indent=4))
+    return truth
+
+
 WRITERS = (
     calvin,
+    unitree,
     npz,
     npz_of_many,
     aloha,
@@ -411,6 +440,45 @@ def test_instructions_of_calvin_and_steps_that_are_not_there(tmp_path: Path):
     refused(r"episode_0000005.npz: expected `rel_actions` as float32 \[7\].* got float64 \[6\]", broken.actions, 2)
     (tmp_path / "task_D_D/training/lang_annotations/auto_lang_ann.json").write_text('{"indx": [[5, 4]], "ann": ["a"]}')
     assert "expected steps from 0 on" in open_dataset(tmp_path / "task_D_D").damaged[0].reason
+
+
+def unnamed(frames: list[Any], place: Path) -> None:
+    del frames[2]["colors"]["color_1"]
+
+
+def fewer(frames: list[Any], place: Path) -> None:
+    frames[2]["states"]["left_arm"]["qpos"] = [1, 2]
+
+
+def outside(frames: list[Any], place: Path) -> None:
+    frames[2]["colors"]["color_1"] = "../../wipe/episode_0001/colors/000000_color_1.jpg"
+
+
+def without(frames: list[Any], place: Path) -> None:
+    (place / frames[2]["colors"]["color_1"]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (unnamed, r"expected a picture of 'color_1' in frame 2, got None"),
+        (fewer, r"expected \[7\] numbers in `states.left_arm.qpos` of frame 2, as before, got \[1, 2\]"),
+        (outside, "expected a path below"),
+        (without, "expected the picture colors/000002_color_1.jpg, which a frame names, got none"),
+    ],
+)
+def test_a_recording_of_unitree_that_lacks_something_is_left_out(harm: Callable, says: str, tmp_path: Path):
+    unitree(tmp_path)
+    dataset = open_dataset(tmp_path)
+    named = dataset.features["action"].names
+    assert named == (*(f"kLeft{i}" for i in range(7)), *(f"right_arm_{i}" for i in range(7)), "left_ee_0", "right_ee_0")
+    assert (dataset.fps, dataset.features["observation.body.qpos"].shape) == (10, (3,))
+    place = tmp_path / "pour the tea/episode_0000"
+    content = json.loads((place / "data.json").read_text())
+    harm(content["data"], place)
+    (place / "data.json").write_text(json.dumps(content))
+    (reason,) = [each.reason for each in open_dataset(tmp_path).damaged if each.episode_index == 0]
+    assert re.search(says, reason), reason
 
 
 def test_files_of_one_step_each_are_refused(tmp_path: Path):
