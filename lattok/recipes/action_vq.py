@@ -35,6 +35,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     """
 
     kind = "action-vq"
+    in_any_order = True
     data: MixOptions = field(default_factory=MixOptions)
     model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)

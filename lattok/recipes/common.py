@@ -133,6 +133,7 @@ class Recipe(ABC, Generic[Model]):
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
     reads_all: ClassVar[bool] = False  # of very many files too, before it begins
+    in_any_order: ClassVar[bool] = False  # datasets that are named in another order give the same model
     judged_by_actions: ClassVar[bool] = True  # whether nothing else judges what it trains
 
     dataset: str | None  # none: a mixture
@@ -251,7 +252,7 @@ class Recipe(ABC, Generic[Model]):
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""
         if self.dataset is None:
-            return open_mixture(self.data.mix)
+            return by_name(open_mixture(self.data.mix)) if self.in_any_order else open_mixture(self.data.mix)
         return [Source(open_dataset(self.dataset, labels=getattr(self.data, "labels", ())), 1.0)]
 
     def trained_on(
@@ -473,6 +474,11 @@ class Recipe(ABC, Generic[Model]):
             holds = "a trained model" if begun and done else "something"
             Output(out).check_new(never_saved, f"Choose another{resumes}.", holds)
         return out
+
+
+def by_name(sources: Sequence[Source]) -> list[Source]:
+    """Return datasets by their names, however they were named."""
+    return sorted(sources, key=lambda source: source.dataset.name)
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "lattok.recipes")

@@ -108,6 +108,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
     """
 
     kind = "idm"
+    in_any_order = True
     data: InverseOptions = field(default_factory=InverseOptions)
     model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     common = (
@@ -139,7 +140,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics | ProprioMap:
         out, data = self.folder(resume), self.data
-        sources = sorted(self.open(), key=lambda source: source.dataset.name)  # named in any order they give one model
+        sources = self.open()
         known = [self._known(source.dataset) for source in sources]
         maps = [fit_proprio(self.model, data, s.dataset, own) for s, own in zip(sources, known, strict=True)]
         if data.from_ == "proprio":

@@ -35,7 +35,7 @@ class FitRecipe(Recipe[Tokenizer]):
     """
 
     family: ClassVar[type[ChunkTokenizer]]
-    reads_all = True
+    reads_all = in_any_order = True
     presets: ClassVar[Mapping[str, Any]] = {"default": {}}
     default_preset = "default"
     data: MixOptions = field(default_factory=MixOptions)

@@ -15,7 +15,7 @@ from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data.opening import Source, has_actions, open_dataset, parse_source
 from lattok.hub import CONFIG, TRAINING, HubModel, config_of, read_config, resolve
-from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
+from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe, by_name
 from lattok.recipes.held_out import HELD_OUT, judge
 from lattok.recipes.policy_data import PolicyData
 from lattok.recipes.policy_options import PolicyOptions
@@ -225,7 +225,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def open(self) -> list[Source]:
         sources = super().open()  # which, named in any order, give one policy with a head for each
-        return sorted(sources, key=lambda source: source.dataset.name) if self.data.heads == "each" else sources
+        return by_name(sources) if self.data.heads == "each" else sources
 
     def policy_data(self, sources: Sequence[Source]) -> PolicyData:
         """Read what the policy learns from in the datasets of this recipe."""

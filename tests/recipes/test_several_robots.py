@@ -118,6 +118,8 @@ def test_a_tokenizer_codes_each_in_its_own_numbers(kind, roots, tmp_path, capsys
         known = ActionWindows(open_dataset(roots[name]), 4, episodes="train")
         assert own.decode(own.encode(*known.all()), repair=True).shape[1:] == (4, dims)
     assert not capsys.readouterr().err  # a note that a model does not name its numbers
+    assert main(["train", kind, *reversed(roots.values()), "--out", str(tmp_path / "turned"), *small]) == 0
+    assert lattok.load(tmp_path / "turned").describe() == tokenizer.describe() | {"model": "turned"}
 
 
 def test_what_does_not_fit_together_is_said_in_a_line(roots, tmp_path, capsys):
