@@ -163,7 +163,7 @@ def check_actions(model: Any, dataset: RobotDataset, key: str) -> None:
         checks.fail("action_space", expected, "no declaration" if column.space is None else column.space.text, DECLARED)
     if what == "width":
         hint = f"It learned from {own.text}." if own.names else "Select or add columns, or train on this dataset."
-        checks.size(key, "numbers, as the model's actions have", column.width, own.width, hint)
+        checks.size(key, f"numbers in {dataset.name}, as the model's actions have", column.width, own.width, hint)
     if what == "numbers":
         checks.fail(key, f"{own.dtype}, as in training", column.dtype, _as_floats(dataset, key))
     if own.space is None:

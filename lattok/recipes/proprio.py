@@ -51,7 +51,7 @@ def fit_proprio(
         for argument, column in (("action_key", key), ("state_key", state))
     )
     if not known:
-        checks.fail(key, "known actions in one of the episodes that are trained on", "NaN in all")
+        checks.fail(key, "known actions in one of the episodes that are trained on", f"NaN in all of {dataset.name}")
     try:
         acts, moves = (_by_episode(dataset, *column, known) for column in (("action_key", key), ("state_key", state)))
     except checks.LattokError:

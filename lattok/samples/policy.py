@@ -140,7 +140,8 @@ class PolicyWindows(Samples):
         acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
         if not acted.any() and options.acts:
             named = "" if episodes is None else f", of {episodes!r}"
-            checks.fail(key, f"known actions in one of the episodes that are trained on{named}", "NaN in all")
+            got = f"NaN in all of {dataset.name}"
+            checks.fail(key, f"known actions in one of the episodes that are trained on{named}", got)
         return acted
 
     def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, options: WindowOptions) -> dict[str, Tensor]:
