@@ -11,6 +11,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 
 REPAIR = "Repair it; training and evaluation can also leave the episode out with `episodes`."
+INFER = "Infer them first: lattok annotate DATASET --model IDM --as actions --out DIR. Or leave it out: `episodes`."
 
 
 class Vectors:
@@ -37,6 +38,7 @@ class Vectors:
     ):
         self._feature = vector_key(dataset, argument, key)
         self._dataset, self._key, self._episodes, self._checked = dataset, key, episodes, checked
+        self._hint = INFER if argument == "action_key" else REPAIR
         self._ends = np.array([*accumulate(episode.length for episode in episodes)], dtype=np.int64)
         self._place = {episode.index: place for place, episode in enumerate(episodes)}
         checks.size("episodes", "different episodes", len(self._place), len(episodes))
@@ -84,6 +86,8 @@ class Vectors:
 
     def _refuse(self, index: int, rows: np.ndarray) -> None:
         values = self._dataset.columns(index, [self._key])[self._key].reshape(rows.shape)  # checked: is it damaged?
+        if np.isnan(values).all():
+            checks.fail(self._key, "numbers", f"NaN in all of episode {index}", self._hint)
         frame, dim = np.argwhere(~np.isfinite(rows))[0]
         place = f"episode {index}, frame {frame}, dimension {dim} ({dimension_names(self._feature)[dim]})"
         checks.fail(self._key, "finite numbers", f"{values[frame, dim]} in {place}", REPAIR)
