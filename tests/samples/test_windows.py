@@ -294,6 +294,8 @@ def test_bad_actions_are_named():
     dataset.data[1]["action"][3] = np.nan
     with pytest.raises(LattokError, match="got inf in episode 1, frame 2"):  # the first one
         ActionWindows(dataset, 4)
+    dataset.data[1]["action"][:] = np.nan
+    refused("got NaN in all of episode 1. Infer them first: lattok annotate", ActionWindows, dataset, 4)
     dataset.data[0]["state"][1, 2] = 1e300  # float64, which float32 does not hold
     refused("`state`", ActionWindows, dataset, 4, "state")
 
