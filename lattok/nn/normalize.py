@@ -1,6 +1,7 @@
 """Invertible per-dimension maps between physical units and the range models like; saved with every model."""
 
 import copy
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase as fnmatch
@@ -277,9 +278,14 @@ class DatasetNormalizers(nn.ModuleList):
         """Return the normaliser of one of the datasets. Raises `LattokError` for others."""
         if name not in self.names:
             known = ", ".join(self.names) or "it has one normaliser for all, and needs no choice"
-            hint = self.hint if self.names else ""
-            checks.fail("dataset", f"one that this {self.owner} knows ({known})", repr(name), hint)
+            checks.fail("dataset", f"one that this {self.owner} knows ({known})", repr(name), self._way_out())
         return self[self.names.index(name)]
+
+    def _way_out(self) -> str:
+        if not self.names:
+            return ""
+        description = json.dumps({"dataset": "PATH", "name": self.names[0]})
+        return f"{self.hint} If it is one of them, say so in a description file: {description}.".strip()
 
     def only(self, *names: str) -> "DatasetNormalizers":
         """Return those of these datasets alone; the normalisers are shared."""

@@ -38,6 +38,7 @@ from lattok.vla.tokens import TOKENIZER, ActionCodec, TokenHead, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
 PAPERS = {"latbot": "2511.23034"}  # of strategies that are not of the P2T paper
+NEW = "Train it further on that one: lattok train vla DATASET --init MODEL --out DIR."
 BACKBONE_INPUTS = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
@@ -81,7 +82,7 @@ class LatentVLA(OfDatasets, BackboneModel):
         count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
         self.supervision = StrategyLosses(config.strategy, width, config.latent, backbone.num_layers)
-        self.normalizers = DatasetNormalizers(config.normalizers, partial(new_normalizers, config), "policy")
+        self.normalizers = DatasetNormalizers(config.normalizers, partial(new_normalizers, config), "policy", NEW)
         self.use_normalizers(self.normalizers.in_use())
         self.decoder: InverseDynamics | None = None
         if config.decoder is not None:

@@ -52,6 +52,7 @@ from lattok.utils.options import check_knows_data
 
 CHANGE = 2.0  # times the difference of frames, next to the frame itself
 BLOCKS = 10  # of held-out frames, between which the gain from video varies
+NEW = "Fit a head to its known actions: lattok train idm DATASET --init MODEL --freeze encoder --out DIR."
 
 
 class InverseDynamics(OfDatasets, FrozenFeaturesModel):
@@ -84,7 +85,7 @@ class InverseDynamics(OfDatasets, FrozenFeaturesModel):
         self._robots = [config.of(place) for place in range(len(config.robots))]
         members = [Member(config, width, self.features.side, self._robots) for _ in range(config.members)]
         self.members: Any = nn.ModuleList(members)
-        self.normalizers = DatasetNormalizers((), partial(Units, config), "model")
+        self.normalizers = DatasetNormalizers((), partial(Units, config), "model", NEW)
         for robot, own in zip(config.robots, self._robots, strict=True):
             self.normalizers.add(robot.name, Units(own))
         self.use_normalizers(self.normalizers.in_use())
