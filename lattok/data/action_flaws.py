@@ -13,7 +13,7 @@ FIRM = 0.6  # correlation from which two columns belong together, or against eac
 MOST_AGREE, NEARLY_ALL = 0.6, 0.9  # of the episodes: that agree, and that do or are against it
 UNIT_FACTOR = 20.0  # times as large as usual, from which an episode is in another unit
 FEW_VALUES = 20  # of which a column is a switch
-CUT_SHARE = 0.03  # of the rows at one end of a column
+CUT_SHARE, MUCH_CUT = 0.03, 0.15  # of the rows at one end of a column, which may be a limit of what is normalised
 CUT_STEP = 0.5  # of a usual step, that a column has where it gets to its end: one that comes to rest slows down
 CUT_TIMES = 3  # that it does so
 NOISY = 0.2  # of its range, that a dimension moves in a step which cannot jump
@@ -76,10 +76,10 @@ def correlations(acts: np.ndarray, states: np.ndarray, steps: int = 1) -> np.nda
     """Correlate actions [T, m] with states [T, n] so many steps later and their changes: [m, 2 n], 0 of a constant."""
     if len(acts) < steps + SHORTEST:
         return np.zeros((acts.shape[1], 2 * states.shape[1]))
-    other = np.concatenate([states[steps:], np.diff(states, axis=0)[steps - 1 :]], axis=1)
-    one, other = (each - each.mean(0) for each in (acts[: len(acts) - steps], other))
-    length = np.sqrt(np.multiply.outer((one**2).sum(0), (other**2).sum(0)))
     with np.errstate(invalid="ignore", divide="ignore"):
+        other = np.concatenate([states[steps:], np.diff(states, axis=0)[steps - 1 :]], axis=1)
+        one, other = (each - each.mean(0) for each in (acts[: len(acts) - steps], other))
+        length = np.sqrt(np.multiply.outer((one**2).sum(0), (other**2).sum(0)))
         return np.where(length > 1e-9, one.T @ other / length, 0.0)
 
 
@@ -106,12 +106,14 @@ def _turned(firm: np.ndarray, told: np.ndarray) -> np.ndarray:
 
 
 def check_stuck(rows: Rows, action: str, state: str) -> Iterator[Finding]:
-    """Find episodes in which no state changes, though the actions do."""
+    """Find episodes in which no state changes, though the actions do, or the other way round."""
     acts, states = rows.table(action), rows.table(state)
     moved = [(np.ptp(acts[span], axis=0).any(), np.ptp(states[span], axis=0).any()) for span in rows.spans()]
-    stuck = [span for span, (told, done) in zip(rows.spans(), moved, strict=True) if told and not done]
-    if stuck and len(stuck) < len(moved):
-        yield problems.STUCK.finding([int(rows.episodes[span.start]) for span in stuck], column=state, all=len(moved))
+    for stays, key, other in ((1, state, action), (0, action, state)):
+        stuck = [span for span, each in zip(rows.spans(), moved, strict=True) if each[1 - stays] and not each[stays]]
+        if stuck and len(stuck) < len(moved):
+            episodes = [int(rows.episodes[span.start]) for span in stuck]
+            yield problems.STUCK.finding(episodes, column=key, other=other, all=len(moved))
 
 
 def check_units(rows: Rows, action: str | None, state: str | None) -> Iterator[Finding]:
@@ -181,7 +183,8 @@ def check_cut(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Find
                 gets_there = inside & at[1:] & ~at[:-1] & (steps >= CUT_STEP * usual)
                 stays = np.flatnonzero(gets_there[:-1] & at[2:] & inside[1:])
                 natural = end in (-1, 0, 1)  # limits of what is normalised
-                if at.mean() >= CUT_SHARE and len(stays) >= CUT_TIMES and not natural:
+                often = at.mean() >= (MUCH_CUT if natural and end else CUT_SHARE)
+                if often and len(stays) >= CUT_TIMES and not (natural and not end):
                     cut[name] = max(cut.get(name, 0.0), float(at.mean()))
         if cut:
             worst = max(cut, key=lambda name: cut[name])

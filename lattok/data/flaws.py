@@ -23,6 +23,7 @@ TURNS = (2 * np.pi, 360.0)
 WHOLE_TURN = (0.9, 1.02)  # of a turn: how far an angle jumps that wraps, and how wide its range is
 UNIT = 0.02  # how far the length of a quaternion may be from 1
 NEARLY_ALL = 0.99  # of the rows
+NEAR_POSE, FEWEST = 0.7, 4  # how alike poses begin that a sign is told of (cosine), and of how many episodes
 WHOLE = 0.9  # of the changed signs of a quaternion: all its numbers change theirs at once
 
 
@@ -173,10 +174,24 @@ def check_angles(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[F
             four = values[:, first : first + 4]
             if not _are_quaternions(four) or any("grip" in name.lower() for name in names[first : first + 4]):
                 continue
+            yield from _other_signs(rows, key, names[first], names[first + 3], four)
             flips = np.flatnonzero(((four[1:] * four[:-1]).sum(1) < -0.5) & inside)
             if len(flips) and _turn_whole(four, flips):
                 facts = {"column": key, "first": names[first], "last": names[first + 3], "count": len(flips)}
                 yield problems.FLIPS.finding((), rows.places(flips + 1), **facts, place=rows.place(int(flips[0]) + 1))
+
+
+def _other_signs(rows: Rows, key: str, first: str, last: str, four: np.ndarray) -> Iterator[Finding]:
+    """Find episodes that begin near where the others do, with the other sign of the quaternions four [n, 4]."""
+    spans = rows.spans()
+    begins = four[[span.start for span in spans]]
+    if len(spans) < FEWEST or not np.isfinite(begins).all():
+        return
+    near = begins @ np.linalg.eigh(begins.T @ begins)[1][:, -1]  # of the line along which most begin
+    other = near * (np.median(near) or near[0]) < 0
+    if other.any() and (np.abs(near) >= NEAR_POSE).mean() >= NEARLY_ALL:
+        episodes = [int(rows.episodes[span.start]) for span, one in zip(spans, other, strict=True) if one]
+        yield problems.OTHER_SIGN.finding(episodes, column=key, first=first, last=last, all=len(spans))
 
 
 def _are_quaternions(four: np.ndarray) -> bool:

@@ -161,7 +161,7 @@ def _other_values(episodes: Sequence[np.ndarray], gripper: bool) -> np.ndarray:
         odd = np.array([len(each) == 2 and not each <= usual for each in sets])
         between = {value for each in sets for value in each} - {min(usual), max(usual)}
         three = len(between | usual) == 3 and all(sorted(between | usual)[1] in each for each in two)
-        return odd if count >= len(two) * (1 - OTHERS) and odd.any() and not three else none
+        return odd if count >= len(two) / 2 and odd.any() and not three else none
     if not gripper:
         return none
     ends = np.array([[each.min(), each.max()] for each in episodes])

@@ -48,6 +48,11 @@ TEXTS = note(
     ".json file and open that.",
     kind="text-columns",
 )
+NOT_VECTORS = warning(
+    "`{column}` has rows of shape {shape}, not of single numbers: nothing trains on it.",
+    "Write each row as one list of numbers.",
+    kind="not-vectors",
+)
 NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.", kind="wide-columns")
 BAD_SPACE = error("{error}", "Correct the declaration.", kind="bad-action-space")
 BAD_MODALITY = warning(
@@ -105,6 +110,11 @@ INTERVENTIONS = note(
     "In {share:.0%} of the rows a human took over, going by `{column}` ({count:episode|episodes}).",
     "The other rows are of a policy: who imitates them learns its mistakes, too.",
     kind="interventions",
+)
+FILMS_BESIDE = note(
+    "Beside the files of numbers are films, which are not read: which frame belongs to which row is not said.",
+    "To have both, write them together with lattok.data.LeRobotWriter: docs/howto/own_dataset.md",
+    kind="films-beside",
 )
 NUMBERS_BESIDE = note(
     "Beside the {what} are files of numbers ({files}), which are not read.",
@@ -280,6 +290,13 @@ FLIPS = warning(
     kind="quaternion-flips",
     cost="Tokenizers and policies learn the jumps as motion: FAST errs 1.7 times as much.",
 )
+OTHER_SIGN = warning(
+    "`{column}` ({first} to {last}) is a quaternion that begins with the other sign in {count} of "
+    "{all:episode|episodes}: {named}.",
+    "Both signs are the same rotation. Turn the signs of all four numbers there.",
+    kind="other-sign",
+    cost="One pose has two numbers.",
+)
 LATE_ACTIONS = warning(
     "`{response}` moves {late:step|steps} too early for `{column}`: its lag is {told} steps, and no robot moves before "
     "its action.",
@@ -319,8 +336,8 @@ OTHER_UNIT = warning(
     cost="What is learned from all follows the larger numbers.",
 )
 OTHER_VALUES = warning(
-    "`{column}` ({dimension}) has other numbers in {count} of {all:episode|episodes} than in most, as ±1 for 0 and 1: "
-    "{named}.",
+    "`{column}` ({dimension}) has other numbers in {count} of {all:episode|episodes} than in others, as ±1 for 0 and "
+    "1: {named}.",
     "Convert it there, or leave them out (`episodes`).",
     kind="other-values",
     cost="One number means two things.",
@@ -345,7 +362,7 @@ OTHER_ORDER = warning(
     cost="One number means two joints.",
 )
 STUCK = warning(
-    "`{column}` never changes in {count} of {all:episode|episodes}, though the actions do: {named}.",
+    "`{column}` never changes in {count} of {all:episode|episodes}, though `{other}` does: {named}.",
     "Leave them out (`episodes`).",
     kind="stuck-state",
 )

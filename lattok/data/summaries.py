@@ -49,7 +49,8 @@ def column_stats(values: np.ndarray) -> Stats:
     values = values.reshape(len(values), -1) if values.ndim == 1 else values
     real = values.astype(np.float64)
     values = real if values.dtype == np.uint64 else values  # Arrow infers int64
-    stats = {"min": values.min(0), "max": values.max(0), "mean": real.mean(0), "std": real.std(0)}
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        stats = {"min": values.min(0), "max": values.max(0), "mean": real.mean(0), "std": real.std(0)}
     stats |= {"count": np.array([len(values)])}
     return stats | dict(zip(QUANTILES, np.quantile(real, list(QUANTILES.values()), axis=0), strict=True))
 
@@ -63,11 +64,13 @@ def merge_stats(parts: Sequence[Stats]) -> Stats:
         return np.tensordot(counts, np.stack(values), axes=1) / counts.sum()
 
     centre = mean([part["mean"] for part in parts])
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        spread = np.sqrt(mean([part["std"] ** 2 + (part["mean"] - centre) ** 2 for part in parts]))
     merged = {
         "min": np.min([part["min"] for part in parts], axis=0),
         "max": np.max([part["max"] for part in parts], axis=0),
         "mean": centre,
-        "std": np.sqrt(mean([part["std"] ** 2 + (part["mean"] - centre) ** 2 for part in parts])),
+        "std": spread,
         "count": np.array([int(counts.sum())]),
     }
     known = [q for q in QUANTILES if all(q in part for part in parts)]

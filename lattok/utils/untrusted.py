@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -197,6 +198,7 @@ LFS = (
     b"version https://git-lfs"  # how a pointer of Git LFS begins, which stands in place of a file that was not fetched
 )
 EMPTY = "It is empty: copy it again."
+GZIP = b"\x1f\x8b"  # how what is packed begins, whatever its ending
 FETCH = "It is a pointer of Git LFS, not the file. Fetch it: git lfs pull"
 FETCH_ANNEX = "Its content is in git-annex, and was not fetched: git annex get"
 ANNEX = "annex/objects"  # in what links and pointers of git-annex lead to
@@ -217,6 +219,9 @@ def copy_again(path: Path, hint: str = COPY) -> str:
         return hint if there is None else f"There is {there.name} instead: {UNPACK[there.suffix]} {there}"
     if ANNEX.encode() in begins[: len(ANNEX) + 1]:
         return FETCH_ANNEX
+    if begins[: len(GZIP)] == GZIP and path.suffix not in UNPACK:
+        plain = shlex.quote(str(path))
+        return f"It is packed: mv {plain} {plain}.gz && gunzip {plain}.gz"
     return FETCH if begins == LFS else hint if begins else EMPTY
 
 
@@ -231,7 +236,8 @@ def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = F
     if text[: len(LFS)] in (LFS, LFS.decode()):
         hint = FETCH
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
+        plain = text if isinstance(text, str) else text.decode()
+        value = json.loads(plain.removeprefix("\ufeff"), object_pairs_hook=_named_once)  # which Windows puts before it
         _check_parsed(value, nan, nul)
     except RecursionError:
         raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {hint}") from None

@@ -201,6 +201,11 @@ def action_in_state(arm: Arm) -> list[int]:
     return []
 
 
+def other_sign(arm: Arm) -> list[int]:
+    arm.state[[1, 6], :, 5:] *= -1
+    return [1, 6]
+
+
 def stuck_state(arm: Arm) -> list[int]:
     arm.state[5] = arm.state[5, 0]
     return [5]
@@ -371,7 +376,18 @@ def _film_of(root: Path, camera: str) -> Path:
 
 IN_ARRAYS: tuple[Callable[[Arm], list[int]], ...] = (
     *(blank, frozen, swapped_cameras, copies, late_actions, shifted_actions, late_pictures, early_pictures, inverted),
-    *(clipped, constant, angle_wraps, quaternion_flips, times_go_back, times_jump, other_rate, still, state_jumps),
+    *(
+        clipped,
+        constant,
+        angle_wraps,
+        quaternion_flips,
+        other_sign,
+        times_go_back,
+        times_jump,
+        other_rate,
+        still,
+        state_jumps,
+    ),
     *(action_in_state, stuck_state, not_finite, outliers, other_unit, no_instruction),
     *(other_values, other_kind, offset, other_order, held, repeated_pictures, shown_otherwise),
     *(stale_first, placeholder, listed_instructions, variants),

@@ -223,3 +223,38 @@ def test_late_actions_are_found_from_pictures_where_there_is_no_state():
         lag = estimate_lag(actions, moves, planted.FPS, sizes=True)
         assert lag is not None
         assert lag.steps == 1 - late
+
+
+def without_command(arm: planted.Arm):
+    arm.action[3] = arm.action[3, 0]
+
+
+def infinite(arm: planted.Arm):
+    arm.state[3, 5, 0] = np.inf
+
+
+def of_two_programs(arm: planted.Arm):
+    """Half of the episodes have a gripper of 0 and 1, the others of ±1."""
+    arm.action[..., 4] = arm.action[..., 4] > 0
+    arm.action[::2, :, 4] = 2 * arm.action[::2, :, 4] - 1
+
+
+def at_full_speed(arm: planted.Arm):
+    arm.action[..., :4] = np.clip(4 * arm.action[..., :4], -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "count"),
+    [
+        (without_command, "stuck-state", 1),
+        (infinite, "not-finite", 1),
+        (of_two_programs, "other-values", planted.EPISODES // 2),
+        (at_full_speed, "clipped", 0),
+    ],
+)
+def test_numbers_that_are_another_thing(plant: Callable, kind: str, count: int, tmp_path: Path):
+    arm = planted.clean()
+    plant(arm)
+    planted.write(tmp_path / "arm", arm)
+    (finding,) = [each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == kind]
+    assert len(finding.episodes) == count

@@ -64,6 +64,8 @@ def test_what_we_write_reads_as_it_was_and_nan_where_it_is_asked_for(tmp_path):
     value = {"größe": [1, 2.5, None, True, {"x": -(2**63)}], "emoji": "🤖", "tab": "\t\n"}
     files.write_json(path, value)
     assert files.read_json(path) == value
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows does
+    assert files.read_json(path) == value
     path.write_text('{"std": NaN, "max": Infinity}')
     assert json.dumps(files.read_json(path, nan=True)) == '{"std": NaN, "max": Infinity}'
 

@@ -261,6 +261,7 @@ def test_what_has_another_type_is_one_line_with_its_place(value, kind, says):
         ("a", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a", b"/annex/objects/SHA256E-s12--ab.parquet\n", "git annex get"),
         ("a", b"", "It is empty"),
+        ("a", b"\x1f\x8b\x08", "It is packed: mv "),
         ("a.gz", b"1", "There is a.gz instead: gunzip"),
         ("b", b"1", "Copy"),
     ],

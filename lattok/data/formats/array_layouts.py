@@ -91,7 +91,8 @@ ROBOMIMIC = Layout(
     rows=("actions", "actions_*"),
     left_out={
         "obs/actions": LAST_ACTION,
-        "states": "the simulator's own state, of another size for every scene",
+        "states": "the simulator's own state, of another size for every scene; robomimic's dataset_states_to_obs.py "
+        "renders observations from it",
         "states/*": SIMULATOR,
         "initial_state/*": SIMULATOR,
         "robot_states": SIMULATOR,

@@ -26,6 +26,7 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
+REALS = ("float16", "float32", "float64")
 SUCCESS = "success"
 SHOWN = 12  # arrays in a message
 MOST_ABOVE = 4  # folders whose names may say what is done
@@ -177,7 +178,7 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     demos: list[Demo | str] = []
     for each in listed:
         for demo in each.demos:
-            if isinstance(demo, Demo) and each.arrays != arrays:
+            if isinstance(demo, Demo) and not alike(each.arrays, arrays):
                 what = f"{store.path}, {_last(demo.name)}: {difference(arrays, each.arrays, each.left_out)}"
                 demo = f"{what}, unlike most demonstrations of the file. Remove it."
             demos.append(demo)
@@ -226,7 +227,11 @@ def _is_grey(path: str, shape: tuple[int, ...]) -> bool:
     return _has_one_channel(shape) and DEPTH.search(path) is None
 
 
-OF_PICTURES = (_is_coloured, _is_grey)
+def _is_stacked(path: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and _is_coloured(path, shape[1:])
+
+
+OF_PICTURES = (_is_coloured, _is_grey, _is_stacked)
 
 
 def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
@@ -416,6 +421,15 @@ def difference(one: Stored, other: Stored, left_out: Mapping[str, str]) -> str:
     wanted = f"`{path[:100]}`: expected {expected.get(path, 'nothing')}"
     known = path in left_out and path not in got
     return f"{wanted}, but {left_out[path]}" if known else f"{wanted}, got {got.get(path, 'nothing')}"
+
+
+def alike(one: Stored, other: Stored) -> bool:
+    """Return whether two demonstrations have the same arrays: reals may be of another width, and are converted."""
+    return one == other or [*map(_of_any_width, one)] == [*map(_of_any_width, other)]
+
+
+def _of_any_width(stored: StoredArray) -> StoredArray:
+    return stored._replace(dtype="float") if stored.storage == "numbers" and stored.dtype in REALS else stored
 
 
 def _shape(stored: StoredArray) -> str:

@@ -21,6 +21,7 @@ from lattok.data.formats.array_listing import (
     Store,
     Stored,
     StoredArray,
+    alike,
     difference,
     list_contents,
     natural,
@@ -39,6 +40,7 @@ from lattok.data.schema import (
     index_column,
 )
 from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -102,14 +104,16 @@ class ArrayDataset(RobotDataset):
         if alone:
             arrays = mode(content.arrays for content in contents.values())
             listed = [_unlike(demo, contents, arrays) for demo in listed]
-            contents = {file: contents[file] for file in files if file in contents and contents[file].arrays == arrays}
+            contents = {
+                file: contents[file] for file in files if file in contents and alike(contents[file].arrays, arrays)
+            }
         demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not demos:
             raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
         first_file, first = next(iter(contents.items()))
         for file, content in contents.items():
-            if content.arrays != first.arrays:
+            if not alike(content.arrays, first.arrays):
                 what = difference(first.arrays, content.arrays, content.left_out)
                 what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
@@ -141,6 +145,8 @@ class ArrayDataset(RobotDataset):
         self.left_out |= first.left_out | dict.fromkeys(gone, "a camera has its name")
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+        if not self.cameras and not self.videos_at_rate and self.root.is_dir() and holds(self.root, VIDEOS, FAR_BELOW):
+            self.findings += (problems.FILMS_BESIDE.finding(),)
 
     # what a kind of file says of itself
 
@@ -222,8 +228,9 @@ class ArrayDataset(RobotDataset):
             array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
             encoded = stored.storage == "encoded"
             there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[1:]))
+            found = stored._replace(dtype=there[0], shape=there[1])
             rows_there = demo.rows + (stored.path in demo.longer)
-            if (*there, array.shape[0]) != (stored.dtype, stored.shape, rows_there):
+            if not alike((found,), (stored,)) or array.shape[0] != rows_there:
                 what = f"`{stored.path}` is not as it was when the dataset was opened"
                 raise LattokError(f"{demo.file}{where}: {what}. Open it again.")
             rows = rows + demo.first + stored.ahead
@@ -266,7 +273,8 @@ class ArrayDataset(RobotDataset):
             if stored.storage == "numbers":
                 dtype = "bool" if key == "next.done" else stored.dtype
                 names = layout.names.get(key, ())
-                shape = stored.shape or (1,)
+                long = tuple(size for size in stored.shape if size != 1)
+                shape = stored.shape if len(long) > 1 else long or (1,)
                 found[key] = Feature(dtype, shape, names if shape == (len(names),) else None)
             else:
                 key = key if key.startswith(CAMERA) else CAMERA + key.removeprefix("observation.")
@@ -308,7 +316,7 @@ def _states(columns: Collection[str]) -> Iterator[tuple[tuple[str, ...], tuple[s
 
 def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored) -> Demo | str:
     """Return the reason instead of a demonstration whose file has other arrays than most."""
-    if isinstance(demo, str) or contents[demo.file].arrays == arrays:
+    if isinstance(demo, str) or alike(contents[demo.file].arrays, arrays):
         return demo
     content = contents[demo.file]
     what = f"{demo.file}: {difference(arrays, content.arrays, content.left_out)}, unlike most files"

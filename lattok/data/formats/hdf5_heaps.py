@@ -17,7 +17,9 @@ HEAD = 16  # bytes, of a heap and of an entry
 def endless_heap(path: Path, array: Any) -> int | None:
     """Return where in the file a heap begins that HDF5 cannot leave; None where the `h5py.Dataset` has none, or is
     compressed."""
-    if not array.dtype.hasobject or array.file.id.get_create_plist().get_sizes()[0] != 8:  # bytes of an address
+    if not array.dtype.hasobject or "ref" in (array.dtype.metadata or {}):  # references are addresses of other things
+        return None
+    if array.file.id.get_create_plist().get_sizes()[0] != 8:  # bytes of an address
         return None
     base = array.file.userblock_size
     with path.open("rb") as file:

@@ -190,6 +190,10 @@ class PictureFolder(RobotDataset):
         if len(set(counts.values())) > 1:
             got = ", ".join(f"{count} in {camera}" for camera, count in counts.items())
             checks.refuse(place, "as many pictures of every camera", got, "Remove those that the others lack.")
+        for files in cameras.values():
+            (stem, count), *_ = Counter(PurePosixPath(file).stem for file in files).most_common(1)
+            if count > 1:
+                checks.refuse(place, "one picture of a frame", f"{count} called {stem}", "Keep those of one format.")
         first = self.root / cameras[usual[0]][0]
         height, width, _ = decode_image(_bytes(first), str(first)).shape
         return height, width

@@ -366,6 +366,41 @@ def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path)
     assert not described.cameras
 
 
+@pytest.mark.parametrize(
+    ("more", "kinds"),
+    [
+        ({"action": wave(5, 3, 0)[:, None]}, []),  # an axis of one is none
+        ({"action": np.ones((5, 2, 3), np.float32)}, ["not-vectors"]),
+        ({"stacked": np.ones((5, 2, 8, 8, 3), np.uint8)}, ["pictures-as-numbers"]),
+        ({"film": None}, ["films-beside"]),
+    ],
+)
+def test_what_nothing_trains_on_is_said(more: dict[str, Any], kinds: list[str], tmp_path: Path):
+    if "film" in more:
+        (tmp_path / "a.mp4").touch()
+    arrays: dict[str, Any] = {"action": wave(5, 3, 0)} | {key: each for key, each in more.items() if key != "film"}
+    for i in range(4):
+        np.savez(tmp_path / f"{i}.npz", state=wave(5, 2, i), **arrays | {"action": arrays["action"] + np.float32(i)})
+    found = inspect_dataset(open_dataset(tmp_path, fps=10, format="npz")).findings
+    asked = {"not-vectors", "pictures-as-numbers", "films-beside"}
+    assert [each.kind for each in found if each.kind in asked] == kinds
+
+
+def test_floats_of_several_widths_and_references_cost_no_demonstration(tmp_path: Path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for i, width in enumerate(("f4", "f8", ">f8", "f4")):
+            demo = file.create_group(f"data/demo_{i}")
+            demo["actions"], demo["obs/pos"] = wave(6, 3, i).astype(width), wave(6, 3, 9 + i)
+            links = demo.create_dataset("obs/links", (6,), dtype=h5py.ref_dtype)
+            links[0] = file["data"].ref
+    dataset = open_dataset(tmp_path, fps=10)
+    assert (len(dataset.episodes), dataset.left_out["obs/links"]) == (4, "it holds no numbers")
+    for i in range(4):
+        actions = dataset.actions(i)
+        np.testing.assert_array_equal(actions, wave(6, 3, i))
+        assert actions.dtype == np.float32
+
+
 def test_pictures_packed_by_imagecodecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As UMI's are. That package makes its codecs known to zarr only when asked to, here a stand-in by zlib."""
     zarr, numcodecs = pytest.importorskip("zarr"), pytest.importorskip("numcodecs")

@@ -104,6 +104,15 @@ def test_folders_are_episodes_where_their_names_count_or_their_lengths_differ(tm
     assert [episode.tasks[0] for episode in dataset.episodes] == ["pull", "pull", "push", "push"]
 
 
+def test_frames_in_two_formats_are_not_taken_twice(tmp_path: Path):
+    for scene in ("a", "b"):
+        frames = write(tmp_path / scene, 5)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "b" / f"im_{i}.jpg")
+    dataset = open_dataset(tmp_path, fps=5)
+    assert (len(dataset.episodes), "one picture of a frame, got 2 called im_" in dataset.damaged[0].reason) == (1, True)
+
+
 def test_missing_pictures_and_pointers_are_said(tmp_path: Path):
     for episode in range(4):
         write(tmp_path / f"traj{episode}", 9, episode, size=(16, 16))
