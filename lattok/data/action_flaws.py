@@ -182,9 +182,10 @@ def check_cut(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Find
                 at = column == end
                 gets_there = inside & at[1:] & ~at[:-1] & (steps >= CUT_STEP * usual)
                 stays = np.flatnonzero(gets_there[:-1] & at[2:] & inside[1:])
-                natural = end in (-1, 0, 1)  # limits of what is normalised
-                often = at.mean() >= (MUCH_CUT if natural and end else CUT_SHARE)
-                if often and len(stays) >= CUT_TIMES and not (natural and not end):
+                normal = end in (-1, 0, 1)  # limits of what is normalised, where grippers and hands often are
+                full = key.startswith("action") and end and "gripper" not in name.lower()  # speed
+                often = at.mean() >= (MUCH_CUT if normal else CUT_SHARE)
+                if often and len(stays) >= CUT_TIMES and (full or not normal):
                     cut[name] = max(cut.get(name, 0.0), float(at.mean()))
         if cut:
             worst = max(cut, key=lambda name: cut[name])
