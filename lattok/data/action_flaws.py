@@ -56,16 +56,22 @@ def check_signs(
     acts = rows.table(action)
     states = rows.table(state) if state else np.zeros((len(acts), 0))
     firm = np.stack([correlations(acts[span], states[span], max(steps, 1)) for span in spans])  # [episodes, m, 2 n]
-    told = _moves(acts, spans)[:, :, None] & np.tile(_moves(states, spans), 2)[:, None]  # as `firm`
+    moved, reach = (np.stack([np.ptp(each[span], axis=0) for span in spans]) for each in (acts, states))
+    acted = moved >= MOVED * np.ptp(acts, axis=0)
+    told = acted[:, :, None] & np.tile(reach >= MOVED * np.ptp(states, axis=0), 2)[:, None]  # as `firm`
+    heard = acted[:, :, None] & np.tile((reach > 0) & (reach >= MOVED * np.median(reach, axis=0)), 2)[:, None]
     turned = dict[str, np.ndarray]()
     for i, name in enumerate(names):
         known = [j for j in range(firm.shape[2]) if told[:, i, j].sum() >= FEWEST]
         if known:
             middle = [abs(float(np.median(firm[told[:, i, j], i, j]))) for j in known]
             best = known[int(np.argmax(middle))]
-            turned[name] = _turned(firm[:, i, best], told[:, i, best])
+            against = told[:, i, best] & (_agreement(firm[:, i, best], told[:, i, best]) <= -FIRM)
+            others = [_agreement(one, there) for one, there in zip(firm[:, i].T, heard[:, i].T, strict=True)]
+            turned[name] = against & ~(np.stack(others) >= FIRM).any(0)  # of cosine and sine one turns by itself
         if GRIPPER in name.lower() and not turned.get(name, np.zeros(0)).any():
-            turned[name] = _turned(_courses([acts[span, i] for span in spans]), np.ones(len(spans), dtype=bool))
+            course = _courses([acts[span, i] for span in spans])
+            turned[name] = _agreement(course, np.ones(len(spans), dtype=bool)) <= -FIRM
     for name, which in turned.items():
         if which.any():
             episodes = [int(rows.episodes[span.start]) for span, wrong in zip(spans, which, strict=True) if wrong]
@@ -91,18 +97,14 @@ def _courses(episodes: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([correlations(np.r_[one, 0.0][:, None], np.r_[0.0, usual][:, None])[0, 0] for one in each])
 
 
-def _moves(values: np.ndarray, spans: Sequence[slice]) -> np.ndarray:
-    """Tell in which episodes dimensions move by a good part of their range: [episodes, m]."""
-    whole = np.ptp(values, axis=0)
-    return np.stack([np.ptp(values[span], axis=0) >= MOVED * whole for span in spans])
-
-
-def _turned(firm: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Return which episodes [E] correlate against the others, where nearly all that are `told` [E] agree."""
+def _agreement(firm: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Return how episodes [E] correlate, below 0 against most; 0 unless nearly all that are `told` [E] do firmly."""
+    if not told.any():
+        return np.zeros(len(firm))
     sign = np.sign(np.median(firm[told]))
     agree, against = told & (sign * firm >= FIRM), told & (sign * firm <= -FIRM)
     clear = agree.sum() >= MOST_AGREE * told.sum() and (agree | against).sum() >= NEARLY_ALL * told.sum()
-    return against if sign and clear else np.zeros(len(firm), dtype=bool)
+    return sign * firm if clear else np.zeros(len(firm))
 
 
 def check_stuck(rows: Rows, action: str, state: str) -> Iterator[Finding]:

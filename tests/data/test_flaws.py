@@ -258,3 +258,15 @@ def test_numbers_that_are_another_thing(plant: Callable, kind: str, count: int, 
     planted.write(tmp_path / "arm", arm)
     (finding,) = [each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == kind]
     assert len(finding.episodes) == count
+
+
+def test_a_heading_by_cosine_and_sine_is_not_inverted_where_it_looks_the_other_way(tmp_path: Path):
+    arm = planted.clean()
+    turns = np.cumsum(np.concatenate([0 * arm.action[:, :1, 3], arm.action[:, :-1, 3]], 1), 1)
+    yaw = np.where(np.arange(planted.EPISODES) % 4, 1, -1)[:, None] + 0.5 * turns / np.ptp(turns, 1, keepdims=True)
+    arm.state[..., 0], arm.state[..., 3], arm.state[..., 5:] = np.sin(yaw), np.cos(yaw), (0, 0, 0, 1)
+    for name in ("heading", "turned"):
+        planted.write(tmp_path / name, arm)
+        found = [each.episodes for each in inspect_dataset(tmp_path / name).findings if each.kind == "inverted"]
+        assert found == ([] if name == "heading" else [(2,)])
+        arm.action[2, :, 3] *= -1
