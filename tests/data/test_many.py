@@ -83,7 +83,7 @@ def test_unknown_actions_are_read_at_once_or_refused(old, few):
     set_action(old, outside, unknown[: LENGTHS[outside]].repeat(2, 0)[: LENGTHS[outside]])
     dataset = open_dataset(old)
     column = Vectors(dataset, "key", "action", dataset.episodes, missing=True)
-    refused(f"finite numbers, got nan in episode {outside}", column.all)
+    refused(f"NaN in all of episode {outside}", column.all)
     set_action(old, inside, np.full((LENGTHS[inside], 3), np.nan))
     dataset = open_dataset(old)
     column = Vectors(dataset, "key", "action", dataset.episodes, missing=True)

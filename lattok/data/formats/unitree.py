@@ -36,7 +36,7 @@ class Image(TypedDict, total=False):
     fps: float
 
 
-class Info(TypedDict, total=False):
+class TeleopInfo(TypedDict, total=False):
     image: Image
     joint_names: dict[str, list[str]]
 
@@ -45,20 +45,20 @@ class Text(TypedDict, total=False):
     goal: str
 
 
-class Content(TypedDict, total=False):
-    info: Info
+class TeleopFile(TypedDict, total=False):
+    info: TeleopInfo
     text: Text
     data: list[dict[str, Any]]
 
 
-class Recording(NamedTuple):
+class TeleopRecording(NamedTuple):
     arrays: Mapping[str, np.ndarray]  # by path
     pictures: Mapping[str, list[str]]  # relative to the recording, by path
     names: Mapping[str, tuple[str, ...]]  # of dimensions, of joined arrays
     about: Mapping[str, Any]
 
 
-class Pictures:
+class PictureFiles:
     """Pictures of a camera as an array of what their files hold."""
 
     dtype = np.dtype(object)
@@ -81,7 +81,7 @@ class Pictures:
             raise LattokError(f"cannot read {path} ({error.strerror}). {copy_again(path, MISSING)}") from None
 
 
-class RecordingStore(FlatStore):
+class TeleopStore(FlatStore):
     """One recording, read as a whole."""
 
     def __init__(self, path: Path):
@@ -104,7 +104,7 @@ class RecordingStore(FlatStore):
 
     def array(self, path: str) -> Any:
         if path in self.recording.pictures:
-            return Pictures(self.path.parent, self.recording.pictures[path])
+            return PictureFiles(self.path.parent, self.recording.pictures[path])
         return self.recording.arrays[path]
 
     def attributes(self, path: str) -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ class Unitree(ArrayDataset):
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
         super().__init__(path, name, fps=fps)
         with self.opened(next(iter(self._demos.values())).file) as store:
-            assert isinstance(store, RecordingStore)
+            assert isinstance(store, TeleopStore)
             for path_, names in store.recording.names.items():
                 key = UNITREE.columns[path_]
                 if key in self.features:
@@ -154,13 +154,13 @@ class Unitree(ArrayDataset):
     @classmethod
     @contextmanager
     def opened(cls, path: Path, where: str = "") -> Iterator[Store]:
-        with RecordingStore.guarded(path, where):
-            yield RecordingStore(path)
+        with TeleopStore.guarded(path, where):
+            yield TeleopStore(path)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         file = self._demo(episode_index).file
         with self.opened(file) as store:
-            assert isinstance(store, RecordingStore)
+            assert isinstance(store, TeleopStore)
             pictures = store.recording.pictures.values()
         return (file, *(file.parent / picture for files in pictures for picture in files))
 
@@ -173,12 +173,12 @@ class Unitree(ArrayDataset):
 
 
 @lru_cache(maxsize=MOST_OPEN)
-def _recording(path: Path, stamp: tuple[int, int]) -> Recording:
+def _recording(path: Path, stamp: tuple[int, int]) -> TeleopRecording:
     """Read a recording; its `stamp` tells it from others that were at its place."""
     with path.open("rb") as file:
         text = file.read(JSON_BYTES + 1)
     hint = "Copy it again; one that was cut off while recording has no end: leave it out."
-    content: Content = typed(parse_json(text, str(path), hint, nan=True), Content, "", str(path))
+    content: TeleopFile = typed(parse_json(text, str(path), hint, nan=True), TeleopFile, "", str(path))
     info, frames = content.get("info", {}), content.get("data", [])
     arrays: dict[str, np.ndarray] = {}
     for kind in NUMBERS:
@@ -193,7 +193,7 @@ def _recording(path: Path, stamp: tuple[int, int]) -> Recording:
     for kind in (PICTURES, DEPTHS):
         pictures |= {f"{kind}/{name}": files for name, files in _pictures(frames, kind, path).items()}
     about = {"fps": info.get("image", {}).get("fps"), "goal": content.get("text", {}).get("goal", "")}
-    return Recording(arrays, pictures, names, {key: value for key, value in about.items() if value is not None})
+    return TeleopRecording(arrays, pictures, names, {key: value for key, value in about.items() if value is not None})
 
 
 def _numbers(frames: Sequence[Mapping[str, Any]], kind: str, path: Path) -> dict[str, np.ndarray]:
