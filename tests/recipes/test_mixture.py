@@ -314,7 +314,7 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
     assert len(done) == 6
     assert lattok.load("runs/unified-teacher").config.normalizers == ("sim", "bridge")
     tokenizer = lattok.load("runs/extended-tokenizer")
-    assert tokenizer.config.normalizers == ("sim", "bridge", "another_arm")
+    assert tokenizer.config.normalizers == ("bridge", "sim", "another_arm")
     bare = {**json.loads(Path("bridge.json").read_text()), "actions": AS}
     Path("bare.json").write_text(json.dumps(bare))
     for other, got in (("data/bridge", "no declaration"), ("bare.json", "position\\(\\), gripper.*'open_is_1'\\)")):
