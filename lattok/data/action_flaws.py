@@ -46,9 +46,9 @@ def only_actions(rows: Rows, actions: Iterable[str], keys: Iterable[str]) -> lis
 def check_signs(
     rows: Rows, action: str, state: str | None, names: Sequence[str], steps: int, apart: Collection[int]
 ) -> Iterator[Finding]:
-    """Find dimensions that are turned in some episodes: those of actions against the states that they move, and
-    grippers against the course that they take in most episodes. States follow by `steps`. Episodes that stay `apart`
-    are not looked at, and of many only some thousands, evenly spread."""
+    """Find dimensions that are turned in some episodes: those of actions against the states that they move, where no
+    other state says that they are right, and grippers against the course that they take in most episodes. States
+    follow by `steps`. Episodes that stay `apart` are not looked at, and of many only some thousands, evenly spread."""
     spans = [span for span in rows.spans() if rows.episodes[span.start] not in apart]
     spans = spans[:: 1 + len(spans) // MOST_EPISODES]
     if len(spans) < FEWEST:
@@ -66,9 +66,10 @@ def check_signs(
         if known:
             middle = [abs(float(np.median(firm[told[:, i, j], i, j]))) for j in known]
             best = known[int(np.argmax(middle))]
-            against = told[:, i, best] & (_agreement(firm[:, i, best], told[:, i, best]) <= -FIRM)
-            others = [_agreement(one, there) for one, there in zip(firm[:, i].T, heard[:, i].T, strict=True)]
-            turned[name] = against & ~(np.stack(others) >= FIRM).any(0)  # of cosine and sine one turns by itself
+            turned[name] = told[:, i, best] & (_agreement(firm[:, i, best], told[:, i, best]) <= -FIRM)
+            if turned[name].any():  # of cosine and sine one turns by itself
+                others = [_agreement(one, there) for one, there in zip(firm[:, i].T, heard[:, i].T, strict=True)]
+                turned[name] &= ~(np.stack(others) >= FIRM).any(0)
         if GRIPPER in name.lower() and not turned.get(name, np.zeros(0)).any():
             course = _courses([acts[span, i] for span in spans])
             turned[name] = _agreement(course, np.ones(len(spans), dtype=bool)) <= -FIRM
@@ -185,9 +186,9 @@ def check_cut(rows: Rows, columns: Mapping[str, Sequence[str]]) -> Iterator[Find
                 gets_there = inside & at[1:] & ~at[:-1] & (steps >= CUT_STEP * usual)
                 stays = np.flatnonzero(gets_there[:-1] & at[2:] & inside[1:])
                 normal = end in (-1, 0, 1)  # limits of what is normalised, where grippers and hands often are
-                full = key.startswith("action") and end and "gripper" not in name.lower()  # speed
+                speed = end in (-1, 1) and key.startswith("action") and GRIPPER not in name.lower()
                 often = at.mean() >= (MUCH_CUT if normal else CUT_SHARE)
-                if often and len(stays) >= CUT_TIMES and (full or not normal):
+                if often and len(stays) >= CUT_TIMES and (speed or not normal):
                     cut[name] = max(cut.get(name, 0.0), float(at.mean()))
         if cut:
             worst = max(cut, key=lambda name: cut[name])

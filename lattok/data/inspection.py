@@ -283,8 +283,8 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if unread := [key for key in texts if key != dataset.instruction_key]:
         told = {"key": dataset.instruction_key, "other": unread[0]}
         yield problems.TEXTS.finding(columns=", ".join(f"`{key}`" for key in unread), **told)
-    for key in (key for key in ("action", "actions", "observation.state", "state") if key in dataset.features):
-        if len(shape := dataset.features[key].shape) > 1:
+    for key in (*ACTIONS, *STATES):
+        if key in dataset.features and len(shape := dataset.features[key].shape) > 1:
             yield problems.NOT_VECTORS.finding(column=key, shape=list(shape))
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
     if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
@@ -331,8 +331,8 @@ def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, ho
 def _vectors(dataset: RobotDataset) -> dict[str, tuple[str, ...]]:
     """Return the columns whose numbers are looked at, with the names of their dimensions."""
     flat = {key: f for key, f in dataset.features.items() if len(f.shape) == 1}
-    flat = {key: f for key, f in flat.items() if f.dtype.startswith("float" if key not in ACTIONS else NUMBERS)}
-    own = {key: f for key, f in flat.items() if key not in (*INDEX_KEYS, *dataset.parts)}
+    numbers = {key: f for key, f in flat.items() if f.dtype.startswith(NUMBERS if key in ACTIONS else "float")}
+    own = {key: f for key, f in numbers.items() if key not in (*INDEX_KEYS, *dataset.parts)}
     narrow = {key: f for key, f in own.items() if f.shape[0] <= MAX_DIMENSIONS}
     return {key: dimension_names(feature) for key, feature in narrow.items()}
 

@@ -48,7 +48,7 @@ def judge(policy: LatentVLA, data: PolicyData, parts: Sequence[PolicyWindows], o
             continue
         chosen = for_dataset(policy, name)
         if source.own is not None:  # a chosen policy has the numbers and cameras of its own dataset alone
-            source = source._replace(dataset=source.own, cameras=chosen.config.cameras)
+            source = source._replace(dataset=source.own, cameras=chosen.config.cameras, blocks={})
             part = data.windows(source)
         errors, report = _errors(chosen, data, source, part, others)
         reports[name] = report

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import Self
@@ -15,7 +15,6 @@ from lattok.data.alike import note_start
 from lattok.data.episodes import EpisodeSpec, check_horizon
 from lattok.data.opening import Source
 from lattok.data.schema import vector_key
-from lattok.data.side_by_side import InBlocks
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -190,7 +189,7 @@ class PolicyData:
             latent=source.spec if learns else None,
             parts=data.plan.needs,
             tokenizer=source.tokenizer,
-            tokenized=None if source.dataset is source.own else source.columns,
+            tokenized=source.blocks.get(data.action_key),
         )
         windows = PolicyWindows(source.dataset, options)
         windows.check_share(data.acted_share if episodes is None else 0.0)
@@ -253,7 +252,9 @@ class PolicyData:
             return []
         codecs = {name: policy.codec.for_dataset(name) for name in policy.datasets}
         silent = next(iter(codecs.values()))  # of a source without actions, whose samples have no codes
-        return [partial(_codes, codecs.get(s.dataset.name, silent), s.columns) for s in self.sources]
+        blocks = [source.blocks.get(self.options.action_key, slice(None)) for source in self.sources]
+        each = zip(self.sources, blocks, strict=True)
+        return [partial(_codes, codecs.get(source.dataset.name, silent), block) for source, block in each]
 
     def batches(self, samples: PolicyWindows | MixedPolicyWindows, policy: LatentVLA) -> PolicyBatches:
         """Return the batches that a policy learns from, with what can be made ahead of its steps."""
@@ -272,8 +273,8 @@ def batch_options(
     return BatchOptions(loop.batch_size, loop.seed, window, memory, changes=data)
 
 
-def _codes(codec: ActionCodec, columns: slice, batch: PolicyBatch) -> Tensor:
-    return codec.encode(batch._replace(actions=batch.actions[..., columns]))
+def _codes(codec: ActionCodec, block: slice, batch: PolicyBatch) -> Tensor:
+    return codec.encode(batch._replace(actions=batch.actions[..., block]))
 
 
 def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> dict[str, Any]:
@@ -289,7 +290,7 @@ def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> d
 
 def _widths(sources: Sequence[PolicySource], key: str) -> tuple[int, ...]:
     """Return how many numbers each dataset has of its own; nothing where all have the same."""
-    blocks = [cast(InBlocks, source.dataset).blocks_of[key] for source in sources if source.own is not None]
+    blocks = [source.blocks[key] for source in sources if source.blocks]
     return tuple(block.stop - block.start for block in blocks)
 
 

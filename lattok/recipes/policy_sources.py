@@ -42,7 +42,7 @@ class PolicySource(NamedTuple):
     labelled: bool = True  # its labels teach, where the strategy learns from any
     shown: Mapping[str, str | None] = {}  # by camera of the policy: its own in that place; None: black pictures
     own: RobotDataset | None = None  # as a policy of this dataset alone sees it, where each has a head
-    columns: slice = slice(None)  # of its own actions among those of all, where each has a head
+    blocks: Mapping[str, slice] = {}  # by column: its own numbers among those of all, where each has a head
     lacks: tuple[str, ...] = ()  # what others of a mixture have, in words
 
 
@@ -143,7 +143,7 @@ def mixture(
             found.append(learned._replace(dataset=dataset, cameras=view))
         found[-1] = found[-1]._replace(weight=source.weight)
         if robot is not None:
-            found[-1] = found[-1]._replace(own=robot.own, shown=robot.shown, columns=robot.columns)
+            found[-1] = found[-1]._replace(own=robot.own, shown=robot.shown, blocks=robot.blocks)
     found = _with_specs(data, model, found)
     first = dict[str, tuple[str, Any]]()  # who says it, and what
     for source in found:
@@ -162,7 +162,7 @@ class _Robot(NamedTuple):
     own: RobotDataset  # as it is
     seen: RobotDataset  # its numbers in blocks of wider ones, its cameras in the places of all
     shown: Mapping[str, str | None]  # its own camera in each of these places
-    columns: slice  # of its actions among those of all
+    blocks: Mapping[str, slice]  # by column: its own numbers among those of all
 
 
 def _with_heads(data: PolicyOptions, acting: Sequence[RobotDataset]) -> list[_Robot]:
@@ -181,7 +181,7 @@ def _with_heads(data: PolicyOptions, acting: Sequence[RobotDataset]) -> list[_Ro
         said += _said_of_cameras(own, shown)
         if said:
             checks.note(f"mix: {own.name}: {', '.join(said)}")
-        found.append(_Robot(own, Completed(wide, {}, shown), shown, wide.blocks_of[data.action_key]))
+        found.append(_Robot(own, Completed(wide, {}, shown), shown, wide.blocks_of))
     return found
 
 

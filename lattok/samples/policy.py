@@ -374,9 +374,9 @@ class MixedPolicyWindows(MixedSamples):
     def _alike(self, parts: list[PolicyBatch]) -> list[PolicyBatch]:
         """Give codes that end before those of other datasets more of what is behind their end."""
         codes = [part.tokens for part in parts if part.tokens is not None]
-        most = max((each.shape[1] for each in codes), default=0)
         if not codes:
             return parts
+        most = max(each.shape[1] for each in codes)
         return [part._replace(tokens=_padded(each, most, -1)) for part, each in zip(parts, codes, strict=True)]
 
 

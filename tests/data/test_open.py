@@ -12,7 +12,7 @@ import pytest
 
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
 from lattok.data.images import encode_png
-from lattok.data.schema import INDEX_KEYS, vector_key
+from lattok.data.schema import FORMATS, INDEX_KEYS, vector_key
 from tests.data.edits import edit_info
 from tests.data.formats.test_video_folder import write_video
 from tests.data.fuzz import OPTIONS
@@ -29,6 +29,11 @@ def test_columns_equal_an_independent_read(sample):
     assert got["next.success"].dtype == bool
     for key, values in got.items():
         np.testing.assert_array_equal(values, np.array([table[key][r] for r in rows], dtype=values.dtype))
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_a_folder_that_is_not_of_the_format_it_is_said_to_be(kind, tmp_path):
+    refused(r"expected|no LeRobot dataset|No such file", open_dataset, tmp_path, format=kind)
 
 
 def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):

@@ -89,10 +89,6 @@ class AgiBotWorld(HDF5Dataset):
         return [folder] if next(folder.glob(f"proprio_stats/*/*/{NUMBERS}"), None) else ()
 
     @classmethod
-    def guess(cls, folder: Path) -> bool:
-        return False  # it is recognised, or it is none
-
-    @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
         return sorted(folder.glob(f"proprio_stats/*/*/{NUMBERS}"), key=lambda path: natural(path.as_posix()))
 

@@ -250,11 +250,14 @@ class ArrayDataset(RobotDataset):
         ends = " or ".join(self.suffixes)
         if not self.root.is_dir():
             hint = "Unpack it, and give the folder." if self.root.exists() else "There is no such file."
-            checks.fail("path", f"a {ends} file or a folder of them", f"{self.root}", hint)
-        found = self.files_in(self.root) or self._files_below()
+            expected = f"a {ends} file or a folder of them" if ends else self.text
+            checks.fail("path", expected, f"{self.root}", hint)
+        found = self.files_in(self.root) or (self._files_below() if ends else [])
         files = [safe_path(self.root, path, str(path)) for path in found]
         if not files:
-            checks.fail("path", f"a folder with files {ends}", f"none in {self.root}")
+            checks.fail("path", f"a folder with files {ends}" if ends else self.text, f"none in {self.root}")
+        if not ends:  # folders of a kind of their own, which nobody packs file by file
+            return files, []
         beside = (path for folder in {file.parent: None for file in files} for path in sorted(folder.iterdir()))
         packed = [path for path in beside if path.suffix in UNPACK and path.stem.endswith(self.suffixes)]
         return files, [path for path in packed if path.with_name(path.stem) not in files]

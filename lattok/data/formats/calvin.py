@@ -171,10 +171,6 @@ class Calvin(ArrayDataset):
         return [folder] if cls.files_in(folder) else ()
 
     @classmethod
-    def guess(cls, folder: Path) -> bool:
-        return False  # it is recognised, or it is none
-
-    @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
         return [path for path in (folder / ENDS, *(folder / name / ENDS for name in PARTS)) if path.is_file()]
 
@@ -188,9 +184,6 @@ class Calvin(ArrayDataset):
         demo = self._demo(episode_index)
         first, last = _span(demo.name)
         return tuple(demo.file.parent / _file(step) for step in range(first, last + 1))
-
-    def _files(self) -> tuple[list[Path], list[Path]]:
-        return [safe_path(self.root, file, str(file)) for file in self.files_in(self.root)], []
 
 
 def opened_step(folder: Path, step: int, known: set[str] | None = None) -> AbstractContextManager[NpzStore]:

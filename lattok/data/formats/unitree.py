@@ -23,7 +23,7 @@ from lattok.data.formats.array_layouts import UNITREE
 from lattok.data.formats.array_listing import CAMERA, FlatStore, Store, natural
 from lattok.data.formats.array_reader import ArrayDataset
 from lattok.utils.checks import LattokError, refuse
-from lattok.utils.untrusted import JSON_BYTES, MISSING, copy_again, inside, parse_json, safe_path, typed
+from lattok.utils.untrusted import JSON_BYTES, MISSING, copy_again, inside, parse_json, typed
 
 FILE, PICTURES, DEPTHS = "data.json", "colors", "depths"
 WHOLE = {"actions": "action", "states": "state"}  # what becomes one column
@@ -131,18 +131,14 @@ class Unitree(ArrayDataset):
         super().__init__(path, name, fps=fps)
         with self.opened(next(iter(self._demos.values())).file) as store:
             assert isinstance(store, TeleopStore)
-            for path_, names in store.recording.names.items():
-                key = UNITREE.columns[path_]
+            for place, names in store.recording.names.items():
+                key = UNITREE.columns[place]
                 if key in self.features:
                     self.features[key] = self.features[key]._replace(names=names)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
         return [folder] if cls.files_in(folder) else ()
-
-    @classmethod
-    def guess(cls, folder: Path) -> bool:
-        return False  # it is recognised, or it is none
 
     @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
@@ -167,9 +163,6 @@ class Unitree(ArrayDataset):
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         with self.opened(self._demo(episode_index).file) as store:
             return list(store.array(f"{PICTURES}/{camera.removeprefix(CAMERA)}")[:])
-
-    def _files(self) -> tuple[list[Path], list[Path]]:
-        return [safe_path(self.root, file, str(file)) for file in self.files_in(self.root)], []
 
 
 @lru_cache(maxsize=MOST_OPEN)
