@@ -139,8 +139,9 @@ def check_lag(rows: Rows, action: str, state: str, fps: float) -> tuple[Lag | No
     """Estimate the lag between two columns, and find what no controller does."""
     acts, states = rows.table(action), rows.table(state)
     known = [span for span in rows.spans() if np.isfinite(acts[span]).all() and np.isfinite(states[span]).all()]
-    told = [row for span in known for row in range(span.start, span.stop)]
-    copied = [any(np.array_equal(column[told], each[told]) for each in acts.T) for column in states.T]
+    told = np.isin(rows.episodes, [rows.episodes[span.start] for span in known])
+    told_acts = acts[told].T
+    copied = [any(np.array_equal(column, each) for each in told_acts) for column in states[told].T]
     states = np.where(copied, 0.0, states)  # a gripper whose state is its command answers nothing
     lag = estimate_lag([acts[span] for span in known], [np.diff(states[span], axis=0) for span in known], fps)
     episodes = [int(rows.episodes[span.start]) for span in known]

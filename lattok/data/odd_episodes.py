@@ -154,9 +154,13 @@ def _other_values(episodes: Sequence[np.ndarray], gripper: bool) -> np.ndarray:
     none = np.zeros(len(episodes), dtype=bool)
     if not all(np.isfinite(each).all() for each in episodes):
         return none
-    sets = [frozenset(np.unique(each[:5000]).tolist()) for each in episodes]
+    sets = list[frozenset[float]]()
+    for each in episodes:
+        sets.append(frozenset(np.unique(each[:5000]).tolist()))
+        if len(sets[-1]) > 2:
+            break
     two = [each for each in sets if len(each) == 2]
-    if len(two) >= len(sets) / 2 and all(len(each) <= 2 for each in sets):
+    if len(two) >= len(episodes) / 2 and all(len(each) <= 2 for each in sets):
         (usual, count), *_ = Counter(two).most_common()
         odd = np.array([len(each) == 2 and not each <= usual for each in sets])
         between = {value for each in sets for value in each} - {min(usual), max(usual)}
