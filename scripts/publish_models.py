@@ -100,7 +100,7 @@ def commands(model: Model, org: str, folder: Path, rehearse: bool, dry_run: bool
         words += ["--cameras", camera] if "cameras" in recipe.options() else []
         yield [*words, *options, *["--resume"] * (out / RUN / RECIPE).is_file()]
     if not (out / "report").is_dir():
-        yield ["evaluate", str(out), data]
+        yield ["evaluate", str(out), data, *(["--max-episodes", "10"] if rehearse else [])]
     if dry_run or not (out / PUSHED).is_file():
         yield ["push", str(out), f"{org}/lattok-{model.name}", "--license", "apache-2.0", *["--dry-run"] * dry_run]
 

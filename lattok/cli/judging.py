@@ -40,6 +40,8 @@ class EvalFlags:
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in order (default: own).
         any_rate: Also evaluate at another frame rate than a model learned from; the report says so.
+        max_episodes: Most episodes that controls learn from, evenly spaced; at most half as many judge. Fewer are
+            faster, and intervals wider.
     """
 
     seed: int = 0
@@ -47,6 +49,7 @@ class EvalFlags:
     state_key: str = "observation.state"
     cameras: Names = ()
     any_rate: bool = False
+    max_episodes: int = 200
     episodes: Annotated[str, Arg(said=flags.CHOSEN)] = "test"
 
     @property

@@ -1,6 +1,7 @@
 """Recipes of the action tokenizers that are fitted to all windows at once: one for each family."""
 
 import inspect
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -14,6 +15,7 @@ from lattok.action_vq.learned import FitRun, TrainedTokenizer
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.alike import note_rates, spaces_of
 from lattok.data.episodes import EpisodeSpec, check_horizon
+from lattok.data.opening import Source
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import MixOptions, Recipe
@@ -23,6 +25,7 @@ from lattok.utils import checks
 from lattok.utils.log import say
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
+MANY_TIMES = 10  # that a chunk of one dataset is seen where one of all counts once
 SUMMARY_CHUNKS = 2048  # chunks that the summary after fitting looks at
 SUMMARY_DIMS = 8  # dimensions in it
 
@@ -58,6 +61,7 @@ class FitRecipe(Recipe[Tokenizer]):
         chunks: Any = parts[0].all()
         names: Any = parts[0].action_names
         if self.data.mix:
+            note_repeated(sources, parts)
             own = spaces or [names] * len(parts)
             names = {dataset.name: each for dataset, each in zip(datasets, own, strict=True)}
             chunks = [{dataset.name: part.all() for dataset, part in zip(datasets, parts, strict=True)}]
@@ -86,6 +90,19 @@ def known_windows(dataset: RobotDataset, horizon: int, key: str, episodes: Episo
     if of < every:
         checks.note(f"{dataset.name}: {of} of {every} episodes have known actions: the tokenizer learns from these")
     return known
+
+
+def note_repeated(sources: Sequence[Source], parts: Sequence[ActionWindows]) -> None:
+    """Say of which datasets each chunk counts many times, so that merged codes may spell whole chunks of them."""
+    weights, counts = [source.weight for source in sources], [len(part) for part in parts]
+    times = [sum(counts) * weight / (sum(weights) * count) for weight, count in zip(weights, counts, strict=True)]
+    often = [source.dataset.name for source, each in zip(sources, times, strict=True) if each >= MANY_TIMES]
+    if often:
+        once = [f"{s.dataset.address}:{count / max(counts):.3g}" for s, count in zip(sources, counts, strict=True)]
+        checks.note(
+            f"mix: each chunk of {checks.listed(often)} counts {max(times):.0f} times and may be learned by heart; "
+            f"each counts once by --mix {shlex.join(once)}"
+        )
 
 
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:

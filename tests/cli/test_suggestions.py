@@ -515,7 +515,7 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
 def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
     """Of a good model as of a bad one: what to do next names both and keeps the flags of the case."""
     dataset = make_dataset([14] * 4)
-    given = EvalOptions(action_key="observation.state", state_key=None, cameras=["front"])
+    given = EvalOptions(action_key="observation.state", state_key=None, cameras=["front"], max_episodes=10)
     config = SimpleNamespace(action_key="expert")
     case = Case(SimpleNamespace(address="my lam", config=config), dataset, given.split(dataset), given)
     use = shlex.split(in_a_row(case.filled(LatentEvidence.use).commands))
@@ -523,7 +523,8 @@ def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
     keys = ["--action-key", "observation.state"]
     assert use == ["lattok", "annotate", root, "--model", "my lam", *keys, "--cameras", "front", "--out", "labelled"]
     judge = shlex.split(str(case.fill(command("evaluate", MODEL, DATASET))))
-    assert judge == ["lattok", "evaluate", "my lam", root, *keys, "--state-key", "none", "--cameras", "front"]
+    others = ["--state-key", "none", "--max-episodes", "10", "--cameras", "front"]
+    assert judge == ["lattok", "evaluate", "my lam", root, *keys, *others]
     plainly = Case(case.model, dataset, case.split, EvalOptions())
     assert "--action-key expert --as actions" in str(plainly.filled(ActionEvidence.use))
     for chosen, typed in (("2:4", "2:4"), ([1, 3], "1,3")):

@@ -122,6 +122,17 @@ def test_a_tokenizer_codes_each_in_its_own_numbers(kind, roots, tmp_path, capsys
     assert lattok.load(tmp_path / "turned").describe() == tokenizer.describe() | {"model": "turned"}
 
 
+def test_chunks_that_count_many_times_are_told(roots, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lattok.recipes.tokenizers.MANY_TIMES", 1.5)
+    checks.note.cache_clear()
+    fit = ["train", "fast", "--horizon", "4", "--mix"]
+    assert main([*fit, f"{roots['arm']}:0.1", f"{roots['bridge']}:1.0", "--out", str(tmp_path / "often")]) == 0
+    said, _, proposed = " ".join(capsys.readouterr().err.split()).partition("each counts once by --mix ")
+    assert "each chunk of bridge counts 2 times" in said
+    assert main([*fit, *proposed.split()[:2], "--out", str(tmp_path / "once")]) == 0
+    assert "counts" not in capsys.readouterr().err
+
+
 def test_what_does_not_fit_together_is_said_in_a_line(roots, tmp_path, capsys):
     train = ["train", "idm", "--out", str(tmp_path / "m"), *TINY]
     other = lerobot(tmp_path / "other" / "arm", 10, ("front",))

@@ -127,6 +127,7 @@ class EvalOptions:
         keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
         keys += ["--any-rate"] if self.any_rate else []
+        keys += [] if self.max_episodes == EvalOptions.max_episodes else ["--max-episodes", str(self.max_episodes)]
         return [*keys, *self.seen]
 
     @property
