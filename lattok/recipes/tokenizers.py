@@ -101,7 +101,7 @@ def note_repeated(sources: Sequence[Source], parts: Sequence[ActionWindows]) -> 
         once = [f"{s.dataset.address}:{count / max(counts):.3g}" for s, count in zip(sources, counts, strict=True)]
         checks.note(
             f"mix: each chunk of {checks.listed(often)} counts {max(times):.0f} times and may be learned by heart; "
-            f"each counts once by --mix {shlex.join(once)}"
+            f"each counts once by {shlex.join(['--mix', *once])}"
         )
 
 
