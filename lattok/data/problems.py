@@ -248,6 +248,33 @@ TIMES_JUMP = warning(
     "Pairs and chunks across a jump span more time than others. Leave those episodes out (`episodes`), or split them.",
     kind="times-jump",
 )
+OTHER_RATES = warning(
+    "{count:episode has|episodes have} another rate than the dataset's {fps:g} fps: {rate:.4g} in episode {first}.",
+    "Their frames are taken to be 1 / fps apart. Put recordings of one rate into a folder of their own.",
+    kind="other-rates",
+)
+OTHER_TIMES = warning(
+    "`{column}` has {rate:.4g} rows a second, and `fps` is {fps:g}.",
+    "Give the right `fps`: lengths of pairs and chunks in seconds depend on it.",
+    kind="other-times",
+)
+PICTURES_LOST = warning(
+    "Frames are {seconds:.3g} s apart, at most, where others are much less, in {count:place|places}: messages of the "
+    "first camera were lost.",
+    "Pairs and chunks across such a place span more time than others. Leave those episodes out (`episodes`).",
+    kind="pictures-lost",
+)
+CLOCK_SET_BACK = error(
+    "{file}: the clock was set back by {seconds:.3g} s while it was recorded. Messages are in the order of their "
+    "times, not in that in which they were recorded.",
+    'Leave such recordings out (`episodes`), or take their other clock: "clock": "header", or "log".',
+    kind="clock-set-back",
+)
+OTHER_TOTALS = warning(
+    "{file}: `{key}` is {total}, but {listed} lists {count:,}.",
+    "lattok reads all that are listed; others may not.",
+    kind="other-totals",
+)
 OF_TIMES = (
     OTHER_RATE,
     TIMES_GO_BACK,
@@ -517,6 +544,11 @@ HDR = note(
     "Where other pictures are usual ones, convert it first (ffmpeg's filters zscale and tonemap).",
     kind="hdr",
 )
+OTHER_SIZE = warning(
+    "`{camera}` is {declared} as meta/info.json says, and {shown} as it is filmed.",
+    "lattok takes what is filmed. LeRobot's policies are built for what is declared: correct `shape`.",
+    kind="other-size",
+)
 FRAME_SIZES = note(
     "`{camera}` has frames of {count} sizes ({sizes}).",
     "Models resize them; other uses need a `transform` that does.",
@@ -526,6 +558,11 @@ UNCAPTIONED = note(
     "{count:,} of {all:video has|videos have} no caption in {file}.",
     "The name of their folder is used instead, if they are not at the top.",
     kind="uncaptioned",
+)
+TRACKS = note(
+    "{count:,} of the videos hold up to {tracks} films each, of which the first is read.",
+    "To read another one: ffmpeg -i FILE -map 0:v:1 -c copy other/FILE",
+    kind="tracks",
 )
 RESAMPLED = note(
     "{count:,} of {all:video does|videos do} not keep to {fps:g} fps (first: episode {first}).",
@@ -547,6 +584,11 @@ ROWS_AFTER_ENDS = note(
     "Nothing to do, unless an end is missing.",
     kind="rows-after-ends",
 )
+HELD_ENDS = note(
+    "`{flags}` stays true for several rows: an episode ends with the last of them.",
+    "If it says success, not the end, describe the file without `ends`.",
+    kind="held-ends",
+)
 PICTURES_AS_NUMBERS = note(
     "{columns}: rows have the shape of pictures ({shape}) and are read as numbers.",
     "To use them as a camera, write them as uint8 RGB.",
@@ -566,6 +608,11 @@ FILES_AS_EPISODES = note(
     "The videos are named as cameras are ({names}) and equally long in turn. Each is read as an episode.",
     "If they show the same from several sides, {way_out}",
     kind="files-as-episodes",
+)
+NUMBERED_TWICE = warning(
+    "Names of pictures have two numbers that count ({one}, {other}); they are read as frames in this order.",
+    "If one number is a camera or an episode, put the pictures of each into a folder of their own.",
+    kind="numbered-twice",
 )
 FOLDERS_AS_CAMERAS = note(
     "The folders or names {folders} of {count:episode|episodes} are read as cameras.",

@@ -80,9 +80,11 @@ class AgiBotWorld(HDF5Dataset):
         self.damaged = tuple(sorted(self.damaged))
         self._about = dict(self._told())
         texts = {index: readable(self._about[index].get("task_name", "")) for index in self._demos}
-        self._demos = {index: demo._replace(instruction=texts[index]) for index, demo in self._demos.items()}
+        self._demos = {
+            index: demo._replace(instructions=(texts[index],), texts="") for index, demo in self._demos.items()
+        }
         self.tasks = tuple(dict.fromkeys(texts.values()))
-        self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
+        self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data import schema
+from lattok.data.formats.array_layouts import TOLD_ENDS
 from lattok.utils import checks
 
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|target", re.I)
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
-TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal", re.I)
-TIME = re.compile(f"(^|[/_.]){schema.TIME}$", re.I)
+TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal|descri", re.I)
+TIME = re.compile(f"(^|[/_.]){schema.TIME}$|timestamp", re.I)
 RATE = re.compile(r"fps|hz|rate|freq", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
@@ -43,11 +44,15 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     named = _attributes(group, attributes)
     start = f"{episodes}/" if episodes else ""
     shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
+    told = (path for path, array in inner.items() if array.shape and path.rpartition("/")[2] in TOLD_ENDS)
+    ends = [] if episodes else [*told]
+    rows = Counter(array.shape[0] for array in inner.values() if array.shape).most_common(1)
+    steps = [path for path in inner if path not in ends and inner[path].shape[:1] == tuple(count for count, _ in rows)]
     columns: dict[str, str] = {}
-    for path in sorted(inner, key=lambda path: -math.prod(inner[path].shape[1:]) if ACTION.search(path) else 0):
+    for path in sorted(steps, key=lambda path: -math.prod(inner[path].shape[1:]) if _is_wide(path) else 0):
         array = inner[path]
         column = _column(path, array)
-        if column in ("action", "observation.state") and column in columns.values():  # of several actions the widest
+        if column in ("action", "observation.state") and column in columns.values():  # of several the widest
             below = re.sub(r"^(actions?|observations?|obs|states?)[._]", "", _leaf(path))
             column = f"{column.removesuffix('.state')}.{below}"
         if column is None or column in columns.values() or len(columns) == MOST:
@@ -58,6 +63,8 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     if len(others) == 1 and inner[others[0]].shape[1:]:  # what is said beside actions and pictures is of the robot
         columns[others[0]] = "observation.state"
     layout: dict[str, Any] = {"episodes": episodes, "columns": columns or {"PATH": "action"}}
+    if ends:
+        layout["ends"] = ends[0] if len(ends) == 1 else ends
     texts = (path for path, array in inner.items() if array.dtype.kind in "OSUT" and TEXT.search(path))
     said = (f"@{name}" for name, value in named.items() if isinstance(value, str | bytes) and TEXT.search(name))
     if text := next((path for path in texts if path not in columns), "") or next(said, ""):
@@ -86,15 +93,25 @@ def _episodes(arrays: Mapping[str, Any]) -> str:
     for group in {"/".join(path.split("/")[:end]) for path in arrays for end in range(1, path.count("/") + 1)}:
         if (numbered := re.fullmatch(r"((?:[^*\d]*/)?[^*/]*?)\d+", group)) is not None:
             found[f"{numbered[1]}*"] += 1
-    return max(found, key=found.__getitem__, default="")
+    best = max(found, key=found.__getitem__, default="")
+    above, _, last = best.rpartition("/")
+    alike = {each for each in found if each.rpartition("/")[2] == last and each.count("/") == best.count("/")}
+    inner, _, name = above.rpartition("/")
+    beside = {each.rpartition("/")[0].rpartition("/")[0] for each in alike} == {inner}
+    return f"{inner}/*/{last}".lstrip("/") if name and len(alike) > 1 and beside else best
 
 
 def _below(path: str, episodes: str) -> str:
     """Return a path below the group of its episode, "" where it is in none."""
     if not episodes:
         return path
-    above = re.match(re.escape(episodes).replace(r"\*", r"\d+") + "/", path)
+    above = re.match(re.escape(episodes).replace(r"\*", "[^/]+") + "/", path)
     return path[above.end() :] if above else ""
+
+
+def _is_wide(path: str) -> bool:
+    """Return whether the widest array of such names is likely what is meant."""
+    return bool(ACTION.search(path) or STATE.search(path))
 
 
 def _leaf(path: str) -> str:

@@ -23,6 +23,17 @@ LAST_ACTION = "the action before this one: a policy that sees it copies it"
 CAMERA_FACTS = "a fact about a camera"
 OBJECTS = "which object a pixel shows"
 ENDS = "where episodes end"
+# arrays that say where the episodes of a file with several end: steps so far, steps of each, the episode of each step,
+# flags of steps
+SO_FAR = ("episode_ends",)
+EACH_LENGTH = ("episode_lengths", "episode_lens", "traj_lengths", "traj_lens", "trajectory_lengths")
+EACH_NUMBER = ("episode_index", "episode_idx", "episode_id", "episode_ids", "traj_index", "traj_id", "trajectory_id")
+LAST_STEPS = ("terminals", "terminal", "terminations", "terminated", "dones", "done", "is_last")
+CUT_STEPS = ("timeouts", "timeout", "truncations", "truncated")
+TOLD_ENDS = (*SO_FAR, *EACH_LENGTH, *EACH_NUMBER, *LAST_STEPS, *CUT_STEPS)
+TEXTS = ("language_instruction", "instruction", "language", "lang", "task_description")
+RATES = ("@fps", "@frame_rate", "@control_freq", "@control_frequency", "@hz")  # sources that people add of the rate
+SAID = (*(f"@{name}" for name in TEXTS), *TEXTS)  # sources of the instruction that people add to any layout
 ALOHA_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 ALOHA = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ALOHA_ARM)
 POSE = ("x", "y", "z", "rx", "ry", "rz")
@@ -48,7 +59,7 @@ class Layout(NamedTuple):
     episodes: str = ""  # groups, such as data/*; "" is the file itself
     marks: tuple[str, ...] = ()  # paths that tell this layout from others
     rows: tuple[str, ...] = ("action",)  # the array with one row a step: the first of these paths that is there
-    ends: tuple[str, ...] = ()  # arrays that tell where episodes end: flags of steps, or counts of steps so far
+    ends: tuple[str, ...] = ()  # arrays that tell where episodes end, see `array_ends`
     ahead: Mapping[str, str] = EMPTY  # path: column whose row t is row t + 1 of the array; the last step has none
     left_out: Mapping[str, str] = EMPTY  # path: reason
     instruction: tuple[str, ...] = ("folder",)
@@ -98,7 +109,15 @@ ROBOMIMIC = Layout(
         "robot_states": SIMULATOR,
         "next_obs/*": "the observations of the next step",
     },
-    instruction=("@ep_meta.lang", "@problem_info.language_instruction", "@env_args.env_name", "@env_name", "file"),
+    instruction=(
+        "@ep_meta.lang",
+        "@problem_info.language_instruction",
+        *SAID,
+        *(f"obs/{name}" for name in TEXTS),
+        "@env_args.env_name",
+        "@env_name",
+        "file",
+    ),
     rate=("@env_args.env_kwargs.control_freq", "@env_info.control_freq"),
     robot=("@env_args.env_kwargs.robots",),
     control="@env_args.",
@@ -129,7 +148,7 @@ MANISKILL = Layout(
         "obs/camera_param/*": CAMERA_FACTS,
         "truncated": ENDS,
     },
-    instruction=("json:env_info.env_id", "file"),
+    instruction=(*SAID, "json:env_info.env_id", "file"),
     rate=("json:env_info.env_kwargs.control_freq",),
     robot=("json:env_info.env_kwargs.robot_uids",),
     control="json:env_info.env_kwargs.control_mode",
@@ -146,7 +165,7 @@ ALOHA_ACT = Layout(
     },
     marks=("action", "observations/qpos"),
     left_out={"observations/images_depth/*": "depth", "compress_len": CAMERA_FACTS},
-    instruction=("@language_instruction", "@task", "language_instruction", "language_raw", "folder"),
+    instruction=(*SAID, "@task", "language_raw", "folder"),
     names={"action": ALOHA, "observation.state": ALOHA, "observation.velocity": ALOHA, "observation.effort": ALOHA},
 )
 ROBOTWIN = Layout(
@@ -165,7 +184,7 @@ ROBOTWIN = Layout(
         "observation/*": CAMERA_FACTS,
         "pointcloud": "a cloud of points, which models here do not read",
     },
-    instruction=("json:../instructions:seen.0", "folder"),
+    instruction=("json:../instructions:seen.0", *SAID, "folder"),
     swapped=True,  # RGB given to OpenCV's encoder, which takes BGR
 )
 ROBOMIND = Layout(
@@ -179,7 +198,7 @@ ROBOMIND = Layout(
     marks=("puppet/*",),
     rows=("puppet/joint_position*", "puppet/*"),
     left_out={"observations/depth_images/*": "depth"},
-    instruction=("language_instruction", "language_raw", "@language_instruction", "folder"),
+    instruction=(*SAID, "language_raw", "folder"),
 )
 ARMS = ("left", "right")
 AGIBOT_NAMES = {
@@ -213,7 +232,6 @@ UNITREE = Layout(
     rows=("action", "state", "actions/*", "states/*"),
     left_out={"depths/*": "depth"},
     instruction=("@goal", "folder"),
-    rate=("@fps",),
 )
 CALVIN = Layout(
     "CALVIN",
@@ -279,7 +297,7 @@ REPLAY_BUFFER = Layout(
     rows=("data/action", "data/*"),
     ends=("meta/episode_ends",),
     left_out={"meta/*": ENDS},
-    instruction=("@task", "file"),
+    instruction=(*SAID, "@task", "file"),
 )
 NAMED_ARRAYS = Layout(
     "arrays by name",
@@ -294,9 +312,9 @@ NAMED_ARRAYS = Layout(
         "*": "observation.*",
     },
     rows=("action", "actions"),
-    ends=("episode_ends", "terminals", "timeouts", "dones"),
-    left_out=dict.fromkeys(("episode_ends", "terminals", "timeouts", "dones"), ENDS),
-    instruction=("instruction", "language_instruction", "task", "folder"),
+    ends=TOLD_ENDS,
+    left_out=dict.fromkeys(TOLD_ENDS, ENDS),
+    instruction=(*TEXTS, "task", "folder"),
 )
 LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, D4RL, MINARI, REPLAY_BUFFER)
 
@@ -323,8 +341,8 @@ def described(given: Any) -> Layout:
     if twice := [column for column in dict.fromkeys(plain) if plain.count(column) > 1]:
         checks.fail("layout.columns", "one array a column", f"several as {twice[0]}", "Join columns with `columns`.")
     episodes = given.get("episodes", "")
-    if not isinstance(episodes, str) or "*" in episodes.rpartition("/")[0] or episodes.count("*") > 1:
-        checks.fail("layout.episodes", "groups such as run_* or data/*", f"{episodes!r:.60}")
+    if not isinstance(episodes, str) or any(part.count("*") > 1 for part in episodes.split("/")):
+        checks.fail("layout.episodes", "groups such as run_* or data/*/demo_*", f"{episodes!r:.60}")
     actions = tuple(path for path, column in columns.items() if column == "action")
     rows = _list(given, "rows") or actions or tuple(columns)
     instruction = _list(given, "instruction") or ("folder",)

@@ -14,7 +14,8 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
-from lattok.data.formats.array_layouts import Layout
+from lattok.data.formats.array_ends import episode_spans
+from lattok.data.formats.array_layouts import RATES, Layout
 from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, storage
 from lattok.data.formats.folder_names import instruction_of
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
@@ -139,7 +140,8 @@ class Demo(NamedTuple):
     rows: int  # of the group's actions
     first: int  # of them
     length: int  # steps
-    instruction: str
+    instructions: tuple[str, ...]
+    texts: str = ""  # path of the array that says which of them a row has, if that is told
     longer: tuple[str, ...] = ()  # arrays with one row more than there are actions
     failed: bool = False  # as an attribute or a single number `success` says
 
@@ -148,6 +150,7 @@ class Listed(NamedTuple):  # a group of a file
     demos: list[Demo | str]
     arrays: Stored
     left_out: dict[str, str]
+    held: str = ""  # flags of last steps that hold for several rows
 
 
 class Contents(NamedTuple):
@@ -189,6 +192,8 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     convention = file_texts.attribute("macros_image_convention")
     if isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"):
         findings.append(problems.UPSIDE_DOWN.finding())
+    if held := next((each.held for each in listed if each.held), ""):
+        findings.append(problems.HELD_ENDS.finding(flags=held))
     findings += _unused(store, layout, demos, arrays)
     fps = file_texts.rate()
     robot = file_texts.robot()
@@ -283,11 +288,12 @@ def episode_groups(store: Store, layout: Layout) -> list[str]:
     """List the members that are the episodes of a file, demo_2 before demo_10."""
     if not layout.episodes:
         return [""]
-    above, _, pattern = layout.episodes.rpartition("/")
-    if not store.is_group(above):
-        return []
-    names = (name for name in store.members(above) if fnmatchcase(name, pattern))
-    return [f"{above}/{name}".lstrip("/") for name in sorted(names, key=natural)]
+    found = [""]
+    for pattern in layout.episodes.split("/"):
+        inner = ((above, store.members(above)) for above in found if store.is_group(above))
+        matching = ((above, [each for each in names if fnmatchcase(each, pattern)]) for above, names in inner)
+        found = [f"{above}/{each}".lstrip("/") for above, names in matching for each in sorted(names, key=natural)]
+    return found
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -309,14 +315,35 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
             length = _steps(found, layout, where, attributes)
             arrays, left_out, longer = _offered(store, found, length, layout, where)
             left_out |= {path: "the instruction" for path in layout.instruction if path in left_out}
-            text = Sources(store, layout, group).instruction(found)
+            text, source = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
-            spans = _spans(found, layout, length, where)
+            spans, held = episode_spans(found, layout.ends, length, where)
             failed = _failed(found, attributes)
-            demos = [Demo(store.path, group, rows, a, b - a, text, longer, failed) for a, b in spans]
-            return Listed([*demos], arrays, left_out)
+            texts = _texts(found[source], rows) if source else None
+            demos = [
+                Demo(store.path, group, rows, a, b - a, *_told(texts, source, text, a, b), longer, failed)
+                for a, b in spans
+            ]
+            return Listed([*demos], arrays, left_out, held)
     except LattokError as error:
         return Listed([str(error)], (), {})
+
+
+def _texts(array: Any, rows: int) -> list[str] | None:
+    """Return the text of each row; None where an array has one for all."""
+    return texts_of(array[:]) if array.shape in ((rows,), (rows, 1)) and rows > 1 else None
+
+
+def texts_of(rows: Any) -> list[str]:
+    """Return the texts of rows of an array [T] or [T, 1]."""
+    return [readable(_text(each).strip()) for each in np.asarray(rows).reshape(-1)]
+
+
+def _told(texts: list[str] | None, path: str, text: str, first: int, last: int) -> tuple[tuple[str, ...], str]:
+    """Return what is said in rows [first, last), and the array's path if rows differ in it."""
+    said = tuple(dict.fromkeys(texts[first:last])) if texts else ()
+    known = tuple(filter(None, said))
+    return (said, path) if len(known) > 1 else (known or (text,), "")
 
 
 def _failed(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
@@ -341,6 +368,9 @@ def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Map
     if len(found[path].shape) == 1 and (picture := next(pictures, None)) is not None:
         got = f"one step: {rows} numbers and one picture, `{picture}` {list(found[picture].shape)}"
         checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, STEPS_TOGETHER)
+    if (other := _of_episodes(found, path)) is not None:
+        got = f"episodes: {list(found[path].shape)}, and `{other}` {list(found[other].shape)}"
+        checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, "Write a file for each episode.")
     if storage(found[path].dtype, found[path].shape[1:], False) is None:
         got = f"{found[path].dtype} {list(found[path].shape)}"
         raise LattokError(f"{where}: expected numbers as `{path}`, got {got}. Write them as numbers.")
@@ -350,6 +380,15 @@ def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Map
     if not steps:
         checks.refuse(where, f"two rows of `{path}` or more, since an action is the row after", rows, "Remove it.")
     return steps
+
+
+def _of_episodes(found: Mapping[str, Any], path: str) -> str | None:
+    """Return another array that has episodes and steps as its first axes, as that at `path` has, if one has."""
+    steps = found[path].shape
+    several = (name for name, each in found.items() if name != path and each.shape[:2] == steps[:2])
+    kinds = ((name, len(found[name].shape), found[name].dtype) for name in several)
+    alike = (name for name, axes, dtype in kinds if axes == 5 or (axes == 3 and dtype != np.uint8))
+    return next(alike, None) if len(steps) == 3 else None
 
 
 def _offered(
@@ -368,6 +407,10 @@ def _offered(
         if column is None and ahead is None:
             reason = layout.reason(path)
             left_out[path] = OTHER_DEPTH if reason == "depth" else reason
+            continue
+        first = next((each.path for each in offered if each.column == column and not each.ahead), None)
+        if column is not None and first is not None:
+            left_out[path] = f"`{first}` is `{column}`; a `layout` can take both"
             continue
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
@@ -392,25 +435,6 @@ def _offered(
         offered += [StoredArray(path, column, dtype, shape, how)] if column else []
         offered += [StoredArray(path, ahead, dtype, shape, how, 1)] if ahead else []
     return tuple(offered), left_out, tuple(longer)
-
-
-def _spans(found: Mapping[str, Any], layout: Layout, length: int, where: str) -> list[tuple[int, int]]:
-    """First row of each episode of a group, and the one after its last."""
-    ends = [found[path] for path in layout.ends if path in found]
-    if not ends:
-        return [(0, length)]
-    if ends[0].shape[0] == length:  # flags of steps
-        flags = np.any(
-            [np.asarray(each[:]).reshape(length, -1).any(1) for each in ends if each.shape[0] == length], axis=0
-        )
-        stops = np.append(np.flatnonzero(flags) + 1, length)
-    else:
-        stops = np.asarray(ends[0][:]).reshape(-1).astype(np.int64)
-    stops = np.unique(stops[stops != 0])  # episodes without a row
-    if not len(stops) or stops[0] <= 0 or stops[-1] > length:
-        got = f"{stops[0]} to {stops[-1]}" if len(stops) else "none"
-        checks.refuse(where, f"ends of episodes in {layout.ends[0]} from 1 to {length}", got, "Copy it again.")
-    return list(zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True))
 
 
 def difference(one: Stored, other: Stored, left_out: Mapping[str, str]) -> str:
@@ -455,19 +479,21 @@ class Sources:
     def __init__(self, store: Store, layout: Layout, group: str):
         self.store, self.layout, self.group = store, layout, group
 
-    def instruction(self, found: Mapping[str, Any]) -> str:
-        """Return the first text of the layout's sources that is one."""
+    def instruction(self, found: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the first text of the layout's sources that is one, and its path if it is an array."""
         for source in self.layout.instruction:
             value = self._of_array(found, source) if source in found else self.value(source)
+            if isinstance(value, np.ndarray):  # of h5py: attributes that are lists
+                value = _text(value.reshape(-1)[0]) if value.size else None
             words = " ".join(map(str, value)) if isinstance(value, list) else value
             if isinstance(words, str) and words.strip():
-                return readable(words.strip())
-        return readable(self.store.name)
+                return readable(words.strip()), source if source in found else ""
+        return readable(self.store.name), ""
 
     def rate(self) -> float | None:
-        for source in self.layout.rate:
+        for source in (*self.layout.rate, *RATES):
             value = self.value(source)
-            if value is None:
+            if value is None or (source in RATES and not checks.is_frame_rate(value)):
                 continue
             if not checks.is_frame_rate(value):
                 name, where = source.rpartition(".")[2], source.strip("@").split(".")[0]
@@ -524,8 +550,12 @@ class Sources:
 
     def _of_array(self, found: Mapping[str, Any], source: str) -> Any:
         array = found[source]
-        value = array[()] if array.shape == () else array[:1].reshape(-1)[0] if array.shape[0] else None
-        return _text(value) if isinstance(value, str | bytes) else None
+        if array.shape == ():
+            return _text(value) if isinstance(value := array[()], str | bytes) else None
+        rows = np.asarray(array[:1]).reshape(-1)
+        if not len(rows) or not isinstance(rows[0], str | bytes):
+            return None
+        return _text(rows[0]) if rows[0].strip() else next(filter(None, texts_of(array[:])), None)
 
 
 def _member(value: Any, members: list[str]) -> Any:

@@ -2,9 +2,10 @@
 
 import json
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from statistics import mode
 from types import MappingProxyType
@@ -25,13 +26,16 @@ from lattok.data.formats.array_listing import (
     difference,
     list_contents,
     natural,
+    texts_of,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
 from lattok.data.formats.folder_names import folder_splits
+from lattok.data.instructions import TASK
 from lattok.data.schema import (
     FAR_BELOW,
     HELD_OUT,
     INDEX_FEATURES,
+    TIME,
     Damage,
     Feature,
     RobotDataset,
@@ -44,10 +48,16 @@ from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding
 from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 MOST_ROBOTS = 4  # in a scene of robosuite
+CHANGED = "is not as it was when the dataset was opened. Open it again."
 PACKED = "packed: unpack it ({typed} {file})"
+TIMES = re.compile(rf"(^|[._]){TIME}$")
+TIME_UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
+SLOWEST, FASTEST = 0.5, 2000  # rows a second that are likely
+OTHER_RATE = 0.15  # of the dataset's: less may be a clock
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -118,8 +128,8 @@ class ArrayDataset(RobotDataset):
                 what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
         self._demos = _of_split(demos, contents, split)
-        self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
-        self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
+        self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
+        self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
         self.fps = _frames_per_second(self.root, self.kind, contents) if fps is None else float(fps)
         self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
@@ -183,15 +193,30 @@ class ArrayDataset(RobotDataset):
 
     # reading
 
+    def file_findings(self) -> Iterator[Finding]:
+        """Find that a column of times has another rate than the dataset, going by the first episode."""
+        keys = [key for key, feature in self.features.items() if feature.shape == (1,) and TIMES.search(key)]
+        for key in (key for key in keys if key not in INDEX_FEATURES):
+            with suppress(LattokError):  # which is said where its rows are read
+                steps = np.diff(self.columns(self.episodes[0].index, [key])[key].astype(np.float64))
+                middle = float(np.median(steps)) if len(steps) else 0.0
+                units = (unit / middle for unit in TIME_UNITS) if middle > 0 and (steps != 1).any() else ()
+                rates = [rate for rate in units if SLOWEST <= rate <= FASTEST]
+                if rates and min(abs(rate / self.fps - 1) for rate in rates) > OTHER_RATE:
+                    yield problems.OTHER_TIMES.finding(column=key, rate=rates[0], fps=self.fps)
+
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._demo(episode_index).file,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         demo = self._demo(episode_index)
         self.check_columns(keys)
-        task, columns = self.tasks.index(demo.instruction), {}
+        task, columns = self.tasks.index(demo.instructions[0]), {}
         with self._arrays(episode_index, demo) as read:
             for key in keys:
+                if key == TASK and demo.texts:
+                    columns[key] = self._task_numbers(episode_index, demo)
+                    continue
                 if key in INDEX_FEATURES:
                     columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
                     continue
@@ -215,6 +240,16 @@ class ArrayDataset(RobotDataset):
                 checks.refuse(where, f"pictures of {size[0]}x{size[1]}", got, "Put recordings of one size together.")
             yield frames
 
+    def _task_numbers(self, episode_index: int, demo: Demo) -> np.ndarray:
+        """Read which instruction each row of an episode has [T]."""
+        where = f" (episode {episode_index})"
+        with self.opened(demo.file, where) as store:
+            array = store.array(f"{demo.name}/{demo.texts}".lstrip("/"))
+            texts = texts_of(array[demo.first : demo.first + demo.length])
+        if len(texts) != demo.length or not {*texts} <= {*demo.instructions}:
+            raise LattokError(f"{demo.file}{where}: `{demo.texts}` {CHANGED}")
+        return np.array([self.tasks.index(text) for text in texts], dtype=np.int64)
+
     def _demo(self, episode_index: int) -> Demo:
         return self._demos.get(episode_index) or self.no_episode(episode_index)
 
@@ -231,8 +266,7 @@ class ArrayDataset(RobotDataset):
             found = stored._replace(dtype=there[0], shape=there[1])
             rows_there = demo.rows + (stored.path in demo.longer)
             if not alike((found,), (stored,)) or array.shape[0] != rows_there:
-                what = f"`{stored.path}` is not as it was when the dataset was opened"
-                raise LattokError(f"{demo.file}{where}: {what}. Open it again.")
+                raise LattokError(f"{demo.file}{where}: `{stored.path}` {CHANGED}")
             rows = rows + demo.first + stored.ahead
             first, last = int(rows[0]), int(rows[-1]) + 1
             if last - first > SPARSE * len(rows):

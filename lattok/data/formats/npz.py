@@ -11,7 +11,7 @@ import numpy as np
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
 from lattok.data.formats.array_listing import FlatStore
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.data.schema import ARRAYS, TABLES, holds
+from lattok.data.schema import ARRAYS, FAR_BELOW, TABLES, holds
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import MISSING, copy_again
 
@@ -74,7 +74,7 @@ class NpzDataset(ArrayDataset):
     @classmethod
     def hint(cls, folder: Path) -> str:
         written = "Write arrays as a dataset first, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
-        return written if holds(folder, (*ARRAYS, *TABLES)) else ""
+        return written if holds(folder, (*ARRAYS, *TABLES), FAR_BELOW) else ""
 
     @classmethod
     @contextmanager

@@ -546,6 +546,107 @@ def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(version: int, ho
     refused("a group with arrays, got an array alone", open_dataset, tmp_path / "one.zarr", fps=10)
 
 
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ({"episode_ends": [5, 12]}, [5, 7]),
+        ({"episode_ends": [0, 5, 12]}, [5, 7]),
+        ({"episode_ends": [5, 7]}, "got lengths (5, 7). Write numpy.cumsum of them there"),
+        ({"episode_ends": [6, 6]}, "got lengths (6, 6)"),
+        ({"episode_ends": [9, 4, 12]}, "got rows that go back (9, 4, 12)"),
+        ({"episode_ends": [0, 5, 8]}, "got the first one of each (0, 5, 8). Write numpy.append(starts[1:], 12) there"),
+        ({"episode_ends": [0, 5, 11]}, [5, 6]),  # a row of one that was begun
+        ({"traj_lengths": [5, 7]}, [5, 7]),
+        ({"traj_lengths": [5, 8]}, "expected lengths of episodes in traj_lengths that are 12 together, got 13"),
+        ({"episode_id": [3] * 5 + [3 + 1] * 7}, [5, 7]),
+        ({"episode_id": [1] * 5 + [0] * 7, "done": [0] * 12}, [5, 7]),
+        ({"episode_id": [7], "done": [True]}, [12]),  # facts of the whole file
+        ({"terminated": [0] * 4 + [1] + [0] * 7, "truncated": [0] * 11 + [1]}, [5, 7]),
+        ({"dones": [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1]}, [5, 7]),  # until the scene is reset
+        ({"is_last": [0] * 13}, "`is_last`: expected a row for each of 12 steps, got 13"),
+    ],
+)
+def test_arrays_that_say_where_episodes_end(ends: dict[str, list], expected: Any, tmp_path: Path):
+    np.savez(tmp_path / "all.npz", action=wave(12, 4, 0), **{name: np.array(each) for name, each in ends.items()})
+    if isinstance(expected, str):
+        refused(re.escape(expected), open_dataset, tmp_path / "all.npz", fps=10)
+        return
+    dataset = open_dataset(tmp_path / "all.npz", fps=10)
+    assert [episode.length for episode in dataset.episodes] == expected
+    assert not [key for key in dataset.features if key.removeprefix("observation.") in ends]
+    assert ("held-ends" in {each.kind for each in dataset.findings}) == (sum(ends.get("dones", [])) > 2)
+
+
+def test_two_arrays_that_would_be_one_column_and_times_of_another_rate(tmp_path: Path):
+    """The first one counts: it has the rows. A frame counter is no clock."""
+    times = {"timestamps": 1.7e9 + np.arange(9) / 10, "t": np.arange(9)}
+    np.savez(tmp_path / "a.npz", actions=wave(9, 4, 1), action=wave(9, 4, 0), **times)
+    dataset = open_dataset(tmp_path, fps=30)
+    np.testing.assert_array_equal(dataset.actions(0), wave(9, 4, 0))
+    assert dataset.left_out["actions"] == "`action` is `action`; a `layout` can take both"
+    (told,) = dataset.file_findings()
+    assert told.what == "`observation.timestamps` has 10 rows a second, and `fps` is 30."
+    assert not [*open_dataset(tmp_path, fps=9.5).file_findings()]
+
+
+def test_an_axis_of_episodes_is_none_of_steps(tmp_path: Path):
+    np.savez(tmp_path / "all.npz", actions=np.ones((3, 5, 2)), images=np.ones((3, 5, 8, 8, 3), np.uint8))
+    said = re.escape("got episodes: [3, 5, 2], and `images` [3, 5, 8, 8, 3]. Write a file for each episode")
+    refused(said, open_dataset, tmp_path, fps=10)
+
+
+@pytest.mark.parametrize("layout", ["robomimic", "ALOHA / ACT"])
+@pytest.mark.parametrize("told", ["attribute", "list", "array", "rows", "changing"])
+def test_instructions_of_single_episodes(layout: str, told: str, tmp_path: Path):
+    for i in range(2):
+        with h5py.File(tmp_path / ("a.hdf5" if layout == "robomimic" else f"{i}.hdf5"), "a") as file:
+            group, name = (
+                (file, "action") if layout != "robomimic" else (file.create_group(f"data/demo_{i}"), "actions")
+            )
+            group[name], group["observations/qpos"] = wave(4, 14, i), wave(4, 14, 9)
+            text = np.bytes_(f"do {i}")
+            if told in ("attribute", "list"):
+                group.attrs["language_instruction"] = np.array([text]) if told == "list" else text
+            else:
+                rows = {"array": text, "rows": [b""] + [text] * 3, "changing": [text] * 2 + [b"stop"] * 2}
+                group["language_instruction"] = rows[told]
+            file.attrs["fps"] = 25
+    dataset = open_dataset(tmp_path)
+    more = ("stop",) if told == "changing" else ()
+    assert [each.tasks for each in dataset.episodes] == [("do 0", *more), ("do 1", *more)]
+    said = [dataset.tasks[number] for number in dataset.columns(1, ["task_index"])["task_index"]]
+    assert said == ["do 1"] * 2 + [*(more or ("do 1",))] * 2
+    assert dataset.fps == 25
+
+
+def test_a_draft_of_steps_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """It names what says where episodes end, the widest state, and no fact of a camera."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["actions"], file["arm/gripper_position"], file["arm/joint_positions"] = (wave(12, n, 0) for n in (4, 1, 7))
+        file["dones"], file["camera/intrinsics"], file["timestamp/read"] = np.arange(12) == 4, np.eye(3), np.arange(12)
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    (tmp_path.parent / f"{tmp_path.name}.json").write_text(said[said.index('{"dataset"') : said.rindex("}") + 1])
+    dataset = open_dataset(f"{tmp_path}.json")
+    assert [episode.length for episode in dataset.episodes] == [5, 7]
+    assert dataset.features["observation.state"].shape == (7,)
+    assert not {"camera", "timestamp"} & {key.split(".")[1] for key in dataset.features if key.count(".") > 1}
+
+
+def test_demonstrations_in_groups_of_groups(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """The draft has those of all tasks."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for task in ("pour", "wipe"):
+            for i in (0, 1, 10):
+                file[f"sets/{task}/demo_{i}/act"], file[f"sets/{task}/demo_{i}/arm"] = wave(5, 2, i), wave(5, 3, i)
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    (tmp_path.parent / f"{tmp_path.name}.json").write_text(said[said.index('{"dataset"') : said.rindex("}") + 1])
+    dataset = open_dataset(f"{tmp_path}.json")
+    assert len(dataset.episodes) == 6
+    np.testing.assert_array_equal(dataset.actions(5), wave(5, 2, 10))
+
+
 def test_one_more_observation_is_said(tmp_path: Path):
     maniskill(tmp_path)
     dataset = open_dataset(tmp_path, fps=20)
@@ -683,7 +784,7 @@ def test_a_layout_that_is_described(tmp_path: Path):
         ({"episodes": "run_*"}, "got no columns"),
         ({"columns": {"a": 1}}, "`layout.columns`"),
         ({"columns": {"a": "*"}}, "`layout.columns`"),
-        ({"columns": {"a": "action"}, "episodes": "*/x_*"}, "`layout.episodes`"),
+        ({"columns": {"a": "action"}, "episodes": "x_*_*"}, "`layout.episodes`"),
         ({"columns": {"a": "action"}, "episode": "x"}, "`layout`.*episode"),
         ({"columns": {"a": "action", "b": "action"}}, "one array a column, got several as action"),
         ({"columns": {"a": "observation.images./x"}}, "`layout.columns`.*that a file can have"),
