@@ -88,6 +88,13 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
         yield problems.TIMES_STRAY.finding(wrong, fps=fps, stray=1000 * float(np.nanmax(stray)))
 
 
+def lost_steps(steps: np.ndarray) -> np.ndarray:
+    """Tell which of the steps [n] between times are so long that frames were lost."""
+    middle = float(np.median(steps)) if len(steps) else 0.0
+    after = np.append(steps[1:], middle)  # short after a step that only strayed
+    return (middle > 0) & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
+
+
 def _rate(times: np.ndarray) -> float:
     """Frames a second between the first and the last of an episode."""
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else float("nan")

@@ -11,6 +11,7 @@ import numpy as np
 from av import VideoFrame
 from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
+from av.video.stream import VideoStream
 
 SEI = {"h264": "6", "hevc": "39|40"}  # types of the NAL units that hold it, by codec
 
@@ -38,9 +39,8 @@ def orientation_of(frame: VideoFrame) -> Orientation | None:
     return Orientation(True, yx < 0, xy < 0)
 
 
-def orientation_of_container(container: InputContainer) -> Orientation:
-    """Decode the first frame of a video in H.264 or HEVC, without what its stream says of the matrix."""
-    stream = container.streams.video[0]
+def orientation_of_container(container: InputContainer, stream: VideoStream) -> Orientation:
+    """Decode the first frame of a film in H.264 or HEVC, without what its stream says of the matrix."""
     clean = BitStreamFilterContext(f"filter_units=remove_types={SEI[stream.codec.canonical_name]}", stream)
     for packet in container.demux(stream):
         for part in clean.filter(packet if packet.size else None):

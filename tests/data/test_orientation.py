@@ -136,6 +136,6 @@ def test_a_codec_without_such_messages_is_opened_once(tmp_path: Path, monkeypatc
         pytest.skip("this PyAV does not write rotations")
     stored = write(tmp_path / "a.mp4", "libsvtav1")
     set_matrix(tmp_path / "a.mp4", *MATRICES["mirrored"])
-    monkeypatch.setattr("lattok.data.video.orientation_of_container", lambda container: pytest.fail("opened again"))
+    monkeypatch.setattr("lattok.data.video.orientation_of_container", lambda *_: pytest.fail("opened again"))
     found = np.concatenate([block.copy() for block in decode_at(tmp_path / "a.mp4", np.arange(4) / 10, 10)])
     np.testing.assert_array_equal(found, stored[:, :, ::-1])

@@ -13,12 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from importlib import import_module
+from itertools import islice, pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data import problems
+from lattok.data.flaws import lost_steps
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.images import decode_image
@@ -35,14 +38,17 @@ from lattok.data.schema import (
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
+from lattok.utils.findings import Finding
 from lattok.utils.untrusted import copy_again, is_file_name, parse_json, safe_path, walk
 from lattok.version import install_extra
 
 CAMERA = "observation.images."
 ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
 PICTURES = ("CompressedImage", "Image", "RawImage")  # the last one is Foxglove's
+JOINTS = ("position",)  # of JointState
+FEW = 16  # messages of joints that are looked at
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
-    "JointState": ("position",),
+    "JointState": JOINTS,
     "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
     "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
     "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
@@ -58,6 +64,9 @@ RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, 
 OTHER_BAGS = (".bag", ".db3")  # of ROS 1, and databases of rosbag2
 READERS = ("mcap.reader", "mcap_ros2.decoder")
 CLOCKS = ("log", "header")
+SET_BACK_S = 0.5  # less are messages that were stored late
+PAUSE_S = 0.5  # between pictures: less may be messages that were late
+OTHER_RATE = 0.1  # of the dataset's: less may be a clock
 NEAR = 0.02  # of a whole number of frames a second
 BLOCK = 32  # frames
 FAR = 32  # messages: what lies between two that are further apart is not read
@@ -78,6 +87,7 @@ class LogTimes(NamedTuple):  # of the messages of a topic in a recording, in the
     log: np.ndarray  # nanoseconds [n] uint64, ascending in each file: where the library finds a message
     ends: tuple[int, ...]  # of the messages of each file
     seconds: np.ndarray  # [n] float64 by the chosen clock, ascending
+    back: float  # seconds by which that clock was set back, at most, while messages were recorded
 
 
 class ROSRecording(NamedTuple):
@@ -173,6 +183,7 @@ class MCAPRecordings(RobotDataset):
         )
         self.held_out, self.findings = folder_splits({i: Path(each.name).parts for i, each in self._recordings.items()})
         self._times: dict[int, dict[str, LogTimes]] = {}
+        self._in_turn: set[str] = set()  # columns whose messages tell a part of the joints each; filled by `features`
         self.fps = self._rate() if fps is None else float(fps)
         self.cameras = tuple(key for key, topic in self._topics.items() if topic.type in PICTURES)
 
@@ -196,19 +207,47 @@ class MCAPRecordings(RobotDataset):
         index = next(iter(self._recordings))
         found: dict[str, Feature] = {}
         for key, topic in self._topics.items():
-            message = _first(self._recordings[index].files, topic)
+            message, *others = _first_few(self._recordings[index].files, topic)
             if topic.type in PICTURES:
                 found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
-            else:
-                width = len(_numbers(message, topic, (), str(self.root)))
-                if not width:
-                    where = f"{self._recordings[index].files[0]}, {topic.name}"
-                    checks.refuse(where, f"numbers as {', '.join(topic.fields)}", "none", "Name another field.")
-                found[key] = Feature("float64", (width,), _names(message, topic) if width > 1 else None)
+                continue
+            of_each = [_names(each, topic) for each in (message, *others)]
+            names = tuple(dict.fromkeys(name for each in of_each for name in each))
+            width = len(_numbers(message, topic, (), str(self.root)))
+            if not width:
+                where = f"{self._recordings[index].files[0]}, {topic.name}"
+                checks.refuse(where, f"numbers as {', '.join(topic.fields)}", "none", "Name another field.")
+            if len({frozenset(each) for each in of_each}) > 1:
+                self._in_turn.add(key)
+                width = len(names)
+            found[key] = Feature("float64", (width,), names if width > 1 else None)
         return found | INDEX_FEATURES
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return self._recording(episode_index).files
+
+    def file_findings(self) -> Iterator[Finding]:
+        """Find recordings whose clock was set back, and those with pictures missing."""
+        back: dict[int, float] = {}
+        jumps: list[tuple[int, int]] = []
+        rates: dict[int, float] = {}
+        longest = 0.0
+        for index in self._recordings:
+            with suppress(LattokError):  # which is said where its rows are read
+                back[index] = max(self._log_times(index, topic).back for topic in self._topics.values())
+                steps = np.diff(self._times_of(index, self._base))
+                rates[index] = float(1 / np.median(steps)) if len(steps) and np.median(steps) > 0 else self.fps
+                lost = lost_steps(steps) & (steps > PAUSE_S)
+                jumps += [(index, int(row) + 1) for row in np.flatnonzero(lost)]
+                longest = max(longest, float(steps[lost].max(initial=0)))
+        if wrong := [index for index, seconds in back.items() if seconds > SET_BACK_S]:
+            file = self.files_of(wrong[0])[0]
+            yield problems.CLOCK_SET_BACK.finding(wrong, file=file, seconds=back[wrong[0]])
+        if others := [index for index, rate in rates.items() if abs(rate / self.fps - 1) > OTHER_RATE]:
+            told = {"count": len(others), "rate": rates[others[0]], "first": others[0], "fps": self.fps}
+            yield problems.OTHER_RATES.finding(others, **told)
+        if jumps := [place for place in jumps if place[0] not in wrong]:
+            yield problems.PICTURES_LOST.finding((), jumps, count=len(jumps), seconds=longest)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         length, columns = self.length(episode_index), {}
@@ -221,6 +260,9 @@ class MCAPRecordings(RobotDataset):
             topic, names = self._topics[key], self.features[key].names or ()
             rows = self._rows(episode_index, topic, key == "action" or key.startswith("action."))
             where = f"{self.files_of(episode_index)[0]}, {topic.name}"
+            if key in self._in_turn:
+                columns[key] = self._joined(episode_index, key, where)[rows]
+                continue
             wanted = np.unique(rows)
             read = [_numbers(each, topic, names, where) for each in self._messages(episode_index, topic, wanted)]
             if {len(each) for each in read} != {self.features[key].shape[0]}:
@@ -244,6 +286,29 @@ class MCAPRecordings(RobotDataset):
                 held = held[BLOCK:]
         if held:
             yield np.stack(held)
+
+    def _joined(self, episode_index: int, key: str, where: str) -> np.ndarray:
+        """Return all joints at each message of a topic [n, J]: those that it does not tell as the one before did, of
+        actions as the next one does."""
+        topic, names = self._topics[key], self.features[key].names or ()
+        every = np.arange(len(self._times_of(episode_index, topic)))
+        table = np.zeros((len(every), len(names)))
+        known = np.zeros(table.shape, dtype=bool)
+        for row, message in enumerate(self._messages(episode_index, topic, every)):
+            given = _joints(message)
+            if unknown := {*given} - {*names}:
+                checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(sorted(unknown)))
+            places, numbers = [names.index(name) for name in given], _numbers(message, topic, (), where)
+            if len(numbers) != len(places):
+                checks.refuse(where, f"{len(places)} numbers, one for each joint", len(numbers), "Leave it out.")
+            table[row, places], known[row, places] = numbers, True
+        if missing := [names[place] for place in np.flatnonzero(~known.any(axis=0)).tolist()]:
+            checks.refuse(where, f"the joints {checks.listed(names)}", f"none called {checks.listed(missing)}")
+        before = np.maximum.accumulate(np.where(known, every[:, None], -1), axis=0)
+        after = np.minimum.accumulate(np.where(known, every[:, None], len(every))[::-1], axis=0)[::-1]
+        ahead = key == "action" or key.startswith("action.")
+        place = np.where(after < len(every), after, before) if ahead else np.where(before >= 0, before, after)
+        return np.take_along_axis(table, place, axis=0)
 
     @property
     def _base(self) -> ROSTopic:
@@ -396,14 +461,18 @@ def _plain(message: Any) -> dict[str, Any]:
     return found
 
 
-def _first(files: Sequence[Path], topic: ROSTopic) -> Any:
-    """Return the first message of a topic."""
+def _first_few(files: Sequence[Path], topic: ROSTopic) -> list[Any]:
+    """Return the first message of a topic; of joints the first few, as several programs may send some of them each."""
+    found: list[Any] = []
     for file in files:
         with _opened(file) as (reader, decode):
-            found = next(iter(reader.iter_messages(topics=[topic.name])), None)
-            if found is not None:
-                return decode(*found)
-    return checks.refuse(files[0], f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
+            few = islice(reader.iter_messages(topics=[topic.name]), 1 if topic.fields != JOINTS else FEW - len(found))
+            found += [decode(*each) for each in few]
+        if found and (len(found) == FEW or topic.fields != JOINTS):
+            break
+    if not found:
+        checks.refuse(files[0], f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
+    return found
 
 
 def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict[str, LogTimes]:
@@ -413,7 +482,7 @@ def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict
     ends: dict[str, list[int]] = {name: [] for name in topics}
     for file in files:
         with _opened(file) as (reader, decode):
-            for schema, channel, message in reader.iter_messages(topics=list(topics)):
+            for schema, channel, message in reader.iter_messages(topics=list(topics), log_time_order=False):
                 log[channel.topic].append(message.log_time)
                 if header:
                     decoded = decode(schema, channel, message)
@@ -428,8 +497,12 @@ def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict
     for name in topics:
         stamps = np.array(log[name], dtype=np.uint64)
         shown = np.array(seconds[name]) if header else stamps / 1e9
+        back = float((np.maximum.accumulate(shown) - shown).max(initial=0))
+        parts = [slice(first, last) for first, last in pairwise((0, *ends[name]))]
+        order = [part.start + np.argsort(stamps[part], kind="stable") for part in parts]  # as the library reads a file
+        order = np.concatenate(order) if order else np.arange(0)
         # a clock that was set back says nothing of the order
-        found[name] = LogTimes(stamps, tuple(ends[name]), np.maximum.accumulate(shown))
+        found[name] = LogTimes(stamps[order], tuple(ends[name]), np.maximum.accumulate(shown[order]), back)
     return found
 
 
@@ -492,7 +565,7 @@ def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
 def _number_fields(topic: str, files: Sequence[Path]) -> list[str]:
     """List the fields with numbers in the first message of a topic, of any type: "left.position" is one in another."""
     with suppress(LattokError, IndexError):  # of a file without messages
-        return list(_numbers_in(_first(files, ROSTopic(topic, "", ()))))
+        return list(_numbers_in(_first_few(files, ROSTopic(topic, "", ()))[0]))
     return []
 
 
@@ -527,7 +600,7 @@ def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
 
 def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
     with _as_typed(topic, "the first message"):
-        if topic.type == "JointState" and topic.fields == ("position",) and (given := _joints(message)):
+        if topic.type == "JointState" and topic.fields == JOINTS and (given := _joints(message)):
             return tuple(given)
         return topic.fields if len(topic.fields) > 1 else ()
 
@@ -549,7 +622,7 @@ def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) ->
                 except AttributeError:
                     checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
             numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
-        if topic.type == "JointState" and names and topic.fields == ("position",):
+        if topic.type == "JointState" and names and topic.fields == JOINTS:
             given = _joints(message)
             if given != list(names):
                 if set(given) < set(names) or not set(names) <= set(given):

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from statistics import mode
@@ -11,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.flaws import LOST
+from lattok.data.flaws import lost_steps
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_folder import captions_of, find_captions
@@ -44,12 +45,13 @@ EPISODE_NAME = re.compile(
     r"(ep|episode|traj|trajectory|demo|run|seq|sequence|clip|video|take)?[-_ ]?\d+", re.IGNORECASE
 )
 INSTRUCTION = "lang.txt"  # Bridge's raw recordings: a line for each annotator, and one about confidence
+DECIMAL = re.compile(r"\d+\.\d+")
 DEPTH = re.compile(r"depth", re.IGNORECASE)
 DEPTH_PICTURES = "pictures of depth, which models here do not read"
 
 
 class PictureFolder(RobotDataset):
-    """Folders of JPEG or PNG pictures, in the order of the numbers in their names: im_2 comes before im_10.
+    """Folders of JPEG or PNG pictures in the order of the numbers in their names: im_2 before im_10, 12.15 before 12.2.
 
     A folder with pictures is an episode. Where the folders with pictures have the same names in every folder above
     them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
@@ -133,14 +135,20 @@ class PictureFolder(RobotDataset):
     def file_findings(self) -> Iterator[Finding]:
         """Find pictures that were not fetched or are empty, and numbers that are left out."""
         gaps: dict[int, tuple[str, int]] = {}
+        twice = dict[int, list[str]]()
         for episode in self.episodes:
             for files in self._pictures[episode.index].values():
                 paths = [self.root / file for file in files]
                 for path in (path for path in paths if path.stat().st_size < SMALLEST):
                     if way_out := copy_again(path, ""):
                         yield problems.unreadable(LattokError(f"{path} is no picture. {way_out}"), [episode.index])
+                if len(_views(files, any_name=True)) > 1:
+                    twice[episode.index] = [PurePosixPath(file).name for file in files[:2]]
                 if (gap := _first_gap(files)) is not None:
                     gaps.setdefault(episode.index, gap)
+        if twice:
+            one, other = next(iter(twice.values()))
+            yield problems.NUMBERED_TWICE.finding([*twice], one=one, other=other)
         if gaps:
             file, row = next(iter(gaps.values()))
             places = [(index, row) for index, (_, row) in gaps.items()]
@@ -213,11 +221,31 @@ def _folders(root: Path) -> tuple[dict[str, list[str]], list[Path]]:
     if not found:
         checks.fail("path", f"a folder with pictures ({', '.join(SUFFIXES)})", f"none in {root}")
     ordered = sorted(found, key=natural)
-    return {folder: sorted(found[folder], key=_by_number) for folder in ordered}, others
+    return {folder: _in_order(found[folder]) for folder in ordered}, others
 
 
-def _by_number(file: str) -> tuple[tuple[int, str], ...]:
-    return natural(PurePosixPath(file).name)
+def _in_order(files: list[str]) -> list[str]:
+    """Order pictures by the numbers in their names: im_2 before im_10, but the time 12.15 before 12.2."""
+    times = _times(files)
+    return sorted(files, key=lambda file: ((times[file],) if times else (), natural(PurePosixPath(file).name)))
+
+
+def _times(files: Sequence[str]) -> dict[str, Fraction]:
+    """Return the times that names say, as `time.time()` of Python does, without the zeros at their ends; {} where they
+    say none, or where what follows the points counts on, such as cameras: 12.9, 12.10. Ten times a second are no
+    cameras."""
+    found = {file: DECIMAL.findall(PurePosixPath(file).stem) for file in files}
+    if any(len(each) != 1 for each in found.values()):
+        return {}
+    parts: dict[str, set[str]] = {}
+    for (number,) in found.values():
+        whole, _, part = number.partition(".")
+        parts.setdefault(whole, set()).add(part)
+    after = [[*map(int, each)] for each in parts.values()]
+    counts = all(max(numbers) - min(numbers) < len(numbers) for numbers in after)
+    plain = all(str(int(part)) == part for each in parts.values() for part in each)
+    tenths = max(map(len, after)) == 10 and max(map(max, after)) == 9
+    return {} if counts and plain and not tenths else {file: Fraction(number) for file, (number,) in found.items()}
 
 
 def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
@@ -251,11 +279,12 @@ def _by_name(cameras: dict[str, list[str]]) -> dict[str, list[str]]:
     return found
 
 
-def _views(files: list[str]) -> dict[str, list[str]]:
+def _views(files: list[str], any_name: bool = False) -> dict[str, list[str]]:
     """Return pictures by what their names say beside one number, if it counts the same frames of each: color_0 of
-    000012_color_0. All of them, called "", where that is not so, or where it says episodes."""
+    000012_color_0. All of them, called "", where that is not so, or where it says episodes, unless `any_name` will do.
+    """
     parts = [re.split(r"(\d+)", PurePosixPath(file).stem) for file in files]
-    if len({len(each) for each in parts}) > 1:
+    if len({len(each) for each in parts}) > 1 or _times(files):
         return {"": files}
     best: dict[str, list[str]] = {"": files}
     for place in range(1, len(parts[0]), 2):
@@ -265,23 +294,23 @@ def _views(files: list[str]) -> dict[str, list[str]]:
             named.setdefault(view, {})[int(each[place])] = file
         alike = len({frozenset(numbers) for numbers in named.values()}) == 1
         several = 1 < len(named) < len(next(iter(named.values()))) and sum(map(len, named.values())) == len(files)
-        if alike and several and not any(map(EPISODE_NAME.match, named)) and (len(best) == 1 or len(named) < len(best)):
+        fits = alike and several and (any_name or not any(map(EPISODE_NAME.match, named)))
+        if fits and (len(best) == 1 or len(named) < len(best)):
             best = {view: list(numbers.values()) for view, numbers in sorted(named.items())}
     return best
 
 
 def _first_gap(files: Sequence[str]) -> tuple[str, int] | None:
     """Return the first picture before which the numbers jump, and its row, if they go up evenly elsewhere."""
-    numbers = [[int(part) for part in re.findall(r"\d+", PurePosixPath(file).stem)] for file in files]
+    times = _times(files)
+    numbers = [[times[file]] if times else [*map(int, re.findall(r"\d+", PurePosixPath(file).stem))] for file in files]
     if len(files) < FEWEST or len({len(each) for each in numbers}) > 1:
         return None
     for column in reversed(np.array(numbers, dtype=np.float64).T):  # the last that counts
         steps = np.diff(column)
         if steps.any():
-            middle = float(np.median(steps))
-            after = np.append(steps[1:], middle)
-            lost = np.flatnonzero((steps > LOST * middle) & (steps + after > (LOST + 1) * middle))
-            row = int(lost[0]) + 1 if len(lost) and middle > 0 else 0
+            lost = np.flatnonzero(lost_steps(steps))
+            row = int(lost[0]) + 1 if len(lost) else 0
             return (files[row], row) if row else None
     return None
 

@@ -130,7 +130,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _table(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    names = text.partition("\n")[0]
+    commas = ";" if ";" in names and "," not in names else ","  # as spreadsheets write them where 1,5 is a number
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else commas)
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -288,6 +290,9 @@ class VideoFolder(RobotDataset):
         self._sizes = {place: (video.height, video.width) for place, video in read.items()}  # by view, then by episode
         self._bytes = {index: read[index].bytes for index in self._schedules}
         found = [*self._findings(source, len(self._files) - len(written))]
+        if several := [place % len(self._files) for place, video in read.items() if video.tracks > 1]:
+            tracks = max(video.tracks for video in read.values())
+            found.append(problems.TRACKS.finding(sorted({*several}), count=len(several), tracks=tracks))
         self.held_out, splits = folder_splits({i: Path(self._files[i]).parent.parts for i in self._schedules})
         self.findings = (*found, *splits, *problems.numbers_beside("videos", others, len(self.episodes)))
 

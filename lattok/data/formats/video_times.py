@@ -21,7 +21,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from lattok.data.tables import DAMAGE, read_table
-from lattok.data.video import open_video
+from lattok.data.video import film_of, open_video
 from lattok.utils.checks import LattokError, counted
 from lattok.utils.devices import cores
 from lattok.utils.files import whole_file
@@ -30,6 +30,7 @@ from lattok.utils.progress import ProgressBar
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
 CUT_SHORT_S = 0.5  # a file whose packets end this much before the end that its header promises is truncated
 MAX_SPAN_S = 7 * 86400  # a week; a changed bit in a time can claim centuries
+FEW = 2  # frames of a film, at least
 VP8_SHOWN = 0x10  # bit of a frame's first byte; frames without it only serve others
 THREADS = 8  # that open files, or one for each core: on network drives the wait is longer than the work
 FILES_PER_TASK = 16  # files that a thread takes at once
@@ -49,6 +50,7 @@ class VideoTimes(NamedTuple):
     file: bytes = b""  # its path
     bytes: int = 0
     modified_ns: int = 0
+    tracks: int = 1  # films in the file, of which one is read
 
     @classmethod
     def of(cls, ticks: np.ndarray, end: float, tick: float, rate: float, size: tuple[int, int]) -> "VideoTimes":
@@ -64,14 +66,14 @@ class VideoTimes(NamedTuple):
 
 
 WHOLE, REAL = pa.int64(), pa.float64()
-KINDS = (WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE, pa.binary(), WHOLE, WHOLE)
+KINDS = (WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE, pa.binary(), WHOLE, WHOLE, WHOLE)
 SCHEMA = pa.schema(zip(VideoTimes._fields, KINDS, strict=True))
 
 
 def read_times(path: Path) -> VideoTimes:
     """Read all packets of a video file. A file that is damaged or cut short is a `LattokError`."""
     with open_video(path) as container:
-        stream = container.streams.video[0]
+        stream = film_of(container)
         if container.format.name == "avi" and stream.codec_context.has_b_frames:
             raise LattokError(f"{path}: AVI does not say when B frames are shown. Convert it to mp4.")
         tick = float(stream.time_base or 1)
@@ -85,7 +87,9 @@ def read_times(path: Path) -> VideoTimes:
         last = durations[order[-1]] * tick or (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
         rates = [float(rate or 0) for rate in (stream.base_rate, stream.average_rate)]
         size = (stream.codec_context.height, stream.codec_context.width)
-    return VideoTimes.of(ordered, float(times[-1]) + last, tick, _rate(times, rates), size)
+        tracks = sum((each.frames or FEW) >= FEW for each in container.streams.video)  # a cover has one
+    found = VideoTimes.of(ordered, float(times[-1]) + last, tick, _rate(times, rates), size)
+    return found._replace(tracks=tracks)
 
 
 def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int], float]:

@@ -270,3 +270,37 @@ def test_a_recorder_that_was_killed_leaves_a_damaged_episode(tmp_path: Path):
     assert [episode.index for episode in dataset.episodes] == [1]
     assert "mcap recover" in dataset.damaged[0].reason
     assert json.dumps(dataset.columns(1, ["episode_index"])["episode_index"].tolist()) == json.dumps([1] * 10)
+
+
+@pytest.mark.parametrize("set_back", [None, 0.1, 2.0])
+def test_joints_sent_in_turn_and_a_clock_that_is_set_back(tmp_path: Path, set_back: float | None):
+    """An arm and a gripper, of two programs, on one topic; between the last pictures nothing came for a second."""
+    file, times = tmp_path / "a.mcap", [0.1 * i + 5 for i in range(9)] + [6.9]
+    if set_back:
+        times = [*times[:5], *(time - set_back for time in times[5:])]
+    with file.open("wb") as stream:
+        out = writer.Writer(stream)
+        schemas = {name: out.register_msgdef(name, text) for name, text in TYPES.items()}
+        header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}
+        for i, time in enumerate(times):
+            told = {"header": header, "velocity": [], "effort": []}
+            arm, hand = ({"name": names, "position": [float(i)] * len(names)} for names in (["a", "b"], ["g"]))
+            picture = {"header": header, "format": "png", "data": png(FRAMES[i])}
+            messages = [(0, TOPICS["observation.images.front"], "sensor_msgs/msg/CompressedImage", picture)]
+            messages += [(-20, "/joint_states", "sensor_msgs/msg/JointState", told | arm)]
+            messages += [(10, "/joint_states", "sensor_msgs/msg/JointState", told | hand)]
+            for late, topic, kind, message in sorted(messages, key=lambda each: each[0]):
+                moment = round(time * 1e9) + late * 10**6
+                out.write_message(topic, schemas[kind], message, log_time=moment, publish_time=moment)
+        out.finish()
+    names = {"observation.images.front": TOPICS["observation.images.front"], "observation.state": "/joint_states"}
+    dataset = open_dataset(file, topics=names | {"action": "/joint_states"})
+    columns = dataset.columns(0, ["action", "observation.state"])
+    assert dataset.features["observation.state"].names == ("a", "b", "g")
+    if not set_back:
+        step = np.arange(10)
+        np.testing.assert_array_equal(columns["observation.state"], np.stack([step, step, (step - 1).clip(0)], 1))
+        np.testing.assert_array_equal(columns["action"], np.stack([(step + 1).clip(0, 9)] * 2 + [step], 1))
+    assert "other-rates" in {each.kind for each in open_dataset(file, topics=names, fps=15).file_findings()}
+    kinds = {each.kind for each in dataset.file_findings()}
+    assert kinds == ({"clock-set-back"} if set_back == 2 else {"pictures-lost"})

@@ -161,3 +161,31 @@ def test_damaged_ones_keep_their_numbers(tmp_path: Path):
     refused(r"episode 2, .*im_2.png: not a readable", dataset.frames, 2)
     write(tmp_path / "d" / "front", 1, size=(3, 3))
     refused(r"expected a picture of 3x3 like those before", lambda: open_dataset(tmp_path, fps=5).frames(3, ["front"]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(1_700_000_000 + t / 20) for t in range(24)],  # time.time(), as Python writes it: .5 after .45
+        [f"{1_305_031_102 + t / 30:.6f}" for t in range(24)],
+        [f"0.{t}" for t in range(24)],  # numbers that count on
+        [f"{t / 10:.1f}" for t in range(24)],  # ten a second, which are no cameras
+        [f"left_{t / 8}" for t in range(24)],
+    ],
+)
+def test_times_as_names(names: list[str], tmp_path: Path):
+    for level, name in enumerate(names):
+        Image.fromarray(np.full((16, 16, 3), level * 10, np.uint8)).save(tmp_path / f"{name}.png")
+    dataset = open_dataset(tmp_path, fps=20)
+    assert dataset.frames(0)[:, 0, 0, 0, 0].tolist() == [level * 10 for level in range(24)]
+    assert "missing-pictures" not in {each.kind for each in dataset.file_findings()}
+
+
+def test_names_with_two_numbers_that_count_are_said(tmp_path: Path):
+    """Nobody can tell whether the second one is a camera."""
+    for name in ("{0:04d}.{1}", "ep{1}_{0:02d}", "day_3_{0:02d}"):
+        (tmp_path / f"of {name[:3]}").mkdir()
+        for i in range(12):
+            Image.new("RGB", (16, 16)).save(tmp_path / f"of {name[:3]}" / f"{name.format(i // 2, i % 2)}.png")
+    (told,) = (each for each in open_dataset(tmp_path, fps=10).file_findings() if each.kind == "numbered-twice")
+    assert (told.episodes, "(ep0_00.png, ep0_01.png)" in told.what) == ((1, 2), True)

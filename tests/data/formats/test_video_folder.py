@@ -287,6 +287,24 @@ def test_a_video_that_begins_in_the_middle_begins_at_its_first_key_frame(tmp_pat
     np.testing.assert_array_equal(dataset.frames(0)[:, 0], decoded(source)[1][12:])
 
 
+@pytest.mark.parametrize("cover", [True, False])
+def test_a_cover_is_no_film_and_a_second_film_is_said(tmp_path: Path, cover: bool):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        tracks = [container.add_stream(codec, 10) for codec in (("mjpeg", "libx264") if cover else ("libx264",) * 2)]
+        for track in tracks:
+            track.height = track.width = 32
+            track.pix_fmt = "yuvj420p" if track.codec_context.name == "mjpeg" else "yuv420p"
+        for number, track in enumerate(tracks):
+            for level in range(1 if cover and not number else 5):
+                frame = np.full((32, 32, 3), 40 * level + 20 * number, np.uint8)
+                container.mux(track.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(track.encode())
+    dataset = open_dataset(tmp_path)
+    shown = dataset.frames(0)[:, 0].mean((1, 2, 3))
+    np.testing.assert_allclose(shown, [40 * level + 20 * cover for level in range(5)], atol=3)
+    assert [each.kind for each in dataset.findings] == ["tracks"]
+
+
 def test_rotated_videos_come_upright(tmp_path: Path):
     if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
         pytest.skip("this PyAV does not write rotations")
@@ -439,6 +457,7 @@ CAPTIONS = ("lifts a cup", "lifts it, again", "pushes")
             "captions.csv",
             '\ufeffpath,text,score\r\nlift\\1.mp4,lifts a cup,1\r\n22.mp4,"lifts it, again",2\r\npush/1,pushes,3',
         ),
+        ("captions.csv", "file;caption\nlift/1.mp4;lifts a cup\n22;lifts it, again\npush/1.mp4;pushes\n"),
         ("captions.tsv", "video\tinstruction\nlift/1.mp4\tlifts a cup\n22\tlifts it, again\npush/1.mp4\tpushes\n"),
     ],
 )
