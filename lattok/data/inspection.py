@@ -497,7 +497,8 @@ def _check_camera(
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
             indices = [episode.index for episode in files[path]]
-            if facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > RATE_TOLERANCE * dataset.fps:
+            other = facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > RATE_TOLERANCE * dataset.fps
+            if facts and other and not _is_thinned(source, files[path], dataset.original_camera(key), facts):
                 findings.append(problems.VIDEO_RATE.finding(indices, file=path, rate=facts.fps, fps=dataset.fps))
                 sizes.setdefault((facts.width, facts.height), facts)
                 continue
@@ -520,10 +521,26 @@ def _check_camera(
     findings += [problems.HDR.finding(indices, camera=key, curve=curve) for curve, indices in hdr.items()]
     if blank and blank == looked_at:
         findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
+    declared = dataset.features[key].shape
+    if len(sizes) == 1 and isinstance(source, LeRobotV3) and len(declared) == 3:
+        (width, height), *_ = sizes
+        if sorted((width, height)) != sorted(declared[:2]):
+            told = {"declared": f"{declared[1]}x{declared[0]}", "shown": f"{width}x{height}"}
+            findings.append(problems.OTHER_SIZE.finding(camera=key, **told))
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
         findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))
     return next(iter(sizes.values()), None)
+
+
+def _is_thinned(source: RobotDataset, episodes: Sequence[Episode], camera: str, facts: VideoFacts) -> bool:
+    """Tell whether rows are some frames of a film in which every one of them has its frame: each k-th."""
+    if not isinstance(source, LeRobotV3) or not facts.frames:
+        return False
+    last, times = episodes[-1], facts.fps / source.fps
+    _, start, _ = source.video_span(last.index, camera)
+    shown, needed = facts.frames / facts.fps, start + last.length / source.fps
+    return round(times) > 1 and abs(times - round(times)) < RATE_TOLERANCE and abs(shown - needed) < 1 / source.fps
 
 
 def _near_rate(dataset: LeRobotV3, episodes: Sequence[Episode], camera: str, facts: VideoFacts) -> Iterator[Finding]:

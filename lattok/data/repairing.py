@@ -221,6 +221,8 @@ def _pieces(view: "_Mended", due: Mapping[str, list[Finding]], deeds: _Deeds) ->
     dataset, found, rates = view.dataset, list[Piece](), list[float]()
     for name in (name for name in ("numbers", "statistics", "unlisted") if name in due):
         deeds.add(name)
+    for each in due.get("meta", []):
+        deeds.add("meta", why=each.what.rstrip("."))
     for damage in dataset.damaged:
         deeds.add("unreadable", damage.episode_index, why=damage.reason)
     equal = first_of_copies(dataset) if "copies" in due else {}

@@ -215,7 +215,7 @@ for _repair in (
         (problems.UNKNOWN_FILE, problems.UNKNOWN_ROWS),
         "Files and rows left out that belong to no episode of meta/.",
     ),
-    DatasetRepair("meta", (), "meta/ written again, from the episodes that it lists. {why}."),
+    DatasetRepair("meta", (problems.OTHER_TOTALS,), "meta/ written again, from the episodes that it lists. {why}."),
     DatasetRepair("short", (), "Parts shorter than a second left out: {rows} of {episodes}."),
     DatasetRepair("video", (problems.VIDEO_RATE, problems.NEAR_RATE), "Videos of {episodes} encoded again: {why}."),
     DatasetRepair(

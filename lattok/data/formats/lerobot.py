@@ -46,12 +46,14 @@ from lattok.data.problems import (
 )
 from lattok.data.schema import (
     DEPTH,
+    FAR_BELOW,
     IMAGE_DTYPES,
     JUDGES,
     LEROBOT_INDEX,
     NOTE,
     PROVENANCE,
     ManyColumns,
+    holds,
     index_column,
     readable,
 )
@@ -69,6 +71,8 @@ from lattok.utils.untrusted import inside, safe_path
 
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
 MAX_IMAGE_BYTES = 2**28
+AS_BYTES = 'Write cells {"bytes": ..., "path": None}, or leave the camera out (`cameras`).'
+ALONE = "If its Parquet files are LeRobot's, copy meta/, too, which is beside data/."
 MESSAGES = "language_persistent"  # column of messages that hold from their time on
 TIME_ROUNDING_S = 1e-4  # seconds that a stored time may be off
 FILES_LOOKED_INTO = 64  # for rows of unknown episodes
@@ -106,7 +110,7 @@ class LeRobotV3(TableDataset):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
         self.tasks = self._read_tasks()
         self.episodes = self._table = self._read_episodes(self.videos)
-        self.damaged = self._table.missing
+        self.damaged, self.findings = self._table.missing, self._table.findings
         self._split()
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._folders: set[str] = set()  # that are known to be inside
@@ -129,7 +133,7 @@ class LeRobotV3(TableDataset):
         counts = {name: sum(episode.index in span for episode in self.episodes) for name, span in splits.items()}
         first, *_ = splits.values()
         way_out = f"`episodes` {first.start}:{first.stop}."
-        self.findings = (problems.own_splits("meta/info.json", counts, judge if self.held_out else "", way_out),)
+        self.findings += (problems.own_splits("meta/info.json", counts, judge if self.held_out else "", way_out),)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -141,6 +145,8 @@ class LeRobotV3(TableDataset):
         if folder.name == "meta" and (folder / "info.json").is_file():
             return "Give the folder that holds `meta`."
         named = any((folder / "meta" / name).exists() for name in ("tasks.parquet", "episodes", "stats.json"))
+        if not named and holds(folder, (".parquet",), FAR_BELOW):
+            return ALONE
         return "LeRobot's meta/info.json is missing: copy the dataset again." if named else ""
 
     # what other versions keep otherwise
@@ -303,8 +309,20 @@ class LeRobotV3(TableDataset):
             raise LattokError(str(found))
         if last - first != length:
             hint = "The file is not the one that meta/episodes describes: copy the dataset again."
+            if (other := self._also_in(episode_index, path)) is not None:
+                hint = f"Others are in {other}: write all rows of an episode into one file."
             refuse(path, f"{counted(length, 'row')} of episode {episode_index}", last - first, hint)
         return path, first, last
+
+    def _also_in(self, episode_index: int, path: Path) -> Path | None:
+        """Find another data file with rows of an episode, of those that are next to its own."""
+        files = self.data_files()
+        place = files.index(path)
+        for other in (*files[place + 1 : place + 2], *files[max(place - 1, 0) : place]):
+            with suppress(LattokError):
+                if episode_index in self._reader.rows(other):
+                    return other
+        return None
 
     def data_files(self) -> list[Path]:
         return list(self.by_data_file())
@@ -406,6 +424,8 @@ class LeRobotV3(TableDataset):
         data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
         if isinstance(data, bytes) and data:
             return data
+        if isinstance(cell, list):
+            raise LattokError(f"{where}: expected an image as PNG or JPEG, got numbers. {AS_BYTES}")
         if not isinstance(name, str):
             raise LattokError(f"{where}: expected an image, got something else. Copy the file again.")
         file = inside(self.root, name, where)

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import TypedDict
 
+from lattok.data import problems
 from lattok.data.schema import IMAGE_DTYPES, NOTE, Damage, Feature
 from lattok.data.summaries import QUANTILES, Stats
 from lattok.data.tables import damaged_values, open_table, read_table
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate, is_int, refuse
 from lattok.utils.files import read_json
+from lattok.utils.findings import Finding
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
@@ -43,8 +45,10 @@ class FeatureEntry(TypedDict, total=False):
 
 
 def _is_feature(entry: FeatureEntry) -> bool:
-    sizes = entry.get("shape", []) if "dtype" in entry else []
-    fits = 0 < len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
+    if not {"dtype", "shape"} <= entry.keys():
+        return False
+    sizes = entry.get("shape") or [1]  # [] are single numbers
+    fits = len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
     return fits and (len(sizes) > 1 or sizes[0] <= MAX_VECTOR_SIZE)
 
 
@@ -140,7 +144,7 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
         if entry["dtype"] in IMAGE_DTYPES and not is_file_name(key):  # a folder may have that name
             where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
             raise LattokError(f"{where}: expected a name that a folder can have. {AGAIN}")
-        shape, names = tuple(entry["shape"]), tuple(_dimension_names(entry.get("names")))
+        shape, names = tuple(entry["shape"]) or (1,), tuple(_dimension_names(entry.get("names")))
         if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and 3 not in shape[2:] and shape[0] in (1, 3):
             shape = (*shape[1:], shape[0])  # channels come first
         features[key] = Feature(entry["dtype"], shape, names if names and shape == (len(names),) else None)
@@ -200,6 +204,8 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
 
 class EpisodeTable(Sequence[Episode]):
     """Episodes by `episode_index`, held as columns: a million of them take tens of megabytes, not hundreds."""
+
+    findings: tuple[Finding, ...] = ()  # about the totals of meta/info.json
 
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str], tasks: Sequence[str]):
         folder = root / "meta" / "episodes"
@@ -315,8 +321,8 @@ class EpisodeTable(Sequence[Episode]):
     def _check_totals(
         self, path: Path, info: dict[str, Any], unread: str, listed: str = "meta/episodes"
     ) -> tuple[Damage, ...]:
-        """Compare the totals, which alone show that a file of meta/episodes is missing or doubled; return the episodes
-        that are listed nowhere, with what is `unread` or else missing as the reason."""
+        """Compare the totals, which alone show that a file of meta/episodes is missing; return the episodes that are
+        listed nowhere, with what is `unread` or else missing as the reason."""
         if not ((self.lengths >= 0) & (self.lengths < 2**31)).all():
             raise LattokError(f"{path.parent / 'episodes'}: expected lengths from 0, below 2^31. {AGAIN}")
         total = info.get("total_episodes", len(self))
@@ -326,12 +332,15 @@ class EpisodeTable(Sequence[Episode]):
         if is_int(total) and len(self) < total <= len(self) + MOST_MISSING:
             absent = sorted(set(range(total)) - set(self.indices.tolist()))
             return tuple(Damage(index, unread or what) for index in absent)
-        if total != len(self) or unread:
-            raise LattokError(unread or what)
-        frames = math.fsum(self.lengths.tolist())
-        if info.get("total_frames", frames) != frames:
-            what = f"`total_frames` is {str(info['total_frames'])[:40]!r}, but {listed} lists {frames:.0f}"
-            raise LattokError(f"{path}: {what}. {why}")
+        if unread:
+            raise LattokError(unread)
+        # a recording that was resumed or trimmed by hand; that each episode has its rows is checked where they are read
+        found = {"total_episodes": len(self), "total_frames": int(math.fsum(self.lengths.tolist()))}
+        said = {key: str(info[key])[:40] for key, count in found.items() if info.get(key, count) != count}
+        self.findings = tuple(
+            problems.OTHER_TOTALS.finding(file=path, key=key, total=total, listed=listed, count=found[key])
+            for key, total in said.items()
+        )
         return ()
 
 
@@ -399,8 +408,14 @@ def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> 
     return values
 
 
+def _lists_of_one(texts: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(range(len(texts) + 1), pa.int32()), texts)
+
+
 def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """Return the different lists of instructions, and which of them each episode has, int32 [E]."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):  # one each
+        column = pa.chunked_array([_lists_of_one(part) for part in column.chunks], pa.list_(column.type))
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not nested or not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):

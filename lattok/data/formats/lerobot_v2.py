@@ -117,6 +117,9 @@ class LeRobotV2(LeRobotV3):
         return info
 
     def _read_tasks(self) -> tuple[str, ...]:
+        if not (self.root / TASKS).exists():
+            way_out = "Copy it again, or see `lattok repair`: it takes the instructions of meta/episodes.jsonl."
+            raise LattokError(f"{self.root}: {TASKS} is missing. {way_out}")
         lines = [typed(line, TaskLine, "", where, AGAIN) for where, line in _lines(self.root, TASKS)]
         found = {line.get("task_index", -1): line.get("task") for line in lines}
         right = len(found) == len(lines) and all(isinstance(text, str) for text in found.values())
@@ -258,16 +261,23 @@ def _is_episode(line: dict[str, Any]) -> bool:
     return right and isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
 
 
+def _with_list(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line in which one instruction is a list of it."""
+    return {**line, "tasks": [line["tasks"]]} if isinstance(line.get("tasks"), str) else line
+
+
 class EpisodeList(EpisodeTable):
     """Episodes of meta/episodes.jsonl, each in files of its own, whose numbers are that of a folder and its index."""
 
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str], tasks: Sequence[str], fps: float):
-        lines = _lines(root, EPISODES)
+        lines = ((where, _with_list(line)) for where, line in _lines(root, EPISODES))
         rows: list[dict[str, Any]] = [
             line if _is_episode(line) else dict(typed(line, EpisodeLine, "", where, AGAIN)) for where, line in lines
         ]
         if not rows:
             raise LattokError(f"{root / EPISODES} lists no episodes. {AGAIN}")
+        for row in rows if len(tasks) == 1 else ():
+            row.setdefault("tasks", list(tasks))  # the only one that there is
         if odd := next((row for row in rows if not {"episode_index", "length", "tasks"} <= row.keys()), None):
             raise LattokError(f"{root / EPISODES}: expected episode_index, length and tasks, got {odd!r:.80}. {AGAIN}")
         indices = np.array([row["episode_index"] for row in rows], dtype=np.int64)

@@ -78,6 +78,41 @@ def test_episodes_that_are_listed_nowhere_are_damaged_and_the_others_usable(make
     assert "file-001.parquet is no complete Parquet file" in again.damaged[0].reason
 
 
+def test_totals_that_are_not_those_of_the_list_are_said(make_dataset):
+    """As of a recording that was resumed, or cut by hand."""
+    dataset = make_dataset([12, 15, 11], cameras=False)
+    edit_info(dataset.root, total_episodes=2, total_frames=27)
+    again = open_dataset(dataset.root)
+    assert [episode.length for episode in again.episodes] == [12, 15, 11]
+    said = [each for each in inspect_dataset(again).findings if each.kind == "other-totals"]
+    assert ["`total_episodes` is 2, but meta/episodes lists 3" in said[0].what, len(said)] == [True, 2]
+    repair(dataset.root, dataset.root.parent / "right")
+    assert read_info(dataset.root.parent / "right")["total_frames"] == 38
+
+
+def test_an_episode_in_two_data_files_is_refused_with_the_way_out(make_dataset):
+    dataset = make_dataset([12, 15, 11], cameras=False)
+    (path,) = (dataset.root / "data").glob("*/*.parquet")
+    rows = pq.read_table(path)
+    pq.write_table(rows.slice(0, 20), path)
+    pq.write_table(rows.slice(20), path.with_name("file-001.parquet"))
+    edit_episodes(dataset, lambda rows: [*rows[:2], rows[2] | {"data/file_index": 1}])
+    again = open_dataset(dataset.root)
+    refused(
+        "expected 15 rows of episode 1, got 8. Others are in .*file-001.parquet: write", again.columns, 1, ["action"]
+    )
+
+
+def test_pictures_of_another_size_than_declared_are_said(make_dataset):
+    dataset = make_dataset([12])
+    features = read_info(dataset.root)["features"]
+    for camera in dataset.cameras:
+        features[camera]["shape"] = [480, 640, 3]
+    edit_info(dataset.root, features=features)
+    found = [each for each in inspect_dataset(open_dataset(dataset.root)).findings if each.kind == "other-size"]
+    assert ["640x480" in each.what for each in found] == [True] * len(dataset.cameras)
+
+
 def test_an_episode_without_a_frame_costs_itself_alone(make_dataset):
     """As of a recorder that was stopped at once."""
     dataset = make_dataset([12, 1, 11])
@@ -98,11 +133,11 @@ def test_an_episode_without_a_frame_costs_itself_alone(make_dataset):
     [
         (lambda rows: [rows[0], rows[0]], "lists an episode twice"),
         (lambda rows: [rows[0] | {"length": 2**40}, rows[1]], "expected lengths from 0, below 2^31"),
-        (lambda rows: [row | {"length": 0} for row in rows], "`total_frames` is '27', but meta/episodes lists 0"),
+        (lambda rows: [row | {"length": 0} for row in rows], "meta/episodes: expected episodes with frames, got none"),
         (lambda rows: [rows[0] | {"length": None}, rows[1]], "`length`: expected whole numbers, got empty cells"),
         (lambda rows: [row | {"length": "5"} for row in rows], "`length`: expected whole numbers, got string"),
         (lambda rows: [row | {"data/file_index": -1} for row in rows], "`data/file_index`: expected numbers of"),
-        (lambda rows: [row | {"tasks": "lift"} for row in rows], "`tasks`: expected lists of text"),
+        (lambda rows: [row | {"tasks": 3} for row in rows], "`tasks`: expected lists of text"),
         (lambda rows: [rows[0] | {"tasks": [None]}, rows[1]], "`tasks`: expected lists of text, got empty cells"),
     ],
 )
@@ -128,7 +163,6 @@ def test_tables_of_episodes_that_cannot_be(make_dataset, change, says):
         ("data_path", 7, "`data_path`"),
         ("video_path", "{0}", "`video_path`"),
         ("video_path", None, "missing video_path"),
-        ("total_frames", 5, "`total_frames` is '5'"),
     ],
 )
 def test_info_that_cannot_be(make_dataset, key, value, says):
@@ -205,6 +239,8 @@ def test_pictures_as_plain_bytes_or_paths(make_dataset):
         set_column(dataset.data_file(0), f"observation.images.{name}", pa.array(column))
         add_feature(dataset.root, f"observation.images.{name}", "image", [8, 8, 3])
     np.testing.assert_array_equal(open_dataset(dataset.root).frames(0), np.stack([shown, shown], 1))
+    set_column(dataset.data_file(0), "observation.images.a", pa.array(shown.tolist()))
+    refused("expected an image as PNG or JPEG, got numbers. Write cells", open_dataset(dataset.root).frames, 0)
 
 
 def test_a_video_that_shows_less_than_an_episode_has_rows(make_dataset):
@@ -314,6 +350,12 @@ def test_a_span_that_the_next_episode_cuts_short_is_refused(make_dataset):
 
     edit_episodes(dataset, overlap)
     refused("Episode 0 has rows up to", lambda: open_dataset(dataset.root).frames(0))
+
+
+def test_an_instruction_that_is_no_list(make_dataset):
+    dataset = make_dataset([12, 15], cameras=False)
+    edit_episodes(dataset, lambda rows: [row | {"tasks": row["tasks"][0]} for row in rows])
+    assert [*open_dataset(dataset.root).episodes] == [*dataset.episodes]
 
 
 def test_episodes_of_several_instructions_in_any_order(make_dataset):

@@ -292,6 +292,46 @@ def test_lists_as_others_write_them(old, source):
     refused("numbers of instructions, got 2 in episode 1", frame_instructions, dataset, dataset.episodes)
 
 
+def test_single_numbers_without_an_axis_and_a_list_without_instructions(old):
+    """As scripts of one task write them: `shape` is [], and only rows have the number of the task."""
+    info = json.loads((old / "meta/info.json").read_text())
+    edit_info(old, features=info["features"] | {"timestamp": {"dtype": "float32", "shape": [], "names": None}})
+    lines = [json.loads(line) for line in (old / "meta/episodes.jsonl").read_text().splitlines()]
+    kept = ({key: each[key] for key in ("episode_index", "length")} for each in lines)
+    (old / "meta/episodes.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in kept))
+    refused("expected episode_index, length and tasks", open_dataset, old)  # of two tasks
+    (old / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "lift"}\n')
+    first, *others = (old / "meta/episodes.jsonl").read_text().splitlines(keepends=True)
+    (old / "meta/episodes.jsonl").write_text("".join([first.replace("}", ', "tasks": "lift"}'), *others]))
+    dataset = open_dataset(old)
+    assert [episode.tasks for episode in dataset.episodes] == [("lift",)] * 3
+    assert dataset.columns(0, ["timestamp"])["timestamp"].shape == (12,)
+
+
+def test_rows_that_are_some_frames_of_their_films(old):
+    """Every third row was kept, and the films as they were."""
+    edit_info(old, fps=10 / 3)
+    for index, length in enumerate((4, 3, 5)):
+        path = old / f"data/chunk-000/episode_{index:06d}.parquet"
+        rows = pq.read_table(path)
+        rows = rows.take([*range(0, len(rows), 3)]).set_column(
+            rows.column_names.index("timestamp"), "timestamp", pa.array(np.arange(length) * 0.3, pa.float32())
+        )
+        pq.write_table(rows, path)
+    lines = [json.loads(line) for line in (old / "meta/episodes.jsonl").read_text().splitlines()]
+    for line, length in zip(lines, (4, 3, 5), strict=True):
+        line["length"] = length
+    (old / "meta/episodes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    edit_info(old, total_frames=12)
+    dataset = open_dataset(old)
+    film = decoded(next((old / "videos").rglob("episode_000002.mp4")))
+    camera = next((old / "videos").rglob("episode_000002.mp4")).parent.name
+    np.testing.assert_array_equal(dataset.frames(2, [camera])[:, 0], film[::3])
+    assert "video-rate" not in {each.kind for each in inspect_dataset(dataset).findings}
+    edit_info(old, fps=5)
+    assert "video-rate" in {each.kind for each in inspect_dataset(open_dataset(old)).findings}
+
+
 def test_labels_are_columns_of_a_copy(source, old, tmp_path):
     assert main(["train", "uniform-bins", str(old), "--out", str(tmp_path / "bins"), "--horizon", "4"]) == 0
     assert main(["annotate", str(old), "--model", str(tmp_path / "bins"), "--out", str(tmp_path / "labelled")]) == 0
@@ -356,6 +396,7 @@ def test_statistics_of_what_was_filled_in(old, tmp_path):
         (lambda root: (root / "meta/tasks.jsonl").write_text("{"), r"tasks\.jsonl, line 1 is not valid JSON"),
         (lambda root: (root / "meta/episodes.jsonl").write_text('{"length": 3}\n'), "expected episode_index, length"),
         (lambda root: (root / "meta/tasks.jsonl").write_text(""), r"tasks\.jsonl: expected one text for each"),
+        (lambda root: (root / "meta/tasks.jsonl").unlink(), r"meta/tasks\.jsonl is missing\. .* `lattok repair`"),
         (lambda root: edit_info(root, data_path="data/all.parquet"), "`data_path`: expected a path for each episode"),
         (lambda root: edit_info(root, data_path="../{episode_index}"), "info.json: `data_path`"),
         (lambda root: edit_info(root, chunks_size=0), "`chunks_size`: expected a number of episodes"),
