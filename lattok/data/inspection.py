@@ -498,8 +498,11 @@ def _check_camera(
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
             indices = [episode.index for episode in files[path]]
             other = facts and dataset.videos_at_rate and abs(facts.fps - dataset.fps) > RATE_TOLERANCE * dataset.fps
-            if facts and other and not _is_thinned(source, files[path], dataset.original_camera(key), facts):
-                findings.append(problems.VIDEO_RATE.finding(indices, file=path, rate=facts.fps, fps=dataset.fps))
+            told = {"file": path, "rate": facts.fps if facts else 0.0, "fps": dataset.fps}
+            if facts and other and _is_thinned(source, files[path], dataset.original_camera(key), facts):
+                findings.append(problems.THINNED.finding(indices, **told))
+            elif facts and other:
+                findings.append(problems.VIDEO_RATE.finding(indices, **told))
                 sizes.setdefault((facts.width, facts.height), facts)
                 continue
             last = files[path][-1]

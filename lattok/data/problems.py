@@ -454,6 +454,11 @@ VIDEO_RATE = error(
     "Correct fps in meta/info.json, or encode the video again.",
     kind="video-rate",
 )
+THINNED = note(
+    "{file} runs at {rate:g} fps, the dataset at {fps:g}: its rows are some of its frames.",
+    "lattok and LeRobot take those of their times.",
+    kind="video-rate",
+)
 NEAR_RATE = warning(
     "{file} runs at {rate:.6g} fps, the dataset at {fps:g}: its last frame is shown {late:.2f} s after its row.",
     "lattok takes frame t for row t, since there are as many; LeRobot looks by time and finds others.",

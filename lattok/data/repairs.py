@@ -217,7 +217,11 @@ for _repair in (
     ),
     DatasetRepair("meta", (problems.OTHER_TOTALS,), "meta/ written again, from the episodes that it lists. {why}."),
     DatasetRepair("short", (), "Parts shorter than a second left out: {rows} of {episodes}."),
-    DatasetRepair("video", (problems.VIDEO_RATE, problems.NEAR_RATE), "Videos of {episodes} encoded again: {why}."),
+    DatasetRepair(
+        "video",
+        (problems.VIDEO_RATE, problems.THINNED, problems.NEAR_RATE),
+        "Videos of {episodes} encoded again: {why}.",
+    ),
     DatasetRepair(
         "blank", (problems.BLANK_EPISODES,), "{episodes} left out, in which a camera shows nothing.", asked=True
     ),
