@@ -45,6 +45,7 @@ def test_a_rehearsal_ends_on_the_hub_and_does_nothing_twice(hub, tmp_path, capsy
 
 
 @pytest.mark.ci
-def test_a_rehearsal_of_every_kind(tmp_path, capsys):
+def test_a_rehearsal_of_every_kind(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lattok.evaluation.questions.learnability.STEPS", 20)  # of 600, which take a minute each
     words = ["org", "--folder", str(tmp_path), "--rehearse", "--only", "bridge", "--dry-run"]
     assert publish_models.main(words) == 0, capsys.readouterr()
