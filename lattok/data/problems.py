@@ -113,7 +113,8 @@ INTERVENTIONS = note(
 )
 FILMS_BESIDE = note(
     "Beside the files of numbers are films, which are not read: which frame belongs to which row is not said.",
-    "To have both, write them together with lattok.data.LeRobotWriter: docs/howto/own_dataset.md",
+    "To have both, give each film the name of its file and a frame for each row, or write them together with "
+    "lattok.data.LeRobotWriter: docs/howto/own_dataset.md",
     kind="films-beside",
 )
 NUMBERS_BESIDE = note(

@@ -96,13 +96,18 @@ def index_column(key: str, length: int, episode_index: int, task_index: int, fps
 
 
 def holds(folder: Path, suffixes: Collection[str], levels: int = 2) -> bool:
-    """Return whether a folder, or those in it, have a file with one of these endings: of each of these levels the first
-    thousand are looked at."""
+    """Return whether a folder, or those in it, have a file with one of these endings."""
+    return holds_file(folder, lambda path: path.suffix.lower() in suffixes, levels)
+
+
+def holds_file(folder: Path, wanted: Callable[[Path], bool], levels: int) -> bool:
+    """Return whether a folder, or those in it, have a wanted file: of each of these levels the first thousand are
+    looked at."""
     places = [folder]
     for _ in range(levels):
         inner = (path for place in places if place.is_dir() for path in place.iterdir() if path.name[0] != ".")
         places = [*islice(inner, MOST_LOOKED_AT)]
-        if any(path.suffix.lower() in suffixes for path in places):
+        if any(map(wanted, places)):
             return True
     return False
 

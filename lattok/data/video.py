@@ -33,6 +33,7 @@ OTHER_SUFFIXES = (  # videos, not opened
 MOV = b"ftyp styp moov moof mdat sidx wide free skip junk pict pnot prfl udta uuid emsg".split()  # first box of a file
 KEEP_IN = {"format_whitelist": "mov,matroska,avi,mpegts", "protocol_whitelist": "file", "enable_drefs": "0"}
 STILL = frozenset(["mjpeg", "png", "bmp", "gif", "webp"])  # codecs of covers, beside others
+EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
 VERSION = int(av.__version__.split(".")[0])

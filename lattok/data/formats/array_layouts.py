@@ -50,8 +50,9 @@ class Layout(NamedTuple):
     Paths lead from an episode's group downwards; `*` stands for any part of them, "/" included, and for the same part
     of the column's name, with "." for "/". Of several paths that match the longest counts. A text is the first of its
     sources that holds one: `@name` is an attribute of the episode or of a group above it (`@name.member` where it is
-    JSON), `json:member` is of the .json file beside the file (of a list, a number is the place), "file" and "folder"
-    are their names, and all else is the path of an array of text.
+    JSON, `@name{other}` the one whose name ends with what `other` says), `json:member` is of the .json file beside the
+    file (of a list, a number is the place), "file" and "folder" are their names, and all else is the path of an array
+    of text.
     """
 
     name: str  # for messages
@@ -233,6 +234,14 @@ UNITREE = Layout(
     left_out={"depths/*": "depth"},
     instruction=("@goal", "folder"),
 )
+EGODEX = Layout(
+    "EgoDex",
+    {"transforms/*": "observation.transforms.*"},
+    marks=("transforms/leftHand", "transforms/rightHand"),
+    rows=("transforms/camera",),
+    left_out={"camera/intrinsic": CAMERA_FACTS, "confidences/*": "how sure a joint is, which some files lack"},
+    instruction=("@llm_description{which_llm_description}", "@llm_description", "folder"),
+)
 CALVIN = Layout(
     "CALVIN",
     {
@@ -316,7 +325,7 @@ NAMED_ARRAYS = Layout(
     left_out=dict.fromkeys(TOLD_ENDS, ENDS),
     instruction=(*TEXTS, "task", "folder"),
 )
-LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, D4RL, MINARI, REPLAY_BUFFER)
+LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, EGODEX, D4RL, MINARI, REPLAY_BUFFER)
 
 
 def described(given: Any) -> Layout:

@@ -30,6 +30,8 @@ MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: de
 REALS = ("float16", "float32", "float64")
 SUCCESS = "success"
 SHOWN = 12  # arrays in a message
+OTHER = re.compile(r"\{(\w+)\}")  # in a source: what another attribute says
+FEWEST_STEPS = 5  # of an episode beside others: second axes that are shorter are arms, or poses as matrices
 MOST_ABOVE = 4  # folders whose names may say what is done
 STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
 
@@ -388,7 +390,7 @@ def _of_episodes(found: Mapping[str, Any], path: str) -> str | None:
     several = (name for name, each in found.items() if name != path and each.shape[:2] == steps[:2])
     kinds = ((name, len(found[name].shape), found[name].dtype) for name in several)
     alike = (name for name, axes, dtype in kinds if axes == 5 or (axes == 3 and dtype != np.uint8))
-    return next(alike, None) if len(steps) == 3 else None
+    return next(alike, None) if len(steps) == 3 and steps[1] >= FEWEST_STEPS else None
 
 
 def _offered(
@@ -513,6 +515,7 @@ class Sources:
 
     def value(self, source: str) -> Any:
         """Return what a source holds, None if there is no such thing."""
+        source = OTHER.sub(lambda found: _text(self.attribute(found[1]) or ""), source)
         if source.startswith("@"):
             name, *members = source[1:].split(".")
             value = self.attribute(name)

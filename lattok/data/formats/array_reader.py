@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.formats.array_films import FILM, film_of_file, frame_rate, picture_shape, shown
 from lattok.data.formats.array_layouts import LAYOUTS, ROBOMIMIC, STATES, Layout, described
 from lattok.data.formats.array_listing import (
     CAMERA,
@@ -53,6 +54,7 @@ from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 MOST_ROBOTS = 4  # in a scene of robosuite
 CHANGED = "is not as it was when the dataset was opened. Open it again."
+NO_FILM = "expected a film of its name beside it, as others have, got none. Download it, or leave it out."
 PACKED = "packed: unpack it ({typed} {file})"
 TIMES = re.compile(rf"(^|[._]){TIME}$")
 TIME_UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
@@ -128,9 +130,14 @@ class ArrayDataset(RobotDataset):
                 what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
         self._demos = _of_split(demos, contents, split)
+        features, self._parts = self._columns(first.arrays, first.layout)
+        self.features = features | INDEX_FEATURES
+        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+        self._film_of = self._films_of_files()
         self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
         self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
-        self.fps = _frames_per_second(self.root, self.kind, contents) if fps is None else float(fps)
+        rate = frame_rate(self._film_of.values()) if fps is None and first.fps is None else fps
+        self.fps = _frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
         self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
@@ -149,12 +156,9 @@ class ArrayDataset(RobotDataset):
             self.held_out, own = folder_splits(files)
             self.findings += own
         self.left_out = {path.name: PACKED.format(typed=UNPACK[path.suffix], file=path.name) for path in packed}
-        features, self._parts = self._columns(first.arrays, first.layout)
         used = {stored for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.arrays if stored not in used]
         self.left_out |= first.left_out | dict.fromkeys(gone, "a camera has its name")
-        self.features = features | INDEX_FEATURES
-        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
         if not self.cameras and not self.videos_at_rate and self.root.is_dir() and holds(self.root, VIDEOS, FAR_BELOW):
             self.findings += (problems.FILMS_BESIDE.finding(),)
 
@@ -191,10 +195,30 @@ class ArrayDataset(RobotDataset):
     def guess_below(cls, folder: Path) -> bool:
         return holds(folder, cls.suffixes, FAR_BELOW)
 
+    def _films_of_files(self) -> dict[int, Path]:
+        """Return films by episode, which are then a camera: where there is no other one, every file is an episode and
+        most have a film that shows its rows. Episodes without theirs are `damaged`."""
+        files = [demo.file for demo in self._demos.values()]
+        if self.cameras or self.videos_at_rate or not self.root.is_dir() or len({*files}) < len(files):
+            return {}
+        films = {index: film_of_file(self.root, demo.file) for index, demo in self._demos.items()}
+        there = {index: film for index, film in films.items() if film is not None}
+        rows = {film: self._demos[index].length for index, film in there.items()}
+        if 2 * len(there) <= len(films) or (size := picture_shape(rows)) is None:
+            return {}
+        gone = [Damage(i, f"{self._demos.pop(i).file}: {NO_FILM}") for i, film in films.items() if film is None]
+        self.damaged = tuple(sorted((*self.damaged, *gone)))
+        self.cameras = (FILM,)
+        self.features[FILM] = Feature("video", size, None)
+        return there
+
     # reading
 
     def file_findings(self) -> Iterator[Finding]:
-        """Find that a column of times has another rate than the dataset, going by the first episode."""
+        """Find that films, or a column of times, have another rate than the dataset, going by the first episode."""
+        film = frame_rate(self._film_of.values())
+        if film is not None and abs(film / self.fps - 1) > OTHER_RATE:
+            yield problems.OTHER_TIMES.finding(column=FILM, rate=film, fps=self.fps)
         keys = [key for key, feature in self.features.items() if feature.shape == (1,) and TIMES.search(key)]
         for key in (key for key in keys if key not in INDEX_FEATURES):
             with suppress(LattokError):  # which is said where its rows are read
@@ -206,7 +230,12 @@ class ArrayDataset(RobotDataset):
                     yield problems.OTHER_TIMES.finding(column=key, rate=rates[0], fps=self.fps)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        return (self._demo(episode_index).file,)
+        file = self._demo(episode_index).file
+        return (file, self._film_of[episode_index]) if self._film_of else (file,)
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
+        length = self._demo(episode_index).length
+        return (self._film_of[episode_index], 0.0, length / self.fps) if self._film_of and camera == FILM else None
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         demo = self._demo(episode_index)
@@ -227,7 +256,11 @@ class ArrayDataset(RobotDataset):
         return columns
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        demo, (stored,) = self._demo(episode_index), self._parts[camera]
+        demo = self._demo(episode_index)
+        if self._film_of and camera == FILM:
+            yield from shown(self._film_of[episode_index], demo.length, indices)
+            return
+        (stored,) = self._parts[camera]
         size = self.features[camera].shape
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(size)))
         where = f"{demo.file}, `{stored.path}` (episode {episode_index})"

@@ -29,11 +29,12 @@ from lattok.data.schema import (
     Feature,
     RobotDataset,
     holds,
+    holds_file,
     in_a_description,
     index_column,
     readable,
 )
-from lattok.data.video import OTHER_SUFFIXES, SUFFIXES, decode_at
+from lattok.data.video import EXACT_FPS, OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
@@ -151,7 +152,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 MIN_RESAMPLED, MAX_REPEATS = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
-EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
 PREFIX = "observation.images."
 CAMERA = f"{PREFIX}video"
 
@@ -299,7 +299,7 @@ class VideoFolder(RobotDataset):
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
         places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
-        return [folder] if any(_is_video(path) for place in places for path in place.iterdir()) else ()
+        return [folder] if any(_is_video_alone(path) for place in places for path in place.iterdir()) else ()
 
     @classmethod
     def hint(cls, folder: Path) -> str:
@@ -307,11 +307,11 @@ class VideoFolder(RobotDataset):
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
-        return any(_is_video(path) for path in folder.glob("*/*/*"))
+        return any(_is_video_alone(path) for path in folder.glob("*/*/*"))
 
     @classmethod
     def guess_below(cls, folder: Path) -> bool:
-        return holds(folder, SUFFIXES, FAR_BELOW)
+        return holds_file(folder, _is_video_alone, FAR_BELOW)
 
     @cached_property
     def features(self) -> dict[str, Feature]:
@@ -381,5 +381,6 @@ def _video_files(root: Path) -> tuple[list[str], list[Path]]:
     return sorted(files), [path for path in found if not path.name.lower().endswith(SUFFIXES)]
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def _is_video_alone(path: Path) -> bool:
+    """Return whether a file is a video, and not that of a file of numbers, whose camera it is."""
+    return path.suffix.lower() in SUFFIXES and not any(path.with_suffix(each).is_file() for each in (".hdf5", ".h5"))

@@ -18,6 +18,7 @@ from lattok.cli import main
 from lattok.data import inspect_dataset, open_dataset, split_by_task
 from lattok.data.formats.array_layouts import ALOHA, LAYOUTS
 from lattok.data.schema import depth_cameras
+from tests.data.formats.test_video_folder import write_video
 from tests.errors import refused
 
 h5py = pytest.importorskip("h5py")
@@ -841,3 +842,55 @@ def test_pickles_in_npz_files_are_not_read(tmp_path: Path):
 
 def test_layouts_have_names_of_their_own():
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+def egodex(path: Path, rows: int, *, second: bool = False, sure: bool = True) -> None:
+    """As the dataset's page and converters for it say: poses as matrices, the film of the same name."""
+    with h5py.File(path, "w") as file:
+        for joint in ("camera", "leftHand", "rightHand"):
+            file[f"transforms/{joint}"] = np.tile(np.eye(4, dtype=np.float32), (rows, 1, 1)) + wave(rows, 4, 0)[:, None]
+            if sure:
+                file[f"confidences/{joint}"] = np.ones(rows, np.float32)
+        file["camera/intrinsic"] = np.eye(3)
+        file.attrs.update({"llm_description": "open the jar", "llm_type": "reversible" if second else "other"})
+        if second:
+            file.attrs.update({"llm_description2": "close the jar", "which_llm_description": "2"})
+
+
+def test_egodex_is_read_with_its_films(tmp_path: Path):
+    folder = tmp_path / "part1/open_jar"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        egodex(folder / f"{i}.hdf5", 8 + i, second=i == 1, sure=i != 2)
+        write_video(folder / f"{i}.mp4", 8 + i, 30)
+    dataset = open_dataset(tmp_path / "part1")  # and no folder of videos
+    assert (dataset.kind, dataset.fps, dataset.cameras) == ("hdf5", 30, ("observation.images.video",))
+    assert [each.tasks for each in dataset.episodes] == [("open the jar",), ("close the jar",), ("open the jar",)]
+    poses = dataset.columns(1, ["observation.transforms.leftHand"])["observation.transforms.leftHand"]
+    np.testing.assert_array_equal(poses[3, 0], wave(9, 4, 0)[3] + np.eye(4, dtype=np.float32)[0])
+    assert folder / "1.mp4" in dataset.files_of(1)
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"), [((0, 0, 0), True), ((1, 1, 1), True), ((0, 4, 0), True), ((4, 4, 4), False)]
+)
+def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, ...], shown: bool, tmp_path: Path):
+    for i, frames in enumerate(more):
+        np.savez(tmp_path / f"{i}.npz", action=wave(8, 3, i))
+        write_video(tmp_path / f"{i}.mp4", 8 + frames, 25)
+    np.savez(tmp_path / "3.npz", action=wave(8, 3, 3))
+    dataset = open_dataset(tmp_path, format="npz", fps=None if shown else 25)
+    assert dataset.fps == 25
+    if not shown:
+        assert [each.kind for each in dataset.findings] == ["films-beside"]
+        assert not dataset.cameras
+        return
+    assert [damage.episode_index for damage in dataset.damaged] == [3]
+    alone = open_dataset(tmp_path, format="video", fps=25)
+    for i, frames in enumerate(more):
+        if frames > 1:
+            refused("expected a frame for each of 8 rows, got 12 frames", dataset.frames, i)
+        else:
+            np.testing.assert_array_equal(dataset.frames(i)[[1, 6]], alone.frames(i)[[1, 6]])
+    slow = inspect_dataset(open_dataset(tmp_path, format="npz", fps=5)).findings
+    assert "other-times" in [each.kind for each in slow]
