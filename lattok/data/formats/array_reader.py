@@ -199,9 +199,10 @@ class ArrayDataset(RobotDataset):
         """Return films by episode, which are then a camera: where there is no other one, every file is an episode and
         most have a film that shows its rows. Episodes without theirs are `damaged`."""
         files = [demo.file for demo in self._demos.values()]
-        if self.cameras or self.videos_at_rate or not self.root.is_dir() or len({*files}) < len(files):
+        if self.cameras or self.videos_at_rate or len({*files}) < len(files):
             return {}
-        films = {index: film_of_file(self.root, demo.file) for index, demo in self._demos.items()}
+        folder = self.root.parent if self.is_file(self.root) else self.root
+        films = {index: film_of_file(folder, demo.file) for index, demo in self._demos.items()}
         there = {index: film for index, film in films.items() if film is not None}
         rows = {film: self._demos[index].length for index, film in there.items()}
         if 2 * len(there) <= len(films) or (size := picture_shape(rows)) is None:

@@ -869,6 +869,7 @@ def test_egodex_is_read_with_its_films(tmp_path: Path):
     poses = dataset.columns(1, ["observation.transforms.leftHand"])["observation.transforms.leftHand"]
     np.testing.assert_array_equal(poses[3, 0], wave(9, 4, 0)[3] + np.eye(4, dtype=np.float32)[0])
     assert folder / "1.mp4" in dataset.files_of(1)
+    np.testing.assert_array_equal(open_dataset(folder / "1.hdf5").frames(0), dataset.frames(1))
 
 
 @pytest.mark.parametrize(
