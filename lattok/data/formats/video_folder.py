@@ -46,6 +46,7 @@ CAPTION_KEYS = ("caption", "text", "label", "instruction")
 CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MAX_CAPTION_BYTES = 2**28
 ROWS = Rule("a list of objects, one for each video")
+NUMBERS = (".hdf5", ".h5", ".zarr")  # of one name with a film, which is then theirs
 NOT_OPENED = "of a kind that is not opened; convert it: ffmpeg -i FILE FILE.mp4"
 _SHOWN = 3  # names that an error lists
 
@@ -383,4 +384,4 @@ def _video_files(root: Path) -> tuple[list[str], list[Path]]:
 
 def _is_video_alone(path: Path) -> bool:
     """Return whether a file is a video, and not that of a file of numbers, whose camera it is."""
-    return path.suffix.lower() in SUFFIXES and not any(path.with_suffix(each).is_file() for each in (".hdf5", ".h5"))
+    return path.suffix.lower() in SUFFIXES and not any(path.with_suffix(each).exists() for each in NUMBERS)
