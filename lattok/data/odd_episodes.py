@@ -18,6 +18,7 @@ OFFSET = 0.2  # of its range, from which its zero is another one
 LEAST = 1e-6  # range of a joint that moves
 OTHERS = 0.4  # of the episodes, at most, that are the odd ones
 LARGER = 4.0  # times as far as usual that a gripper goes, whose numbers are others then
+ALIKE = 2.0  # times as far that one of these goes as another one: a gripper that is hardly used goes as it comes
 
 
 def check_odd(
@@ -173,4 +174,5 @@ def _other_values(episodes: Sequence[np.ndarray], gripper: bool) -> np.ndarray:
     if not np.median(far) > 0:
         return none
     odd = (far > LARGER * np.quantile(far, 0.6)) & (reach > LARGER * np.quantile(reach, 0.6))
-    return odd if odd.mean() <= OTHERS else none
+    alike = not odd.any() or reach[odd].max() <= ALIKE * reach[odd].min()  # as ends of another unit are
+    return odd if alike and odd.mean() <= OTHERS else none

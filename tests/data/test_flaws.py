@@ -270,3 +270,15 @@ def test_a_heading_by_cosine_and_sine_is_not_inverted_where_it_looks_the_other_w
         found = [each.episodes for each in inspect_dataset(tmp_path / name).findings if each.kind == "inverted"]
         assert found == ([] if name == "heading" else [(2,)])
         arm.action[2, :, 3] *= -1
+
+
+@pytest.mark.parametrize(("reaches", "told"), [((1.0, 0.4), 0), ((1.0, 0.9), 2)])
+def test_a_gripper_that_is_hardly_used_has_no_other_numbers(reaches: tuple[float, float], told: int, tmp_path: Path):
+    """It is moved a little where it is moved at all; another unit goes to the same end again."""
+    arm, along = planted.clean(), np.linspace(0, 1, planted.clean().action.shape[1])
+    arm.action[..., 4] = 0.05 * along
+    for episode, reach in zip((2, 6), reaches, strict=True):
+        arm.action[episode, :, 4] = reach * along
+    planted.write(tmp_path / "arm", arm)
+    found = [each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == "other-values"]
+    assert sum(len(each.episodes) for each in found) == told
