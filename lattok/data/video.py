@@ -63,13 +63,13 @@ HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of the curves
 def probe(path: Path) -> VideoFacts:
     """Read the header of a video, without decoding it."""
     with open_video(path) as container:
-        stream = film_of(container)
+        stream = track_of(container)
         rate = stream.average_rate or stream.base_rate or 0
         hdr = HDR.get(stream.codec_context.color_trc, "")
         return VideoFacts(stream.frames, float(rate), stream.width, stream.height, stream.codec.canonical_name, hdr)
 
 
-def film_of(container: InputContainer) -> VideoStream:
+def track_of(container: InputContainer) -> VideoStream:
     """Return the track that is read of a file: the first that is no cover."""
     tracks = container.streams.video
     kinds = {track.codec_context.name for track in tracks if track.codec_context}
@@ -112,10 +112,10 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
 def _orientation(path: Path, container: InputContainer, frame: av.VideoFrame) -> Orientation:
     """Return how a video is turned, from any of its frames: each has the container's matrix, if there is one."""
     found = orientation_of(frame)
-    if found is None or film_of(container).codec.canonical_name not in SEI:
+    if found is None or track_of(container).codec.canonical_name not in SEI:
         return found or Orientation()
     with open_video(path) as again:  # the frame's may be its own
-        return orientation_of_container(again, film_of(again))
+        return orientation_of_container(again, track_of(again))
 
 
 def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, tolerance: float):
@@ -144,7 +144,7 @@ def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: 
 
 def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av.VideoFrame]:
     """Yield frames in order of time, the first of them at or before `start` seconds if there is one."""
-    stream = film_of(container)
+    stream = track_of(container)
     tick = float(stream.time_base or 1)
     begin = min(0.0, (stream.start_time or 0) * tick)
     back = 0.0
@@ -166,7 +166,7 @@ def _sound(path: Path, container: InputContainer, start: float | None) -> Iterat
     """Frames that the decoder had all parts of. Those before the first key frame may be made from ones that seeking
     left out, and are passed over. After a seek to the very beginning all from `start` seconds on must be there."""
     known = False
-    for frame in container.decode(film_of(container)):
+    for frame in container.decode(track_of(container)):
         if frame.time is None:
             continue
         known = known or bool(frame.key_frame)
@@ -224,7 +224,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         with av.open(f"file:{path}", format=_demuxer(path), container_options=KEEP_IN) as container:
             if not container.streams.video:
                 raise LattokError(f"{path} holds no video stream. Copy the file again.")
-            if (decoder := film_of(container).codec_context) is None:
+            if (decoder := track_of(container).codec_context) is None:
                 raise _damaged(path, "of an unknown codec")
             # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is
             # closed; whoever has cores to spare decodes several episodes at once

@@ -21,7 +21,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from lattok.data.tables import DAMAGE, read_table
-from lattok.data.video import film_of, open_video
+from lattok.data.video import open_video, track_of
 from lattok.utils.checks import LattokError, counted
 from lattok.utils.devices import cores
 from lattok.utils.files import whole_file
@@ -73,7 +73,7 @@ SCHEMA = pa.schema(zip(VideoTimes._fields, KINDS, strict=True))
 def read_times(path: Path) -> VideoTimes:
     """Read all packets of a video file. A file that is damaged or cut short is a `LattokError`."""
     with open_video(path) as container:
-        stream = film_of(container)
+        stream = track_of(container)
         if container.format.name == "avi" and stream.codec_context.has_b_frames:
             raise LattokError(f"{path}: AVI does not say when B frames are shown. Convert it to mp4.")
         tick = float(stream.time_base or 1)
