@@ -103,19 +103,19 @@ def _rate(times: np.ndarray) -> float:
 def still_rows(rows: Rows, keys: Sequence[str]) -> np.ndarray | None:
     """Tell in which rows [n] no number of the columns differs from the row before by more than a thousandth of its
     usual range; None where no number ever changes."""
-    values = [rows.columns[key].reshape(len(rows.frames), -1).astype(np.float64) for key in keys]
-    if not values or len(rows.frames) < 2:
+    if len(rows.frames) < 2:
         return None
-    table = np.concatenate(values, axis=1)
-    table = table[:, np.isfinite(table).any(0)]
-    if not table.size:  # all actions are unknown
-        return None
-    low, high = np.nanquantile(table[:: len(table) // 100_000 + 1], [0.01, 0.99], axis=0)
-    moves = high > low
-    if not moves.any():
-        return None
-    step = np.abs(np.diff(table[:, moves], axis=0)) <= STILL_STEP * (high - low)[moves]
-    return np.r_[False, step.all(1)] & (rows.frames > 0)
+    still: np.ndarray | None = None
+    for key in keys:
+        for column in rows.columns[key].reshape(len(rows.frames), -1).T:  # one at a time: they may be gigabytes
+            values = column.astype(np.float64)
+            if not np.isfinite(values).any():  # all are unknown
+                continue
+            low, high = np.nanquantile(values[:: len(values) // 100_000 + 1], [0.01, 0.99])
+            if high > low:
+                stays = np.abs(np.diff(values)) <= STILL_STEP * (high - low)
+                still = stays if still is None else still & stays
+    return None if still is None else np.r_[False, still] & (rows.frames > 0)
 
 
 def check_still(rows: Rows, still: np.ndarray, fps: float) -> Iterator[Finding]:
