@@ -73,8 +73,7 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
         yield problems.TIMES_BEGIN.finding(late, seconds=begins[rows.episodes == late[0]][0])
         return
     middle = float(np.median(steps[inside])) if inside.any() else np.nan
-    after = np.where(np.r_[inside[1:], False], np.r_[steps[1:], 0.0], middle)  # short after a step that only strayed
-    lost = inside & ~steady[1:] & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
+    lost = ~steady[1:] & lost_steps(steps, inside)
     whole = [_rate(times[rows.episodes == episode]) for episode in wrong.tolist()]
     measured = 1 / middle if lost.any() else float(np.median(whole))
     if not abs(measured / fps - 1) <= RATE_TOLERANCE:
@@ -88,11 +87,12 @@ def check_times(rows: Rows, fps: float) -> Iterator[Finding]:
         yield problems.TIMES_STRAY.finding(wrong, fps=fps, stray=1000 * float(np.nanmax(stray)))
 
 
-def lost_steps(steps: np.ndarray) -> np.ndarray:
-    """Tell which of the steps [n] between times are so long that frames were lost."""
-    middle = float(np.median(steps)) if len(steps) else 0.0
-    after = np.append(steps[1:], middle)  # short after a step that only strayed
-    return (middle > 0) & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
+def lost_steps(steps: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """Tell which of the steps [n] between times are so long that frames were lost, of those `inside` [n] episodes."""
+    inside = np.ones(len(steps), dtype=bool) if inside is None else inside
+    middle = float(np.median(steps[inside])) if inside.any() else 0.0
+    after = np.where(np.append(inside[1:], False), np.append(steps[1:], 0.0), middle)  # short after one that strayed
+    return inside & (middle > 0) & (steps > LOST * middle) & (steps + after > (LOST + 1) * middle)
 
 
 def _rate(times: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from lattok.data.formats.array_layouts import CUT_STEPS, EACH_NUMBER, LAST_STEPS
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-EACH_LENGTH = re.compile(r"len(gth)?s?$")  # how an array with the length of each episode is called
+LENGTH_NAME = re.compile(r"len(gth)?s?$")  # how an array with the length of each episode is called
 COUNTS, LENGTHS, NUMBERS, FLAGS = range(4)  # what is taken first, where there are several
 
 
@@ -54,7 +54,7 @@ def _kind(array: Any, path: str, length: int, where: str) -> int | None:
     name = path.rpartition("/")[2]
     if name in SO_FAR:
         return COUNTS
-    if EACH_LENGTH.search(name) and array.shape[0] != length:
+    if LENGTH_NAME.search(name) and array.shape[0] != length:
         return LENGTHS
     if array.shape[0] == length:
         if name not in EACH_NUMBER and np.isin(np.asarray(array[:]), (0, 1)).all():
