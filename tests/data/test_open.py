@@ -33,7 +33,12 @@ def test_columns_equal_an_independent_read(sample):
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_a_folder_that_is_not_of_the_format_it_is_said_to_be(kind, tmp_path):
-    refused(r"expected|no LeRobot dataset|No such file", open_dataset, tmp_path, format=kind)
+    said = r"expected a folder|`\w+`: expected|is no \w+ dataset: it has no"
+    refused(said, open_dataset, tmp_path, format=kind)
+
+
+def test_an_empty_folder_that_is_said_to_be_zarr_lacks_what_stores_are_called(tmp_path):
+    refused(r"a folder with files \.zarr or \.zarr\.zip", open_dataset, tmp_path, format="zarr")
 
 
 def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):

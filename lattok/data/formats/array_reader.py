@@ -81,6 +81,7 @@ class ArrayDataset(RobotDataset):
 
     options = MappingProxyType({"fps": float, "layout": object, "split": str})
     layouts: ClassVar[tuple[Layout, ...]] = LAYOUTS  # that are recognised
+    endings: ClassVar[tuple[str, ...]] = ()  # by which a user knows the files, where suffixes say less
     places: ClassVar[tuple[str, ...]] = ("*", "data/*", "*/*", "*/data/*")  # where a folder may have files
 
     def __init__(
@@ -315,7 +316,7 @@ class ArrayDataset(RobotDataset):
         """List the files, and those beside them that have to be unpacked first."""
         if self.is_file(self.root):
             return [self.root], []
-        ends = " or ".join(self.suffixes)
+        ends = " or ".join(self.endings or self.suffixes)
         if not self.root.is_dir():
             hint = "Unpack it, and give the folder." if self.root.exists() else "There is no such file."
             expected = f"a {ends} file or a folder of them" if ends else self.text

@@ -81,6 +81,8 @@ def control_rate(name: str) -> float | None:
 def read_info(root: Path) -> dict[str, Any]:
     """Read dataset_info.json, which must have `name` and `splits`."""
     path = root / "dataset_info.json"
+    if not path.exists():
+        raise LattokError(f"{root} is no RLDS dataset: it has no {path.name}. Give the folder that holds it.")
     info = read_json(safe_path(root, path, str(path)))
     listed = info.get("splits")
     splits = listed if isinstance(listed, list) else [None]

@@ -218,6 +218,7 @@ class ZarrDataset(ArrayDataset):
     kind = "zarr"
     text = "zarr (.zarr folders or .zarr.zip files, such as Diffusion Policy's and UMI's)"
     suffixes = (".zip",)
+    endings = (".zarr", ".zarr.zip")
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
