@@ -5,15 +5,12 @@ first one, where none came yet); of the action it has the first one at or after,
 one, where none came any more). Times are when messages were logged, or with `clock` "header" those in their headers.
 """
 
-import base64
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property, partial
-from importlib import import_module
-from itertools import islice, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,9 +19,27 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.flaws import lost_steps
-from lattok.data.formats.array_listing import natural
 from lattok.data.formats.folder_names import folder_splits, instruction_of
-from lattok.data.images import decode_image
+from lattok.data.formats.mcap_files import (
+    ROSBAG,
+    LogTimes,
+    count_messages,
+    first_few,
+    opened,
+    recordings_below,
+    require_readers,
+    times_of,
+)
+from lattok.data.formats.ros_messages import (
+    FIELDS,
+    PICTURES,
+    ROSTopic,
+    joints_of,
+    names_of,
+    number_fields,
+    numbers_of,
+    picture_of,
+)
 from lattok.data.schema import (
     INDEX_FEATURES,
     Damage,
@@ -33,36 +48,15 @@ from lattok.data.schema import (
     holds,
     in_a_description,
     index_column,
-    readable,
 )
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
+from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import copy_again, is_file_name, parse_json, safe_path, walk
-from lattok.version import install_extra
+from lattok.utils.untrusted import is_file_name
 
 CAMERA = "observation.images."
-ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
-PICTURES = ("CompressedImage", "Image", "RawImage")  # the last one is Foxglove's
-JOINTS = ("position",)  # of JointState
-FEW = 16  # messages of joints that are looked at
-FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
-    "JointState": JOINTS,
-    "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
-    "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
-    "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
-    "PoseStamped": (*(f"pose.position.{axis}" for axis in "xyz"), *(f"pose.orientation.{axis}" for axis in "xyzw")),
-    "WrenchStamped": tuple(f"wrench.{part}.{axis}" for part in ("force", "torque") for axis in "xyz"),
-    "Float64MultiArray": ("data",),
-    "Float32MultiArray": ("data",),
-    "Float64": ("data",),
-    "Float32": ("data",),
-    "JointTrajectoryPoint": ("positions",),
-}
-RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
 OTHER_BAGS = (".bag", ".db3")  # of ROS 1, and databases of rosbag2
-READERS = ("mcap.reader", "mcap_ros2.decoder")
 CLOCKS = ("log", "header")
 SET_BACK_S = 0.5  # less are messages that were stored late
 PAUSE_S = 0.5  # between pictures: less may be messages that were late
@@ -70,52 +64,15 @@ OTHER_RATE = 0.1  # of the dataset's: less may be a clock
 NEAR = 0.02  # of a whole number of frames a second
 BLOCK = 32  # frames
 FAR = 32  # messages: what lies between two that are further apart is not read
-MESSAGE_BYTES = 31  # of an empty one: 9 of any record, and its channel, number and times
 SHOWN = 20  # topics in a message
 DRAFTED = 8  # columns in a draft
 SENT = re.compile(r"command|cmd|action|target|goal", re.IGNORECASE)
-TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec", re.IGNORECASE)  # fields that say when, not what
-
-
-class ROSTopic(NamedTuple):
-    name: str
-    type: str  # without the package, such as JointState
-    fields: tuple[str, ...]
-
-
-class LogTimes(NamedTuple):  # of the messages of a topic in a recording, in the order in which they are read
-    log: np.ndarray  # nanoseconds [n] uint64, ascending in each file: where the library finds a message
-    ends: tuple[int, ...]  # of the messages of each file
-    seconds: np.ndarray  # [n] float64 by the chosen clock, ascending
-    back: float  # seconds by which that clock was set back, at most, while messages were recorded
 
 
 class ROSRecording(NamedTuple):
     name: str  # relative to the root
     files: tuple[Path, ...]
     counts: Mapping[str, int]  # messages by topic
-
-
-def _mcap(module: str) -> Any:
-    try:
-        return import_module(module)  # which only this format needs
-    except ImportError:
-        raise LattokError(f"reading MCAP recordings needs mcap. Install it: {install_extra('mcap')}") from None
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever the library raises over a damaged file becomes one line that names it."""
-    try:
-        yield
-    except LattokError:
-        raise
-    except Exception as error:  # decoders of strangers' message definitions raise errors of many kinds
-        mended = path.with_name(f"mended_{path.name}")
-        way_out = copy_again(path, f"If the recorder was killed: mcap recover {path} -o {mended}")
-        raise LattokError(
-            f"cannot read {path} as MCAP ({type(error).__name__}: {first_line(error)}). {way_out}"
-        ) from None
 
 
 class MCAPRecordings(RobotDataset):
@@ -145,13 +102,12 @@ class MCAPRecordings(RobotDataset):
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
         checks.one_of("clock", clock, CLOCKS)
         self._clock = clock
-        for module in READERS:
-            _mcap(module)
+        require_readers()
         found: list[ROSRecording | str] = []
         types: dict[str, str] = {}
-        for files in _recordings(self.root):
+        for files in recordings_below(self.root):
             try:
-                counts = _count(files, types)
+                counts = count_messages(files, types)
             except LattokError as error:
                 found.append(str(error))
                 continue
@@ -207,13 +163,13 @@ class MCAPRecordings(RobotDataset):
         index = next(iter(self._recordings))
         found: dict[str, Feature] = {}
         for key, topic in self._topics.items():
-            message, *others = _first_few(self._recordings[index].files, topic)
+            message, *others = first_few(self._recordings[index].files, topic)
             if topic.type in PICTURES:
-                found[key] = Feature("image", _picture(message, topic, str(self.root)).shape, None)
+                found[key] = Feature("image", picture_of(message, topic, str(self.root)).shape, None)
                 continue
-            of_each = [_names(each, topic) for each in (message, *others)]
+            of_each = [names_of(each, topic) for each in (message, *others)]
             names = tuple(dict.fromkeys(name for each in of_each for name in each))
-            width = len(_numbers(message, topic, (), str(self.root)))
+            width = len(numbers_of(message, topic, (), str(self.root)))
             if not width:
                 where = f"{self._recordings[index].files[0]}, {topic.name}"
                 checks.refuse(where, f"numbers as {', '.join(topic.fields)}", "none", "Name another field.")
@@ -264,7 +220,7 @@ class MCAPRecordings(RobotDataset):
                 columns[key] = self._joined(episode_index, key, where)[rows]
                 continue
             wanted = np.unique(rows)
-            read = [_numbers(each, topic, names, where) for each in self._messages(episode_index, topic, wanted)]
+            read = [numbers_of(each, topic, names, where) for each in self._messages(episode_index, topic, wanted)]
             if {len(each) for each in read} != {self.features[key].shape[0]}:
                 got = ", ".join(map(str, sorted({len(each) for each in read})))
                 checks.refuse(where, f"{self.features[key].shape[0]} numbers in every message", got, "Leave it out.")
@@ -280,7 +236,7 @@ class MCAPRecordings(RobotDataset):
         held: list[np.ndarray] = []
         repeats = np.bincount(np.searchsorted(wanted, rows))
         for message, times in zip(self._messages(episode_index, topic, wanted), repeats, strict=True):
-            held += [_picture(message, topic, where)] * int(times)
+            held += [picture_of(message, topic, where)] * int(times)
             while len(held) >= BLOCK:
                 yield np.stack(held[:BLOCK])
                 held = held[BLOCK:]
@@ -295,10 +251,10 @@ class MCAPRecordings(RobotDataset):
         table = np.zeros((len(every), len(names)))
         known = np.zeros(table.shape, dtype=bool)
         for row, message in enumerate(self._messages(episode_index, topic, every)):
-            given = _joints(message)
+            given = joints_of(message)
             if unknown := {*given} - {*names}:
                 checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(sorted(unknown)))
-            places, numbers = [names.index(name) for name in given], _numbers(message, topic, (), where)
+            places, numbers = [names.index(name) for name in given], numbers_of(message, topic, (), where)
             if len(numbers) != len(places):
                 checks.refuse(where, f"{len(places)} numbers, one for each joint", len(numbers), "Leave it out.")
             table[row, places], known[row, places] = numbers, True
@@ -373,7 +329,7 @@ class MCAPRecordings(RobotDataset):
         if episode_index not in self._times:
             recording = self._recording(episode_index)
             chosen = {each.name for each in self._topics.values()}
-            found = _times(recording.files, chosen, self._clock == "header")
+            found = times_of(recording.files, chosen, self._clock == "header")
             for name, times in found.items():
                 if len(times.log) != recording.counts[name]:
                     what = f"{recording.counts[name]} messages of {name}, as its summary says"
@@ -389,7 +345,7 @@ class MCAPRecordings(RobotDataset):
             start = end
             if not len(own):
                 continue
-            with _opened(file) as (reader, decode):
+            with opened(file) as (reader, decode):
                 for run in np.split(own, np.flatnonzero(np.diff(own) > FAR) + 1):
                     first, last = int(log[run[0]]), int(log[run[-1]])
                     wanted = set((run - np.searchsorted(log, log[run[0]])).tolist())
@@ -401,148 +357,6 @@ class MCAPRecordings(RobotDataset):
                     if wanted:
                         what = f"messages of {topic.name} as when the dataset was opened"
                         checks.refuse(file, what, f"{len(wanted)} fewer", "Open it again.")
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file; returns its reader, and what decodes a message of it."""
-    with _reading(file), ExitStack() as stack:
-        factory = _mcap("mcap_ros2.decoder").DecoderFactory()
-        stream = stack.enter_context(file.open("rb"))
-        decoders: dict[int, Any] = {}
-
-        def decode(schema: Any, channel: Any, message: Any) -> Any:
-            if channel.message_encoding == "json":
-                value = parse_json(message.data, f"{file}, {channel.topic}", nan=True)
-                return value if isinstance(value, dict) else {"value": value}
-            if channel.id not in decoders:
-                known = channel.message_encoding == schema.encoding == "protobuf" if schema else False
-                make = _protobuf_decoder if known else partial(factory.decoder_for, channel.message_encoding)
-                decoders[channel.id] = make(schema) if schema else None
-            if decoders[channel.id] is None:
-                got = f"{channel.message_encoding or '?'} as {schema.encoding if schema else '?'}"
-                expected = "messages of ROS 2 (cdr), JSON or protobuf"
-                checks.refuse(f"{file}, {channel.topic}", expected, got, "Leave it out of `topics`.")
-            return decoders[channel.id](message.data)
-
-        yield _mcap("mcap.reader").make_reader(stream), decode
-
-
-def _protobuf_decoder(schema: Any) -> Callable[[bytes], dict[str, Any]]:
-    """Return what decodes messages of protobuf, such as Foxglove's, whose definitions are in the file."""
-    descriptors, factory = _mcap("google.protobuf.descriptor_pb2"), _mcap("google.protobuf.message_factory")
-    files = {each.name: each for each in descriptors.FileDescriptorSet.FromString(schema.data).file}
-    pool = _mcap("google.protobuf.descriptor_pool").DescriptorPool()
-
-    def add(name: str) -> None:  # after what it imports
-        file = files.pop(name, None)
-        for other in file.dependency if file is not None else ():
-            add(other)
-        if file is not None:
-            pool.Add(file)
-
-    while files:
-        add(next(iter(files)))
-    kind = factory.GetMessageClass(pool.FindMessageTypeByName(schema.name))
-    return lambda data: _plain(kind.FromString(data))
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    """Return a message of protobuf as JSON has it, but for bytes."""
-    found: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        if field.message_type is None:
-            found[field.name] = value if isinstance(value, str | bytes | float | int) else [*value]
-        elif field.has_presence:
-            found[field.name] = _plain(value) if message.HasField(field.name) else {}
-        else:
-            found[field.name] = [] if field.message_type.GetOptions().map_entry else [_plain(each) for each in value]
-    return found
-
-
-def _first_few(files: Sequence[Path], topic: ROSTopic) -> list[Any]:
-    """Return the first message of a topic; of joints the first few, as several programs may send some of them each."""
-    found: list[Any] = []
-    for file in files:
-        with _opened(file) as (reader, decode):
-            few = islice(reader.iter_messages(topics=[topic.name]), 1 if topic.fields != JOINTS else FEW - len(found))
-            found += [decode(*each) for each in few]
-        if found and (len(found) == FEW or topic.fields != JOINTS):
-            break
-    if not found:
-        checks.refuse(files[0], f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")
-    return found
-
-
-def _times(files: Sequence[Path], topics: Collection[str], header: bool) -> dict[str, LogTimes]:
-    """Times of the messages of topics, of the log, and in seconds of the log or of their headers."""
-    log: dict[str, list[int]] = {name: [] for name in topics}
-    seconds: dict[str, list[float]] = {name: [] for name in topics}
-    ends: dict[str, list[int]] = {name: [] for name in topics}
-    for file in files:
-        with _opened(file) as (reader, decode):
-            for schema, channel, message in reader.iter_messages(topics=list(topics), log_time_order=False):
-                log[channel.topic].append(message.log_time)
-                if header:
-                    decoded = decode(schema, channel, message)
-                    try:
-                        stamp = _field(_field(decoded, "header"), "stamp")
-                        seconds[channel.topic].append(_field(stamp, "sec") + _field(stamp, "nanosec") / 1e9)
-                    except (AttributeError, TypeError):
-                        checks.fail("clock", f'"log": messages of {channel.topic} have no header', '"header"')
-        for name in topics:
-            ends[name].append(len(log[name]))
-    found = {}
-    for name in topics:
-        stamps = np.array(log[name], dtype=np.uint64)
-        shown = np.array(seconds[name]) if header else stamps / 1e9
-        back = float((np.maximum.accumulate(shown) - shown).max(initial=0))
-        parts = [slice(first, last) for first, last in pairwise((0, *ends[name]))]
-        order = [part.start + np.argsort(stamps[part], kind="stable") for part in parts]  # as the library reads a file
-        order = np.concatenate(order) if order else np.arange(0)
-        # a clock that was set back says nothing of the order
-        found[name] = LogTimes(stamps[order], tuple(ends[name]), np.maximum.accumulate(shown[order]), back)
-    return found
-
-
-def _count(files: Sequence[Path], types: dict[str, str]) -> dict[str, int]:
-    """Count messages by topic from the summary of the files; adds the types of topics to `types`."""
-    counts: dict[str, int] = {}
-    for file in files:
-        with _opened(file) as (reader, _):
-            summary = reader.get_summary()
-            if summary is None or summary.statistics is None:
-                raise LattokError(f"{file} has no summary. Write one: mcap recover {file} -o mended_{file.name}")
-            for channel in summary.channels.values():
-                schema = summary.schemas.get(channel.schema_id)
-                kind = re.split(r"[/.]", schema.name)[-1] if schema is not None else "?"
-                if types.setdefault(channel.topic, kind) != kind:
-                    checks.refuse(file, f"{types[channel.topic]} as type of {channel.topic}", kind, "Leave it out.")
-                number = summary.statistics.channel_message_counts.get(channel.id, 0)
-                if number > (room := _room(file, summary)):
-                    checks.refuse(file, f"at most {room} messages of {channel.topic}", number, "Copy it again.")
-                counts[channel.topic] = counts.get(channel.topic, 0) + number
-    return counts
-
-
-def _room(file: Path, summary: Any) -> int:
-    """Return how many messages can be in a file, whose chunks may be compressed."""
-    return (file.stat().st_size + sum(chunk.uncompressed_size for chunk in summary.chunk_indexes)) // MESSAGE_BYTES
-
-
-def _recordings(root: Path) -> list[tuple[Path, ...]]:
-    """List the files of each recording: those of a rosbag2 folder together, every other file by itself."""
-    if root.is_file():
-        return [(root,)]
-    found = [root / path for path in walk(root, lambda path: path.name.startswith("."), once=True)]
-    files = [safe_path(root, path, str(path)) for path in found if path.suffix == ".mcap"]
-    if not files:
-        checks.fail("path", "a folder with files .mcap", f"none in {root}")
-    together: dict[Path, list[Path]] = {}
-    for file in sorted(files, key=lambda path: natural(path.as_posix())):
-        together.setdefault(file.parent if (file.parent / ROSBAG).is_file() else file, []).append(file)
-    return [tuple(each) for each in together.values()]
 
 
 def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
@@ -565,87 +379,5 @@ def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
 def _number_fields(topic: str, files: Sequence[Path]) -> list[str]:
     """List the fields with numbers in the first message of a topic, of any type: "left.position" is one in another."""
     with suppress(LattokError, IndexError):  # of a file without messages
-        return list(_numbers_in(_first_few(files, ROSTopic(topic, "", ()))[0]))
+        return list(number_fields(first_few(files, ROSTopic(topic, "", ()))[0]))
     return []
-
-
-def _numbers_in(message: Any, above: str = "") -> Iterator[str]:
-    names = [*message] if isinstance(message, Mapping) else getattr(message, "__slots__", ())
-    for name in names:
-        value = None if TIMES.search(name) or "." in name else _field(message, name)
-        numbers = [value] if isinstance(value, float | int) else value
-        if isinstance(numbers, list | tuple) and numbers and all(isinstance(each, float | int) for each in numbers):
-            yield f"{above}{name}"
-        elif value is not None and not above:
-            yield from _numbers_in(value, f"{name}.")
-
-
-def _field(message: Any, name: str) -> Any:
-    """Return a field of a message of ROS, or of JSON."""
-    if (isinstance(message, Mapping) and name not in message) or name.startswith("_"):
-        raise AttributeError(f"no field {name!r:.60}")
-    return message[name] if isinstance(message, Mapping) else getattr(message, name)
-
-
-@contextmanager
-def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
-    """A message that lacks what its type has, as where a definition is damaged, becomes one line."""
-    try:
-        yield
-    except LattokError:
-        raise
-    except (AttributeError, TypeError, ValueError, IndexError, OverflowError) as error:
-        checks.refuse(where, f"messages as {topic.type} has them", first_line(error), "Copy the file again.")
-
-
-def _names(message: Any, topic: ROSTopic) -> tuple[str, ...]:
-    with _as_typed(topic, "the first message"):
-        if topic.type == "JointState" and topic.fields == JOINTS and (given := _joints(message)):
-            return tuple(given)
-        return topic.fields if len(topic.fields) > 1 else ()
-
-
-def _joints(message: Any) -> list[str]:
-    """Return the names of joints; JSON of others may have none."""
-    return [] if isinstance(message, Mapping) and "name" not in message else [*map(readable, _field(message, "name"))]
-
-
-def _numbers(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
-    """Return the numbers that are read of a message; joints in the order of `names`."""
-    with _as_typed(topic, where):
-        numbers: list[float] = []
-        for field in topic.fields:
-            value = message
-            for part in field.split("."):
-                try:
-                    value = _field(value, part)
-                except AttributeError:
-                    checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
-            numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
-        if topic.type == "JointState" and names and topic.fields == JOINTS:
-            given = _joints(message)
-            if given != list(names):
-                if set(given) < set(names) or not set(names) <= set(given):
-                    checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
-                numbers = [numbers[given.index(name)] for name in names]
-        return numbers
-
-
-def _picture(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
-    """Turn a message into a frame uint8 [H, W, 3]."""
-    with _as_typed(topic, where):
-        if topic.type == "CompressedImage":
-            data = _field(message, "data")
-            return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
-        encoding, data = _field(message, "encoding"), _field(message, "data")
-        height, width, step = (int(_field(message, name)) for name in ("height", "width", "step"))
-        if encoding not in RAW:
-            checks.refuse(where, f"pictures as {checks.listed(RAW)}", encoding, "Leave the topic out.")
-        channels, reverse = RAW[encoding]
-        rows = np.frombuffer(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), np.uint8)
-        if len(rows) != height * step or step < width * channels:
-            checks.refuse(where, f"{height} rows of {step} bytes", f"{len(rows)} bytes", "Copy it again.")
-        pixels = rows.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
-        if channels == 1:
-            return np.repeat(pixels, 3, axis=2)
-        return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])

@@ -1,0 +1,122 @@
+"""What messages of ROS 2 say, and those of the same names in JSON or protobuf: numbers, names of joints, pictures."""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.data.images import decode_image
+from lattok.data.schema import readable
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+
+PICTURES = ("CompressedImage", "Image", "RawImage")  # the last one is Foxglove's
+JOINTS = ("position",)  # of JointState
+FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
+    "JointState": JOINTS,
+    "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
+    "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
+    "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
+    "PoseStamped": (*(f"pose.position.{axis}" for axis in "xyz"), *(f"pose.orientation.{axis}" for axis in "xyzw")),
+    "WrenchStamped": tuple(f"wrench.{part}.{axis}" for part in ("force", "torque") for axis in "xyz"),
+    "Float64MultiArray": ("data",),
+    "Float32MultiArray": ("data",),
+    "Float64": ("data",),
+    "Float32": ("data",),
+    "JointTrajectoryPoint": ("positions",),
+}
+RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
+TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec", re.IGNORECASE)  # fields that say when, not what
+
+
+class ROSTopic(NamedTuple):
+    name: str
+    type: str  # without the package, such as JointState
+    fields: tuple[str, ...]
+
+
+def number_fields(message: Any, above: str = "") -> Iterator[str]:
+    """Yield the fields of a message, and of messages in it, that hold numbers: "velocity", "twist.linear"."""
+    names = [*message] if isinstance(message, Mapping) else getattr(message, "__slots__", ())
+    for name in names:
+        value = None if TIMES.search(name) or "." in name else field_of(message, name)
+        numbers = [value] if isinstance(value, float | int) else value
+        if isinstance(numbers, list | tuple) and numbers and all(isinstance(each, float | int) for each in numbers):
+            yield f"{above}{name}"
+        elif value is not None and not above:
+            yield from number_fields(value, f"{name}.")
+
+
+def field_of(message: Any, name: str) -> Any:
+    """Return a field of a message of ROS, or of JSON."""
+    if (isinstance(message, Mapping) and name not in message) or name.startswith("_"):
+        raise AttributeError(f"no field {name!r:.60}")
+    return message[name] if isinstance(message, Mapping) else getattr(message, name)
+
+
+@contextmanager
+def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
+    """A message that lacks what its type has, as where a definition is damaged, becomes one line."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except (AttributeError, TypeError, ValueError, IndexError, OverflowError) as error:
+        checks.refuse(where, f"messages as {topic.type} has them", first_line(error), "Copy the file again.")
+
+
+def names_of(message: Any, topic: ROSTopic) -> tuple[str, ...]:
+    """Return what the numbers of a message are called: joints by their names, fields as they are named."""
+    with _as_typed(topic, "the first message"):
+        if topic.type == "JointState" and topic.fields == JOINTS and (given := joints_of(message)):
+            return tuple(given)
+        return topic.fields if len(topic.fields) > 1 else ()
+
+
+def joints_of(message: Any) -> list[str]:
+    """Return the names of joints; JSON of others may have none."""
+    return [] if isinstance(message, Mapping) and "name" not in message else [*map(readable, field_of(message, "name"))]
+
+
+def numbers_of(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
+    """Return the numbers that are read of a message; joints in the order of `names`."""
+    with _as_typed(topic, where):
+        numbers: list[float] = []
+        for field in topic.fields:
+            value = message
+            for part in field.split("."):
+                try:
+                    value = field_of(value, part)
+                except AttributeError:
+                    checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
+            numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
+        if topic.type == "JointState" and names and topic.fields == JOINTS:
+            given = joints_of(message)
+            if given != list(names):
+                if set(given) < set(names) or not set(names) <= set(given):
+                    checks.refuse(where, f"the joints {checks.listed(names)}", checks.listed(given), "Leave it out.")
+                numbers = [numbers[given.index(name)] for name in names]
+        return numbers
+
+
+def picture_of(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
+    """Turn a message into a frame uint8 [H, W, 3]."""
+    with _as_typed(topic, where):
+        if topic.type == "CompressedImage":
+            data = field_of(message, "data")
+            return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
+        encoding, data = field_of(message, "encoding"), field_of(message, "data")
+        height, width, step = (int(field_of(message, name)) for name in ("height", "width", "step"))
+        if encoding not in RAW:
+            checks.refuse(where, f"pictures as {checks.listed(RAW)}", encoding, "Leave the topic out.")
+        channels, reverse = RAW[encoding]
+        rows = np.frombuffer(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), np.uint8)
+        if len(rows) != height * step or step < width * channels:
+            checks.refuse(where, f"{height} rows of {step} bytes", f"{len(rows)} bytes", "Copy it again.")
+        pixels = rows.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+        if channels == 1:
+            return np.repeat(pixels, 3, axis=2)
+        return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])
