@@ -292,14 +292,15 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 
 def _check_folders(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
-    """Find episodes in folders that are called after failure, where others are not."""
+    """Find episodes in folders that are called after failure, where others are not, unless their files say so."""
+    told = {index for each in dataset.findings if each.problem is problems.FAILED for index in each.episodes}
     failed: dict[int, str] = {}
     for episode in chosen if dataset.files.commit is None else ():
         file = dataset.files_of(episode.index)[0]
         names = file.relative_to(dataset.root).parts[:-1] if file.is_relative_to(dataset.root) else ()
         if name := next(filter(FAILED_FOLDER.fullmatch, names), ""):
             failed[episode.index] = name
-    if 0 < len(failed) < len(chosen):
+    if 0 < len(failed) < len(chosen) and not failed.keys() <= told:
         sign = f"the name of their folder ({failed[min(failed)]})"
         yield problems.FAILED.finding(failed, all=len(chosen), sign=sign)
 

@@ -16,6 +16,7 @@ from lattok.utils.registry import is_ours
 from tests.conftest import write_dataset
 from tests.data.formats import test_agibot as agibot_world
 from tests.data.formats import test_array_layouts as arrays
+from tests.data.formats import test_droid as droid_raw
 from tests.data.formats import test_mcap as ros
 from tests.data.formats import test_picture_folder as films
 from tests.data.specimens import WRITERS
@@ -104,6 +105,13 @@ def agibot() -> tuple[str, ...]:
     return described(f'{{"dataset": "agibot", "columns": {{{joined}}}}}')
 
 
+def droid() -> tuple[str, ...]:
+    droid_raw.write(Path("droid_raw"))
+    joined = '"action": ["action.joint_velocity", "action.gripper_position"]'
+    joined += ', "observation.state": ["observation.state.joint_positions", "observation.state.gripper_position"]'
+    return described(f'{{"dataset": "droid_raw", "columns": {{{joined}}}}}')
+
+
 def named(kind: str, specimen: str) -> Callable[[], tuple[str, ...]]:
     """A dataset that needs no description; its format is named."""
 
@@ -116,7 +124,19 @@ def named(kind: str, specimen: str) -> Callable[[], tuple[str, ...]]:
 
 
 NAMED = {"lerobot": "lerobot", "lerobot-v2": "lerobot_v21", "rlds": "rlds", "hdf5": "hdf5", "video": "video"}
-WAYS = (aloha, maniskill, calvin, unitree, zarr, npz, mcap, pictures, agibot, *(named(*each) for each in NAMED.items()))
+WAYS = (
+    aloha,
+    maniskill,
+    calvin,
+    unitree,
+    zarr,
+    npz,
+    mcap,
+    pictures,
+    agibot,
+    droid,
+    *(named(*each) for each in NAMED.items()),
+)
 
 
 ELSEWHERE = {"lerobot-lance"}  # tests/data/formats/test_lerobot_lance.py
@@ -141,6 +161,7 @@ def test_a_format_goes_through_every_verb(
         "aloha": "h5py",
         "maniskill": "h5py",
         "agibot": "h5py",
+        "droid": "h5py",
     }
     pytest.importorskip(needs.get(write.__name__, "numpy"))
     monkeypatch.chdir(tmp_path)

@@ -10,20 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.array_layouts import AGIBOT
 from lattok.data.formats.array_listing import CAMERA, natural
 from lattok.data.formats.hdf5 import HDF5Dataset
-from lattok.data.schema import Damage, Feature, readable
-from lattok.data.video import decode_at, probe
-from lattok.types import Episode
-from lattok.utils.checks import LattokError, listed
+from lattok.data.schema import Feature, readable
 from lattok.utils.untrusted import JSON_BYTES, parse_json, safe_path, typed
 
 NUMBERS = "proprio_stats.h5"
-RATE = 30.0  # frames a second, of all of AgiBot World
 DEPTH = "depth pictures, which models here do not read"
 
 
@@ -54,37 +49,21 @@ class AgiBotWorld(HDF5Dataset):
     kind = "agibot"
     text = "AgiBot World (proprio_stats/, observations/ and task_info/)"
     marked = videos_at_rate = True
+    rate = 30.0
     suffixes = ()
     options = MappingProxyType({"fps": float})
 
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
-        super().__init__(path, name, fps=RATE if fps is None else fps, layout=AGIBOT)
+        super().__init__(path, name, fps=fps, layout=AGIBOT)
         for key, feature in self.features.items():  # [2, 3] of two arms
-            if len(feature.shape) > 1:
+            if len(feature.shape) > 1 and key not in self.cameras:
                 names = AGIBOT.names.get(key, ())
                 width = math.prod(feature.shape)
                 self.features[key] = Feature(feature.dtype, (width,), names if len(names) == width else None)
-        self._films = {index: self._films_of(demo.file) for index, demo in self._demos.items()}
-        kinds = [tuple(sorted(films)) for films in self._films.values()]
-        usual = max(kinds, key=lambda kind: (kinds.count(kind), kind))
-        sizes = self._sizes(usual)
-        self.cameras = tuple(CAMERA + camera for camera in usual)
-        self.features |= {CAMERA + camera: Feature("video", (*sizes[camera], 3), None) for camera in usual}
         if any((self.root / "observations").glob("*/*/depth")):
             self.left_out = {**self.left_out, "depth": DEPTH}
-        for index, films in self._films.items():
-            if missing := [camera for camera in usual if camera not in films]:
-                file = self._demos.pop(index).file
-                reason = f"{file}: expected a video of {listed(missing)}, got none. Extract or download it."
-                self.damaged += (Damage(index, reason),)
-        self.damaged = tuple(sorted(self.damaged))
         self._about = dict(self._told())
-        texts = {index: readable(self._about[index].get("task_name", "")) for index in self._demos}
-        self._demos = {
-            index: demo._replace(instructions=(texts[index],), texts="") for index, demo in self._demos.items()
-        }
-        self.tasks = tuple(dict.fromkeys(texts.values()))
-        self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
+        self._instruct({index: readable(about.get("task_name", "")) for index, about in self._about.items()})
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -93,19 +72,6 @@ class AgiBotWorld(HDF5Dataset):
     @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
         return sorted(folder.glob(f"proprio_stats/*/*/{NUMBERS}"), key=lambda path: natural(path.as_posix()))
-
-    def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        return (*super().files_of(episode_index), *self._films[episode_index].values())
-
-    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
-        length = self._demo(episode_index).length
-        film = self._films[episode_index][camera.removeprefix(CAMERA)]
-        frames = probe(film).frames or length  # which not every container says
-        return film, 0.0, frames / self.fps
-
-    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        self._demo(episode_index)
-        yield from decode_at(self._films[episode_index][camera.removeprefix(CAMERA)], indices / self.fps, self.fps)
 
     def subtasks(self, episode_index: int) -> list[str] | None:
         demo = self._demo(episode_index)
@@ -116,25 +82,9 @@ class AgiBotWorld(HDF5Dataset):
             texts[first:last] = [readable(step.get("action_text", ""))] * max(last - first, 0)
         return texts if steps else None
 
-    def _films_of(self, file: Path) -> dict[str, Path]:
-        """Return the videos of an episode by camera."""
+    def _films_beside(self, file: Path) -> dict[str, Path]:
         folder = self.root / "observations" / file.parts[-3] / file.parts[-2] / "videos"
-        return {path.stem: safe_path(self.root, path, str(path)) for path in sorted(folder.glob("*.mp4"))}
-
-    def _sizes(self, cameras: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Height and width of the videos of each camera: of the first one that can be opened."""
-        found: dict[str, tuple[int, int]] = {}
-        reason = ""
-        for films in self._films.values():
-            for camera in (camera for camera in cameras if camera not in found and camera in films):
-                try:
-                    facts = probe(films[camera])
-                    found[camera] = (facts.height, facts.width)
-                except LattokError as error:
-                    reason = str(error)
-            if len(found) == len(cameras):
-                return found
-        raise LattokError(reason)
+        return {CAMERA + path.stem: safe_path(self.root, path, str(path)) for path in sorted(folder.glob("*.mp4"))}
 
     def _told(self) -> Iterator[tuple[int, About]]:
         """Yield what is said of each episode in the list of its task."""

@@ -35,12 +35,21 @@ def frame_rate(films: Iterable[Path]) -> float | None:
     return None
 
 
-def picture_shape(rows: Mapping[Path, int]) -> tuple[int, ...] | None:
-    """Return the shape [H, W, 3] of upright frames of the first film that shows its rows, None where none does."""
+def picture_shape(rows: Mapping[Path, int], by_time: bool) -> tuple[int, ...]:
+    """Return the shape [H, W, 3] of upright frames of the first film that shows its rows; with `by_time` it may have
+    more frames than there are rows, or fewer.
+
+    Raises:
+        LattokError: none of the first films does; says why of the first one.
+    """
+    reasons = list[LattokError]()
     for film, count in islice(rows.items(), FEW):
-        with suppress(LattokError):
-            return next(shown(film, count, np.arange(1))).shape[1:]
-    return None
+        try:
+            times = _times_of(film).times if by_time else frame_times(film, count)
+            return next(decode_at(film, times[:1], EXACT_FPS)).shape[1:]
+        except LattokError as error:
+            reasons.append(error)
+    raise reasons[0]
 
 
 def frame_times(film: Path, rows: int) -> np.ndarray:

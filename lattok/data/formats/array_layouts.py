@@ -219,6 +219,18 @@ AGIBOT = Layout(
     left_out={"timestamp": "when a row was recorded", "action/*/index": "which rows were commanded"},
     names={f"{kind}.{name}": names for kind in ("action", "observation") for name, names in AGIBOT_NAMES.items()},
 )
+DROID = Layout(
+    "DROID",
+    {"action/*": "action.*", "observation/robot_state/*": "observation.state.*"},
+    rows=("action/*",),
+    left_out={
+        "observation/camera_*": CAMERA_FACTS,
+        "observation/controller_info/*": "what the operator's controller said",
+        "observation/timestamp/*": "when a row was recorded",
+        "observation/robot_state/prev_*": "what the robot was told before",
+    },
+    instruction=("@current_task",),
+)
 UNITREE = Layout(
     "Unitree",
     {

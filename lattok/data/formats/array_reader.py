@@ -4,6 +4,7 @@ import json
 import math
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -43,8 +44,9 @@ from lattok.data.schema import (
     holds,
     in_a_description,
     index_column,
+    short_name,
 )
-from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.data.video import BLOCK, BLOCK_BYTES, decode_at, probe
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.types import Episode
 from lattok.utils import checks
@@ -54,7 +56,7 @@ from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 MOST_ROBOTS = 4  # in a scene of robosuite
 CHANGED = "is not as it was when the dataset was opened. Open it again."
-NO_FILM = "expected a film of its name beside it, as others have, got none. Download it, or leave it out."
+NO_FILM = "expected {film}, as others have, got none. Download it, or leave it out."
 PACKED = "packed: unpack it ({typed} {file})"
 TIMES = re.compile(rf"(^|[._]){TIME}$")
 TIME_UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
@@ -81,6 +83,7 @@ class ArrayDataset(RobotDataset):
 
     options = MappingProxyType({"fps": float, "layout": object, "split": str})
     layouts: ClassVar[tuple[Layout, ...]] = LAYOUTS  # that are recognised
+    rate: ClassVar[float | None] = None  # rows a second, where all datasets of a format have the same
     endings: ClassVar[tuple[str, ...]] = ()  # by which a user knows the files, where suffixes say less
     places: ClassVar[tuple[str, ...]] = ("*", "data/*", "*/*", "*/data/*")  # where a folder may have files
 
@@ -96,6 +99,7 @@ class ArrayDataset(RobotDataset):
         self.root = Path(path)
         self.name = name or (self.root.stem if self.is_file(self.root) else self.root.resolve().name)
         self.require()
+        fps = self.rate if fps is None else fps
         self._layout = described(layout) if layout is not None and not isinstance(layout, Layout) else layout
         found: dict[Path, Contents | str] = {}  # or why a file cannot be opened: how many it held cannot be told
         files, packed = self._files()
@@ -134,10 +138,10 @@ class ArrayDataset(RobotDataset):
         features, self._parts = self._columns(first.arrays, first.layout)
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
-        self._film_of = self._films_of_files()
+        self._films = self._find_films()
         self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
         self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
-        rate = frame_rate(self._film_of.values()) if fps is None and first.fps is None else fps
+        rate = self._film_rate() if fps is None and first.fps is None else fps
         self.fps = _frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
         self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
@@ -196,29 +200,61 @@ class ArrayDataset(RobotDataset):
     def guess_below(cls, folder: Path) -> bool:
         return holds(folder, cls.suffixes, FAR_BELOW)
 
-    def _films_of_files(self) -> dict[int, Path]:
-        """Return films by episode, which are then a camera: where there is no other one, every file is an episode and
-        most have a film that shows its rows. Episodes without theirs are `damaged`."""
+    def _films_beside(self, file: Path) -> dict[str, Path]:
+        """Return the films of an episode that is a file of its own, by camera: one of the file's name."""
+        film = film_of_file(self.root.parent if self.is_file(self.root) else self.root, file)
+        return {} if film is None else {FILM: film}
+
+    def _find_films(self) -> dict[int, dict[str, Path]]:
+        """Return films by episode and camera: where there is no other one, every file is an episode, and most have
+        films that show its rows. Episodes without what most have are `damaged`."""
         files = [demo.file for demo in self._demos.values()]
-        if self.cameras or self.videos_at_rate or len({*files}) < len(files):
+        if self.cameras or len({*files}) < len(files):
             return {}
-        folder = self.root.parent if self.is_file(self.root) else self.root
-        films = {index: film_of_file(folder, demo.file) for index, demo in self._demos.items()}
-        there = {index: film for index, film in films.items() if film is not None}
-        rows = {film: self._demos[index].length for index, film in there.items()}
-        if 2 * len(there) <= len(films) or (size := picture_shape(rows)) is None:
-            return {}
-        gone = [Damage(i, f"{self._demos.pop(i).file}: {NO_FILM}") for i, film in films.items() if film is None]
-        self.damaged = tuple(sorted((*self.damaged, *gone)))
-        self.cameras = (FILM,)
-        self.features[FILM] = Feature("video", size, None)
-        return there
+        films = dict[int, dict[str, Path]]()
+        for index, demo in [*self._demos.items()]:
+            try:
+                films[index] = self._films_beside(demo.file)
+            except LattokError as error:
+                self._leave_out(index, str(error))
+        kinds = Counter(tuple(sorted(each)) for each in films.values())
+        cameras = max(kinds, key=lambda kind: (kinds[kind], kind))
+        for camera in cameras:
+            rows = {each[camera]: self._demos[i].length for i, each in films.items() if camera in each}
+            try:
+                size = picture_shape(rows, by_time=self.videos_at_rate)
+            except LattokError:
+                if self.rate is not None:  # such films belong to the format
+                    raise
+                return {}
+            self.features[camera] = Feature("video", size, None)
+        self.cameras = cameras
+        for index, own in films.items():
+            if missing := [short_name(camera) for camera in cameras if camera not in own]:
+                named = "a film of its name beside it" if cameras == (FILM,) else f"a film of {checks.listed(missing)}"
+                self._leave_out(index, f"{self._demos[index].file}: {NO_FILM.format(film=named)}")
+        return films if cameras else {}
+
+    def _leave_out(self, index: int, reason: str) -> None:
+        del self._demos[index]
+        self.damaged = tuple(sorted((*self.damaged, Damage(index, reason))))
+        if not self._demos:
+            raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
+
+    def _film_rate(self) -> float | None:
+        return frame_rate(own[self.cameras[0]] for own in self._films.values() if self.cameras[0] in own)
+
+    def _instruct(self, texts: Mapping[int, str]) -> None:
+        """Give each episode another instruction than the layout found."""
+        self._demos = {i: demo._replace(instructions=(texts[i],), texts="") for i, demo in self._demos.items()}
+        self.tasks = tuple(dict.fromkeys(texts[i] for i in self._demos))
+        self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
 
     # reading
 
     def file_findings(self) -> Iterator[Finding]:
         """Find that films, or a column of times, have another rate than the dataset, going by the first episode."""
-        film = frame_rate(self._film_of.values())
+        film = self._film_rate() if self._films and self.rate is None else None
         if film is not None and abs(film / self.fps - 1) > OTHER_RATE:
             yield problems.OTHER_TIMES.finding(column=FILM, rate=film, fps=self.fps)
         keys = [key for key, feature in self.features.items() if feature.shape == (1,) and TIMES.search(key)]
@@ -233,11 +269,14 @@ class ArrayDataset(RobotDataset):
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         file = self._demo(episode_index).file
-        return (file, self._film_of[episode_index]) if self._film_of else (file,)
+        return (file, *self._films.get(episode_index, {}).values())
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
         length = self._demo(episode_index).length
-        return (self._film_of[episode_index], 0.0, length / self.fps) if self._film_of and camera == FILM else None
+        if (film := self._films.get(episode_index, {}).get(camera)) is None:
+            return None
+        frames = probe(film).frames if self.videos_at_rate else length
+        return film, 0.0, (frames or length) / self.fps  # not every container says how many there are
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         demo = self._demo(episode_index)
@@ -259,8 +298,11 @@ class ArrayDataset(RobotDataset):
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         demo = self._demo(episode_index)
-        if self._film_of and camera == FILM:
-            yield from shown(self._film_of[episode_index], demo.length, indices)
+        if (film := self._films.get(episode_index, {}).get(camera)) is not None:
+            if self.videos_at_rate:
+                yield from decode_at(film, indices / self.fps, self.fps)
+            else:
+                yield from shown(film, demo.length, indices)
             return
         (stored,) = self._parts[camera]
         size = self.features[camera].shape
