@@ -174,6 +174,7 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
         "baseline": Row("Baseline", "baseline"),
+        "baseline-again": Row("Baseline, run again with films first", "baseline"),
         "la_align": Row("LA-Align", "la_align", "lam"),
         "la_direct": Row("LA-Direct", "la_direct", "lam"),
         "la_cond": Row("LA-Cond", "la_cond", "lam"),
@@ -311,13 +312,14 @@ FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-known_video", "idm-reversible
 MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
 ALIGN_CONTROL = "la_align-idm_shuffled"  # the seventh plan's
 FILMS = ("films-lam", "films-idm", "films-shuffled", "films-elsewhere")  # the ninth plan's
+AGAIN = "baseline-again"  # of their code and machine
 ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
     (  # rows and regimes of the studies on studies/pages/few_actions.md and studies/pages/acting_by_tokens.md
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
-        *("idm-reversible", "idm-known_video", ALIGN_CONTROL, *FILMS),
+        *("idm-reversible", "idm-known_video", ALIGN_CONTROL, *FILMS, AGAIN),
         *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )
