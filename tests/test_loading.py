@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_evaluate_export_and_inspect_take_paths(places):
 )
 def test_what_is_neither_is_one_line(places, call, text):
     refused(text, call, str(places[0].root), str(places[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "Fetch it: git lfs pull"),
+        ("config.json", '{"model_type": "qwen2"}', "It is of transformers, which loads it"),
+        ("config.json", '{"type": "act", "input_features": {}}', "It is a policy of LeRobot"),
+        ("meta/lattok.json", "{}", "It holds labels of a dataset"),
+    ],
+)
+def test_a_folder_of_something_else_is_called_what_it_is(tmp_path, name, text, said):
+    folder = Path(shutil.copytree(ASSETS / SAMPLES["sample/bins"], tmp_path / "model"))
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    if name.startswith("meta"):
+        (folder / "config.json").unlink()
+    refused(said, lattok.load, folder)
 
 
 def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from lattok.annotation.fills import Fill, fill_of, fill_record, flat, with_values
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
-from lattok.data.content import dataset_files
+from lattok.data.content import MAX_DIGESTS, dataset_files, digests_to_json, file_digests
 from lattok.data.exporting import portable_facts
 from lattok.data.opening import source_of
 from lattok.data.schema import INDEX_KEYS, PROVENANCE, SOURCE, Feature, readable
@@ -68,6 +68,9 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         if unreadable:
             entry["unreadable"] = [part._asdict() for part in unreadable]
     if source is None:
+        indices = [episode.index for episode in job.work.dataset.episodes]
+        if 0 < len(found := file_digests(job.work.dataset, indices)) <= MAX_DIGESTS:
+            labels = {prefix: {**entry, "files": digests_to_json(found)} for prefix, entry in labels.items()}
         write_json(staging.made / PROVENANCE, labels, indent=4)
         if (opened := source_of(job.work.dataset, staging.place)) is not None:
             write_json(staging.made / SOURCE, opened, indent=4)

@@ -61,6 +61,11 @@ def label(
     acts = not lacks(loaded, InfersActions)
     given = {"task": task} if loaded.reads_task and not acts else {}
     labels = label_files(loaded, video, stride, fps, **given)
+    if labels.valid is not None and not labels.valid.any():
+        expected = "a film with two frames a stride apart"
+        checks.fail(
+            "video", expected, f"{checks.counted(len(labels), 'frame')} in {video[0]}", "Give a shorter stride."
+        )
     print(checks.printable(repr(labels)))
     for place in places:
         if place.suffix == TABLE:

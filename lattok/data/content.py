@@ -19,6 +19,7 @@ import binascii
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,6 +44,7 @@ MAX_DIGESTS = 2**20  # in an artefact, 8 MB of text; more episodes are known by 
 MIN_DIFFERENT_ROWS = 4  # different actions that an episode must have to be told from others by them
 MAX_ROW_NUMBERS = 4096  # numbers in a row of a column that is a state, not a picture
 SAMPLE_BYTES = 8192  # bytes at the beginning, the middle and the end of a video file
+MISSING = b"missing"  # in place of the hash of a file that cannot be opened
 THREADS = 8  # that read samples of video files
 EPISODES_LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
 
@@ -151,6 +153,28 @@ def digest_of_rows(columns: Sequence[np.ndarray]) -> bytes:
     return hashlib.blake2b(_bytes(np.where(np.isnan(rows), np.nan, rows)), digest_size=DIGEST_BYTES).digest()
 
 
+def file_digests(dataset: RobotDataset, indices: Iterable[int]) -> Digests:
+    """Digests of the files that episodes are read from and of their places in these, whatever files are called; none
+    of those on the Hub, where a commit says it, nor of those without files."""
+    source, wanted, before = unwrap(dataset), {*indices}, Counter[Path]()
+    if source.files.commit is not None:
+        return {}
+    places = dict[int, tuple[list[Path], int, int]]()
+    for episode in source.episodes:
+        if own := source.files_of(episode.index):
+            if episode.index in wanted:  # a picture each may be a file
+                some = [*dict.fromkeys((own[0], own[len(own) // 2], own[-1]))]
+                places[episode.index] = some, len(own), before[own[0]]
+            before[own[0]] += 1
+    stamps, found = _stamps([*dict.fromkeys(path for some, _, _ in places.values() for path in some)]), Digests()
+    for index, (some, *numbers) in places.items():
+        if MISSING not in (parts := [stamps[path] for path in some]):
+            found[index] = hashlib.blake2b(
+                b"".join([*parts, repr(numbers).encode()]), digest_size=DIGEST_BYTES
+            ).digest()
+    return found
+
+
 def digests_to_json(found: Digests) -> dict[str, Any]:
     """Digests of episodes as JSON keeps them: runs of episodes, and the digests in their order in base64."""
     indices = sorted(found)
@@ -158,7 +182,7 @@ def digests_to_json(found: Digests) -> dict[str, Any]:
     return {"episodes": index_runs(indices), "digests": base64.b64encode(data).decode()}
 
 
-def digests_from_json(record: Any, indices: Iterable[int]) -> Digests:
+def digests_from_json(record: Any, indices: Iterable[int], where: str = "measured` in `fills") -> Digests:
     """Return what `digests_to_json` made of some episodes, but of no others; anything else is a `LattokError`."""
     try:
         data, runs = base64.b64decode(record["digests"], validate=True), record["episodes"]
@@ -171,7 +195,7 @@ def digests_from_json(record: Any, indices: Iterable[int]) -> Digests:
                 place = DIGEST_BYTES * (before[run] + index - runs[run][0])
                 found[index] = data[place : place + DIGEST_BYTES]
     except (TypeError, ValueError, KeyError, binascii.Error):
-        checks.fail("measured` in `fills", "digests of episodes", f"{record!r:.60}", "Copy meta/lattok.json again.")
+        checks.fail(where, "digests of episodes", f"{record!r:.60}", "Copy meta/lattok.json again.")
     return found
 
 
@@ -242,10 +266,14 @@ def _digests_of_videos(source: RobotDataset, camera: str, episodes: Iterable[Epi
         stored = source.files.stored(files)
         stamps = {path: repr(tuple(stored.get(path, ("missing",)))).encode() for path in files}
     else:
-        with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
-            stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
+        stamps = _stamps(files)
     seen = {index: stamps[path] + repr(round(start, 3)).encode() for index, (path, start) in places.items()}
     return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest() for index, data in seen.items()}
+
+
+def _stamps(files: Sequence[Path]) -> dict[Path, bytes]:
+    with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
+        return dict(zip(files, pool.map(_stamp, files), strict=True))
 
 
 def _stamp(path: Path) -> bytes:
@@ -258,7 +286,7 @@ def _stamp(path: Path) -> bytes:
                 file.seek(place)
                 parts.append(file.read(SAMPLE_BYTES))
     except OSError:
-        return b"missing"  # which who reads it says
+        return MISSING  # which who reads it says
     return hashlib.sha256(b"|".join([str(size).encode(), *parts])).digest()
 
 

@@ -379,7 +379,7 @@ def _provenance(entry: dict[str, Any], exact: dict[str, bool], plan: Plan, piece
     """A prefix's provenance in the export: `frames` says whether the labels can be checked on it ("same"), or only on
     their source ("source"). Episodes have their new numbers. Columns it converted or joined are so no more."""
     dataset = plan.dataset
-    kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
+    kept = {name: value for name, value in entry.items() if name not in ("files", "unlabelled", "unreadable")}
     if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["options"]["action_key"]):
         del kept["actions_as"]
     if "fills" in kept:

@@ -404,7 +404,10 @@ def open_mixture(texts: Sequence[str]) -> list[Source]:
     names = [source.dataset.name for source in sources]
     for name in names:
         if names.count(name) > 1:
-            hint = 'Write {"dataset": PATH, "name": ...} into a .json file and mix that.'
+            places = {source.dataset.root.resolve() for source in sources if source.dataset.name == name}
+            again = "Name it once: a weight says how often it is drawn."
+            rename = 'Write {"dataset": PATH, "name": ...} into a .json file and mix that.'
+            hint = again if len(places) == 1 else rename
             checks.fail("mix", "datasets with different names", f"several called {name!r}", hint)
     return sources
 

@@ -109,7 +109,7 @@ def _named(
             with suppress(TypeError):  # two folders of the same name
                 name = os.fspath(model)
         if name in found:
-            hint = 'Name them: {"a": MODEL, "b": MODEL}.'
+            hint = 'Leave one out, or name them in Python: {"a": MODEL, "b": MODEL}.'
             checks.fail("models", "models with different names", f"{name!r} twice", hint)
         found[name] = model, place
     return found, next(iter(found_kinds))

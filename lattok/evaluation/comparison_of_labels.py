@@ -27,7 +27,15 @@ from lattok.evaluation.page.episode import EpisodeCodes, EpisodeView, curves, ep
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
 from lattok.evaluation.questions.moment import moment_outcome
-from lattok.evaluation.questions.readout import MEASURE, by_the_clock, hidden, only, readout_figures, readout_verdicts
+from lattok.evaluation.questions.readout import (
+    MEASURE,
+    by_the_clock,
+    hidden,
+    made_of_actions,
+    only,
+    readout_figures,
+    readout_verdicts,
+)
 from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import FEW_EPISODES, lowered, printed
 from lattok.labels import GivenLabels
@@ -42,6 +50,7 @@ from lattok.utils.devices import module_of
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
 FACTS = ("cameras", "stride_frames", "held_out_pairs")
 MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
+MOST_ALIKE = 0.9  # of the pairs that one has labels of, and the other too
 MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
 OF_LABELS = "Which of these labels should a policy learn from?"  # where some are there already
@@ -137,6 +146,7 @@ def _candidate(
             moved = moment_outcome(evidence)
             moment = [each for each in moved.verdicts if each.holds is False] if moved else []
             better = hidden(evidence) or "".join(lowered(each.text) for each in moment)
+            moment += [of_actions] if (of_actions := made_of_actions(evidence)) else []
         else:
             speed = _speed(evidence)
         kind = next(iter(probes))
@@ -334,9 +344,12 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
         return Answer(question, False, f"{text} {shown}")
     if len(ranked) == 1:
         return Answer(question, against, f"{says} most about the action {shown}")
-    if len(strides) > 1 or len({each.bootstrap.count for each in ranked}) > 1:
-        text = f"Unclear: the {what} are asked about different strides or episodes. Give a stride"
-        return Answer(question, None, f"{text} to ask all about the same. By its own, {says} most {shown}")
+    if len(strides) > 1:
+        text = f"Unclear: the {what} are asked about different strides. Give a stride to ask all about the same."
+        return Answer(question, None, f"{text} By its own, {says} most {shown}")
+    if not all(_same_pairs(each, best) for each in ranked):
+        text = f"Unclear: the {what} are judged on different frames, as some of them have no label. Choose episodes "
+        return Answer(question, None, f"{text}that all of them label. On its own frames, {says} most {shown}")
     near = ranked[1]
     gain = value - (near.r2 or 0.0)
     span = best.bootstrap.interval(best.draws - near.draws)
@@ -352,17 +365,19 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     return Answer(question, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
 
 
+def _same_pairs(one: Candidate, other: Candidate) -> bool:
+    """Return whether two are judged on the same episodes, and on about as many pairs."""
+    (few, many) = sorted(len(each.bootstrap.index) for each in (one, other))
+    return one.bootstrap.episodes == other.bootstrap.episodes and few >= MOST_ALIKE * many
+
+
 def _differences(ranked: Sequence[Candidate]) -> Table:
     """Put all in one table, the best first, each by what it is compared by; differences are over the same draws."""
     best, rows = ranked[0], []
     for each in ranked:
         cells = [each.figure("r2", each.kind), (None, None)]
         if each is not best and each.r2 is not None and best.r2 is not None:
-            span = (
-                best.bootstrap.interval(each.draws - best.draws)
-                if each.bootstrap.count == best.bootstrap.count
-                else None
-            )
+            span = best.bootstrap.interval(each.draws - best.draws) if _same_pairs(each, best) else None
             cells[1] = each.r2 - best.r2, span
         cells += [each.figure(what, each.kind) for what in ("gain", "task_r2")]
         cells.append((each.figures.get(f"r2_from_latents/{AS_THEY_ARE}"), None))

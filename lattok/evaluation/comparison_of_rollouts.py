@@ -18,6 +18,7 @@ from lattok.utils import checks
 from lattok.version import __version__
 
 QUESTION = "Which method does better?"
+PERCENT = 10  # beyond it a score may be one in per cent
 HOW = (
     "Each difference is the mean over tasks, each counting alike. With three or more training seeds of both methods, "
     "seeds are the unit, by a paired t test; else methods are exchanged within each task, or with equal starts the "
@@ -89,7 +90,7 @@ def compare_rollouts(
     if baseline is not None:
         checks.one_of("baseline", baseline, methods)
     pairs = [*combinations(methods, 2)] if baseline is None else [(m, baseline) for m in methods if m != baseline]
-    draws, found, notes = np.random.default_rng(seed), list[Comparison](), list[str]()
+    draws, found, notes = np.random.default_rng(seed), list[Comparison](), _oddities(rows)
     groups = {group: _by_task(rows, group) for group in dict.fromkeys(row.group for row in rows)}
     for group, known in groups.items():
         for first, second in pairs:
@@ -105,6 +106,21 @@ def compare_rollouts(
     if place is not None:
         write(report, place, overwrite=False)
     return report
+
+
+def _oddities(rows: Sequence[Attempt]) -> list[str]:
+    """Say where methods may be the same under other letters, or scores are of other scales."""
+    scores = dict[str, list[float]]()
+    for row in rows:
+        scores.setdefault(row.method, []).append(row.score)
+    alike = [f"{a} and {b} differ in capitals alone" for a, b in combinations(scores, 2) if a.lower() == b.lower()]
+    shares = [method for method, found in scores.items() if 0 <= min(found) <= max(found) <= 1]
+    large = {method: max(found) for method, found in scores.items() if max(found) > PERCENT}
+    if shares and large:
+        method, most = next(iter(large.items()))
+        text = f"scores of {method} reach {most:g}, those of {shares[0]} lie between 0 and 1: are these other scales"
+        alike.append(f"{text}, such as per cent")
+    return alike
 
 
 def _by_task(rows: Sequence[Attempt], group: str) -> dict[str, dict[str, list[Attempt]]]:

@@ -1,6 +1,7 @@
 """Scores of single rollouts, of any number of methods: a table by its columns, or what `lattok rollout` has written."""
 
 import csv
+import hashlib
 import io
 import math
 import os
@@ -65,7 +66,7 @@ def of_files(
 
     Returns whether all are such folders, so that equal numbers are equal starts.
     """
-    found, tables = list[Attempt](), 0
+    found, tables, read = list[Attempt](), 0, dict[str, str]()
     for path in [os.fspath(each) for each in paths]:
         name, mark, place = path.partition("=") if not os.path.exists(path) else ("", "", path)
         place = place if mark else path
@@ -74,6 +75,10 @@ def of_files(
         if not file.is_file():
             hint = "Give a CSV file with columns method, task and score, or a folder of `lattok rollout`."
             checks.fail("results", "a file that is there", place, hint)
+        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix != ".json" else str(file.resolve())
+        if content in read:
+            checks.fail("results", "each rollout once", f"the same in {read[content]} and {place}", "Leave one out.")
+        read[content] = place
         if file.suffix == ".json":
             found += _of_rollout(file, name or place)
         else:

@@ -415,9 +415,11 @@ FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "lattok.action
 
 def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
     """Return the class of the artefact in a folder, by the `type` in its config.json."""
-    kind = read_config(folder, argument)["type"]
+    config = read_config(folder, argument)
+    kind = config["type"]
     if kind not in FAMILIES:
-        hint = "Install the package that brings it."
+        lerobot = "It is a policy of LeRobot, which loads it, as lattok rollout does."
+        hint = lerobot if "input_features" in config else "Install the package that brings it."
         checks.fail(str(folder / CONFIG), f"a `type` among {', '.join(FAMILIES)}", repr(kind), hint)
     return FAMILIES[kind]
 

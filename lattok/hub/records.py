@@ -141,13 +141,18 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """Read config.json of an artefact; check that it is complete, and its version."""
     path = safe_path(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
     if not path.is_file():
-        data = "It holds a dataset, for open_dataset."
-        known = {"meta/info.json": data, "run/recipe.json": "Its training has not ended: resume it."}
+        known = {
+            "meta/info.json": "It holds a dataset, for open_dataset.",
+            "meta/lattok.json": "It holds labels of a dataset, for open_dataset.",
+            "run/recipe.json": "Its training has not ended: resume it.",
+        }
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
-        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
+        theirs = "It is of transformers, which loads it: AutoModel.from_pretrained."
+        hint = theirs if "model_type" in config else "Is this a lattok artefact?"
+        checks.fail(str(path), "an object with `type`", "none", hint)
     written = config.get("lattok_version", "0")
     found = VERSION.match(written) if isinstance(written, str) else None
     if found is None:

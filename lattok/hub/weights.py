@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook 
 
 from lattok.hub import client
 from lattok.utils import checks
-from lattok.utils.untrusted import TRUSTED, safe_path
+from lattok.utils.untrusted import TRUSTED, copy_again, safe_path
 from lattok.version import install_extra
 
 MAX_HEADER_BYTES = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
@@ -85,7 +85,9 @@ def _readable(path: Path) -> Iterator[None]:
             raise ValueError(f"its header claims {length:,} bytes")
         yield
     except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
-        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})", DAMAGED)
+        checks.fail(
+            str(path), "a whole safetensors file", f"one that cannot be read ({error})", copy_again(path, DAMAGED)
+        )
 
 
 def plan_module(build: Callable[[], Built], file: Sizes, where: str) -> Built:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from lattok.data import resize_pixels
+from lattok.data.content import digests
 from lattok.data.opening import open_dataset
 from lattok.data.schema import INDEX_KEYS, PROVENANCE, RobotDataset
 from lattok.labels.sidecar import Sidecar, with_labels
@@ -31,6 +32,7 @@ from lattok.utils.arrays import as_tensor
 from lattok.utils.commands import UNKNOWN
 from lattok.utils.untrusted import inside
 
+MOST_COMPARED = 256  # episodes of a copy with labels, evenly spaced
 SIDE = 64  # of the frames that controls see
 MOST_DIFFERENT = 4096  # codes, where nothing says how many there are
 VECTORS = ("embedding", "action")  # columns of vectors under a prefix: latents, or inferred actions
@@ -195,12 +197,27 @@ def _found(dataset: RobotDataset, text: str, name: str) -> GivenLabels:
         frames = [[(each.index, each.length) for each in found.episodes] for found in (other, dataset)]
         if frames[0] != frames[1]:
             checks.fail("labels", f"labels of the episodes of {dataset.name}", f"{path}, which has other episodes")
+        if other.labels is None and (odd := _of_another(dataset, other)) is not None:
+            got = f"{path}, whose episode {odd} has other actions, or other videos where these tell nothing"
+            checks.fail("labels", f"labels of the episodes of {dataset.name}", got, f"Label {dataset.name} itself.")
         prefixes = list(Sidecar(path).provenance if other.labels is not None else provenance_of(other))
         if len(prefixes) != 1:
             hint = "Open it with lattok.labels.with_labels, and name a prefix."
             checks.fail("labels", f"labels of one model in {path}", checks.listed(prefixes) or "none", hint)
         return _of_columns(other, prefixes[0], name)
     return _of_files(dataset, path, name)
+
+
+def _of_another(dataset: RobotDataset, other: RobotDataset) -> int | None:
+    """Return the first episode that is another one in a copy with labels: by its actions, and where these say nothing
+    or differ, by its videos."""
+    every, seen = [episode.index for episode in dataset.episodes], dict[int, bool]()
+    indices = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, MOST_COMPARED).round().astype(int))]
+    for what in ("actions", "videos"):
+        for ours, theirs in zip(*(digests(each, indices, what) for each in (dataset, other)), strict=False):
+            for index in ours.keys() & theirs.keys():
+                seen[index] = seen.get(index, False) or ours[index] == theirs[index]
+    return next((index for index in indices if not seen.get(index, True)), None)
 
 
 def _parts(dataset: RobotDataset, prefix: str) -> dict[str, str]:
@@ -245,10 +262,14 @@ def _rows(what: str, values: np.ndarray, part: str = "") -> np.ndarray:
 def _of_rows(dataset: RobotDataset, name: str, rows: Mapping[int, np.ndarray]) -> GivenLabels:
     """Return labels of arrays by episode, all of codes or all of vectors, of one width."""
     kinds = {(each.dtype.kind in "biu", each.shape[1]) for each in rows.values()}
-    missing = [episode.index for episode in dataset.episodes if episode.index not in rows]
-    if missing or len(kinds) != 1:
-        got = f"none of episode {missing[0]}" if missing else "some of other widths or types"
-        checks.fail(name, f"labels of all {len(dataset.episodes)} episodes of {dataset.name}, alike", got)
+    numbers = {episode.index for episode in dataset.episodes}
+    if (missing := numbers - rows.keys()) or len(kinds) != 1:
+        got = f"none of episode {min(missing)}" if missing else "some of other widths or types"
+        hint = f"There are some of {checks.few_of(sorted(rows), 5)}." if missing else ""
+        checks.fail(name, f"labels of all {len(numbers)} episodes of {dataset.name}, alike", got, hint)
+    if more := rows.keys() - numbers - {damage.episode_index for damage in dataset.damaged}:
+        hint = "If episodes were removed since, their numbers may have changed: label the dataset as it is now."
+        checks.fail(name, f"labels of the {len(numbers)} episodes of {dataset.name}", f"some of {min(more)}", hint)
     part = "codes" if next(iter(kinds))[0] else "vectors"
     return GivenLabels(name, dataset, lambda episode: {part: rows[episode]}).spread(
         {i: len(each) for i, each in rows.items()}
@@ -258,7 +279,12 @@ def _of_rows(dataset: RobotDataset, name: str, rows: Mapping[int, np.ndarray]) -
 def _of_files(dataset: RobotDataset, folder: Path, name: str) -> GivenLabels:
     """Read `.npy` files, one for each episode."""
     numbered = [(re.search(r"(\d+)$", path.stem), path) for path in sorted(folder.glob("*.npy"))]
-    files = {int(found[1]): inside(folder, path.name, str(folder)) for found, path in numbered if found}
+    files = dict[int, Path]()
+    for found, path in numbered:
+        if found and (number := int(found[1])) in files:
+            checks.fail("labels", "one file for each episode", f"{files[number].name} and {path.name} in {folder}")
+        if found:
+            files[number] = inside(folder, path.name, str(folder))
     if not files:
         checks.fail("labels", f"a folder that annotate wrote, or one of .npy files, where {FILES}", str(folder))
     rows = dict[int, np.ndarray]()

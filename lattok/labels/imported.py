@@ -16,14 +16,17 @@ import math
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lattok.data.alike import named
 from lattok.data.episodes import unmeasured
 from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset, dimension_names, vector_key
@@ -36,6 +39,7 @@ SUFFIXES = (".json", ".npy", ".npz", ".safetensors")
 IN_FOLDERS = ("sample_outputs.json", "action.json")  # of each NAME, the first of them that is there
 NAME = re.compile(r"(?P<stem>.*?)(?:_from_(?P<first>\d{1,9}))?", re.DOTALL)
 OTHER_UNIT = 20.0  # times that actions vary more or less in another unit: degrees, 57; millimetres, 1000
+FAR_OFF = 10.0  # standard deviations of the known actions that the mean of inferred ones is apart from theirs at most
 MOST_COMPARED = 20  # episodes
 NUMBER = re.compile(r"(?<!\d)(\d{1,9})$")
 JSON_PLACES = "outputs[0].content.action, action.data or data"
@@ -99,6 +103,7 @@ class ImportedActions(Labeller):
             what = f"{self.source} has whole numbers alone, which are taken as actions"
             checks.warn(f"{what}. If they are codes, import them as latents", stacklevel=3)
         checks.named(width, names=tuple(names))
+        names = names or (None if self._dataset is None else named(self._dataset, "action")) or ()
         self.config = Facts(width, tuple(names))
         self.scaled = bool(scale or offset)
         self._scale, self._offset = _each("scale", scale, 1, width), _each("offset", offset, 0, width)
@@ -144,7 +149,9 @@ class ImportedActions(Labeller):
         if length - 1 - last <= max(1, math.ceil(per_row)):  # n rows are what happens between n + 1 frames
             actions[last + 1 :], sure[last + 1 :] = actions[last], sure[last]
         if (missing := np.flatnonzero(np.isnan(actions).any(1))).size:
-            raise checks.LattokError(f"no row for {checks.counted(len(missing), 'frame')}, first {missing[0]}")
+            rows = f"{checks.counted(sum(len(part.actions) for _, part in parts), 'row')} in {self.source}"
+            lacking = f"no row for {checks.counted(len(missing), 'frame')}, first {missing[0]}"
+            raise checks.LattokError(f"{lacking}: {rows} for its {checks.counted(length, 'frame')}")
         return Inferred(actions, sure if self._sure else None, valid)
 
     def has(self, episode: int) -> bool:
@@ -159,22 +166,40 @@ class ImportedActions(Labeller):
         return Inferred(nothing, nothing[:, 0] if self._sure else None, np.zeros(len(nothing), bool))
 
     def check_unit(self, dataset: RobotDataset, key: str) -> None:
-        """Require actions that vary about as much as the known ones of the column `key`: others have another unit."""
+        """Require actions that vary about as much as the known ones of the column `key`, and about as large: others
+        have another unit, or are targets where those are changes."""
         every = {episode.index for episode in dataset.episodes}
         unknown = unmeasured(dataset, key, every)
         known = [dataset.columns(index, [key])[key] for index in sorted(every - unknown)[:MOST_COMPARED]]
-        given = [self.actions_of(index).actions for index in sorted(unknown) if self.has(index)][:MOST_COMPARED]
+        given = list(islice(self._sound(sorted(unknown)), MOST_COMPARED))
         if self.scaled or not known or not given or known[0].ndim != 2 or known[0].shape[1] != given[0].shape[1]:
             return
-        ours, theirs = (np.nanstd(np.concatenate(rows), axis=0) for rows in (known, given))
+        known, given = np.concatenate(known), np.concatenate(given)
+        ours, theirs = (np.nanstd(rows, axis=0) for rows in (known, given))
+        names, hint = self.config.action_names or dimension_names(dataset.features[key]), "As they are: scale=1."
+        if ours.any() and not theirs.any():
+            checks.fail("files", f"actions that change, as those of `{key}` do", "the same in all rows", hint)
         moving = (ours > 0) & (theirs > 0)
         ratio = np.where(moving, theirs / np.where(moving, ours, 1), 1)
         worst = int(np.abs(np.log(ratio)).argmax())
         if not 1 / OTHER_UNIT < ratio[worst] < OTHER_UNIT:
-            name = (self.config.action_names or dimension_names(dataset.features[key]))[worst]
-            expected = f"actions in the unit of `{key}`, whose {name} varies by {ours[worst]:.3g}"
-            hint = "Convert them: scale=0.001, or a number for each, and offset. As they are: scale=1."
+            expected = f"actions in the unit of `{key}`, whose {names[worst]} varies by {ours[worst]:.3g}"
+            hint = f"Convert them: scale=0.001, or a number for each, and offset. {hint}"
             checks.fail("files", expected, f"{theirs[worst]:.3g}", hint)
+        apart = np.where(moving, np.abs(given.mean(0) - np.nanmean(known, axis=0)) / np.where(moving, ours, 1), 0)
+        far = np.flatnonzero(apart > FAR_OFF)
+        if len(far) >= min(2, moving.sum()) > 0:  # one may stand still in all that is known
+            dim = far[0]
+            expected = f"actions about as large as those of `{key}`, whose {names[dim]} is {known[:, dim].mean():.3g}"
+            expected += f" in the mean, give or take {ours[dim]:.3g}"
+            hint = f"Are these targets, and those changes, or the reverse? Write the same, or give offset. {hint}"
+            checks.fail("files", expected, f"{given[:, dim].mean():.3g} in the mean", hint)
+
+    def _sound(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the actions of episodes that have them for all frames; `label` says why others have not."""
+        for index in indices:
+            with suppress(checks.LattokError):
+                yield self.actions_of(index).actions
 
     def _check_rate(self) -> None:
         if self._rate > self._fps * 1.001:
@@ -197,6 +222,8 @@ class ImportedActions(Labeller):
         vector_key(found, "files", "action")
         if self._rate != self._fps:
             checks.fail("fps", "none, since a dump has a row for each frame", f"{self._rate:g}")
+        if abs(found.fps - self._fps) > 1e-3 * self._fps:
+            checks.fail("files", f"a dump at the dataset's {self._fps:g} frames a second", f"{found.fps:g} in {place}")
         lengths = {episode.index: episode.length for episode in found.episodes}
         if odd := [index for index, length in lengths.items() if self._lengths.get(index) != length]:
             got = f"episode {odd[0]} of {lengths[odd[0]]}"

@@ -32,6 +32,18 @@ class ImportedLatents(Labeller):
         self._stride = asked or self.given.stride_frames(dataset.fps)
         self.trained_on = {"fps": dataset.fps}  # rows were brought to its frames
         self._episodes = [episode.index for episode in dataset.episodes]
+        self._note_gaps(dataset)
+
+    def _note_gaps(self, dataset: RobotDataset) -> None:
+        """Refuse labels of no frame at all; say of how many frames there are none, but for ends of episodes."""
+        lacking = {each.index: int((~self.labelled(each.index)).sum()) for each in dataset.episodes}
+        whole = [each.index for each in dataset.episodes if lacking[each.index] == each.length]
+        if len(whole) == len(lacking):
+            checks.fail("files", "labels of some frames", f"none in {self.source}: all are NaN, infinite or below 0")
+        if any(count > self._stride for count in lacking.values()):
+            frames = f"{sum(lacking.values())} of {checks.counted(sum(e.length for e in dataset.episodes), 'frame')}"
+            which = f", none of episodes {checks.few_of(whole, 5)}" if whole else ""
+            checks.note(f"{self.source}: {frames} have no label and are not valid{which}")
 
     @property
     def codebook_size(self) -> int | None:

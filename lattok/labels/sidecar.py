@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from lattok.data.content import digests_from_json, file_digests
 from lattok.data.opening import BESIDE, as_dataset
 from lattok.data.schema import LABELS, LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
@@ -25,6 +26,7 @@ from lattok.utils.files import read_json
 from lattok.utils.untrusted import inside, safe_path
 
 INDEX = ("episode_index", "frame_index")
+MOST_COMPARED = 2048  # episodes, evenly spaced, whose files are compared with those that were labelled
 
 
 class Sidecar:
@@ -148,7 +150,8 @@ def with_labels(
         sidecar = Sidecar(folder)
         _check_source(dataset, sidecar)
         if taken := dataset.features.keys() & sidecar.features.keys():
-            checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
+            hint = "Name a folder once, and none beside a DATASET that is one; two models need two prefixes (--prefix)."
+            checks.fail("labels", "columns that are not there already", f"`{min(taken)}` in {folder}", hint)
         dataset = LabelledDataset(dataset, sidecar)
     return dataset
 
@@ -182,6 +185,7 @@ def _check_source(dataset: RobotDataset, sidecar: Sidecar) -> None:
         if not same_split(split, dataset.split):
             expected, got = f"labels of split `{dataset.split}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
             checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")
+        _check_files(dataset, entry, prefix, sidecar.root)
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     labelled = dict(zip(sidecar.episodes.tolist(), sidecar.lengths.tolist(), strict=True))
     for damage in dataset.damaged:
@@ -195,3 +199,24 @@ def _check_source(dataset: RobotDataset, sidecar: Sidecar) -> None:
     expected = f"labels of the {checks.counted(len(lengths), 'episode')} of `{dataset.name}`"
     got = f"{len(labelled)} in {sidecar.root}, and episode {odd} differs ({here} in the dataset, {there} labelled)"
     checks.fail("labels", expected, got, "Annotate the dataset again, or open the one they were made from.")
+
+
+def _check_files(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str, root: Path) -> None:
+    """Refuse labels of files that have other episodes now; note where files have changed since."""
+    if "files" not in entry:
+        return
+    indices = [episode.index for episode in dataset.episodes]
+    some = np.unique(np.linspace(0, len(indices) - 1, MOST_COMPARED).round().astype(int)) if indices else []
+    now = file_digests(dataset, [indices[i] for i in some])
+    then = digests_from_json(entry["files"], indices, f"files` of `{prefix}` in `{PROVENANCE}")
+    changed = [index for index in now if then.get(index, now[index]) != now[index]]
+    were = {digest: index for index, digest in then.items()}
+    if moved := [index for index in changed if now[index] in were]:
+        first = moved[0]
+        expected = f"labels of the episodes of `{dataset.name}` as they are now"
+        got = f"`{prefix}` in {root}, made when what is episode {first} was episode {were[now[first]]}"
+        checks.fail("labels", expected, got, "Annotate it again: files were added, removed or renamed.")
+    if changed:
+        files = f"{len(changed)} of {checks.counted(len(now), 'episode')} of {dataset.name}"
+        what = f"the files of {files} (first: {changed[0]}) have changed since `{prefix}` in {root} was made"
+        checks.note(f"{what}: lattok verify tells whether its labels are still theirs")

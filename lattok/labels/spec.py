@@ -160,7 +160,7 @@ RUNS = Rule(
 )
 
 
-class MeasuredRecord(TypedDict, total=False):  # of episodes that were measured, see `digests_to_json`
+class DigestRecord(TypedDict, total=False):  # of episodes, see `digests_to_json`
     episodes: Annotated[list[list[int]], RUNS]
     digests: str
 
@@ -170,7 +170,7 @@ class FillRecord(TypedDict, total=False):  # what inferred actions fill where no
     names: list[str]  # of its dimensions
     parts: list[str]  # columns that are joined to it
     filled: Annotated[list[list[int]], RUNS]  # episodes
-    measured: MeasuredRecord
+    measured: DigestRecord  # episodes that were measured
     converted: bool  # to another action space, by an export
 
 
@@ -189,6 +189,7 @@ class LabelRecord(TypedDict, total=False):
 
     spec: dict[str, Any]
     dataset: Annotated[SourceRecord, Rule("a name", lambda it: "name" in it)]
+    files: DigestRecord  # that episodes were read from, where labels are in a folder of their own
     versions: dict[str, str]
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
@@ -206,8 +207,13 @@ class LabelRecord(TypedDict, total=False):
 
 def prefix_flags(dataset: RobotDataset, prefix: str) -> list[str]:
     """Return what is typed to label a dataset under a prefix: nothing, or another one where a column has it."""
-    free = unused(prefix, lambda name: any(key.startswith(f"{name}.") for key in dataset.features), "")
+    free = free_prefix(dataset, prefix)
     return [] if free == prefix else ["--prefix", free]
+
+
+def free_prefix(dataset: RobotDataset, prefix: str) -> str:
+    """Return a prefix, or one like it where a column has it."""
+    return unused(prefix, lambda name: any(key.startswith(f"{name}.") for key in dataset.features), "")
 
 
 def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
@@ -287,7 +293,7 @@ def latent_spec(
     spec = LatentSpec.from_json(entry["spec"], prefix, where)
     if spec.target != target:
         way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
-        hint = f"{way_out}: {_annotate(prefix, target)}"
+        hint = f"{way_out}: {_annotate(prefix, target, dataset)}"
         checks.fail(prefix, f"labels of {MODELS[target]}", f"labels of {MODELS[spec.target]}", hint)
     for part, width in spec.widths().items():
         found = math.prod(dataset.features[spec.column(part)].shape) if spec.column(part) in dataset.features else 0
@@ -296,14 +302,14 @@ def latent_spec(
     if target == "steps":
         stride = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
         if stride not in (None, spec.stride):
-            other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps')}"
+            other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps', dataset)}"
             expected = f"{checks.counted(spec.stride, 'frame')}, the stride of the labels `{prefix}`"
             checks.fail("stride", expected, stride, f"Give stride={spec.stride}, or {other}")
         return replace(spec, steps=horizon)
     if stride is not None:
         raise LattokError(f"`stride` {stride} was given, but labels of an action tokenizer have none.")
     if spec.horizon != horizon:
-        other = f"annotate with a tokenizer of horizon {horizon}: {_annotate(prefix, 'chunk')}"
+        other = f"annotate with a tokenizer of horizon {horizon}: {_annotate(prefix, 'chunk', dataset)}"
         hint = f"Give horizon={spec.horizon}, or {other}"
         checks.fail(
             "horizon", f"{checks.counted(spec.horizon, 'step')}, as the labels `{prefix}` were made of", horizon, hint
@@ -340,7 +346,9 @@ def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
     return found[0] if found else "latent"
 
 
-def _annotate(prefix: str, target: str) -> str:
+def _annotate(prefix: str, target: str, dataset: RobotDataset | None = None) -> str:
+    """Return the command that makes labels; of a dataset that has some under this prefix, under another."""
+    prefix = prefix if dataset is None else free_prefix(dataset, prefix)
     return f"lattok annotate DATASET --model {'LAM' if target == 'steps' else 'TOKENIZER'} --prefix {prefix} --out DIR"
 
 
@@ -358,7 +366,9 @@ def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Seque
         instead = " Its model is continuous and has no codes: use a strategy that regresses or aligns latents."
     if prefix in others and missing == ["embedding"]:
         instead = " It was annotated with embedding=False."
-    raise LattokError(f"dataset `{dataset.name}` has no {columns}.{instead} Make them: {_annotate(prefix, target)}")
+    raise LattokError(
+        f"dataset `{dataset.name}` has no {columns}.{instead} Make them: {_annotate(prefix, target, dataset)}"
+    )
 
 
 def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpec:

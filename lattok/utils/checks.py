@@ -179,7 +179,7 @@ def finite(name: str, values: Any, hint: str = "") -> None:
 
 def tensor(name: str, value: object) -> None:
     if not hasattr(value, "requires_grad"):  # torch is not imported for a check
-        fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")
+        fail(name, "a torch tensor", type(value).__name__, "Use torch.as_tensor(numpy.asarray(...)).")
 
 
 _PLURAL = re.compile(r"^(?!prefixes)((?:action |latent )?[a-z]{2,})s\b")  # that a size begins with

@@ -32,7 +32,14 @@ from lattok.utils.options import check_knows_data, flat, options_of
 from lattok.vla import card_texts
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, States, layer_states
-from lattok.vla.observations import ActionQueues, as_batch, check_observation, policy_batch, prompts
+from lattok.vla.observations import (
+    ActionQueues,
+    as_batch,
+    check_observation,
+    note_unknown,
+    policy_batch,
+    prompts,
+)
 from lattok.vla.strategies import StrategyLosses
 from lattok.vla.tokens import TOKENIZER, ActionCodec, TokenHead, open_tokenizer
 
@@ -275,6 +282,7 @@ class LatentVLA(OfDatasets, BackboneModel):
         """
         self.check_acts()
         observation, single = as_batch(self.config, observation)
+        note_unknown(self.config, observation)
         actions = self.queues.select(observation, env_ids, self.predict_chunk, partial(check_observation, self.config))
         return actions[0] if single else actions
 

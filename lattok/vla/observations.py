@@ -192,6 +192,9 @@ def _views(config: VLAConfig, batch: Mapping[str, Any]) -> Iterator[tuple[str, T
         if not floats and (images.dtype != torch.uint8 or images.shape[-1] != 3):
             expected = "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]"
             checks.fail(key, expected, f"{images.dtype} {list(images.shape)}")
+        if floats and images.shape[1] != 3 == images.shape[3]:
+            expected = "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]"
+            checks.fail(key, expected, f"floats {list(images.shape)}", "Of floats, channels come first.")
         height, width = images.shape[2:] if floats else images.shape[1:3]
         if (height, width) != tuple(size):
             hint = "Record or resize it as the dataset's were: another size or shape looks different to the policy."
@@ -203,11 +206,22 @@ def _views(config: VLAConfig, batch: Mapping[str, Any]) -> Iterator[tuple[str, T
 
 def instructions_of(batch: Mapping[str, Any]) -> list[str]:
     """Read the instruction of each sample of a batch."""
+    if not isinstance(batch, Mapping):
+        checks.fail("observation", "a mapping with LeRobot's keys", type(batch).__name__)
     texts = batch.get("task")
     listed = isinstance(texts, Sequence) and not isinstance(texts, str)
     if not listed or not texts or not all(isinstance(text, str) for text in texts):
         checks.fail("task", "a list of instructions, one for each sample", repr(texts))
     return list(texts)
+
+
+def note_unknown(config: VLAConfig, observation: Observation) -> None:
+    """Note instructions that a policy did not learn, where it lists those that it did."""
+    known = [text.strip() for text in config.instructions] if "{task}" in config.prompt else []
+    for text in {each.strip() for each in instructions_of(observation)} if known else ():
+        if text not in known:
+            hint = checks.did_you_mean(text, known) or f"It knows {checks.listed(known)}."
+            checks.note(f"the policy did not learn the instruction {text!r:.80}. {hint}")
 
 
 def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:
@@ -273,7 +287,10 @@ def _ids(env_ids: Iterable[int]) -> list[int]:
     """Read numbers of environments, also from an array or a tensor, whose own elements are never equal."""
     if not isinstance(env_ids, Iterable):
         checks.fail("env_ids", "a list of environment numbers", repr(env_ids))
-    return [int(env) for env in env_ids]
+    try:
+        return [int(env) for env in env_ids]
+    except (TypeError, ValueError):
+        checks.fail("env_ids", "a list of environment numbers", f"{env_ids!r:.60}")
 
 
 def _rows(observation: Observation, rows: list[int], count: int) -> Observation:

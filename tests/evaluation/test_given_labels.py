@@ -13,7 +13,10 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.evaluation import compare, evaluate
-from lattok.labels import given, given_labels, latent_spec
+from lattok.labels import LatentSpec, given, given_labels, latent_spec
+from tests.annotation.fakes import FakeLAM
+from tests.annotation.test_fill import write as write_actions
+from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, tiny_lam
 
@@ -49,7 +52,8 @@ def clockwork() -> World:
 
 
 FOOLING = {  # labels of 16 episodes of 40 frames, of their actions: whether they may be learned from, and why not
-    "true": (lambda actions: [*actions], True, "Yes: "),
+    "true": (lambda actions: [*actions + np.random.default_rng(2).normal(0, 0.1, actions.shape)], True, "Yes: "),
+    "the actions": (lambda actions: [*actions], None, "With care: the labels hold the actions themselves: R² 1.00 "),
     "constant": (lambda actions: [np.zeros((40, 1), int)] * 16, False, "No: the codes have collapsed."),
     "constant vectors": (lambda actions: [np.ones((40, 2))] * 16, False, "No: the labels say next to nothing"),
     "of another task": (lambda actions: [*np.roll(actions, 1, 0)], None, "With care: "),
@@ -162,7 +166,8 @@ def test_what_a_report_proposes_trains_a_policy_on_given_labels(kind, make_datas
     wanted = dict[int, np.ndarray]()
     for episode in data.episodes:
         rows = data.columns(episode.index, ["action"])["action"]
-        wanted[episode.index] = (rows > 0) @ [1, 2, 4] if kind == "codes" else rows
+        noisy = rows + 0.1 * np.random.default_rng(episode.index).standard_normal(rows.shape).astype(np.float32)
+        wanted[episode.index] = (rows > 0) @ [1, 2, 4] if kind == "codes" else noisy
         np.save(f"codes/episode_{episode.index}.npy", wanted[episode.index].reshape(len(rows), -1))
     report = evaluate("data", labels="codes", stride=1, episodes="6:")
     assert answer_of(report).holds, report
@@ -260,6 +265,35 @@ def test_actions_of_a_foreign_script_stand_beside_others_in_one_table(world, cod
     assert [row["key"] for row in table["rows"]] == ["ours", "theirs", "codes"]
     assert table["rows"][1]["intervals"]["less than ours"][1] < 0
     assert answer_of(report).text.startswith("ours, whose latents say most")
+
+
+def test_labels_as_wide_as_actions_codes_of_tokenizers_and_other_frames_are_told(world):
+    noisy = world.actions + np.random.default_rng(0).normal(scale=0.3, size=world.actions.shape)
+    alone = evaluate(world, labels=[*noisy], stride=1, **HELD_OUT)
+    tables = [table["title"] for section in json.loads(alone.to_json())["sections"] for table in section["tables"]]
+    assert any("held-out tasks" in title for title in tables)
+    tokens = given_labels(world, [*noisy])
+    tokens.spec = LatentSpec("chunk", horizon=4)
+    assert "codes of an action tokenizer" in answer_of(evaluate(world, labels=tokens, stride=1, **HELD_OUT)).text
+    few = noisy.copy()
+    few[:, 10:] = np.nan
+    found = compare(world, labels={"all": [*noisy], "few": [*few]}, stride=1, **HELD_OUT)
+    assert "judged on different frames" in answer_of(found).text
+
+
+def test_labels_of_other_episodes_are_refused(tmp_path):
+    lengths, lam = [12, 7, 9, 25], FakeLAM()
+    lam.cameras = ("front", "wrist")
+    theirs = lattok.annotate(write_dataset(tmp_path / "theirs", lengths), lam, tmp_path / "labelled")
+    assert given_labels(open_dataset(tmp_path / "theirs"), theirs).labels_of(1).latents.shape[0] == 7
+    ours = open_dataset(write_actions(tmp_path / "ours", {*range(4)}))
+    refused("labelled, whose episode 0 has other actions", given_labels, ours, theirs)
+    for index, length in enumerate(lengths):
+        np.save(tmp_path / f"episode_{index}.npy", np.zeros((length, 2)))
+    np.save(tmp_path / "other_3.npy", np.zeros((25, 2)))
+    refused("one file for each episode, got episode_3.npy and other_3.npy", given_labels, ours, tmp_path)
+    (tmp_path / "other_3.npy").rename(tmp_path / "episode_4.npy")
+    refused("labels of the 4 episodes of ours, got some of 4", given_labels, ours, tmp_path)
 
 
 @pytest.mark.parametrize(

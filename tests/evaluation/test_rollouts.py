@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scipy import stats
 from lattok import compare_rollouts
 from lattok.cli import main
 from lattok.evaluation import student
+from lattok.evaluation.comparison_of_rollouts import to_text
 from lattok.evaluation.rollout_scores import Attempt
 from lattok.evaluation.rollout_tests import LEVEL, Difference, compare
 from studies.statistics import smallest_seen
@@ -242,6 +244,12 @@ def test_other_spellings_are_read(tmp_path: Path):
     for text in ("\ufeff" + GOOD, GOOD.replace(",", ";"), GOOD.replace(",", "\t"), GOOD.replace(",1,", ",TRUE,")):
         (tmp_path / "r.csv").write_text(text, encoding="utf-8")
         assert compare_rollouts(tmp_path / "r.csv").figures == expected
+    shutil.copy(tmp_path / "r.csv", tmp_path / "again.csv")
+    refused("`results`: expected each rollout once", compare_rollouts, [tmp_path / "r.csv", tmp_path / "again.csv"])
+    (tmp_path / "odd.csv").write_text(GOOD + "A,t,80,0\nA,t,20,1\n")
+    said = to_text(compare_rollouts(tmp_path / "odd.csv"))
+    assert "a and A differ in capitals alone" in said
+    assert "scores of A reach 80, those of a lie between 0 and 1" in said
     refused("`results`", compare_rollouts, tmp_path / "none.csv")
     refused("`baseline`", compare_rollouts, tmp_path / "r.csv", baseline="c")
     refused("`columns`", compare_rollouts, tmp_path / "r.csv", columns={"points": "score"})

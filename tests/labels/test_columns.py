@@ -152,7 +152,7 @@ COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
             [
                 "`tok`: expected labels of an image model, got labels of an action tokenizer.",
                 "Choose a strategy that learns from labels of an action tokenizer, or another prefix",
-                COMMAND.format("LAM", "tok"),
+                COMMAND.format("LAM", "tok2"),
             ],
         ),
         (
@@ -165,7 +165,7 @@ COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
             {},
             [
                 "`horizon`: expected 4 steps, as the labels `tok` were made of, got 8. Give horizon=4",
-                COMMAND.format("TOKENIZER", "tok"),
+                COMMAND.format("TOKENIZER", "tok2"),
             ],
         ),
         (
@@ -307,6 +307,7 @@ FINE = {
     "original_cameras": [["front"]],
     "stride_seconds": [0, 0.1],
     "unreadable": [[], [{"file": "data/a", "first": 0, "last": 3, "column": "action"}]],
+    "files": [{"episodes": [[0, 1]], "digests": "QUJD"}],
     "frames": ["same", "source"],
     "restored": [True],
 }
@@ -339,6 +340,7 @@ WRONG = {
     "original_cameras": ["front"],
     "stride_seconds": ["0.1", True],
     "unreadable": ["all", [{"file": "data/a"}], [{"file": "data/a", "first": "0", "last": 3, "column": "action"}]],
+    "files": ["all", {"episodes": [[1, 0]]}, {"digests": 3}],
     "frames": [True, "other", ["same"], 9],
     "restored": ["yes", 1],
 }

@@ -14,6 +14,7 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.labels.imported import ImportedActions
+from lattok.labels.imported_latents import ImportedLatents
 from lattok.labels.spec import inferred_episodes, measured_episodes
 from tests.annotation.test_fill import KNOWN, LENGTHS, write
 from tests.conftest import moving_square, put_video
@@ -93,6 +94,38 @@ def test_codes_that_are_taken_as_actions_are_told(tmp_path):
         npy(tmp_path / "out", index, np.arange(LENGTHS[index] * 3).reshape(-1, 3) % 5)
     with pytest.warns(UserWarning, match="whole numbers alone, .* as latents"):
         ImportedActions(source, tmp_path / "out")
+
+
+def test_rows_that_stand_still_or_lie_elsewhere_are_refused_unless_wanted(tmp_path):
+    source = open_dataset(write(tmp_path / "data"))
+    for name, made, said in (
+        ("still", lambda rows: 0 * rows, "that change"),
+        ("far", lambda rows: rows + 30, "reverse"),
+    ):
+        for index in UNKNOWN:
+            npy(tmp_path / name, index, made(rows_of(index, LENGTHS[index])))
+        refused(said, lattok.import_labels, source, tmp_path / name, tmp_path / "filled")
+        lattok.import_labels(source, tmp_path / name, tmp_path / f"{name}-filled", scale=[1])
+
+
+def test_a_dump_of_other_actions_or_another_rate_is_refused(tmp_path):
+    source, dump = open_dataset(write(tmp_path / "data")), write(tmp_path / "dump", {*range(4)})
+    info = dump / "meta/info.json"
+    stored = info.read_text()
+    info.write_text(stored.replace('"x"', '"roll"'))
+    refused("expected roll, y, z", lattok.import_labels, source, dump, tmp_path / "filled")
+    lattok.import_labels(source, dump, tmp_path / "filled", names=("x", "y", "z"))
+    info.write_text(stored.replace('"fps": 10', '"fps": 5'))
+    refused("a dump at the dataset's 10 frames a second, got 5", ImportedActions, source, dump)
+
+
+def test_latents_of_no_frame_are_refused_and_gaps_are_said(tmp_path, capsys):
+    source = open_dataset(write(tmp_path / "data"))
+    rows = [np.full((length, 2), np.nan) for length in LENGTHS]
+    refused("`files`: expected labels of some frames", ImportedLatents, source, rows)
+    rows[0][:] = rows[1][3:] = 1
+    ImportedLatents(source, rows)
+    assert f"{3 + LENGTHS[2] + LENGTHS[3]} of {sum(LENGTHS)} frames have no label" in capsys.readouterr().err
 
 
 def test_rows_in_another_unit_are_refused_until_they_are_converted(tmp_path, capsys):

@@ -8,11 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from lattok.annotation import annotate
 from lattok.data import Feature
 from lattok.data.schema import Damage
 from lattok.labels import Sidecar, with_labels
-from tests.conftest import write_dataset
+from lattok.types import LatentActions
+from tests.annotation.fakes import FakeLAM
+from tests.conftest import moving_square, put_video, write_dataset
 from tests.data.memory import CAMERA, COLUMNS, MemoryDataset, labels_for
 from tests.errors import refused
 
@@ -114,6 +118,24 @@ def _taken(dataset, labels):
     dataset.features["latent.valid"] = Feature("bool", (1,), None)
 
 
+def test_files_that_were_renamed_or_replaced_are_told(tmp_path, capsys):
+    """Films of one length: their number and lengths say nothing."""
+    for name in "abc":
+        put_video(tmp_path / "films" / f"{name}.mp4", moving_square(np.random.default_rng(ord(name)), 12), 10)
+    lam = FakeLAM()
+    lam.cameras = ("video",)
+    lam.label_video = lambda frames, stride: LatentActions.of_latents(torch.zeros(sum(map(len, frames)), 1, 2))
+    labels = annotate(tmp_path / "films", lam, tmp_path / "labels")
+    (tmp_path / "films").rename(tmp_path / "moved")
+    with_labels((tmp_path / "moved").rename(tmp_path / "films"), labels)  # where films lie is no matter
+    put_video(tmp_path / "films/b.mp4", moving_square(np.random.default_rng(9), 12), 10)
+    assert "have changed" not in capsys.readouterr().err
+    with_labels(tmp_path / "films", labels)
+    assert "files of 1 of 3 episodes of films (first: 1) have changed" in capsys.readouterr().err
+    (tmp_path / "films/a.mp4").rename(tmp_path / "films/z.mp4")
+    refused("made when what is episode 1 was episode 2", with_labels, tmp_path / "films", labels)
+
+
 def _without(path):
     return lambda dataset, labels: (labels / path).unlink()
 
@@ -168,7 +190,7 @@ def _declared(facts):
         (_fewer, r"the 4 episodes .* got 5 .* episode 4 differs \(no such episode in the dataset, 5 frames labelled\)"),
         (_more, r"the 6 episodes .* got 5 .* episode 7 differs \(4 frames in the dataset, no such episode labelled\)"),
         (_renamed, "expected labels of `other`, got `latent` of `source` in .* add name='source'"),
-        (_taken, "expected columns that the dataset does not have, got latent.valid"),
+        (_taken, "expected columns that are not there already, got `latent.valid` in .* Name a folder once"),
         (_without("meta/lattok.json"), "expected a folder with meta/lattok.json and labels/file-"),
         (_without("labels/file-001.parquet"), "the 5 episodes of `source`, got 3 in .* episode 2 differs"),
         (_cut, "file-001.parquet is no complete Parquet file"),

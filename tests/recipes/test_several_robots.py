@@ -137,7 +137,8 @@ def test_what_does_not_fit_together_is_said_in_a_line(roots, tmp_path, capsys):
     train = ["train", "idm", "--out", str(tmp_path / "m"), *TINY]
     other = lerobot(tmp_path / "other" / "arm", 10, ("front",))
     for words, said in (
-        ([roots["arm"], str(other)], "`mix`: expected datasets with different names, got several called 'arm'"),
+        ([roots["arm"], str(other)], "`mix`: expected datasets with different names, got several called 'arm'. Write"),
+        ([roots["arm"], roots["arm"]], "several called 'arm'. Name it once"),
         ([roots["arm"], roots["bridge"], "--from", "both"], "`from_`: expected video for several datasets"),
         ([roots["arm"], roots["bridge"], "--batch-size", "3"], "1 in a part of the dataset with the smallest share"),
     ):

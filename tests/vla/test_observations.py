@@ -25,6 +25,7 @@ def change(**changes):
         (change(**{FRONT: torch.rand(3, 24, 32)}), "`observation.images.front`"),
         (change(**{FRONT: torch.zeros(4, 3, 24, 32, dtype=torch.uint8)}), r"or uint8 \[B, H, W, 3\]"),
         (change(**{FRONT: torch.rand(3, 3, 24, 32)}), "`observation.images.wrist`"),
+        (change(**{FRONT: torch.rand(4, 24, 32, 3)}), "channels come first"),
         (change(task="open the drawer"), "`task`"),
         (change(task=["a", "b"]), "`task`"),
         (change(task=None), "`task`"),
@@ -280,6 +281,21 @@ def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_i
     queues.reset([1])
     queues.select(seen(0, 1) | extra, None, planner, unchecked)
     assert planner.sizes == [2, 1]
+
+
+def test_environments_are_numbers():
+    refused("`env_ids`: expected a list of environment numbers, got 'a'", ActionQueues(3).reset, "a")
+
+
+def test_instructions_that_a_policy_did_not_learn_are_said(capsys):
+    model = policy(instructions=("open the drawer", "close the drawer"))
+    good = observation(model.config)
+    for texts in (["open the drawer"] * 4, [" close the drawer "] * 4):
+        model.select_action({**good, "task": texts})
+    assert "did not learn" not in capsys.readouterr().err
+    model.select_action({**good, "task": ["open teh drawer"] * 4})
+    said = "did not learn the instruction 'open teh drawer'. Did you mean open the drawer?"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 @pytest.mark.parametrize("steps", [0, 4, 1.5])

@@ -150,7 +150,7 @@ class EvalOptions:
 
     def check_rate(self, model: Any, dataset: RobotDataset) -> None:
         """Refuse a dataset at another rate than the model's; with `any_rate`, note it."""
-        if self.stride is None:
+        if self.stride is None and not isinstance(model, GivenLabels):  # which are of the dataset's own frames
             note_rate(model, dataset, self.any_rate, self.action_key or "")
 
     def split(self, dataset: RobotDataset, key: str | None = None, cameras: Sequence[str] = ()) -> Split:

@@ -164,7 +164,7 @@ class Bootstrap:
     def __init__(self, groups: np.ndarray, seed: int):
         """Draw episodes; `groups` [N] holds the episode of every held-out row."""
         episodes, index = np.unique(groups, return_inverse=True)
-        self.count = len(episodes)
+        self.episodes, self.count = tuple(episodes.tolist()), len(episodes)
         self.index = torch.from_numpy(index)
         drawn = torch.randint(self.count, (DRAWS, self.count), generator=torch.Generator().manual_seed(seed))
         self.weights = torch.zeros(DRAWS, self.count, dtype=torch.float64)

@@ -27,9 +27,17 @@ ALIKE = Criterion(
     "held_out_alike", advise("See whether they are copies whose pictures were changed", command("view", DATASET))
 )
 TRIAL = Criterion("trial")
+OF_ACTIONS = Criterion(
+    "labels_of_actions",
+    advise("Where a tokenizer made them, judge that", command("evaluate", MODEL, DATASET)),
+    use=True,
+)
 INFERRED = Criterion(
     "inferred_actions", advise("It cannot be better than they are: evaluate the model that inferred them.")
 )
+
+
+IDLE = (OVERLAP, TRIAL, OF_ACTIONS)  # of figures that are none to compare
 
 
 @question("history", of=("chunks", "labels", "actions", "policy"), criteria=(OVERLAP, ALIKE, INFERRED), place=0)
@@ -82,7 +90,7 @@ def doubts(verdicts: Sequence[Verdict], trained_on: Mapping[str, Any] | None) ->
 
 def doubted(found: Mapping[str, Sequence[Verdict]]) -> str:
     """Say of which models, by name, figures are none to compare; empty where there are none."""
-    names = [name for name, verdicts in found.items() if any(each.about in (OVERLAP, TRIAL) for each in verdicts)]
+    names = [name for name, verdicts in found.items() if any(each.about in IDLE for each in verdicts)]
     return f"Unclear from this page: see the verdicts about {' and '.join(names)}." if names else ""
 
 

@@ -13,9 +13,9 @@ from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.history import hold_out_more
+from lattok.evaluation.questions.history import OF_ACTIONS, hold_out_more
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Pictures, Section, Table, Verdict
-from lattok.evaluation.wording import FEW_EPISODES, difference, explained_share, printed
+from lattok.evaluation.wording import FEW_EPISODES, difference, explained_share, lowered, printed
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, advise, command
 
@@ -34,7 +34,9 @@ CLOCK = advise(
     "tasks that were not seen."
 )
 STORE = "Store the raw frame change (PCA) instead of latents, or "
+EXACT = 0.9995  # R^2 from which labels are the actions themselves: those of video never say all
 CRITERIA = (
+    OF_ACTIONS,
     Criterion(
         "codes_against_controls",
         advise("{Label}, or train longer{robust}; without labels the raw frame change is hard to beat."),
@@ -104,6 +106,8 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         figures.update(readout_figures(evidence, f"from_{kind}", rows))
         verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
+    if of_actions := made_of_actions(evidence):
+        verdicts.append(of_actions)
     kind, best = next(iter(probes)), judged[1]
     section = Section(
         "Do the latent actions say what the robot did?",
@@ -148,6 +152,8 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
         False: f"No: {best.plain} says as much about the action as {what} do",
     }
     numbers, span = f"R² {value} against {rival}", own.scores["linear"].intervals[0]
+    if told := next((each for each in verdicts if each.about is OF_ACTIONS), None):
+        return Decision(20, None, f"With care: {lowered(told.text)}.", by=OF_ACTIONS)
     little = _little(own.value("linear", 0), span)
     if (little or not against.holds) and isinstance(evidence, GivenEvidence) and (why := hidden(evidence)):
         return Decision(20, None, f"Unclear: {why} (here {numbers}).", caveats=False)
@@ -197,6 +203,20 @@ def hidden(evidence: GivenEvidence) -> str:
     few = checks.counted(len(far), "training pair")
     text = f"{few} (first: {where}) of {len(values)} have labels so far off that they hide what others say: more than "
     return f"{text}{FAR:,} times the distance between quartiles. NaN in its place leaves a label out"
+
+
+def made_of_actions(evidence: LatentEvidence) -> Verdict | None:
+    """Tell labels that were made from the actions which are read from them; None of others."""
+    if not isinstance(evidence, GivenEvidence):
+        return None
+    values = [rows[0].value("linear", 0) or 0.0 for rows in evidence.probes.values()]
+    best, spec = max(values, default=0.0), evidence.model.spec
+    tokens = spec is not None and spec.target == "chunk"
+    if not tokens and best < EXACT:
+        return None
+    what = "The labels are codes of an action tokenizer" if tokens else "The labels hold the actions themselves"
+    text = f"{what}: R² {printed(best, '.2f')} says how much of an action they keep, not what video shows"
+    return Verdict(text, None, OF_ACTIONS)
 
 
 def by_the_clock(verdicts: Sequence[Verdict], kind: str) -> bool:
@@ -272,7 +292,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
 
     def table(title: str, probe: str, note: str, folded: bool) -> Table:
-        shown = tuple(row.shown(probe) for row in rows)
+        shown = tuple(row.shown(probe) for row in rows if probe in row.scores or row.not_run)
         return Table(f"{name}{title}", per_dimension, shown, "higher", digits=".2f", note=note, folded=folded)
 
     found = [table(detail, "linear", note, False)]

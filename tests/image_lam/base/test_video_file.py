@@ -78,6 +78,9 @@ def test_the_command_writes_a_table_and_a_page(clip, tmp_path, monkeypatch, caps
     np.testing.assert_array_equal(np.stack(pq.read_table("read.parquet")["action"].to_pylist()), read.actions)
     assert main(["label", str(clip), "--model", "lam", "--out", "read.parquet"]) == 2  # another's file stays
     assert main(["label", str(clip), "--model", "lam", "--out", "read.csv"]) == 2
+    capsys.readouterr()
+    assert main(["label", str(clip), "--model", "lam", "--stride", "999"]) == 2
+    assert "Give a shorter stride" in capsys.readouterr().err
     assert main(["label", str(clip), "--model", "sample/tokenizer"]) == 2
     assert sorted(path.name for path in tmp_path.glob("*.*")) == [
         "clip-labels.html",
