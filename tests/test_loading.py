@@ -73,7 +73,7 @@ def test_what_is_neither_is_one_line(places, call, text):
     ("name", "text", "said"),
     [
         ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "Fetch it: git lfs pull"),
-        ("config.json", '{"model_type": "qwen2"}', "It is of transformers, which loads it"),
+        ("config.json", '{"model_type": "qwen2"}', "artefact. It looks like a model of transformers"),
         ("config.json", '{"type": "act", "input_features": {}}', "It is a policy of LeRobot"),
         ("meta/lattok.json", "{}", "It holds labels of a dataset"),
     ],

@@ -45,7 +45,8 @@ def advice(path: Path) -> str:
         if found := systems(names):
             commands = " or ".join(_command(importer, file, names) for importer in found)
             return f"It looks like a published checkpoint of {' or '.join(i.name for i in found)}. Run: {commands}"
-    return _fast(path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    return _fast(folder) or _transformers(folder)
 
 
 def tensor_names(file: Path) -> list[str]:
@@ -106,6 +107,14 @@ def _places(importer: Importer, file: Path, names: list[str]) -> set[tuple[str, 
             rest, within = rest.removeprefix(f"{inner}."), within[inner]
         found.add((".".join(entry), rest))
     return found
+
+
+def _transformers(folder: Path) -> str:
+    """Say that a folder holds a model of transformers, if its config.json is one's; else ""."""
+    with suppress(checks.LattokError, OSError):
+        if "model_type" in files.read_json(folder / "config.json"):
+            return "It looks like a model of transformers, which loads it: AutoModel.from_pretrained."
+    return ""
 
 
 def _fast(folder: Path) -> str:

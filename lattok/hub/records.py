@@ -150,9 +150,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
-        theirs = "It is of transformers, which loads it: AutoModel.from_pretrained."
-        hint = theirs if "model_type" in config else "Is this a lattok artefact?"
-        checks.fail(str(path), "an object with `type`", "none", hint)
+        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
     written = config.get("lattok_version", "0")
     found = VERSION.match(written) if isinstance(written, str) else None
     if found is None:

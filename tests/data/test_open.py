@@ -210,7 +210,7 @@ def test_recordings_beside_their_videos_are_not_read_as_videos_alone(tmp_path):
 
 
 def test_files_far_below_and_what_their_options_say_of_the_format(tmp_path):
-    """DROID's folders: numbers in HDF5, films beside them. The draft that is printed opens them."""
+    """Folders like DROID's: numbers in HDF5, films beside them. The draft that is printed opens them."""
     h5py = pytest.importorskip("h5py")
     values = np.arange(12.0).reshape(4, 3)
     for day in "12":
@@ -219,7 +219,7 @@ def test_files_far_below_and_what_their_options_say_of_the_format(tmp_path):
         with h5py.File(place / "trajectory.h5", "w") as file:
             file["action/gripper"], file["action/joint"] = values[:, :1], values
             file["observation/state/joint"] = values
-        write_video(place / "recordings" / "MP4" / "1.mp4")
+        write_video(place / "films" / "1.mp4")
     refused(r"holds several \(hdf5, video\)", open_dataset, tmp_path / "droid")
     said = refused("expected a layout of", open_dataset, tmp_path / "droid", format="hdf5")
     (tmp_path / "droid.json").write_text(said.partition("Write ")[2].partition(" into a file")[0])
@@ -500,4 +500,4 @@ def test_records_without_descriptions(tmp_path):
     (root / "features.json").unlink()
     refused(r"cannot read .*features\.json: No such file", open_dataset, root, fps=5)
     (root / "dataset_info.json").unlink()
-    refused(r"cannot read .*dataset_info\.json: No such file", open_dataset, root, fps=5)
+    refused(r"toy is no RLDS dataset: it has no dataset_info\.json", open_dataset, root, fps=5)

@@ -93,7 +93,7 @@ def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
     report = compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
     assert world.reads == alone > 0
     assert answer_of(report).holds is None  # they are asked about different actions
-    assert answer_of(report).text.startswith("Unclear: the models are asked about different strides or epis")
+    assert answer_of(report).text.startswith("Unclear: the models are asked about different strides. Give")
 
 
 def test_the_model_that_knows_the_action_is_named(found):

@@ -26,7 +26,10 @@ DEEP = tuple(f"{above}{outcome}/*/*/" for above in ("", "*/", "*/*/") for outcom
 PLACES = ("", "*/", "*/*/", *DEEP)
 CAMERAS = ("wrist", "ext1", "ext2")  # as the metadata call them
 TEXTS = ("language_instruction1", "language_instruction2", "language_instruction3")
-SVO = "recordings of the ZED cameras, which droid's scripts turn into films (recordings/MP4)"
+NO_FILMS = {  # why there is no camera
+    "MP4": "neither metadata_*.json nor observation/camera_type says which film is of which camera",
+    "SVO": "recordings of the ZED cameras, which droid's scripts turn into films (recordings/MP4)",
+}
 TYPES, WRIST = "observation/camera_type", 0  # of a camera, by its serial number
 
 
@@ -50,8 +53,9 @@ class Droid(HDF5Dataset):
 
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
         super().__init__(path, name, fps=fps, layout=DROID)
-        if not self.cameras and any((demo.file.parent / "recordings/SVO").is_dir() for demo in self._demos.values()):
-            self.left_out = {**self.left_out, "recordings/SVO": SVO}
+        for kind, reason in NO_FILMS.items() if not self.cameras else ():
+            if any((demo.file.parent / "recordings" / kind).is_dir() for demo in self._demos.values()):
+                self.left_out = {**self.left_out, f"recordings/{kind}": reason}
         said = dict(self._annotated())
         self._instruct({i: said.get(i) or demo.instructions[0] for i, demo in self._demos.items()})
 

@@ -114,6 +114,12 @@ def test_without_metadata_cameras_are_known_by_their_types(tmp_path: Path):
     dataset = open_dataset(root)
     np.testing.assert_array_equal(dataset.frames(1, ["wrist"]), before.frames(1, ["wrist"]))
     np.testing.assert_array_equal(dataset.frames(1, ["ext1"]), before.frames(1, ["ext2"]))  # in the order of numbers
+    for path in root.glob("IRIS/*/*/*/trajectory.h5"):
+        with h5py.File(path, "a") as file:
+            del file["observation/camera_type"]
+    dataset = open_dataset(root)
+    assert not dataset.cameras
+    assert "which film is of which camera" in dataset.left_out["recordings/MP4"]
 
 
 def test_recordings_that_are_no_films_yet_are_named(tmp_path: Path):
