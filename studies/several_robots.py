@@ -66,6 +66,9 @@ class Language(NamedTuple):
         return actions @ np.linalg.pinv(self.matrix).T
 
 
+COMMON = Language(np.eye(SPACE + 1))  # in which motions stand for themselves
+
+
 def languages(seed: int) -> list[Language]:
     """Draw a language for each robot: signed axes in another order, two rotations, two of `WIDE` numbers; each axis
     scaled by .5 to 2."""
@@ -182,19 +185,22 @@ class Cell:
         shared = self.train("shared", None, mix=self.each(name, known), **JOINT)
         heads = [shared.for_dataset(f"{name}.{robot}") for robot in ROBOTS]
         padded = self.train("padded", self.dataset("padded", ROBOTS, known), **JOINT)
-        common = Language(np.eye(SPACE + 1))
-        together = self.folder / "data" / "oracle"
-        if not together.exists():
-            self.recordings.write(together, dict.fromkeys(ROBOTS, common), known)
-        oracle = self.train("oracle", together, **JOINT)
+        oracle = self.oracle(known)
         swapped = [self._other_head(robot) for robot in ROBOTS]
         return {
             "idm-own": [self.judged(alone[robot], robot) for robot in ROBOTS],
             "idm-padded": [self.judged(padded, robot) for robot in ROBOTS],
             "shared": [self.judged(heads[robot], robot) for robot in ROBOTS],
             "shared-shuffled": [self.judged(heads[swapped[robot]], robot) for robot in ROBOTS],
-            "oracle": [self.recordings.judge(oracle, common, [robot]) for robot in ROBOTS],
+            "oracle": [self.recordings.judge(oracle, COMMON, [robot]) for robot in ROBOTS],
         }
+
+    def oracle(self, known: Mapping[int, Sequence[np.ndarray]]) -> Any:
+        """Train one model to which all languages are known."""
+        out = self.folder / "data" / "oracle"
+        if not out.exists():
+            self.recordings.write(out, dict.fromkeys(ROBOTS, COMMON), known)
+        return self.train("oracle", out, **JOINT)
 
     def _other_head(self, robot: int) -> int:
         """Return the next robot with as many numbers."""
@@ -265,12 +271,8 @@ class Cell:
             model = self.train(row, None, mix=mixed, **{**JOINT, **options})
             heads = {robot: model.for_dataset(f"somebody.{robot}") for robot in judged}
             found[row] = [self.judged(heads[robot], robot, rest[robot]) for robot in judged]
-        common = Language(np.eye(SPACE + 1))
-        together = self.folder / "data" / "oracle"
-        if not together.exists():
-            self.recordings.write(together, dict.fromkeys(ROBOTS, common), known)
-        oracle = self.train("oracle", together, **JOINT)
-        found["oracle"] = [self.recordings.judge(oracle, common, rest[robot]) for robot in judged]
+        oracle = self.oracle(known)
+        found["oracle"] = [self.recordings.judge(oracle, COMMON, rest[robot]) for robot in judged]
         return found
 
     def _in_one_language(self, robot: int, known: Sequence[np.ndarray]) -> Path:

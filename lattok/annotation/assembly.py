@@ -69,7 +69,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
             entry["unreadable"] = [part._asdict() for part in unreadable]
     if source is None:
         indices = [episode.index for episode in job.work.dataset.episodes]
-        if 0 < len(found := file_digests(job.work.dataset, indices)) <= MAX_DIGESTS:
+        if len(indices) <= MAX_DIGESTS and (found := file_digests(job.work.dataset, indices)):
             labels = {prefix: {**entry, "files": digests_to_json(found)} for prefix, entry in labels.items()}
         write_json(staging.made / PROVENANCE, labels, indent=4)
         if (opened := source_of(job.work.dataset, staging.place)) is not None:

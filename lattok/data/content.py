@@ -37,6 +37,7 @@ from lattok.hub.fetching import HubFiles
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.runs import index_runs, run_of
+from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import walk
 
 DIGEST_BYTES = 6  # bytes of a digest: one in 268 million that a strange episode is among 2**20 of them
@@ -291,8 +292,7 @@ def _stamp(path: Path) -> bytes:
 
 
 def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
-    for i in np.unique(np.linspace(0, len(episodes) - 1, EPISODES_LOOKED_AT).round().astype(int)):
-        episode = episodes[i]
+    for episode in evenly_spread(episodes, EPISODES_LOOKED_AT):
         try:
             where = sorted({0, episode.length // 2, episode.length - 1})
             yield hashlib.sha256(np.ascontiguousarray(source.frames(episode.index, (camera,), where)).data).digest()

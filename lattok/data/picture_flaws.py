@@ -13,6 +13,7 @@ from lattok.data.schema import RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.findings import Finding
+from lattok.utils.spread import evenly_spread
 
 BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
 EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 32, 9  # per camera, and per episode
@@ -42,9 +43,8 @@ def look(
     dataset: RobotDataset, chosen: Sequence[Episode], key: str, unread: dict[int, checks.LattokError]
 ) -> dict[int, Viewed]:
     """Look at evenly spread frames of evenly spread episodes; those that cannot be read are added to `unread`."""
-    spread = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), EPISODES_LOOKED_AT)).round().astype(int))
     found = dict[int, Viewed]()
-    for episode in (chosen[i] for i in spread.tolist() if chosen[i].length > 2):
+    for episode in (each for each in evenly_spread(chosen, EPISODES_LOOKED_AT) if each.length > 2):
         at = np.unique(np.linspace(0, episode.length - 1, FRAMES_LOOKED_AT).round().astype(int))
         try:
             pictures = dataset.frames(episode.index, [key], indices=at)[:, 0]
@@ -97,9 +97,8 @@ def _frozen(seen: Viewed, still: np.ndarray | None) -> int:
 
 def picture_moves(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[int, np.ndarray]:
     """Return how much pictures change from frame to frame [T - 1], in some episodes from their beginning."""
-    spread = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), FILMS)).round().astype(int))
     found = dict[int, np.ndarray]()
-    for episode in (chosen[i] for i in spread.tolist() if chosen[i].length > 2):
+    for episode in (each for each in evenly_spread(chosen, FILMS) if each.length > 2):
         try:
             pictures = dataset.frames(episode.index, [key], indices=np.arange(min(episode.length, LONGEST_FILM)))
         except checks.LattokError:
@@ -151,9 +150,8 @@ def _taken_for_another(episodes: Sequence[int], own: np.ndarray, other: np.ndarr
 def check_stale(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
     """Find first pictures that are the last ones of the episodes before, while the next ones are not."""
     after = [pair for pair in pairwise(chosen) if min(each.length for each in pair) > 2]
-    spread = np.unique(np.linspace(0, len(after) - 1, min(len(after), BEGINNINGS)).round().astype(int)).tolist()
     stale, looked_at = list[int](), 0
-    for before, episode in (after[i] for i in spread):
+    for before, episode in evenly_spread(after, BEGINNINGS):
         try:
             last = dataset.frames(before.index, [key], indices=[before.length - 1])[:, 0]
             begins = dataset.frames(episode.index, [key], indices=[0, 1, 2])[:, 0]

@@ -30,6 +30,7 @@ from lattok.types import Labeller, LatentActions
 from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
 from lattok.utils.commands import UNKNOWN
+from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import inside
 
 MOST_COMPARED = 256  # episodes of a copy with labels, evenly spaced
@@ -211,8 +212,8 @@ def _found(dataset: RobotDataset, text: str, name: str) -> GivenLabels:
 def _of_another(dataset: RobotDataset, other: RobotDataset) -> int | None:
     """Return the first episode that is another one in a copy with labels: by its actions, and where these say nothing
     or differ, by its videos."""
-    every, seen = [episode.index for episode in dataset.episodes], dict[int, bool]()
-    indices = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, MOST_COMPARED).round().astype(int))]
+    indices = [episode.index for episode in evenly_spread(dataset.episodes, MOST_COMPARED)]
+    seen = dict[int, bool]()
     for what in ("actions", "videos"):
         for ours, theirs in zip(*(digests(each, indices, what) for each in (dataset, other)), strict=False):
             for index in ours.keys() & theirs.keys():

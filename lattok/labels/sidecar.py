@@ -23,6 +23,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.commands import command
 from lattok.utils.files import read_json
+from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import inside, safe_path
 
 INDEX = ("episode_index", "frame_index")
@@ -206,8 +207,7 @@ def _check_files(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str, r
     if "files" not in entry:
         return
     indices = [episode.index for episode in dataset.episodes]
-    some = np.unique(np.linspace(0, len(indices) - 1, MOST_COMPARED).round().astype(int)) if indices else []
-    now = file_digests(dataset, [indices[i] for i in some])
+    now = file_digests(dataset, evenly_spread(indices, MOST_COMPARED))
     then = digests_from_json(entry["files"], indices, f"files` of `{prefix}` in `{PROVENANCE}")
     changed = [index for index in now if then.get(index, now[index]) != now[index]]
     were = {digest: index for index, digest in then.items()}

@@ -12,6 +12,7 @@ from lattok.data.alike import called
 from lattok.samples.windows import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
 from lattok.utils import checks
+from lattok.utils.spread import evenly_spread
 
 EPISODES, CHUNKS = 8, 64  # evenly spaced ones that are looked at, and of each so many
 REACH = {"mean_std": 3.0, "quantile": 1.0, "min_max": 1.0, "bounded": 1.0}  # of normalised values, by kind
@@ -76,9 +77,9 @@ def reach_of(tokenizer: Any, batch: ActionBatch, names: tuple[str, ...], decoded
 def note_reach(tokenizer: ActionTokenizer, dataset: RobotDataset, key: str) -> None:
     """Note, once, that a tokenizer cannot say the actions of a dataset; what cannot be read is said elsewhere."""
     parts, names = list[ActionBatch](), ()
-    for place in np.unique(np.linspace(0, len(dataset.episodes) - 1, EPISODES).round().astype(int)):
+    for episode in evenly_spread(dataset.episodes, EPISODES):
         with suppress(checks.LattokError):  # damaged, or without actions
-            windows = ActionWindows(dataset, tokenizer.horizon, key, [dataset.episodes[place].index])
+            windows = ActionWindows(dataset, tokenizer.horizon, key, [episode.index])
             rows = torch.linspace(0, len(windows) - 1, min(CHUNKS, len(windows))).long()
             parts, names = [*parts, windows.batch(rows)], windows.action_names
     if parts:

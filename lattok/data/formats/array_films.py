@@ -35,15 +35,15 @@ def frame_rate(films: Iterable[Path]) -> float | None:
     return None
 
 
-def picture_shape(rows: Mapping[Path, int], by_time: bool) -> tuple[int, ...]:
-    """Return the shape [H, W, 3] of upright frames of the first film that shows its rows; with `by_time` it may have
-    more frames than there are rows, or fewer.
+def picture_shape(rows: Mapping[Path, int], by_time: bool, most: int | None) -> tuple[int, ...]:
+    """Return the shape [H, W, 3] of upright frames of the first film that shows its rows, of `most` that are looked at;
+    with `by_time` it may have more frames than there are rows, or fewer.
 
     Raises:
-        LattokError: none of the first films does; says why of the first one.
+        LattokError: none of these films does; says why of the first one.
     """
     reasons = list[LattokError]()
-    for film, count in islice(rows.items(), FEW):
+    for film, count in islice(rows.items(), most):
         try:
             times = _times_of(film).times if by_time else frame_times(film, count)
             return next(decode_at(film, times[:1], EXACT_FPS)).shape[1:]

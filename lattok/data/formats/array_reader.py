@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.formats.array_films import FILM, film_of_file, frame_rate, picture_shape, shown
+from lattok.data.formats.array_films import FEW, FILM, film_of_file, frame_rate, picture_shape, shown
 from lattok.data.formats.array_layouts import LAYOUTS, ROBOMIMIC, STATES, Layout, described
 from lattok.data.formats.array_listing import (
     CAMERA,
@@ -139,8 +139,7 @@ class ArrayDataset(RobotDataset):
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
         self._films = self._find_films()
-        self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
-        self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
+        self._list_episodes()
         rate = self._film_rate() if fps is None and first.fps is None else fps
         self.fps = _frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
         self.origin, self.control = first.layout.name, first.control
@@ -211,33 +210,36 @@ class ArrayDataset(RobotDataset):
         files = [demo.file for demo in self._demos.values()]
         if self.cameras or len({*files}) < len(files):
             return {}
-        films = dict[int, dict[str, Path]]()
-        for index, demo in [*self._demos.items()]:
+        films, unreadable = dict[int, dict[str, Path]](), dict[int, str]()
+        for index, demo in self._demos.items():
             try:
                 films[index] = self._films_beside(demo.file)
             except LattokError as error:
-                self._leave_out(index, str(error))
+                unreadable[index] = str(error)
+        self._leave_out(unreadable)
         kinds = Counter(tuple(sorted(each)) for each in films.values())
         cameras = max(kinds, key=lambda kind: (kinds[kind], kind))
         for camera in cameras:
             rows = {each[camera]: self._demos[i].length for i, each in films.items() if camera in each}
             try:
-                size = picture_shape(rows, by_time=self.videos_at_rate)
+                size = picture_shape(rows, self.videos_at_rate, None if self.rate else FEW)
             except LattokError:
                 if self.rate is not None:  # such films belong to the format
                     raise
                 return {}
             self.features[camera] = Feature("video", size, None)
-        self.cameras = cameras
+        self.cameras, lacking = cameras, dict[int, str]()
         for index, own in films.items():
             if missing := [short_name(camera) for camera in cameras if camera not in own]:
                 named = "a film of its name beside it" if cameras == (FILM,) else f"a film of {checks.listed(missing)}"
-                self._leave_out(index, f"{self._demos[index].file}: {NO_FILM.format(film=named)}")
+                lacking[index] = f"{self._demos[index].file}: {NO_FILM.format(film=named)}"
+        self._leave_out(lacking)
         return films if cameras else {}
 
-    def _leave_out(self, index: int, reason: str) -> None:
-        del self._demos[index]
-        self.damaged = tuple(sorted((*self.damaged, Damage(index, reason))))
+    def _leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Put episodes, each with its reason, among those that are `damaged`."""
+        self._demos = {index: demo for index, demo in self._demos.items() if index not in reasons}
+        self.damaged = tuple(sorted((*self.damaged, *(Damage(*each) for each in reasons.items()))))
         if not self._demos:
             raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
 
@@ -247,7 +249,10 @@ class ArrayDataset(RobotDataset):
     def _instruct(self, texts: Mapping[int, str]) -> None:
         """Give each episode another instruction than the layout found."""
         self._demos = {i: demo._replace(instructions=(texts[i],), texts="") for i, demo in self._demos.items()}
-        self.tasks = tuple(dict.fromkeys(texts[i] for i in self._demos))
+        self._list_episodes()
+
+    def _list_episodes(self) -> None:
+        self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
         self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
 
     # reading

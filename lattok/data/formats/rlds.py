@@ -32,6 +32,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
+from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import copy_again, safe_path
 
 PICTURES = (b"\xff\xd8", b"\x89PNG")  # begin so
@@ -162,8 +163,7 @@ class RLDS(RobotDataset):
         mark = self._fields.get("is_last")
         marked = mark is not None and mark.shape == () and mark.stored != "bytes"
         if last_action is None and marked and not (self.root / meta.LATTOK).is_file():
-            chosen = np.unique(np.linspace(0, len(self.episodes) - 1, EPISODES_LOOKED_AT).round().astype(int))
-            ends = [*filter(len, (self._last_actions(self.episodes[i]) for i in chosen.tolist()))]
+            ends = [*filter(len, map(self._last_actions, evenly_spread(self.episodes, EPISODES_LOOKED_AT)))]
             if last_step.fills_rows(ends):
                 self.findings = (problems.LAST_ACTION_DROPPED.finding(),)
                 yield from (each.index for each in self.episodes if self._ends_with_last(each))
