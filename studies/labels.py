@@ -159,7 +159,7 @@ def dataset_name(labels: str, regime: Regime, seed: int) -> str:
 
 def _shuffled(source: Path, out: Path, seed: int) -> Path:
     """Copy a labelled dataset, each episode with the labels of another one; where that ends its last ones go on."""
-    episode, whole = _columns(source, ["latent."])
+    episode, whole = columns_of(source, ["latent."])
     starts = np.flatnonzero(np.diff(episode, prepend=-1))
     lengths = np.diff(starts, append=len(episode))
     order = np.random.default_rng(seed).permutation(len(starts))
@@ -168,12 +168,12 @@ def _shuffled(source: Path, out: Path, seed: int) -> Path:
     rows = np.concatenate(
         [starts[o] + np.minimum(np.arange(n), lengths[o] - 1) for o, n in zip(other, lengths, strict=True)]
     )
-    return _with_columns(source, out, whole.take(pa.array(rows)))
+    return with_columns(source, out, whole.take(pa.array(rows)))
 
 
 def _of_actions(source: Path, out: Path, seed: int) -> Path:
     """Copy a labelled dataset; its labels become residual k-means codes of what the expert does over the stride."""
-    episode, whole = _columns(source, ["latent.embedding", ACTION])
+    episode, whole = columns_of(source, ["latent.embedding", ACTION])
     width, actions = whole.column(0).type.list_size, np.stack(whole[ACTION].to_numpy())
     place, last = np.arange(len(episode)), np.searchsorted(episode, episode, side="right") - 1
     chunks = np.concatenate([actions[np.minimum(place + step, last)] for step in range(STRIDE)], 1)
@@ -181,12 +181,12 @@ def _of_actions(source: Path, out: Path, seed: int) -> Path:
     vectors[:, : chunks.shape[1]] = (chunks - chunks.mean(0)) / chunks.std(0)
     kmeans = ResidualKMeans.fit(torch.from_numpy(vectors), CODES, LEVELS, seed)
     codes = kmeans.encode(torch.from_numpy(vectors))
-    return _with_columns(
-        source, out, pa.table({"latent.codes": _lists(codes), "latent.embedding": _lists(kmeans.decode(codes))})
+    return with_columns(
+        source, out, pa.table({"latent.codes": lists(codes), "latent.embedding": lists(kmeans.decode(codes))})
     )
 
 
-def _lists(rows: Tensor) -> pa.FixedSizeListArray:
+def lists(rows: Tensor) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1).numpy()), rows.shape[1])
 
 
@@ -199,7 +199,7 @@ def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed:
     out = source.with_name(f"{source.name}.decoded")
     if out.exists():
         return out
-    episode, whole = _columns(source, ["latent.embedding", ACTION])
+    episode, whole = columns_of(source, ["latent.embedding", ACTION])
     latents, actions = (np.stack(whole[name].to_numpy()).astype(np.float64) for name in whole.column_names)
     known = _known(source, regime, seed)
     place = np.arange(len(episode))
@@ -210,7 +210,7 @@ def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed:
     error = (read - y)[~known].square().sum(0) / (y[~known] - y[~known].mean(0)).square().sum(0)
     print(f"actions read from labels: R2 {[round(1 - float(e), 2) for e in error]} of those that nobody knows")
     read[known] = y[known]
-    return _with_columns(source, out, pa.table({ACTION: _lists(read.float())}))
+    return with_columns(source, out, pa.table({ACTION: lists(read.float())}))
 
 
 def filled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
@@ -242,22 +242,22 @@ def hidden_dataset(folder: Path, data: Path, regime: Regime, seed: int) -> Path:
 def hide(data: Path, out: Path, known: np.ndarray) -> Path:
     """Copy a dataset, with NaN for the actions of rows that are not `known` [F], or of all [1]."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    whole, columns = _columns(data, [ACTION, EXECUTED])[1], {}
+    whole, columns = columns_of(data, [ACTION, EXECUTED])[1], {}
     for name in whole.column_names:
         values = np.stack(whole[name].to_numpy())
-        columns[name] = _lists(torch.from_numpy(np.where(known[:, None], values, np.nan).astype(np.float32)))
-    return _with_columns(data, out, pa.table(columns))
+        columns[name] = lists(torch.from_numpy(np.where(known[:, None], values, np.nan).astype(np.float32)))
+    return with_columns(data, out, pa.table(columns))
 
 
 def _known(data: Path, regime: Regime, seed: int) -> np.ndarray:
     """Return which rows of a dataset are of demonstrations whose actions are known."""
     acting = select_episodes(lattok.open_dataset(data), known_episodes(data, regime, seed))
-    return np.isin(_columns(data, [])[0], [each.index for each in acting])
+    return np.isin(columns_of(data, [])[0], [each.index for each in acting])
 
 
 def _exchanged(source: Path, out: Path, seed: int) -> Path:
     """Copy a filled dataset; an episode whose actions were inferred gets another one's, with their confidence."""
-    episode, whole = _columns(source, [ACTION, "inferred.confidence", "inferred.filled"])
+    episode, whole = columns_of(source, [ACTION, "inferred.confidence", "inferred.filled"])
     filled = whole["inferred.filled"].to_numpy()
     numbers = np.unique(episode[filled])
     order = np.random.default_rng(seed).permutation(numbers)
@@ -266,20 +266,20 @@ def _exchanged(source: Path, out: Path, seed: int) -> Path:
     for number in numbers.tolist():
         mine, theirs = np.flatnonzero(episode == number), np.flatnonzero(episode == other[number])
         rows[mine] = theirs[np.minimum(np.arange(len(mine)), len(theirs) - 1)]
-    return _with_columns(source, out, whole.take(pa.array(rows)))
+    return with_columns(source, out, whole.take(pa.array(rows)))
 
 
 def _executed(data: Path, out: Path, regime: Regime, seed: int) -> Path:
     """Copy the demonstrations; in place of unknown actions stands what was executed, noise included."""
-    whole = _columns(data, [ACTION, EXECUTED])[1]
+    whole = columns_of(data, [ACTION, EXECUTED])[1]
     wanted, done = (np.stack(whole[name].to_numpy()) for name in (ACTION, EXECUTED))
     filled = np.where(_known(data, regime, seed)[:, None], wanted, done)
-    return _with_columns(data, out, pa.table({ACTION: _lists(torch.from_numpy(filled))}))
+    return with_columns(data, out, pa.table({ACTION: lists(torch.from_numpy(filled))}))
 
 
 def _of_proprio(data: Path, out: Path, regime: Regime, seed: int) -> Path:
     """Copy the demonstrations; unknown actions are read by ridge from how the robot's state differs around them."""
-    episode, whole = _columns(data, [ACTION, EXECUTED, STATE])
+    episode, whole = columns_of(data, [ACTION, EXECUTED, STATE])
     wanted, done, states = (np.stack(whole[name].to_numpy()) for name in (ACTION, EXECUTED, STATE))
     known, place = _known(data, regime, seed), np.arange(len(episode))
     first, last = np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right") - 1
@@ -287,10 +287,10 @@ def _of_proprio(data: Path, out: Path, regime: Regime, seed: int) -> Path:
     x, y = torch.from_numpy(np.concatenate(around, 1)).double(), torch.from_numpy(done).double()
     read = ridge_predictions(x[known], y[known], x, [RIDGE])[0].clamp(y[known].min(0).values, y[known].max(0).values)
     filled = torch.where(torch.from_numpy(known)[:, None], torch.from_numpy(wanted).double(), read)
-    return _with_columns(data, out, pa.table({ACTION: _lists(filled.float())}))
+    return with_columns(data, out, pa.table({ACTION: lists(filled.float())}))
 
 
-def _columns(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:
+def columns_of(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:
     """Read which episode each row of a dataset is of, and the columns with these prefixes."""
     whole = pa.concat_tables(pq.read_table(file) for file in sorted(source.glob("data/**/*.parquet")))
     return whole["episode_index"].to_numpy(), whole.select(
@@ -298,7 +298,7 @@ def _columns(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:
     )
 
 
-def _with_columns(source: Path, out: Path, columns: pa.Table) -> Path:
+def with_columns(source: Path, out: Path, columns: pa.Table) -> Path:
     """Copy a dataset to `out`, with other numbers in these columns."""
     work, first = out.with_name(f".{out.name}"), 0
     shutil.rmtree(work, ignore_errors=True)

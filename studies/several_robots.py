@@ -3,8 +3,9 @@
 python -m studies.several_robots --folder study --parts new own other --seeds 0 1 2 3 4 5 6 7     # again, it continues
 
 `folder` holds the demonstrations of studies.run. A cell is one part of the plan with one seed; its outcomes are kept as
-studies/results/several_robots/PART.SEED.json, the tables as studies/results/several_robots.md. Cells of other seeds can
-run beside these. The plan is studies/pages/several_robots.md.
+studies/results/several_robots/PART.SEED.json, motions that models read from video for policies as PART.SEED.npz, the
+tables as studies/results/several_robots.md. Cells of other seeds can run beside these. The plan is
+studies/pages/several_robots.md.
 """
 
 import argparse
@@ -39,7 +40,7 @@ ON_VIDEO = {"batch_size": 64}  # half of it from clips whose actions are known
 REVERSAL = {"loss_reversal": 0.5, **ON_VIDEO}
 NEW_KNOWN = (16, 32, 64)
 OTHERS_KNOWN = 64  # actions of each robot that a new one follows
-SCATTERED = 32
+DEMONSTRATED = 2  # demonstrations of a robot whose actions are known
 JUDGED_ELSEWHERE = 2  # robots of the third part
 CANONICAL: Mapping[str, Mapping[str, Any]] = {
     "shared": {},
@@ -139,13 +140,18 @@ class Recordings(NamedTuple):
 
     def judge(self, model: Any, language: Language, tasks: Sequence[int]) -> float:
         """Return R² of x, y and z in the episodes of these tasks that judge, meant by what a model says."""
-        guess, truth = [], []
-        for task in tasks:
-            for frames, motions in zip(self.frames[task][TAUGHT:], self.motions[task][TAUGHT:], strict=True):
-                said = np.asarray(model.infer_actions(frames, model.unit_frames(self.fps)).actions)
-                guess.append(language.meant(said[:, : len(language.matrix)]))
-                truth.append(motions)
+        guess = [self.read_motions(model, language, frames) for task in tasks for frames in self.frames[task][TAUGHT:]]
+        truth = [motions for task in tasks for motions in self.motions[task][TAUGHT:]]
         return float(r2(np.concatenate(guess), np.concatenate(truth))[:SPACE].mean())
+
+    def read_motions(self, model: Any, language: Language, frames: np.ndarray) -> np.ndarray:
+        """Return motions [T, 4] that a model reads from an episode, as its language means them."""
+        said = np.asarray(model.infer_actions(frames, model.unit_frames(self.fps)).actions)
+        return language.meant(said[:, : len(language.matrix)])
+
+    def taught(self, model: Any, language: Language, robot: int) -> list[np.ndarray]:
+        """Return what a model reads from each taught episode of a robot."""
+        return [self.read_motions(model, language, frames) for frames in self.frames[robot][:TAUGHT]]
 
 
 def small_frames(frames: np.ndarray) -> np.ndarray:
@@ -159,6 +165,7 @@ class Cell:
     def __init__(self, recordings: Recordings, folder: Path, seed: int):
         self.recordings, self.folder, self.seed = recordings, folder, seed
         self.languages = languages(seed)
+        self.motions: dict[str, np.ndarray] = {}  # by row, [F, 4] of all taught episodes in order of robots
 
     def dataset(self, name: str, robots: Sequence[int], known: Mapping[int, Sequence[np.ndarray]]) -> Path:
         out = self.folder / "data" / name
@@ -179,21 +186,25 @@ class Cell:
     def judged(self, model: Any, robot: int, tasks: Sequence[int] | None = None) -> float:
         return self.recordings.judge(model, self.languages[robot], [robot] if tasks is None else tasks)
 
-    def own(self, known: Mapping[int, Sequence[np.ndarray]], name: str) -> dict[str, list[float]]:
+    def own(self, count: int = DEMONSTRATED) -> dict[str, list[float]]:
         """Part 1: R² of each robot in its own task, by one model for each, or one for all."""
-        alone = [self.train(f"own.{r}", self.dataset(f"{name}.{r}", [r], known), **ALONE) for r in ROBOTS]
-        shared = self.train("shared", None, mix=self.each(name, known), **JOINT)
-        heads = [shared.for_dataset(f"{name}.{robot}") for robot in ROBOTS]
+        known = {robot: self.recordings.demonstrated(robot, count, self.seed) for robot in ROBOTS}
+        alone = [self.train(f"own.{r}", self.dataset(f"own.{r}", [r], known), **ALONE) for r in ROBOTS]
+        shared = self.train("shared", None, mix=self.each("own", known), **JOINT)
+        heads = [shared.for_dataset(f"own.{robot}") for robot in ROBOTS]
         padded = self.train("padded", self.dataset("padded", ROBOTS, known), **JOINT)
+        models = {"idm-own": alone, "idm-padded": [padded] * len(ROBOTS), "shared": heads}
+        swapped = {"shared-shuffled": [heads[self._other_head(robot)] for robot in ROBOTS]}
+        found = {row: [self.judged(each[robot], robot) for robot in ROBOTS] for row, each in (models | swapped).items()}
+        for row, each in models.items():
+            read = [self.recordings.taught(each[robot], self.languages[robot], robot) for robot in ROBOTS]
+            self.motions[row] = np.concatenate([motions for own in read for motions in own])
         oracle = self.oracle(known)
-        swapped = [self._other_head(robot) for robot in ROBOTS]
-        return {
-            "idm-own": [self.judged(alone[robot], robot) for robot in ROBOTS],
-            "idm-padded": [self.judged(padded, robot) for robot in ROBOTS],
-            "shared": [self.judged(heads[robot], robot) for robot in ROBOTS],
-            "shared-shuffled": [self.judged(heads[swapped[robot]], robot) for robot in ROBOTS],
-            "oracle": [self.recordings.judge(oracle, COMMON, [robot]) for robot in ROBOTS],
-        }
+        return found | {"oracle": [self.recordings.judge(oracle, COMMON, [robot]) for robot in ROBOTS]}
+
+    def demonstration(self) -> dict[str, list[float]]:
+        """Part 1 with one demonstration of each robot."""
+        return self.own(count=1)
 
     def oracle(self, known: Mapping[int, Sequence[np.ndarray]]) -> Any:
         """Train one model to which all languages are known."""
@@ -207,16 +218,6 @@ class Cell:
         after = [(robot + step) % len(ROBOTS) for step in range(1, len(ROBOTS))]
         size = len(self.languages[robot].matrix)
         return next(other for other in after if len(self.languages[other].matrix) == size)
-
-    def scattered(self) -> dict[str, list[float]]:
-        """Part 1 with scattered known actions."""
-        known = {r: self.recordings.known(r, SCATTERED, self.seed) for r in ROBOTS}
-        return self.own(known, "scattered")
-
-    def demonstration(self) -> dict[str, list[float]]:
-        """Part 1 with one demonstration of each robot."""
-        known = {r: self.recordings.demonstrated(r, 1, self.seed) for r in ROBOTS}
-        return self.own(known, "demonstration")
 
     def new(self) -> dict[str, list[float]]:
         """Part 2: R² of a new robot from few known actions, with the encoder of the seven others, or without."""
@@ -258,7 +259,7 @@ class Cell:
 
     def other(self) -> dict[str, list[float]]:
         """Part 3: R² of two robots in the seven tasks that others acted, in their own languages; the gate."""
-        known = {r: self.recordings.demonstrated(r, 2, self.seed) for r in ROBOTS}
+        known = {r: self.recordings.demonstrated(r, DEMONSTRATED, self.seed) for r in ROBOTS}
         mixed = self.each("somebody", known)
         judged = [(2 * self.seed + place) % len(ROBOTS) for place in range(JUDGED_ELSEWHERE)]
         rest = {robot: [task for task in ROBOTS if task != robot] for robot in judged}
@@ -283,10 +284,10 @@ class Cell:
         return self.recordings.write(out, dict.fromkeys(ROBOTS, self.languages[robot]), {robot: known})
 
 
-PARTS = {"new": Cell.new, "own": Cell.scattered, "other": Cell.other, "own-1": Cell.demonstration}
+PARTS = {"new": Cell.new, "own": Cell.own, "other": Cell.other, "own-1": Cell.demonstration}
 TITLES = {
     "new": "A new robot, from scattered known actions",
-    "own": f"Each robot in its own task, {SCATTERED} scattered known actions each",
+    "own": "Each robot in its own task, two demonstrations each",
     "own-1": "Each robot in its own task, one demonstration each",
     "other": "Two robots in the seven tasks of the others, two demonstrations each",
 }
@@ -342,7 +343,12 @@ def main() -> None:
             if out.exists() or recordings is None:
                 continue
             work = args.folder / "robots" / f"{part}.{seed}"
-            found = PARTS[part](Cell(recordings, work, seed))
+            cell = Cell(recordings, work, seed)
+            found = PARTS[part](cell)
+            if cell.motions:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                kept: dict[str, Any] = {row: motions.astype(np.float16) for row, motions in cell.motions.items()}
+                np.savez_compressed(out.with_suffix(".npz"), **kept)
             write_results(out, {**environment(), "r2": found})
             shutil.rmtree(work)
             print(part, seed, {row: round(float(np.mean(values)), 3) for row, values in found.items()}, flush=True)
