@@ -91,7 +91,6 @@ def inspect(
     sound = not any(finding.severity == "error" for finding in found.findings)
     said, words = _next(opened, found, action_key) if sound else ("", [])
     words += ["--labels", *labels] if words and labels else []
-    words += ["--format", format] if words and format else []
     mend = advice_for(found.findings, opened.address, unused("repaired"))
     if json_:
         typed = [word for each in mend.commands for word in ("lattok", each.verb, *each.words)]
@@ -109,6 +108,7 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
     """Return what can be done next with a dataset and the command that does it, if a finding does not say it."""
     from lattok.data.actions.conventions import convention_of
     from lattok.data.episodes import unmeasured
+    from lattok.data.problems import FILMS_ALONE
     from lattok.data.schema import own_vectors
 
     vectors = own_vectors(opened)
@@ -129,7 +129,8 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
     if unknown == chosen:
         video += ["--labelled-fraction", "0"]
     kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
-    if opened.cameras and unknown and unknown != chosen:
+    elsewhere = any(finding.kind == FILMS_ALONE.kind for finding in found.findings)
+    if opened.cameras and (unknown or elsewhere) and unknown != chosen:
         kind, small, said = "idm", ["--preset", "tiny"], INFERS
     elif not opened.cameras and unknown:
         if unknown == chosen:
@@ -377,7 +378,8 @@ def _say_what_was_unknown(source: Any, key: str, failed: Collection[int]) -> Non
     read = [episode for episode in source.episodes if episode.index not in failed]
     known = len(measured_episodes(source, key, read)) if key in source.features else 0
     unknown = f"{len(read) - known} of {checks.counted(len(read), 'episode')}"
-    print(f"Actions were unknown in {unknown}; the others keep theirs.")
+    others = "; the others keep theirs" if 0 < known < len(read) else ""
+    print(f"Actions were unknown in {unknown}{others}.")
 
 
 def _describe(dataset: str, out: str) -> str:

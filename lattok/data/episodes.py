@@ -125,10 +125,18 @@ def split_text(dataset: RobotDataset) -> str:
         return f"0 of {every} for evaluation, all for training; better: {MORE}"
     enough = 3 * FEW_HELD_OUT  # of these so many are held out, unless their actions are unknown
     noun = "episodes with known actions" if len(dataset.episodes) >= enough and not dataset.held_out else "episodes"
-    record = f"record {enough} {noun} or more, of which {FEW_HELD_OUT} are held out"
-    few = f"; too few for intervals: {record}" if len(test) < FEW_HELD_OUT else ""
+    more = f"record {enough} {noun} or more, of which {FEW_HELD_OUT} are held out"
     whose = ", as the files say" if dataset.held_out and {*test} == {*dataset.held_out} else ""
+    if whose and len(dataset.episodes) >= enough:  # there are enough
+        more = split_otherwise([episode.index for episode in dataset.episodes])
+    few = f"; too few for intervals: {more}" if len(test) < FEW_HELD_OUT else ""
     return f"{len(test)} of {every} for evaluation ({checks.few_of(test, SHOWN)}){whose}, the others for training{few}"
+
+
+def split_otherwise(known: Sequence[int]) -> str:
+    """Say which of many known episodes to train on and to evaluate on, where files hold out too few."""
+    cut = known[-FEW_HELD_OUT]
+    return f"choose others (`episodes`), such as {known[0]}:{cut} to train and {cut}: to evaluate"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:

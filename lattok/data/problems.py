@@ -23,6 +23,12 @@ NAMED = 8  # dimensions named in a finding
 EXPORT = command("export", "{dataset}", "--out", "{out}")
 SMALL = ("--preset", "tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0")  # of a model of video
 
+WRITE_BOTH = (
+    "If they are actions or states, write both as one dataset, with lattok.data.LeRobotWriter: "
+    "docs/howto/own_dataset.md#from-arrays."
+)
+READ_WITH_FILMS = "Files of arrays are read together with the film of their name (`format`: npz)."
+
 # its structure
 DAMAGED = error("Episode {episode}: {reason}", kind="damaged")
 LEFT_OUT = note("{names} left out: {reason}.", kind="left-out")
@@ -119,9 +125,14 @@ FILMS_BESIDE = note(
 )
 NUMBERS_BESIDE = note(
     "Beside the {what} are files of numbers ({files}), which are not read.",
-    "If they are actions or states, write both as one dataset, with lattok.data.LeRobotWriter: "
-    "docs/howto/own_dataset.md#from-arrays.",
+    "{way_out}",
     kind="numbers-beside",
+)
+FILMS_ALONE = note(
+    "{count:film has|films have} no file of numbers of the same name, and no episode here.",
+    "An inverse dynamics model (`idm`) that learns from these episodes can infer the actions of all films, read "
+    "as videos (`format`): docs/howto/few_actions.md",
+    kind="films-alone",
 )
 
 # copies
@@ -627,7 +638,7 @@ FOLDERS_AS_CAMERAS = note(
 )
 OWN_SPLITS = note(
     "The files have splits of their own ({where}: {splits}); all of them are read{judges}.",
-    "To take one: {way_out}",
+    "To take one alone: {way_out}",
     kind="own-splits",
 )
 
@@ -672,20 +683,25 @@ def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
 
 
-def numbers_beside(what: str, files: Iterable[PurePath], episodes: int) -> Iterator[Finding]:
+def numbers_beside(
+    what: str, files: Iterable[PurePath], episodes: int, films: Iterable[PurePath] = ()
+) -> Iterator[Finding]:
     """Say which files beside films or pictures hold numbers, which are not read; one of JSON each may, others say
     something of the whole."""
+    files, named = [*files], {film.with_suffix(".npz") for film in films}
     kinds = Counter(path.suffix.lower() for path in files if path.stem != "captions")
     each = (kind for kind in (".json", ".jsonl") if kinds[kind] >= max(episodes, 2))
     if kinds := {kind: count for kind in (*ARRAYS, *TABLES, *each) if (count := kinds[kind])}:
-        yield NUMBERS_BESIDE.finding(what=what, files=", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        way_out = READ_WITH_FILMS if named.intersection(files) else WRITE_BOTH
+        yield NUMBERS_BESIDE.finding(what=what, files=shown, way_out=way_out)
 
 
 def own_splits(where: str, counts: Mapping[str, int], judge: str, way_out: str) -> Finding:
     """Say which splits the files have, with how many episodes, and which of them `judge`s, if one does."""
     shown = ", ".join(f"{name}: {counted(count, 'episode')}" for name, count in counts.items())
-    judges = f", {judge} judges" if judge else ""
-    return OWN_SPLITS.finding(where=where, splits=shown, judges=judges, way_out=way_out)
+    judges = f", {judge} for evaluation" if judge else ""
+    return OWN_SPLITS.finding(where=where, splits=shown, judges=judges, way_out=way_out[0].lower() + way_out[1:])
 
 
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:

@@ -146,6 +146,8 @@ def test_which_episodes_judge_is_said():
     assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes for evaluation (6, 7), the others for training" + few
     few_known = with_actions(["a"] * 20, dict.fromkeys(range(6, 20), NAN))
     assert split_text(few_known).endswith("record 15 episodes with known actions or more, of which 5 are held out")
+    of_files = episodes_of(["a"] * 20, held_out=(16, 19))
+    assert split_text(of_files).endswith("such as 0:15 to train and 15: to evaluate")
     assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes for evaluation (2), the others for training" + few
     assert split_text(episodes_of(["a"])) == f"0 of 1 episode for evaluation, all for training; better: {MORE}"
     assert len(f"better: {MORE}") <= 88 - 12  # a line of inspect

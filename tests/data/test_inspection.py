@@ -183,7 +183,7 @@ def test_own_splits(make_dataset):
         edit_info(dataset.root, splits=splits)
         opened = open_dataset(dataset.root)
         assert split_by_task(opened)[1] == list(opened.held_out) == list(held_out)
-        assert [*splits][1] + " judges" in found(opened)
+        assert [*splits][1] + " for evaluation" in found(opened)
     edit_info(dataset.root, splits={"train": "0:6"})
     assert open_dataset(dataset.root).findings == ()
 

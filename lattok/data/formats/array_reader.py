@@ -165,6 +165,8 @@ class ArrayDataset(RobotDataset):
         self.left_out |= first.left_out | dict.fromkeys(gone, "a camera has its name")
         if not self.cameras and not self.videos_at_rate and self.root.is_dir() and holds(self.root, VIDEOS, FAR_BELOW):
             self.findings += (problems.FILMS_BESIDE.finding(),)
+        if alone := self._films_alone():
+            self.findings += (problems.FILMS_ALONE.finding(count=alone),)
 
     # what a kind of file says of itself
 
@@ -235,6 +237,14 @@ class ArrayDataset(RobotDataset):
                 lacking[index] = f"{self._demos[index].file}: {NO_FILM.format(film=named)}"
         self._leave_out(lacking)
         return films if cameras else {}
+
+    def _films_alone(self) -> int:
+        """Count films that show no rows, where others are the camera of their files."""
+        if self.cameras != (FILM,) or not self.root.is_dir():
+            return 0
+        files = walk(self.root, lambda path: path.name.startswith("."), once=True)
+        films = (self.root / path for path in files if path.suffix.lower() in VIDEOS)
+        return sum(not any(film.with_suffix(each).exists() for each in self.suffixes) for film in films)
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Put episodes, each with its reason, among those that are `damaged`."""

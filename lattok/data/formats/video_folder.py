@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -295,7 +295,10 @@ class VideoFolder(RobotDataset):
             tracks = max(video.tracks for video in read.values())
             found.append(problems.TRACKS.finding(sorted({*several}), count=len(several), tracks=tracks))
         self.held_out, splits = folder_splits({i: Path(self._files[i]).parent.parts for i in self._schedules})
-        self.findings = (*found, *splits, *problems.numbers_beside("videos", others, len(self.episodes)))
+        self.findings = (*found, *splits, *self._numbers_beside(others))
+
+    def _numbers_beside(self, others: Iterable[Path]) -> Iterator[Finding]:
+        return problems.numbers_beside("videos", others, len(self.episodes), map(Path, self._files))
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

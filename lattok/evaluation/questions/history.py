@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
 from lattok.data.copies import first_of_copies, known_to_differ
-from lattok.data.episodes import FEW_HELD_OUT
+from lattok.data.episodes import FEW_HELD_OUT, split_otherwise
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case, measured
 from lattok.evaluation.questions import question
@@ -104,6 +104,8 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], Command]) 
     if len({*held_out} & {*known}) < FEW_HELD_OUT:
         firsts = first_of_copies(dataset)
         count = len({firsts.get(index, index) for index in known})
+        if dataset.held_out and count >= needed:
+            return advise(f"The files hold out too few: {split_otherwise(known)}.")
         told = f"{count} that differ" if count < len(known) else f"{count}"
         return advise(f"Record {needed} {noun} or more, of which {FEW_HELD_OUT} are held out: you have {told}.")
     for model in (case.model for case in cases):

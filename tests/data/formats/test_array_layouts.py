@@ -887,7 +887,12 @@ def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, 
         assert not dataset.cameras
         return
     assert [damage.episode_index for damage in dataset.damaged] == [3]
+    assert dataset.findings == ()
+    write_video(tmp_path / "4.mp4", 8, 25)
+    beside = open_dataset(tmp_path, format="npz").findings
+    assert [(each.kind, each.what[:6]) for each in beside] == [("films-alone", "1 film")]
     alone = open_dataset(tmp_path, format="video", fps=25)
+    assert "npz" in alone.findings[-1].advice
     for i, frames in enumerate(more):
         if frames > 1:
             refused("expected a frame for each of 8 rows, got 12 frames", dataset.frames, i)
