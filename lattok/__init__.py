@@ -71,7 +71,13 @@ _PLACES = {  # where the names above live; a test compares the two lists
 HOMES = {name: home for home, names in _PLACES.items() for name in names.split()}
 # what timm, transformers and LeRobot call the same
 ELSEWHERE = {"AutoModel": "load", "AutoTokenizer": "load", "AutoProcessor": "load", "pipeline": "load"}
-ELSEWHERE |= {"create_model": "load", "from_pretrained": "load", "make_policy": "load", "PreTrainedModel": "load"}
+ELSEWHERE |= {
+    "create_model": "load",
+    "create": "load",
+    "from_pretrained": "load",
+    "make_policy": "load",
+    "PreTrainedModel": "load",
+}
 ELSEWHERE |= {"LeRobotDataset": "open_dataset", "make_dataset": "open_dataset", "Dataset": "open_dataset"}
 ELSEWHERE |= {
     "Trainer": "train",

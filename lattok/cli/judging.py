@@ -73,8 +73,9 @@ def evaluate(
     device: Device = "auto",
     format: Format = None,
 ) -> None:
-    """Evaluate a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls;
-    or labels that are there already: lattok evaluate DATASET --labels COLUMN_OR_FOLDER.
+    """Evaluate a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls.
+
+    Also labels that are there already: lattok evaluate DATASET --labels COLUMN_OR_FOLDER.
 
     Writes report.json and report.html.
 

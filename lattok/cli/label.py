@@ -98,8 +98,7 @@ def import_labels(
     prefix: str | None = None,
     format: Format = None,
 ) -> int:
-    """Take actions that another program's inverse model inferred (Cosmos 3, GR00T-Dreams, arrays) into a dataset, or
-    its latent actions.
+    """Take actions that another program inferred (Cosmos 3, GR00T-Dreams, arrays), or its latents, into a dataset.
 
     Actions fill their column where it is unknown, marked as inferred. Where all are known, what was inferred goes into
     columns beside them, to be evaluated. From latent actions a policy learns as from those of lattok's models.

@@ -202,10 +202,12 @@ def measured(dataset: RobotDataset, key: str, indices: Collection[int]) -> list[
 def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) -> list[Episode]:
     """Choose the held-out episodes in which the actions were measured; at least one."""
     if not (found := measured(dataset, key, held_out)):
-        hint = "Hold out others (episodes); models of video can be evaluated without any, by action_key=None."
+        hint = "Models of video can be evaluated without any, by action_key=None."
         if len(known := [each.index for each in measured_episodes(dataset, key, dataset.episodes)]) > 1:
             way_out = f"train without the last and evaluate on it, by episodes={known[-1]}"
             hint = f"Known are episodes {checks.few_of(known, MOST_NAMED)}: {way_out}. {hint}"
+        elif not known:
+            hint = f"No episode has any: evaluate on another dataset, whose actions are known. {hint}"
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found
 

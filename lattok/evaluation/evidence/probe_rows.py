@@ -49,7 +49,7 @@ PLAIN = {  # controls in words for a reader who has not met them, and in such th
     "pca_change_equal_width": ("the raw frame change at equal width", "best control"),
     "pca_flow": ("raw block motion", "block motion"),
     "flow": ("raw block motion", "block motion"),
-    "proprio": ("the robot's own state", "state alone"),
+    "proprio": ("the robot's current state", "state alone"),
     "proprio_map": ("a map of its state changes", "state changes"),
     LABELS_ONLY: ("the same encoder trained on labels alone", "labels alone"),
     NO_LATER: ("the same network without later frames", "no later frames"),
