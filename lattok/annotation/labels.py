@@ -130,7 +130,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
         config = cast(Any, model).config
         check_states(config.state_names, config.state_dim, dataset, state)
     lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
-    check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
+    check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps, fixed=True)
 
 
 def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> UnitLabels:

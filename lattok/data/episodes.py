@@ -270,8 +270,8 @@ def missing_films(dataset: RobotDataset, indices: Iterable[int], cameras: Sequen
     return found
 
 
-def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:
-    """The stride must leave at least half of the frames with a partner in their episode."""
+def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride", fixed: bool = False) -> None:
+    """The stride must leave at least half of the frames with a partner in their episode; a model's own is `fixed`."""
     if not checks.is_int(stride) or stride < 1:
         checks.fail(name, "a whole number of frames of at least 1", repr(stride))
     total = int(lengths.sum())
@@ -282,6 +282,8 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
     if 2 * pairs(stride) < total:
         usable = bisect_left(range(1, min(stride, total)), True, key=lambda gap: 2 * pairs(gap) < total)
         largest = f"The largest usable gap is {usable} ({usable / fps:.3g} s)."
+        shorter = f" Take one, such as stride={min(usable, max(1, round(fps / 5)))}."
+        largest += shorter if name == "stride" and not fixed else ""
         hint = largest if usable else "The episodes are too short for pairs."
         got = f"{checks.counted(stride, 'frame')} ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"
         checks.fail(name, "a gap that leaves at least half of the frames with a partner in their episode", got, hint)

@@ -258,7 +258,8 @@ def test_strides_of_nothing(text):
 
 def test_a_stride_that_is_too_long_names_a_usable_one():
     dataset = Memory([10, 10, 4])
-    message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable gap is 4 \(0\.4 s\)\."
+    message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable gap is 4 \(0\.4 s\)\. "
+    message += r"Take one, such as stride=2\."
     refused(message, FramePairs, dataset, 6)
     FramePairs(dataset, 4)
     refused("The episodes are too short", lambda: FramePairs(Memory([1, 1]), 1))
