@@ -169,8 +169,9 @@ def _outcome(
         return None
     sizes, values = [*pairs], [value for value, _ in curves[0].values.values()]
     flat = next(i for i in range(len(sizes)) if min(values[i:]) >= ENOUGH * values[-1] or i == len(sizes) - 1)
-    least, last = (printed(value, ".2f") for value in (values[flat], values[-1]))
-    reading = f"{who} R² {least} from {checks.counted(sizes[flat], 'known episode')}, {last} from all {count}"
+    below = min(flat, max(len(sizes) - 2, 0))  # all beside all would say nothing
+    less, last = (printed(value, ".2f") for value in (values[below], values[-1]))
+    reading = f"{who} R² {less} from {checks.counted(sizes[below], 'known episode')}, {last} from all {count}"
     done = sizes[flat] <= count / 2 or values[-1] >= NOTHING_LEFT
     reading += ": more would hardly help." if done else ": more may still help."
     if anew is not None:
