@@ -689,7 +689,7 @@ def numbers_beside(
     """Say which files beside films or pictures hold numbers, which are not read; one of JSON each may, others say
     something of the whole."""
     files, named = [*files], {film.with_suffix(".npz") for film in films}
-    kinds = Counter(path.suffix.lower() for path in files if path.stem != "captions")
+    kinds = Counter(path.suffix.lower() for path in files if path.stem not in ("captions", "metadata"))
     each = (kind for kind in (".json", ".jsonl") if kinds[kind] >= max(episodes, 2))
     if kinds := {kind: count for kind in (*ARRAYS, *TABLES, *each) if (count := kinds[kind])}:
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

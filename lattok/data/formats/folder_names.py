@@ -9,8 +9,13 @@ from lattok.utils.findings import Finding
 
 SPLIT = re.compile(f"train|training|{'|'.join(JUDGES)}", re.IGNORECASE)
 STORE = re.compile(  # where something is put, whatever it is
-    r"data|raw|videos?|recordings?|mp4|demos?|episodes?|success(es|ful)?(_episodes)?|fail(ed|ures?)?(_episodes)?",
+    r"data|raw|videos?|recordings?|mp4|demos?|episodes?|success(es|ful)?(_episodes)?|fail(ed|ures?)?(_episodes)?"
+    r"|images?|imgs?|frames|pictures",
     re.IGNORECASE,
+)
+COUNTED = re.compile(  # of what there are many: with a number it says which one, not what is done there
+    r"[a-z]{,2}|ep|episode|traj|trajectory|demo|run|seq|sequence|clip|video|take|rec|recording|session|cam|camera|view"
+    r"|scene|env|home|user|subject|trial|variation|part|chunk|shard|batch",
 )
 
 
@@ -18,7 +23,13 @@ def instruction_of(folders: Sequence[str]) -> str:
     """Return the innermost of these folders, given from the outermost on, whose name may say what is done; "" if none
     does."""
     names = (name for name in reversed(folders) if not (SPLIT.fullmatch(name) or STORE.fullmatch(name)))
-    return readable(next(names, ""))
+    return readable(next((name for name in names if not _counts(name)), ""))
+
+
+def _counts(name: str) -> bool:
+    """Return whether a name is a number or a date, or one with a word for what is counted, such as episode_3."""
+    words = re.split(r"[\W\d_]+", name.lower())
+    return any(map(str.isdigit, name)) and all(map(COUNTED.fullmatch, words))
 
 
 def folder_splits(folders: Mapping[int, Sequence[str]]) -> tuple[tuple[int, ...], tuple[Finding, ...]]:

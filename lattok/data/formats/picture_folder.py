@@ -14,8 +14,8 @@ import numpy as np
 from lattok.data import problems
 from lattok.data.flaws import lost_steps
 from lattok.data.formats.array_listing import natural
+from lattok.data.formats.captions import captions_in
 from lattok.data.formats.folder_names import folder_splits, instruction_of
-from lattok.data.formats.video_folder import captions_of, find_captions
 from lattok.data.images import decode_image, is_deep
 from lattok.data.schema import (
     FAR_BELOW,
@@ -45,6 +45,7 @@ EPISODE_NAME = re.compile(
     r"(ep|episode|traj|trajectory|demo|run|seq|sequence|clip|video|take)?[-_ ]?\d+", re.IGNORECASE
 )
 INSTRUCTION = "lang.txt"  # Bridge's raw recordings: a line for each annotator, and one about confidence
+STEP_NAME = re.compile(r"(time[-_ ]?)?(step|frame|tick|t)[-_ ]?\d+", re.IGNORECASE)  # a folder for each step
 DECIMAL = re.compile(r"\d+\.\d+")
 DEPTH = re.compile(r"depth", re.IGNORECASE)
 DEPTH_PICTURES = "pictures of depth, which models here do not read"
@@ -56,7 +57,8 @@ class PictureFolder(RobotDataset):
     A folder with pictures is an episode. Where the folders with pictures have the same names in every folder above
     them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
     names count (`push/1`, `push/2`). Where that is so of most, the others are damaged. Pictures of several cameras in
-    one folder (`000000_color_0`, `000000_color_1`) are told apart by their names. What is called depth is left out.
+    one folder (`000000_color_0`, `000000_color_1`) are told apart by their names. Folders of steps (`step_0007`) hold a
+    picture of each camera. What is called depth is left out.
 
     The instruction is the first line of lang.txt, else the folder's caption (`captions`, or a captions file as of a
     folder of videos), else the name of the folder that the episode is in, else empty. Pictures do not tell when they
@@ -82,8 +84,7 @@ class PictureFolder(RobotDataset):
         found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
         found = {name: _by_name(cameras) for name, cameras in found.items()}
         names, self._pictures = list(found), list(found.values())
-        source = find_captions(self.root) if captions is None else Path(captions)
-        written = {} if source is None else captions_of(names, source)
+        written, _ = captions_in(self.root, names, captions)
         above = (PurePosixPath(name).parts[:-1] for name in names)
         named = zip(names, map(instruction_of, above), strict=True)
         instructions = [_instruction(self.root, name) or written.get(name) or folder for name, folder in named]
@@ -199,9 +200,10 @@ class PictureFolder(RobotDataset):
             got = ", ".join(f"{count} in {camera}" for camera, count in counts.items())
             checks.refuse(place, "as many pictures of every camera", got, "Remove those that the others lack.")
         for files in cameras.values():
-            (stem, count), *_ = Counter(PurePosixPath(file).stem for file in files).most_common(1)
+            (name, count), *_ = Counter(PurePosixPath(file).with_suffix("") for file in files).most_common(1)
             if count > 1:
-                checks.refuse(place, "one picture of a frame", f"{count} called {stem}", "Keep those of one format.")
+                got = f"{count} called {name.name}"
+                checks.refuse(place, "one picture of a frame", got, "Keep those of one format.")
         first = self.root / cameras[usual[0]][0]
         height, width, _ = decode_image(_bytes(first), str(first)).shape
         return height, width
@@ -250,12 +252,28 @@ def _times(files: Sequence[str]) -> dict[str, Fraction]:
 
 def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     """Pictures by episode and camera. Where all folders are called alike, those above may be the cameras: cam_1/color,
-    cam_2/color."""
+    cam_2/color. Folders of steps, as step_0007/front.jpg, hold a picture of each camera."""
+    if steps := _of_steps(folders):
+        return steps
     if len(folders) > 1 and len({PurePosixPath(folder).name for folder in folders}) == 1:
         inner = {PurePosixPath(folder).parent.as_posix(): files for folder, files in folders.items()}
         if "." not in inner and max(map(len, (found := _by_camera(inner)).values())) > 1:
             return found
     return _by_camera(folders)
+
+
+def _of_steps(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Return pictures by episode and camera where every folder is a step, {} otherwise."""
+    if not all(STEP_NAME.fullmatch(PurePosixPath(folder).name) for folder in folders):
+        return {}
+    found: dict[str, dict[str, list[str]]] = {}
+    for folder in sorted(folders, key=natural):
+        named = {PurePosixPath(file).stem: file for file in folders[folder]}
+        for camera, file in named.items():
+            found.setdefault(PurePosixPath(folder).parent.as_posix(), {}).setdefault(camera, []).append(file)
+    steps = Counter(PurePosixPath(folder).parent.as_posix() for folder in folders)
+    numbered = any(map(str.isdigit, "".join(camera for cameras in found.values() for camera in cameras)))
+    return {} if numbered or max(steps.values()) < FEWEST else found
 
 
 def _by_camera(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:

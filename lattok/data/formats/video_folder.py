@@ -4,21 +4,20 @@ When the frames of a file are shown is told from its packets: see `video_times`.
 Matroska and WebM have no frame count, recorders write no duration, and a variable frame rate has no header at all.
 """
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import mode
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.formats.captions import captions_in
 from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
 from lattok.data.formats.video_views import grouped, likely_views
@@ -37,121 +36,12 @@ from lattok.data.schema import (
 from lattok.data.video import EXACT_FPS, OTHER_SUFFIXES, SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, is_int
+from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import Rule, parse_json, safe_path, typed, walk
+from lattok.utils.untrusted import walk
 
-VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
-CAPTION_KEYS = ("caption", "text", "label", "instruction")
-CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-MAX_CAPTION_BYTES = 2**28
-ROWS = Rule("a list of objects, one for each video")
 NUMBERS = (".hdf5", ".h5", ".zarr")  # of one name with a film, which is then theirs
 NOT_OPENED = "of a kind that is not opened; convert it: ffmpeg -i FILE FILE.mp4"
-_SHOWN = 3  # names that an error lists
-
-
-def find_captions(folder: Path) -> Path | None:
-    """Return the file captions.jsonl (.json, .csv, .tsv) of a folder, if it has one."""
-    found = [path for suffix in CAPTION_SUFFIXES if (path := folder / f"captions{suffix}").is_file()]
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
-        checks.fail("captions", f"one captions file in {folder}", names, "Name the right one with `captions`.")
-    return safe_path(folder, found[0], str(found[0])) if found else None
-
-
-def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
-    """Captions from `path` by file, for those of `files` (relative paths with /) that have one. A row names its video
-    by relative path or by file name, with or without the suffix. Rows about no video of the folder, about one of
-    several videos of the same name, or about a video that had a row before are errors."""
-    names = _names(files)
-    captions: dict[str, str] = {}
-    wrong: dict[str, list[str]] = {"not in the folder": [], "in the folder more than once": [], "in two rows": []}
-    for video, caption in _rows(path):
-        matches = names.get(str(PurePosixPath(video.replace("\\", "/"))), ())
-        if len(matches) != 1:
-            wrong["in the folder more than once" if matches else "not in the folder"].append(video)
-        elif matches[0] in captions:
-            wrong["in two rows"].append(video)
-        else:
-            captions[matches[0]] = caption
-    if faults := [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]:
-        way_out = "Name each video by its path relative to the folder, once."
-        raise LattokError(f"{path}: expected one row per video of the folder, got {', '.join(faults)}. {way_out}")
-    return captions
-
-
-def _names(files: Sequence[str]) -> dict[str, list[str]]:
-    """Collect what rows may call the files: path or name, with and without suffix. A full path is never ambiguous."""
-    names: dict[str, list[str]] = {}
-    for file in files:
-        path = PurePosixPath(file)
-        for name in {path.name, path.stem, str(path.with_suffix(""))} - {file}:
-            names.setdefault(name, []).append(file)
-    return names | {file: [file] for file in files}
-
-
-def _rows(path: Path) -> list[tuple[str, str]]:
-    checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
-    try:
-        if path.stat().st_size > MAX_CAPTION_BYTES:
-            most = f"captions of at most {MAX_CAPTION_BYTES >> 20} MB"
-            raise LattokError(f"{path}: expected {most}. Is this the right file?")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise LattokError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
-    read = _json_rows if path.suffix.lower().startswith(".json") else _table
-    rows = [(_value(where, row, VIDEO_KEYS), _value(where, row, CAPTION_KEYS)) for where, row in read(path, text)]
-    if not rows:
-        raise LattokError(f"{path} holds no captions.")
-    return rows
-
-
-def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
-    if (key := next((key for key in keys if key in row), None)) is None:
-        checks.refuse(where, f"one of the names {', '.join(keys)}", ", ".join(map(str, row)) or "nothing")
-    value = row[key]
-    if is_int(value) and keys is VIDEO_KEYS:
-        value = str(value)  # ids are often numbers
-    if not isinstance(value, str) or not value.strip():
-        raise LattokError(f"{where}: expected a text as `{key}`, got {value!r}.")
-    return value.strip()
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix.lower() == ".json":
-        rows = typed(parse_json(text, str(path)), Annotated[list[dict[str, Any]], ROWS], "", str(path))
-        yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, typed(parse_json(line, where), dict[str, Any], "", where)
-
-
-def _table(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = text.partition("\n")[0]
-    commas = ";" if ";" in names and "," not in names else ","  # as spreadsheets write them where 1,5 is a number
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else commas)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                way_out = "Put texts that hold the separator in double quotes."
-                columns = len(reader.fieldnames or ())
-                raise LattokError(
-                    f"{path}, line {reader.line_num}: expected {checks.counted(columns, 'column')}. {way_out}"
-                )
-            yield f"{path}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise LattokError(f"{path}, line {reader.line_num}: {error}.") from None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(name[:100] for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
 MIN_RESAMPLED, MAX_REPEATS = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 PREFIX = "observation.images."
 CAMERA = f"{PREFIX}video"
@@ -222,7 +112,8 @@ class VideoFolder(RobotDataset):
     Every file is an episode, numbered in the order of relative paths; one that cannot be opened is in `damaged` and
     keeps its number. The instruction is the video's caption, else the name of the folder it is in (its class), else
     empty at the top. Captions come from `captions`, or from captions.jsonl, captions.json, captions.csv or captions.tsv
-    in the folder. `findings` has what inspection should say.
+    in the folder, from Hugging Face's metadata.jsonl or metadata.csv, or from texts of the names of films. `findings`
+    has what inspection should say.
 
     With `views`, such as {"left": "*_left.mp4", "right": "*_right.mp4"}, files that differ by that alone are cameras of
     one episode, which is as long as the shortest of them.
@@ -257,8 +148,7 @@ class VideoFolder(RobotDataset):
             self.left_out |= dict.fromkeys(map(readable, found.left_out), "of no episode that has a file of each view")
             self._files = next(iter(self._views.values()))
         self.cameras = tuple(self._views)
-        source = find_captions(self.root) if captions is None else Path(captions)
-        written = {} if source is None else captions_of(self._files, source)
+        written, source = captions_in(self.root, self._files, captions)
         named = zip(self._files, places, strict=True)
         instructions = [
             written.get(file, instruction_of(Path(place).parent.parts)) for file, place in named

@@ -189,3 +189,16 @@ def test_names_with_two_numbers_that_count_are_said(tmp_path: Path):
             Image.new("RGB", (16, 16)).save(tmp_path / f"of {name[:3]}" / f"{name.format(i // 2, i % 2)}.png")
     (told,) = (each for each in open_dataset(tmp_path, fps=10).file_findings() if each.kind == "numbered-twice")
     assert (told.episodes, "(ep0_00.png, ep0_01.png)" in told.what) == ((1, 2), True)
+
+
+def test_folders_of_steps_and_names_that_count(tmp_path: Path):
+    for step in range(12):
+        for camera, level in (("front", 40), ("wrist", 200)):
+            place = tmp_path / f"stack/episode_0/step_{step}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (level, step, 0)).save(place / f"{camera}.png")
+    dataset = open_dataset(tmp_path, fps=10)
+    assert [episode.length for episode in dataset.episodes] == [12]
+    assert dataset.tasks == ("stack",)
+    frames = dataset.frames(0, ["wrist"])[:, 0, 0, 0]
+    np.testing.assert_array_equal(frames[:, :2], [(200, step) for step in range(12)])

@@ -17,7 +17,8 @@ import pytest
 
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
 from lattok.data.formats import video_folder, video_times
-from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, captions_of, schedule
+from lattok.data.formats.captions import captions_of
+from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, schedule
 from lattok.data.formats.video_times import read_times
 from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
@@ -490,7 +491,11 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
             "got 4 not in the folder (a, b, c, …), 1 in two rows (lift/22.mp4). Name each video by its path",
         ),
         ("c.jsonl", '{"file": "22"}', "c.jsonl, line 1: expected one of the names caption, text, label, instruction"),
-        ("c.jsonl", '\n{"caption": "x"}', "c.jsonl, line 2: expected one of the names file, video, path, id, got cap"),
+        (
+            "c.jsonl",
+            '\n{"caption": "x"}',
+            "c.jsonl, line 2: expected one of the names file, file_name, video, path, id, got",
+        ),
         ("c.jsonl", '{"file": "22", "caption": ""}', "line 1: expected a text as `caption`, got ''"),
         ("c.jsonl", '{"file": "22", "caption": 3}', "line 1: expected a text as `caption`, got 3"),
         ("c.jsonl", '{"file": "22", "cap', "c.jsonl, line 1 is not valid JSON"),
@@ -500,7 +505,11 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
         ("c.json", "[" * 100_000, "c.json is not valid JSON"),
         ("c.csv", "file,caption\n22,lifts it, again\n", "c.csv, line 2: expected 2 columns. Put texts that hold"),
         ("c.csv", "file,caption\n22\n", "c.csv, line 2: expected 2 columns"),
-        ("c.csv", "22,lifts\n1,x\n", "line 2: expected one of the names file, video, path, id, got 22, lifts"),
+        (
+            "c.csv",
+            "22,lifts\n1,x\n",
+            "line 2: expected one of the names file, file_name, video, path, id, got 22",
+        ),
         ("c.csv", "file,caption\n", "c.csv holds no captions"),
         ("c.csv", 'file,caption\n22,"' + "x" * 200_000 + '"\n', "c.csv, line 1: field larger than"),
     ],
@@ -518,6 +527,29 @@ def test_many_videos_of_one_name(tmp_path: Path):
     assert time.process_time() - start < 4
     (tmp_path / "captions.jsonl").write_text('{"file": "video", "caption": "pours"}\n')
     refused(r"1 in the folder more than once \(video\)", captions_of, files[:3], tmp_path / "captions.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lift/metadata.csv", "file_name,text\n1.mp4,lifts a cup\n22.mp4,lifts it\n9.mp4,was not downloaded\n"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "lift/1.mp4", "text": "lifts a cup"}\n{"file_name": "lift/22.mp4", "text": ""}\n',
+        ),
+        ("metas/1.txt", "lifts\na cup"),
+        ("lift/1.txt", "lifts a cup"),
+        ("lift/1.txt", "0.1 0.2 0.3 s"),
+        ("metadata.csv", "clip,seconds\n1.mp4,3\n"),
+    ],
+)
+def test_captions_as_others_write_them(clips: Path, name: str, text: str):
+    (clips / name).parent.mkdir(exist_ok=True)
+    (clips / name).write_text(text)
+    if name.endswith(".txt"):
+        (clips / name).with_name("22.txt").write_text("lifts it")
+    said = "lifts" in text
+    assert VideoFolder(clips).tasks[0] == ("lifts a cup" if said else "lift")
 
 
 def test_captions_in_another_encoding_or_twice(clips: Path):
