@@ -220,7 +220,8 @@ def _wraps(angle: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
     if not len(known):
         return None
     span, steps = float(np.ptp(known)), np.abs(np.diff(angle))
-    for turn in TURNS:
+    whole = np.array_equal(known, np.rint(known))  # choices among seven buttons are no radians
+    for turn in (turn for turn in TURNS if not (whole and turn % 1)):
         low, high = (share * turn for share in WHOLE_TURN)
         if low <= span <= high:
             return np.flatnonzero(inside & (steps >= low) & (steps <= high))

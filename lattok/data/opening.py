@@ -57,6 +57,7 @@ BESIDE: Registry[Callable[[RobotDataset, Any], RobotDataset]] = Registry(
     "lattok.beside", named={"labels": "lattok.labels.sidecar"}
 )
 MOST_BELOW = 100  # of what is in a folder, searched for datasets
+WRITE = "Write it as a dataset first, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md"
 _SHOWN = 8  # names of a folder that an error lists
 _PLACES = "a folder, a description file, or a Hub id such as org/name"
 NAMED = "::"  # between the name of a format and a place
@@ -298,15 +299,20 @@ def _recognise(place: Path, named: str | None, options: Collection[str]) -> tupl
         checks.fail("dataset", "a dataset", f"{place} with nothing in it", way_out)
     if len(found) != 1:
         hint = " ".join(filter(None, (each.hint(place) for each in known))) if not found else ""
-        hint = hint or inner or ("" if found else _packed(place))
+        own = hint if (place / "meta").is_dir() else ""  # of a dataset that lacks something
+        hint = own or inner or hint or ("" if found else _packed(place) or WRITE)
         checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found), hint)
     return found[0]
 
 
 def _below(place: Path, known: Sequence[type[RobotDataset]]) -> str:
     """Name the datasets in a folder of datasets."""
-    inner = (path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir())
+    inner = [path for path in islice(sorted(place.iterdir()), MOST_BELOW) if path.is_dir()]
     found = [path.name for path in inner if any(each.recognise(path) for each in known)]
+    if not found:  # as of ORGANISATION/NAME on the Hub
+        further = islice((path for above in inner for path in sorted(above.iterdir()) if path.is_dir()), MOST_BELOW)
+        marked = [each for each in known if each.marked]
+        found = [f"{path.parent.name}/{path.name}" for path in further if any(each.recognise(path) for each in marked)]
     return f"Give one of the datasets in it: {checks.few_of(found, _SHOWN)}." if found else ""
 
 

@@ -372,6 +372,7 @@ TIME = "(t|times?|timestamps?|stamps?)"  # the last word of a column of times
 # what is no part of a motion: flags, text, and among observations the action itself, which a policy would copy
 NO_PART = re.compile(
     r"^observation\..*action|terminate|terminal|instruction|language|\blang_|embed|_emb\b|discount|reward"
+    r"|success|intervention|sequence_length|(^|[._])(task|object|episode|scene|step)_?(id|idx|index)$"
     r"|demo_(start|end)_"  # of UMI: where the demonstration begins and ends
     rf"|(^|[._]){TIME}$",
     re.I,
@@ -381,7 +382,7 @@ KINDS_OF_PARTS = tuple(
     re.compile(words, re.I) for words in ("world_vector|trans|pos|xyz", "rot|quat|ori|rpy|euler", "$^", "gripper")
 )
 BARE_STATE = re.compile(  # as openpi names DROID's
-    r"(?!action)[^.]*(joint|gripper|eef|cartesian|qpos|proprio)[^.]*", re.I
+    r"states\..+|(?!action)[^.]*(joint|gripper|eef|cartesian|qpos|proprio)[^.]*", re.I
 )
 ALL_ELSE = 2  # place of what matches none of them
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats", yielding=True)

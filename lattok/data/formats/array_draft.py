@@ -11,17 +11,23 @@ import numpy as np
 
 from lattok.data import schema
 from lattok.data.formats.array_layouts import TOLD_ENDS
+from lattok.data.formats.array_pictures import storage
 from lattok.utils import checks
 
-ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|target", re.I)
+NAMED_ACTION = re.compile(r"action", re.I)
+ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|ctrl|target|master|leader", re.I)
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal|descri", re.I)
+INDEX = re.compile(r"(^|[/_.])(idx|index|step_type|is_(first|last|terminal|pad))$", re.I)
 TIME = re.compile(f"(^|[/_.]){schema.TIME}$|timestamp", re.I)
 RATE = re.compile(r"fps|hz|rate|freq", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
+UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
+SLOWEST, FASTEST = 0.5, 2000  # rows a second that are likely
+NEAR = 0.02  # of a whole number of rows a second
 
 
 class Draft(NamedTuple):
@@ -46,10 +52,14 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
     told = (path for path, array in inner.items() if array.shape and path.rpartition("/")[2] in TOLD_ENDS)
     ends = [] if episodes else [*told]
-    rows = Counter(array.shape[0] for array in inner.values() if array.shape).most_common(1)
-    steps = [path for path in inner if path not in ends and inner[path].shape[:1] == tuple(count for count, _ in rows)]
+    sent = [path for path in inner if len(inner[path].shape) > 1 and ACTION.search(path)]
+    named_sent = [path for path in sent if NAMED_ACTION.search(path)]
+    counted = named_sent or sent or [path for path in inner if inner[path].shape]
+    rows = Counter(inner[path].shape[0] for path in counted).most_common(1)
+    known = {count + more for count, _ in rows for more in (0, 1)}  # observations may have one row more
+    steps = [path for path in inner if path not in ends and {*inner[path].shape[:1]} & known]
     columns: dict[str, str] = {}
-    for path in sorted(steps, key=lambda path: -math.prod(inner[path].shape[1:]) if _is_wide(path) else 0):
+    for path in sorted(steps, key=lambda path: _place(path, inner[path])):
         array = inner[path]
         column = _column(path, array)
         if column in ("action", "observation.state") and column in columns.values():  # of several the widest
@@ -69,8 +79,19 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     said = (f"@{name}" for name, value in named.items() if isinstance(value, str | bytes) and TEXT.search(name))
     if text := next((path for path in texts if path not in columns), "") or next(said, ""):
         layout["instruction"] = text
-    rates = (value for name, value in named.items() if RATE.search(name) and checks.is_frame_rate(value))
+    timed = (inner[path] for path in steps if len(inner[path].shape) == 1 and TIME.search(path))
+    told_rates = [value for name, value in named.items() if RATE.search(name) and checks.is_frame_rate(value)]
+    rates = iter(told_rates or [rate for times in timed for rate in rates_of(times[:])])
     return Draft(shown, f'"fps": {float(next(rates, FPS)):g}, "layout": {json.dumps(layout)}')
+
+
+def rates_of(times: np.ndarray) -> list[float]:
+    """Return the rows a second that a column of times [T] may say, in whichever unit it is; [] of one that counts."""
+    steps = np.diff(np.asarray(times).astype(np.float64)) if np.asarray(times).dtype.kind in "fiu" else np.empty(0)
+    middle = float(np.median(steps)) if len(steps) else 0.0
+    found = [unit / middle for unit in UNITS] if middle > 0 and (steps != 1).any() else []
+    whole = ((rate, float(round(rate))) for rate in found if SLOWEST <= rate <= FASTEST)
+    return [near if near and abs(rate / near - 1) <= NEAR else rate for rate, near in whole]
 
 
 def _attributes(group: str, attributes: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,9 +130,21 @@ def _below(path: str, episodes: str) -> str:
     return path[above.end() :] if above else ""
 
 
-def _is_wide(path: str) -> bool:
-    """Return whether the widest array of such names is likely what is meant."""
-    return bool(ACTION.search(path) or STATE.search(path))
+def _place(path: str, array: Any) -> tuple[int, int]:
+    """Return a key that sorts arrays by what is kept where there is no room for all: of one kind the widest first."""
+    width = math.prod(array.shape[1:])
+    if _is_picture(path, array):
+        return 3, 0
+    kinds = (NAMED_ACTION, ACTION, STATE)
+    return next(((place, -width) for place, words in enumerate(kinds) if words.search(path)), (4, 0))
+
+
+def _is_picture(path: str, array: Any) -> bool:
+    """Return whether an array holds pictures, going by its shape, or by its name where they are encoded."""
+    if storage(array.dtype, array.shape[1:], False) in ("pixels", "planes"):
+        return True
+    encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
+    return PICTURE.search(path) is not None and (len(array.shape) == 4 or encoded)
 
 
 def _leaf(path: str) -> str:
@@ -120,13 +153,13 @@ def _leaf(path: str) -> str:
 
 def _column(path: str, array: Any) -> str | None:
     leaf = _leaf(path)
-    encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
-    if not array.shape or DEPTH.search(path):
+    if not array.shape or DEPTH.search(path) or INDEX.search(path):
         return None
-    if PICTURE.search(path) and (len(array.shape) == 4 or encoded):
-        name = re.sub(r"\.?(rgb|images?|img|color)$", "", leaf).rpartition(".")[2] or leaf
+    if _is_picture(path, array):
+        name = re.sub(r"[._]?(rgb|images?|img|color)$", "", leaf).rpartition(".")[2] or leaf
         return f"observation.images.{name}"
-    if array.dtype.kind not in "fiu" or len(array.shape) > 2 or (len(array.shape) == 1 and TIME.search(path)):
+    packed = array.dtype == np.uint8 and len(array.shape) == 1  # such as a film
+    if array.dtype.kind not in "fiu" or packed or len(array.shape) > 2 or (len(array.shape) == 1 and TIME.search(path)):
         return None
     if ACTION.search(path):
         return "action"

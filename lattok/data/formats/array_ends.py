@@ -11,6 +11,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 LENGTH_NAME = re.compile(r"len(gth)?s?$")  # how an array with the length of each episode is called
+STEP_TYPE, LAST = "step_type", 2  # of dm_env: FIRST, MID, LAST
 COUNTS, LENGTHS, NUMBERS, FLAGS = range(4)  # what is taken first, where there are several
 
 
@@ -37,7 +38,7 @@ def episode_spans(
     values = np.asarray(found[path][:]).reshape(found[path].shape[0], -1)
     held = ""
     if kind == FLAGS:
-        flags = np.any([np.asarray(found[each][:]).reshape(length, -1).any(1) for each in kinds[kind]], axis=0)
+        flags = np.any([_flags(found[each], each).reshape(length, -1).any(1) for each in kinds[kind]], axis=0)
         last = flags & ~np.append(flags[1:], False)
         stops = np.append(np.flatnonzero(last) + 1, length)
         held = path if (flags & ~last).any() else ""
@@ -49,6 +50,12 @@ def episode_spans(
     return list(zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)), held
 
 
+def _flags(array: Any, path: str) -> np.ndarray:
+    """Return whether each step is the last one of an episode, [T, ...]."""
+    values = np.asarray(array[:])
+    return values == LAST if path.rpartition("/")[2] == STEP_TYPE else values != 0
+
+
 def _kind(array: Any, path: str, length: int, where: str) -> int | None:
     """Return what an array says, None if it is one number for all steps."""
     name = path.rpartition("/")[2]
@@ -57,6 +64,8 @@ def _kind(array: Any, path: str, length: int, where: str) -> int | None:
     if LENGTH_NAME.search(name) and array.shape[0] != length:
         return LENGTHS
     if array.shape[0] == length:
+        if name == STEP_TYPE:
+            return FLAGS
         if name not in EACH_NUMBER and np.isin(np.asarray(array[:]), (0, 1)).all():
             return FLAGS
         return NUMBERS

@@ -28,7 +28,7 @@ ENDS = "where episodes end"
 SO_FAR = ("episode_ends",)
 EACH_LENGTH = ("episode_lengths", "episode_lens", "traj_lengths", "traj_lens", "trajectory_lengths")
 EACH_NUMBER = ("episode_index", "episode_idx", "episode_id", "episode_ids", "traj_index", "traj_id", "trajectory_id")
-LAST_STEPS = ("terminals", "terminal", "terminations", "terminated", "dones", "done", "is_last")
+LAST_STEPS = ("terminals", "terminal", "terminations", "terminated", "dones", "done", "is_last", "step_type")
 CUT_STEPS = ("timeouts", "timeout", "truncations", "truncated")
 TOLD_ENDS = (*SO_FAR, *EACH_LENGTH, *EACH_NUMBER, *LAST_STEPS, *CUT_STEPS)
 TEXTS = ("language_instruction", "instruction", "language", "lang", "task_description")
@@ -128,6 +128,7 @@ MANISKILL = Layout(
     "ManiSkill",
     {
         "actions": "action",
+        "actions/*": "action.*",  # of several robots
         "rewards": "next.reward",
         "terminated": "next.done",
         "success": "next.success",
@@ -138,7 +139,7 @@ MANISKILL = Layout(
         "obs": "observation.state",
     },
     episodes="traj_*",
-    rows=("actions",),
+    rows=("actions", "actions/*"),
     left_out={
         "env_states/*": SIMULATOR,
         "obs/sensor_data/*/depth": "depth",
@@ -304,6 +305,7 @@ MINARI = Layout(
     marks=("terminations", "truncations"),
     rows=("actions", "actions/*"),
     left_out={"truncations": ENDS, "infos/*": SIMULATOR},
+    instruction=(*SAID, "observations/mission", "folder"),
 )
 REPLAY_BUFFER = Layout(
     "Diffusion Policy's replay buffer",

@@ -16,8 +16,8 @@ from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
 from lattok.data.formats.array_ends import episode_spans
 from lattok.data.formats.array_layouts import RATES, Layout
-from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, storage
-from lattok.data.formats.folder_names import instruction_of
+from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, may_be_encoded, storage
+from lattok.data.formats.folder_names import instruction_of, without_split
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -416,6 +416,7 @@ def _offered(
             continue
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
+        how = "encoded" if not camera and column and may_be_encoded(array) else how
         if how is None:
             left_out[path] = OTHER_DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
             continue
@@ -529,7 +530,7 @@ class Sources:
         if source.startswith("json:"):
             return self._beside(source.removeprefix("json:"))
         if source == "file":
-            return self.store.name
+            return without_split(self.store.name)
         return instruction_of(self.store.path.resolve().parent.parts[-MOST_ABOVE:]) if source == "folder" else None
 
     def attribute(self, name: str) -> Any:

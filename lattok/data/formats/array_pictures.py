@@ -1,5 +1,6 @@
 """How recordings keep pictures in arrays: as pixels in either order, or encoded, padded with zeros or not."""
 
+from contextlib import suppress
 from io import BytesIO
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from lattok.utils.checks import LattokError
 
 Storage = Literal["numbers", "pixels", "planes", "floats", "encoded"]
 STANDARD = b"XPL-RGB1"  # comment of JPEGs by a writer that used to swap red and blue
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG")
 LEAST_SIDE = 8  # pixels: [T, 3, 3, 3] are rotations
 
 
@@ -32,6 +34,20 @@ def storage(dtype: np.dtype[Any], shape: tuple[int, ...], camera: bool) -> Stora
     return None if camera and flat else "numbers"
 
 
+def may_be_encoded(array: Any) -> bool:
+    """Return whether rows of an array [T] or [T, N] are bytes whose first ones begin as a JPEG or PNG does."""
+    rows = array.dtype.kind in "SO" and len(array.shape) == 1
+    if not array.shape or not array.shape[0] or not (rows or (array.dtype == np.uint8 and len(array.shape) == 2)):
+        return False
+    with suppress(ValueError):  # of numpy's pickles, which are not read
+        return _begins(array[:1][0])
+    return False
+
+
+def _begins(first: Any) -> bool:
+    return isinstance(first, bytes | np.ndarray) and bytes(first).startswith(BEGINNINGS)
+
+
 def picture_size(rows: np.ndarray, how: Storage, where: str) -> tuple[int, int, int]:
     """Return (H, W, 3) of the first of the rows of a camera."""
     height, width, _ = pictures(rows[:1], how, False, where).shape[1:]
@@ -50,8 +66,11 @@ def pictures(rows: np.ndarray, how: Storage, swapped: bool, where: str) -> np.nd
         return np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
     if how == "floats":
         whole = rows.astype(np.uint8) if np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 255 else None
-        if whole is None or not np.array_equal(whole, rows):
-            raise LattokError(f"{where}: expected pixels as whole numbers from 0 to 255, got others. Write uint8.")
+        if whole is not None and not np.array_equal(whole, rows):
+            whole = np.rint(rows * 255).astype(np.uint8) if rows.max() <= 1 else None
+        if whole is None:
+            expected = "pixels as whole numbers from 0 to 255, or shares from 0 to 1"
+            raise LattokError(f"{where}: expected {expected}, got others. Write uint8.")
         return whole
     frames = [_decoded(row, swapped, where) for row in rows]
     if len({frame.shape for frame in frames}) > 1:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.formats.array_draft import rates_of
 from lattok.data.formats.array_films import FEW, FILM, film_of_file, frame_rate, picture_shape, shown
 from lattok.data.formats.array_layouts import LAYOUTS, ROBOMIMIC, STATES, Layout, described
 from lattok.data.formats.array_listing import (
@@ -54,13 +55,13 @@ from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 from lattok.utils.untrusted import UNPACK, safe_path, walk
 
+STATE = "observation.state"
+PLAIN_STATES = ("observation.observation", "observation.observations")  # of npz files, where there is no state
 MOST_ROBOTS = 4  # in a scene of robosuite
 CHANGED = "is not as it was when the dataset was opened. Open it again."
 NO_FILM = "expected {film}, as others have, got none. Download it, or leave it out."
 PACKED = "packed: unpack it ({typed} {file})"
 TIMES = re.compile(rf"(^|[._]){TIME}$")
-TIME_UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
-SLOWEST, FASTEST = 0.5, 2000  # rows a second that are likely
 OTHER_RATE = 0.15  # of the dataset's: less may be a clock
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
@@ -156,8 +157,8 @@ class ArrayDataset(RobotDataset):
             way_out = in_a_description(self.root, f'"split": {json.dumps(name)}')
             self.findings += (problems.own_splits("mask", counts, judge if self.held_out else "", way_out),)
         elif split is None and self.root.is_dir():
-            files = {i: demo.file.relative_to(self.root).parts[:-1] for i, demo in self._demos.items()}
-            self.held_out, own = folder_splits(files)
+            files = {i: demo.file.relative_to(self.root) for i, demo in self._demos.items()}
+            self.held_out, own = folder_splits({i: file.parts[:-1] for i, file in files.items()}, files)
             self.findings += own
         self.left_out = {path.name: PACKED.format(typed=UNPACK[path.suffix], file=path.name) for path in packed}
         used = {stored for parts in self._parts.values() for stored in parts}
@@ -275,10 +276,7 @@ class ArrayDataset(RobotDataset):
         keys = [key for key, feature in self.features.items() if feature.shape == (1,) and TIMES.search(key)]
         for key in (key for key in keys if key not in INDEX_FEATURES):
             with suppress(LattokError):  # which is said where its rows are read
-                steps = np.diff(self.columns(self.episodes[0].index, [key])[key].astype(np.float64))
-                middle = float(np.median(steps)) if len(steps) else 0.0
-                units = (unit / middle for unit in TIME_UNITS) if middle > 0 and (steps != 1).any() else ()
-                rates = [rate for rate in units if SLOWEST <= rate <= FASTEST]
+                rates = rates_of(self.columns(self.episodes[0].index, [key])[key])
                 if rates and min(abs(rate / self.fps - 1) for rate in rates) > OTHER_RATE:
                     yield problems.OTHER_TIMES.finding(column=key, rate=rates[0], fps=self.fps)
 
@@ -406,7 +404,8 @@ class ArrayDataset(RobotDataset):
                 shape = stored.shape if len(long) > 1 else long or (1,)
                 found[key] = Feature(dtype, shape, names if shape == (len(names),) else None)
             else:
-                key = key if key.startswith(CAMERA) else CAMERA + key.removeprefix("observation.")
+                name = _leaf(stored.path) if key == STATE else key.removeprefix("observation.")
+                key = key if key.startswith(CAMERA) else CAMERA + name
                 cameras[key] = Feature("image", self._picture_size(stored), None)
             parts_of[key] = (stored,)
         for names, dimensions in _states(parts_of):
@@ -416,6 +415,9 @@ class ArrayDataset(RobotDataset):
                 dtype = np.result_type(*(part.dtype for part in parts)).name
                 found["observation.state"] = Feature(dtype, (len(dimensions),), dimensions)
                 parts_of["observation.state"] = tuple(parts)
+        for key in PLAIN_STATES:
+            if key in found and STATE not in found and found[key].shape != (1,):
+                found[STATE], parts_of[STATE] = found.pop(key), parts_of.pop(key)
         for key in cameras:
             found.pop(key, None)
         return found | cameras, parts_of
@@ -430,6 +432,10 @@ class ArrayDataset(RobotDataset):
         with self._arrays(demo_index, demo) as read:
             row = read(stored, np.arange(1))
         return picture_size(row, stored.storage, f"{demo.file}, `{stored.path}`")
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _states(columns: Collection[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:

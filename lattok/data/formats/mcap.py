@@ -34,6 +34,7 @@ from lattok.data.formats.ros_messages import (
     FIELDS,
     PICTURES,
     ROSTopic,
+    field_of,
     joints_of,
     names_of,
     number_fields,
@@ -48,6 +49,7 @@ from lattok.data.schema import (
     holds,
     in_a_description,
     index_column,
+    readable,
 )
 from lattok.types import Episode
 from lattok.utils import checks
@@ -66,7 +68,10 @@ BLOCK = 32  # frames
 FAR = 32  # messages: what lies between two that are further apart is not read
 SHOWN = 20  # topics in a message
 DRAFTED = 8  # columns in a draft
-SENT = re.compile(r"command|cmd|action|target|goal", re.IGNORECASE)
+SENT = re.compile(r"command|cmd|action|target|goal|leader|master", re.IGNORECASE)
+SAID = re.compile(r"task|instruct|lang|prompt", re.IGNORECASE)  # topics of text
+INSTRUCTION = "instruction"  # key of `topics`
+FILMS = ("CompressedVideo", "FFMPEGPacket")  # messages that hold parts of a film
 
 
 class ROSRecording(NamedTuple):
@@ -81,7 +86,8 @@ class MCAPRecordings(RobotDataset):
     `topics` says which topic is which column or camera: {"observation.images.front": "/camera/image/compressed",
     "observation.state": "/joint_states", "action": "/command"}; "/odom:pose.pose.position.x" names a field. Joints are
     put in the order of the first message by their names. `fps` is by default that of the first camera of the first
-    recording. The instruction is the name of the folder that a recording is in, else empty.
+    recording. The instruction is the first text of the topic that `topics` calls "instruction", else the name of the
+    folder that a recording is in, else empty.
     """
 
     kind = "mcap"
@@ -118,7 +124,14 @@ class MCAPRecordings(RobotDataset):
         if not types:
             raise LattokError(next((each for each in found if isinstance(each, str)), f"{self.root}: no messages."))
         files = next((each.files for each in found if isinstance(each, ROSRecording)), ())
-        self._topics = self._chosen(topics, types, files)
+        said = topics.get(INSTRUCTION) if isinstance(topics, Mapping) and len(topics) > 1 else None
+        if said is not None and types.get(said) != "String":
+            texts = [name for name, kind in sorted(types.items()) if kind == "String"]
+            checks.fail(
+                "topics.instruction", f"a topic of text (String): {checks.listed(texts) or 'there is none'}", said
+            )
+        columns = {key: name for key, name in topics.items() if key != INSTRUCTION} if said else topics
+        self._topics = self._chosen(columns, types, files)
         base = self._base
         for index, each in enumerate(found):
             if isinstance(each, ROSRecording):
@@ -131,7 +144,7 @@ class MCAPRecordings(RobotDataset):
         self.damaged = tuple(Damage(i, each) for i, each in enumerate(found) if isinstance(each, str))
         if not self._recordings:
             raise LattokError(self.damaged[0].reason)
-        instructions = {i: instruction_of(Path(each.name).parent.parts) for i, each in self._recordings.items()}
+        instructions = {i: _instruction(each, said) for i, each in self._recordings.items()}
         self._instructions = instructions
         self.tasks = tuple(dict.fromkeys(instructions.values()))
         self.episodes = tuple(
@@ -278,9 +291,14 @@ class MCAPRecordings(RobotDataset):
     def _chosen(self, topics: Any, types: Mapping[str, str], files: Sequence[Path]) -> dict[str, ROSTopic]:
         if topics is None:
             shown = [f"{name} ({kind})" for name, kind in sorted(types.items())][:SHOWN]
-            draft = _draft(types, files) or {"action": "/TOPIC:FIELD"}
+            draft = _draft(types, files)
+            if not draft:  # of no topic that can be read: the first one says why
+                first_few(files, ROSTopic(min(types), "", ()))
+                draft = {"action": "/TOPIC:FIELD"}
             described = in_a_description(self.root, f'"topics": {json.dumps(draft)}')
-            way_out = f"Correct this draft: {described}"
+            films = [name for name, kind in sorted(types.items()) if kind in FILMS]
+            unread = f" {checks.listed(films)}: parts of a film are not read; send CompressedImage." if films else ""
+            way_out = f"Correct this draft: {described}{unread}"
             got = f"none for {', '.join(shown)}"
             checks.fail("topics", "which topic of this MCAP recording is which column", got, way_out)
         if not isinstance(topics, Mapping) or not topics or not all(isinstance(each, str) for each in topics.values()):
@@ -359,6 +377,15 @@ class MCAPRecordings(RobotDataset):
                         checks.refuse(file, what, f"{len(wanted)} fewer", "Open it again.")
 
 
+def _instruction(recording: ROSRecording, topic: str | None) -> str:
+    """Return the first text of a topic, else what the folder of a recording says is done."""
+    if topic is not None and recording.counts.get(topic):
+        (message,) = first_few(recording.files, ROSTopic(topic, "String", ("data",)))
+        if text := str(field_of(message, "data")).strip():
+            return readable(text)
+    return instruction_of(Path(recording.name).parent.parts)
+
+
 def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
     """Guess which topics, or fields of messages of other types, are what, for a file that users correct."""
     draft: dict[str, str] = {}
@@ -368,8 +395,12 @@ def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
         if kind in PICTURES:
             draft |= {} if "depth" in name else {f"{CAMERA}{short}": name}
             continue
+        if kind == "String":
+            draft |= {INSTRUCTION: name} if SAID.search(name) and INSTRUCTION not in draft else {}
+            continue
         for field in [""] if kind in FIELDS else _number_fields(name, files):
-            key = "action" if SENT.search(name) or SENT.search(field) else "observation.state"
+            sent = kind == "JointTrajectory" or SENT.search(name) or SENT.search(field)
+            key = "action" if sent else "observation.state"
             key = key if key not in draft else f"{key}.{'_'.join(filter(None, (short, *field.split('.'))))}"
             if len(draft) < DRAFTED:
                 draft[key] = f"{name}:{field}" if field else name

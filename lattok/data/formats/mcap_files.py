@@ -20,6 +20,7 @@ from lattok.version import install_extra
 
 ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
 FEW = 16  # messages of joints that are looked at
+ROS_1 = "Convert the .bag it was made of: rosbags-convert --src FILE.bag --dst converted --dst-storage mcap"
 READERS = ("mcap.reader", "mcap_ros2.decoder")
 MESSAGE_BYTES = 31  # of an empty one: 9 of any record, and its channel, number and times
 
@@ -78,7 +79,8 @@ def opened(file: Path) -> Iterator[tuple[Any, Any]]:
             if decoders[channel.id] is None:
                 got = f"{channel.message_encoding or '?'} as {schema.encoding if schema else '?'}"
                 expected = "messages of ROS 2 (cdr), JSON or protobuf"
-                checks.refuse(f"{file}, {channel.topic}", expected, got, "Leave it out of `topics`.")
+                way_out = ROS_1 if channel.message_encoding == "ros1" else "Leave it out of `topics`."
+                checks.refuse(f"{file}, {channel.topic}", expected, got, way_out)
             return decoders[channel.id](message.data)
 
         yield _module("mcap.reader").make_reader(stream), decode
@@ -120,11 +122,12 @@ def _plain(message: Any) -> dict[str, Any]:
 def first_few(files: Sequence[Path], topic: ROSTopic) -> list[Any]:
     """Return the first message of a topic; of joints the first few, as several programs may send some of them each."""
     found: list[Any] = []
+    wanted = FEW if topic.fields == JOINTS.get(topic.type) else 1
     for file in files:
         with opened(file) as (reader, decode):
-            few = islice(reader.iter_messages(topics=[topic.name]), 1 if topic.fields != JOINTS else FEW - len(found))
+            few = islice(reader.iter_messages(topics=[topic.name]), wanted - len(found))
             found += [decode(*each) for each in few]
-        if found and (len(found) == FEW or topic.fields != JOINTS):
+        if len(found) == wanted:
             break
     if not found:
         checks.refuse(files[0], f"messages of {topic.name}, as its summary says", "none", "Copy the file again.")

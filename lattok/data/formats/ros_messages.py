@@ -14,22 +14,47 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 
 PICTURES = ("CompressedImage", "Image", "RawImage")  # the last one is Foxglove's
-JOINTS = ("position",)  # of JointState
+JOINTS: Mapping[str, tuple[str, ...]] = {  # what is read of messages that name their joints
+    "JointState": ("position",),
+    "JointTrajectory": ("points.0.positions",),
+}
+
+
+def _point(above: str) -> tuple[str, ...]:
+    return tuple(f"{above}{axis}" for axis in "xyz")
+
+
+def _pose(above: str, position: str = "position", orientation: str = "orientation") -> tuple[str, ...]:
+    return (*_point(f"{above}{position}."), *(f"{above}{orientation}.{axis}" for axis in "xyzw"))
+
+
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
-    "JointState": JOINTS,
+    **JOINTS,
     "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
     "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
-    "Pose": (*(f"position.{axis}" for axis in "xyz"), *(f"orientation.{axis}" for axis in "xyzw")),
-    "PoseStamped": (*(f"pose.position.{axis}" for axis in "xyz"), *(f"pose.orientation.{axis}" for axis in "xyzw")),
-    "WrenchStamped": tuple(f"wrench.{part}.{axis}" for part in ("force", "torque") for axis in "xyz"),
+    "Pose": _pose(""),
+    "PoseStamped": _pose("pose."),
+    "PoseWithCovarianceStamped": _pose("pose.pose."),
+    "Odometry": _pose("pose.pose."),
+    "TransformStamped": _pose("transform.", "translation", "rotation"),
+    "PointStamped": _point("point."),
+    "Vector3Stamped": _point("vector."),
+    "Wrench": (*_point("force."), *_point("torque.")),
+    "WrenchStamped": (*_point("wrench.force."), *_point("wrench.torque.")),
     "Float64MultiArray": ("data",),
     "Float32MultiArray": ("data",),
     "Float64": ("data",),
-    "Float32": ("data",),
+    **dict.fromkeys(("Float32", "Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64"), ("data",)),
     "JointTrajectoryPoint": ("positions",),
 }
 RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
-TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec", re.IGNORECASE)  # fields that say when, not what
+PACKED = {  # encodings of ROS by what FFmpeg calls them
+    **dict.fromkeys(("yuv422", "uyvy"), "uyvy422"),
+    **dict.fromkeys(("yuv422_yuy2", "yuyv"), "yuyv422"),
+    **{name: name for name in ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")},
+}
+# fields that say when, or how sure, not what
+TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec|covariance", re.IGNORECASE)
 
 
 class ROSTopic(NamedTuple):
@@ -51,7 +76,9 @@ def number_fields(message: Any, above: str = "") -> Iterator[str]:
 
 
 def field_of(message: Any, name: str) -> Any:
-    """Return a field of a message of ROS, or of JSON."""
+    """Return a field of a message of ROS, or of JSON; of a list the place with this number."""
+    if isinstance(message, list | tuple) and name.isdecimal():
+        return message[int(name)]
     if (isinstance(message, Mapping) and name not in message) or name.startswith("_"):
         raise AttributeError(f"no field {name!r:.60}")
     return message[name] if isinstance(message, Mapping) else getattr(message, name)
@@ -71,14 +98,19 @@ def _as_typed(topic: ROSTopic, where: str) -> Iterator[None]:
 def names_of(message: Any, topic: ROSTopic) -> tuple[str, ...]:
     """Return what the numbers of a message are called: joints by their names, fields as they are named."""
     with _as_typed(topic, "the first message"):
-        if topic.type == "JointState" and topic.fields == JOINTS and (given := joints_of(message)):
+        if topic.fields == JOINTS.get(topic.type) and (given := joints_of(message)):
             return tuple(given)
         return topic.fields if len(topic.fields) > 1 else ()
 
 
 def joints_of(message: Any) -> list[str]:
     """Return the names of joints; JSON of others may have none."""
-    return [] if isinstance(message, Mapping) and "name" not in message else [*map(readable, field_of(message, "name"))]
+    key = "name" if _has(message, "name") else "joint_names"
+    return [*map(readable, field_of(message, key))] if _has(message, key) else []
+
+
+def _has(message: Any, name: str) -> bool:
+    return name in message if isinstance(message, Mapping) else hasattr(message, name)
 
 
 def numbers_of(message: Any, topic: ROSTopic, names: Sequence[str], where: str) -> list[float]:
@@ -93,7 +125,7 @@ def numbers_of(message: Any, topic: ROSTopic, names: Sequence[str], where: str) 
                 except AttributeError:
                     checks.refuse(where, f"a field {field} in messages of {topic.type}", "none")
             numbers += [float(each) for each in value] if isinstance(value, Sequence) else [float(value)]
-        if topic.type == "JointState" and names and topic.fields == JOINTS:
+        if names and topic.fields == JOINTS.get(topic.type):
             given = joints_of(message)
             if given != list(names):
                 if set(given) < set(names) or not set(names) <= set(given):
@@ -110,13 +142,29 @@ def picture_of(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
             return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
         encoding, data = field_of(message, "encoding"), field_of(message, "data")
         height, width, step = (int(field_of(message, name)) for name in ("height", "width", "step"))
-        if encoding not in RAW:
-            checks.refuse(where, f"pictures as {checks.listed(RAW)}", encoding, "Leave the topic out.")
-        channels, reverse = RAW[encoding]
+        if encoding not in (*RAW, *PACKED):
+            expected = f"pictures as {checks.listed([*RAW, *PACKED])}"
+            checks.refuse(where, expected, encoding, "Leave the topic out.")
         rows = np.frombuffer(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), np.uint8)
+        channels, reverse = RAW.get(encoding, (1 if encoding.startswith("bayer") else 2, False))
         if len(rows) != height * step or step < width * channels:
             checks.refuse(where, f"{height} rows of {step} bytes", f"{len(rows)} bytes", "Copy it again.")
+        if encoding in PACKED:
+            return _unpacked(rows.reshape(height, step), width, PACKED[encoding])
         pixels = rows.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
         if channels == 1:
             return np.repeat(pixels, 3, axis=2)
         return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])
+
+
+def _unpacked(rows: np.ndarray, width: int, layout: str) -> np.ndarray:
+    """Turn rows of bytes [H, S] that FFmpeg knows by `layout` into a frame uint8 [H, W, 3]."""
+    import av
+
+    frame = av.VideoFrame(width, len(rows), layout)
+    (plane,) = frame.planes
+    padded = np.zeros((len(rows), plane.line_size), np.uint8)
+    used = min(rows.shape[1], plane.line_size)
+    padded[:, :used] = rows[:, :used]
+    plane.update(padded.tobytes())
+    return frame.to_ndarray(format="rgb24")

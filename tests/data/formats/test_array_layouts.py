@@ -751,6 +751,111 @@ def test_a_draft_knows_attributes(where, tmp_path: Path):
     np.testing.assert_array_equal(drafted.columns(1, ["observation.state"])["observation.state"], wave(5, 4, 1))
 
 
+FIELD_FILES = {  # of RoboSet, TeleVision, X-VLA, RoboNet, VD4RL and stable-worldmodel: arrays, and columns of the draft
+    "roboset": (
+        {"T0/data/ctrl_arm": wave(6, 7, 0), "T0/data/ctrl_ee": wave(6, 1, 0)[:, 0], "T0/data/time": np.arange(6) * 0.2}
+        | {f"T0/data/rgb_{side}": film(6, 0) for side in ("left", "right", "top", "wrist")}
+        | {f"T0/data/{name}": wave(6, 7, 1) for name in ("qp_arm", "qv_arm", "tau_arm")},
+        {"action": (7,), "observation.images.rgb_wrist": (16, 24, 3)},
+        [6],
+    ),
+    "television": (
+        {
+            "cmds": wave(6, 33, 0),
+            "qpos_action": wave(6, 28, 0),
+            "observation.image.left": film(6, 0).transpose(0, 3, 1, 2),
+        },
+        {"action": (28,), "observation.images.left": (16, 24, 3)},
+        [6],
+    ),
+    "xvla": (
+        {"abs_action_6d": wave(6, 10, 0), "agentview_rgb": padded(film(6, 0))},
+        {"action": (10,), "observation.images.agentview": (16, 24, 3)},
+        [6],
+    ),
+    "robonet": (
+        {"env/cam0_video/frames": np.zeros(999, np.uint8), "env/state": wave(7, 5, 0), "policy/actions": wave(6, 4, 0)},
+        {"action": (4,), "observation.state": (5,)},
+        [6],
+    ),
+    "vd4rl": (
+        {
+            "observation": film(6, 0).transpose(0, 3, 1, 2),
+            "action": wave(6, 4, 0),
+            "step_type": np.array([0, 1, 2] * 2),
+        },
+        {"action": (4,), "observation.images.observation": (16, 24, 3)},
+        [3, 3],
+    ),
+    "worldmodel": (
+        {"pixels": film(6, 0), "action": wave(6, 2, 0), "proprio": wave(6, 4, 0), "state": wave(6, 7, 0)}
+        | {"ep_len": np.array([4, 2]), "episode_idx": np.array([0, 0, 0, 0, 1, 1]), "step_idx": np.arange(6)},
+        {"action": (2,), "observation.state": (7,), "observation.images.pixels": (16, 24, 3)},
+        [4, 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIELD_FILES)
+def test_drafts_of_files_of_the_field(name: str, tmp_path: Path):
+    arrays, columns, lengths = FIELD_FILES[name]
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        for path, values in arrays.items():
+            file[path] = values
+    message = refused("own.h5: expected a layout of", open_dataset, tmp_path / "own.h5")
+    (tmp_path / "draft.json").write_text(message.partition("Write ")[2].partition(" into a file")[0])
+    drafted = open_dataset(tmp_path / "draft.json")
+    assert {key: drafted.features[key].shape for key in columns} == columns
+    assert [episode.length for episode in drafted.episodes] == lengths
+    assert drafted.fps == (5 if name == "roboset" else 30)
+    np.testing.assert_array_equal(drafted.actions(0), next(arrays[path][: lengths[0]] for path in _sent(arrays)))
+
+
+def _sent(arrays: dict[str, np.ndarray]) -> list[str]:
+    return [path for path in arrays if "action" in path or path.endswith("ctrl_arm")]
+
+
+def test_pictures_that_are_packed_or_shares(tmp_path: Path):
+    """JPEG among robomimic's observations is a camera; floats from 0 to 1 are shares of 255."""
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"], demo["obs/padded"] = wave(5, 7, 0), padded(film(5, 0))
+        own = demo.create_dataset("obs/own", (5,), dtype=h5py.vlen_dtype(np.uint8))
+        for row, frame in enumerate(film(5, 0)):
+            own[row] = np.frombuffer(jpeg(frame), np.uint8)
+    dataset = open_dataset(tmp_path / "demo.hdf5", fps=10)
+    for camera in ("own", "padded"):
+        assert np.abs(dataset.frames(0, [camera])[:, 0].astype(int) - film(5, 0)).max() <= 4
+    np.savez(tmp_path / "a.npz", action=wave(5, 2, 0), image=film(5, 0) / np.float32(255))
+    np.testing.assert_array_equal(open_dataset(tmp_path / "a.npz", fps=10).frames(0)[:, 0], film(5, 0))
+
+
+def test_files_of_splits_and_plain_observations(tmp_path: Path):
+    """OGBench's play-val.npz judges; `observation` is the state where there is no other."""
+    for name, seed in (("play", 0), ("play-val", 1)):
+        np.savez(
+            tmp_path / f"{name}.npz", observations=wave(5, 3, seed), actions=wave(5, 2, seed), terminals=np.zeros(5)
+        )
+    dataset = open_dataset(tmp_path, fps=10)
+    assert (dataset.tasks, len(dataset.held_out)) == (("play",), 1)
+    np.testing.assert_array_equal(dataset.actions(dataset.held_out[0]), wave(5, 2, 1))
+    np.savez(tmp_path / "one.npz", observation=wave(5, 3, 0), action=wave(5, 2, 0), physics=wave(5, 4, 0))
+    assert open_dataset(tmp_path / "one.npz", fps=10).features["observation.state"].shape == (3,)
+
+
+def test_actions_of_several_robots_and_missions(tmp_path: Path):
+    """ManiSkill's dict of actions; Minari's text of a mission, which has a row more than there are actions."""
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        for robot in ("panda-0", "panda-1"):
+            file[f"traj_0/actions/{robot}"] = wave(5, 8, 0)
+    assert {"action.panda-0", "action.panda-1"} <= open_dataset(tmp_path / "two.h5", fps=10).features.keys()
+    with h5py.File(tmp_path / "babyai.hdf5", "w") as file:
+        run = file.create_group("episode_0")
+        run["actions"], run["observations/mission"] = np.arange(5) % 3, np.array([b"go to the ball"] * 6)
+        run["terminations"], run["truncations"] = np.zeros(5, bool), np.zeros(5, bool)
+    assert open_dataset(tmp_path / "babyai.hdf5", fps=10).tasks == ("go to the ball",)
+
+
 def test_a_layout_that_is_described(tmp_path: Path):
     action, state, frames = wave(5, 3, 0), wave(5, 4, 1), film(5, 2)
     with h5py.File(tmp_path / "own.h5", "w") as file:

@@ -304,3 +304,69 @@ def test_joints_sent_in_turn_and_a_clock_that_is_set_back(tmp_path: Path, set_ba
     assert "other-rates" in {each.kind for each in open_dataset(file, topics=names, fps=15).file_findings()}
     kinds = {each.kind for each in dataset.file_findings()}
     assert kinds == ({"clock-set-back"} if set_back == 2 else {"pictures-lost"})
+
+
+def write_topics(path: Path, topics: dict[str, tuple[str, str, list[dict[str, Any]]]]) -> None:
+    """Write messages by topic, with their type and its definition, at 10 Hz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        out = writer.Writer(file)
+        for topic, (kind, text, messages) in topics.items():
+            schema = out.register_msgdef(kind, text)
+            for i, message in enumerate(messages):
+                out.write_message(topic, schema, message, log_time=i * 10**8, publish_time=i * 10**8)
+        out.finish()
+
+
+TRAJECTORY = f"""string[] joint_names
+trajectory_msgs/JointTrajectoryPoint[] points
+{LINE}
+MSG: trajectory_msgs/JointTrajectoryPoint
+float64[] positions
+"""
+
+
+def test_trajectories_leaders_and_texts(tmp_path: Path):
+    """The draft knows commands and the instruction; joints of trajectories are put in one order."""
+    trajectories = [
+        {"joint_names": ["a", "b"][:: (-1) ** i], "points": [{"positions": [i, -1][:: (-1) ** i]}]} for i in range(6)
+    ]
+    joints = [
+        {"header": {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}, "name": ["a"], "position": [float(i)]}
+        for i in range(6)
+    ]
+    joints = [each | {"velocity": [], "effort": []} for each in joints]
+    state = ("sensor_msgs/msg/JointState", TYPES["sensor_msgs/msg/JointState"], joints)
+    topics = {
+        "/arm/joint_trajectory": ("trajectory_msgs/msg/JointTrajectory", TRAJECTORY, trajectories),
+        "/joint_states": state,
+        "/leader/joint_states": state,
+        "/task_instruction": ("std_msgs/msg/String", "string data", [{"data": "fold the towel"}]),
+    }
+    write_topics(tmp_path / "runs" / "a.mcap", topics)
+    message = refused("Correct this draft", open_dataset, tmp_path / "runs")
+    (tmp_path / "draft.json").write_text(message.partition("Write ")[2].partition(" into a file")[0])
+    dataset = open_dataset(tmp_path / "draft.json")
+    assert dataset.tasks == ("fold the towel",)
+    assert {"action.leader_joint_states", "observation.state"} <= dataset.features.keys()
+    np.testing.assert_array_equal(dataset.actions(0), [[i, -1] for i in range(6)])
+    refused(
+        "`topics.instruction`: expected a topic of text",
+        open_dataset,
+        tmp_path / "runs",
+        topics={**TOPICS, "instruction": "/joint_states"},
+    )
+
+
+@pytest.mark.parametrize("encoding", ["yuv422", "yuv422_yuy2", "bayer_rggb8"])
+def test_packed_pictures(tmp_path: Path, encoding: str):
+    """A red picture of a camera that sends two colours for four pixels, or one for each; rows are padded."""
+    pixels = {"yuv422": (90, 81, 240, 81), "yuv422_yuy2": (81, 90, 81, 240)}.get(encoding)
+    plain = np.array([[255, 0], [0, 0]], np.uint8) if pixels is None else np.array([pixels, pixels], np.uint8)
+    rows = np.pad(np.tile(plain, (8, 8)), ((0, 0), (0, 5)))
+    message = {"header": {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}, "height": 16, "width": 16}
+    message |= {"encoding": encoding, "is_bigendian": 0, "step": rows.shape[1], "data": rows.tobytes()}
+    kind = "sensor_msgs/msg/Image"
+    write_topics(tmp_path / "a.mcap", {"/cam": (kind, TYPES[kind], [message] * 3)})
+    frames = open_dataset(tmp_path, topics={"observation.images.cam": "/cam"}).frames(0)[:, 0]
+    assert np.abs(frames[:, 4:12, 4:12].astype(int) - [255, 0, 0]).max() <= 3
