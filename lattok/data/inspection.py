@@ -1,5 +1,6 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -52,6 +53,7 @@ from lattok.data.schema import (
     NUMBERS,
     RobotDataset,
     camera_keys,
+    described_by,
     dimension_names,
     how_to_join,
     parts_of,
@@ -69,6 +71,7 @@ from lattok.utils.output import unused
 DIMENSIONS_SHOWN = 12
 JSON_SCHEMA = 1  # goes up where keys change their meaning, not where some are added
 COUNTED = ("frame_index", "index")
+SEGMENTS = re.compile(r"(^|[._])(seg(mentation)?|semantics?|masks?|normals?)([._]|$)", re.IGNORECASE)  # of cameras
 FAILED_FOLDER = re.compile(r"(fail(ed|ure|ures)?|unsuccessful)(_(episodes|demos|trajectories))?", re.IGNORECASE)
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 ACTIONS, STATES = ("action", "actions"), ("observation.state", "state")  # the first that is there is looked at
@@ -279,6 +282,10 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.COPIES.finding(first_of_copies(dataset), copies=copies)
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
+    if 0 < len(drawn := [key for key in dataset.cameras if SEGMENTS.search(key)]) < len(dataset.cameras):
+        kept = [key for key in dataset.cameras if key not in drawn]
+        way_out = described_by(dataset, f'"cameras": {json.dumps(kept)}')
+        yield problems.SEGMENTS.finding(cameras=", ".join(f"`{key}`" for key in drawn), way_out=way_out)
     texts = [key for key, feature in dataset.features.items() if feature.dtype == "string"]
     if unread := [key for key in texts if key != dataset.instruction_key]:
         told = {"key": dataset.instruction_key, "other": unread[0]}

@@ -40,6 +40,11 @@ NO_ACTIONS = note(
     kind="no-actions",
 )
 IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}", kind="columns-in-parts")
+SEGMENTS = note(
+    "{cameras}: read as cameras, but going by the name their colours say what is where.",
+    "To leave them out, {way_out}",
+    kind="segment-cameras",
+)
 NO_CAMERAS = note(
     "There are no cameras in this dataset.",
     "Action tokenizers can be trained on it and label it; models of video cannot.",

@@ -99,6 +99,18 @@ def test_what_equals_the_action_is_not_offered_as_state(tmp_path, rng, above):
     assert f'{{"observation.state": ["{above}joint_pos", "{above}gripper"]}}' in said.advice
 
 
+def test_cameras_of_segments_are_said_and_left_out_as_typed(tmp_path):
+    """BEHAVIOR-1K's show colours for objects, beside cameras with the same last names."""
+    keys = [f"observation.images.{kind}.head" for kind in ("rgb", "seg_instance_id")]
+    with LeRobotWriter.create(
+        tmp_path / "arm", 10, {key: Feature("image", (16, 16, 3), None) for key in keys}
+    ) as writer:
+        writer.add_episode({}, {key: np.zeros((4, 16, 16, 3), np.uint8) for key in keys}, "lift")
+    (said,) = (each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == "segment-cameras")
+    (tmp_path / "arm.json").write_text(said.advice[said.advice.index("{") : said.advice.rindex("}") + 1])
+    assert open_dataset(tmp_path / "arm.json").cameras == (keys[0],)
+
+
 @pytest.mark.parametrize(
     ("keys", "chosen"),
     [

@@ -4,6 +4,7 @@ An episode is one `tf.train.Example` in a TFRecord file, the features of its ste
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ from lattok.utils.untrusted import copy_again, safe_path
 PICTURES = (b"\xff\xd8", b"\x89PNG")  # begin so
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 EPISODES_LOOKED_AT = 256  # for their last actions
+SUCCESS = re.compile(r"(^|/)(is_|episode_)?success$")  # a whole number for each episode
 LAST_MARKS = ("is_last", "is_terminal")
 SHORT_FEATURES = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
@@ -79,10 +81,15 @@ class RLDS(RobotDataset):
         shards = meta.read_shards(root, info, split)
         self._files, counts = [RecordFile(path) for path, _ in shards], [count for _, count in shards]
         self._ends = np.cumsum(counts)  # of the episode indices of each file
+        self._success = next(filter(SUCCESS.search, self.left_out), "")  # flag of an episode
+        self._failed = list[int]()  # filled by `_list`
         self.episodes, self.damaged = self._list(counts)
         fields = self._with_encoded_pictures(fields)
         self._cut = frozenset(self._without_last(last_action))  # episodes whose last step is not offered
         self._drop_last_steps()
+        if 0 < len(self._failed) < len(self.episodes):
+            sign = f"`{self._success}`"
+            self.findings += (problems.FAILED.finding(self._failed, all=len(self.episodes), sign=sign),)
         self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
         self._task_numbers = {task: number for number, task in enumerate(self.tasks)}
         self._check_names(fields)
@@ -231,6 +238,9 @@ class RLDS(RobotDataset):
             if rest or not length:
                 example.fail(f"`{self._ruler.path}` has {'part of' if rest else 'no'} steps")
             texts = dict.fromkeys(self._instructions(example))
+            with suppress(LattokError):  # of another type
+                if self._success in example.places and not example.integers(self._success).all():
+                    self._failed.append(index)
         return Episode(index, length, tuple(sorted(texts, key=lambda text: text == "")))  # what says something first
 
     def _instructions(self, example: Example) -> list[str]:

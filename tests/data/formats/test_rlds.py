@@ -323,6 +323,27 @@ def test_instructions_of_the_whole_episode(tmp_path):
     assert one_record(tmp_path / "e", {"action": steps["action"]}, values).episodes == ((0, 2, ("",)),)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_a_flag_of_success_for_the_whole_episode(tmp_path, dtype):
+    """As Kuka's; of another type it says nothing."""
+    write = {"action": tensor("float32", 1)}
+    one_record(tmp_path / "d", write, {"steps/action": np.zeros(2, "f4")})
+    about = features_dict({"success": tensor(dtype)})
+    top = features_dict({"steps": sequence(features_dict(write)), "episode_metadata": about})
+    (tmp_path / "d" / "features.json").write_text(json.dumps(top))
+    values = {"steps/action": np.zeros(2, "f4")}
+    flags = [np.array([flag], "int64" if dtype == "bool" else "f4") for flag in (1, 0)]
+    records = [record(example(values | {"episode_metadata/success": flag})) for flag in flags]
+    shard_path(tmp_path / "d", 0, 1).write_bytes(b"".join(records))
+    info = json.loads((tmp_path / "d" / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["2"]
+    (tmp_path / "d" / "dataset_info.json").write_text(json.dumps(info))
+    dataset = open_rlds(tmp_path / "d")
+    assert [each.episodes for each in dataset.findings if each.kind == "failed-episodes"] == (
+        [(1,)] if dtype == "bool" else []
+    )
+
+
 def test_nothing_but_images(tmp_path):
     pixels = np.arange(3 * 8 * 8 * 3, dtype="u1").reshape(3, 8, 8, 3)
     steps = {"observation": features_dict({name: image(8, 8, 3, encoding="") for name in "ab"})}
