@@ -7,7 +7,6 @@ one, where none came any more). Times are when messages were logged, or with `cl
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +22,7 @@ from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.mcap_files import (
     ROSBAG,
     LogTimes,
+    conversion,
     count_messages,
     first_few,
     opened,
@@ -167,8 +167,7 @@ class MCAPRecordings(RobotDataset):
             return ""
         path = min(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in OTHER_BAGS)
         source = str(path if path.suffix == ".bag" else path.parent)
-        typed = ["rosbags-convert", "--src", source, "--dst", "converted", "--dst-storage", "mcap"]
-        return f"Convert it (pip install rosbags): {shlex.join(typed)}"
+        return f"Convert it (pip install rosbags): {conversion(source)}"
 
     @cached_property
     def features(self) -> dict[str, Feature]:

@@ -1,6 +1,7 @@
 """MCAP files: which there are, what their topics hold, when messages were logged, and how these are decoded."""
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from lattok.version import install_extra
 
 ROSBAG = "metadata.yaml"  # of a folder whose files are one recording
 FEW = 16  # messages of joints that are looked at
-ROS_1 = "Convert the .bag it was made of: rosbags-convert --src FILE.bag --dst converted --dst-storage mcap"
+LEAVE_OUT = "Leave it out of `topics`."
 READERS = ("mcap.reader", "mcap_ros2.decoder")
 MESSAGE_BYTES = 31  # of an empty one: 9 of any record, and its channel, number and times
 
@@ -79,7 +80,8 @@ def opened(file: Path) -> Iterator[tuple[Any, Any]]:
             if decoders[channel.id] is None:
                 got = f"{channel.message_encoding or '?'} as {schema.encoding if schema else '?'}"
                 expected = "messages of ROS 2 (cdr), JSON or protobuf"
-                way_out = ROS_1 if channel.message_encoding == "ros1" else "Leave it out of `topics`."
+                ros_1 = channel.message_encoding == "ros1"
+                way_out = f"Convert the .bag it was made of: {conversion('FILE.bag')}" if ros_1 else LEAVE_OUT
                 checks.refuse(f"{file}, {channel.topic}", expected, got, way_out)
             return decoders[channel.id](message.data)
 
@@ -117,6 +119,11 @@ def _plain(message: Any) -> dict[str, Any]:
         else:
             found[field.name] = [] if field.message_type.GetOptions().map_entry else [_plain(each) for each in value]
     return found
+
+
+def conversion(source: str) -> str:
+    """Return the command that makes MCAP of another recording."""
+    return shlex.join(["rosbags-convert", "--src", source, "--dst", "converted", "--dst-storage", "mcap"])
 
 
 def first_few(files: Sequence[Path], topic: ROSTopic) -> list[Any]:
