@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,6 +16,21 @@ from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds
 
+BUNDLED = Path(__file__).parents[1] / "lattok" / "assets" / "models"
+JUDGED = {  # by family: the figure of held-out episodes, and those of controls, of which the best is shown
+    "idm": ("R² of actions", "r2_actions/model", ("moment", "flow", "proprio_map")),
+    "image-lam": ("R² of actions read from codes", "r2_from_codes/codes", ("flow_kmeans", "flow", "moment")),
+    "latent-vla": ("error", "error", ("mean_action",)),
+}
+CONTROLS = {
+    "moment": "the task and the moment alone",
+    "flow": "block motion",
+    "flow_kmeans": "clusters of block motion",
+    "proprio_map": "a map of state changes",
+    "mean_action": "the mean action",
+    "regression": "the same policy without codes",
+}
+BY_TOKENS = ("error of a policy that acts by its codes", "policy_error/draws", ("regression",))
 SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text(encoding="utf-8"))
 
 
@@ -34,6 +50,26 @@ def _link(family: type) -> str:
     packages = (".".join(parts[:end]) for end in range(2, len(parts) + 1))
     home = next(each for each in packages if hasattr(sys.modules[each], family.__name__))
     return f"[`{family.__name__}`][{home}.{family.__name__}]"
+
+
+def bundled() -> str:
+    """Return a table of the models that come with lattok: a figure of held-out episodes beside that of a control."""
+    rows = ["| `lattok.load(...)` | type | figure | model | control |", "|---|---|---|---|---|"]
+    for folder in sorted(BUNDLED.iterdir()):
+        family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["type"]
+        figures = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+        what, own, controls = JUDGED.get(family, BY_TOKENS)
+        rivals = {key: figures[name] for key in controls if (name := _beside(own, key)) in figures}
+        best = max(rivals, key=lambda key: rivals[key] if what.startswith("R²") else -rivals[key])
+        told = f"{rivals[best]:.2f}, {CONTROLS[best]}"
+        rows.append(f"| `sample/{folder.name}` | `{family}` | {what} | {figures[own]:.2f} | {told} |")
+    return "\n".join(rows)
+
+
+def _beside(own: str, control: str) -> str:
+    """Return the name of a control's figure."""
+    head, slash, _ = own.partition("/")
+    return f"{head}/{control}" if slash else control
 
 
 def table() -> str:
@@ -89,6 +125,7 @@ def facts(kind: str) -> str:
 
 
 MARKS = {
+    "<!-- bundled -->": bundled,
     "<!-- families -->": lambda: "\n\n".join(families()),
     "<!-- systems -->": lambda: "\n\n".join([table(), *sections()]),
 }

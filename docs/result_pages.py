@@ -28,6 +28,7 @@ GROUPS = {
         "lam_robust",
         "lam_start",
         "lam_distractors",
+        "unseen_tasks",
         "latbot",
         "main_job",
         "annotate_speed",
@@ -46,6 +47,7 @@ GROUPS = {
         "real_tokenizers",
         "real_video",
         "known_elsewhere",
+        "robots_act",
         "few_actions_predicts",
         "acting_by_tokens",
         "acting_by_tokens_again",
@@ -92,6 +94,8 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         name: (f"studies/{name}.py", "[The study](studies/real_robots.md#what-was-found).")
         for name in ("real_robots", "real_policies", "real_latents", "real_tokenizers", "real_video")
     },
+    "unseen_tasks": ("studies/unseen_tasks.py", ""),
+    "robots_act": ("studies/robots_act.py", "[The study](studies/several_robots.md#what-was-found)."),
     "few_actions_predicts": ("studies/predicts.py", ""),
     "acting_by_tokens_predicts": ("studies/predicts.py", ""),
     "tokenizer_figures": ("studies/learnable.py", ""),
@@ -126,6 +130,8 @@ WHOLE = {  # tables that a study writes, by what stands where they go
     "real video": "real_video.md",
     "acting by tokens": "acting_by_tokens.md",
     "fresh seeds": "acting_by_tokens_again.md",
+    "unseen tasks": "unseen_tasks.md",
+    "several robots": "several_robots.md",
 }
 SCRIPTS = "benchmarks/*/*.py", "studies/*.py", "scripts/*.py"
 MARKS: dict[str, Callable[[], str]] = {

@@ -111,7 +111,7 @@ def main() -> None:
                     with tempfile.TemporaryDirectory() as folder:
                         run = figures(name, fold, seed, Path(folder))
                     kept["runs"][key] = run
-                    write_results(OUT, {**environment(), "runs": kept["runs"]})
+                    write_results(OUT, {"environment": environment(), "runs": kept["runs"]})
                     print(key, run, flush=True)
     files.write_text(OUT.with_suffix(".md"), table(kept["runs"]))
 

@@ -46,6 +46,15 @@ def test_every_importer_is_on_the_page_of_models():
     assert model_pages.sizes("adaworld-lam")[1] == "a latent of 32 numbers, no codes"
 
 
+def test_every_bundled_model_stands_beside_its_best_control():
+    page = model_pages.on_page_markdown((ROOT / "docs/models.md").read_text(encoding="utf-8"))
+    for folder in model_pages.BUNDLED.iterdir():
+        assert f"| `sample/{folder.name}` |" in page
+    figures = json.loads((model_pages.BUNDLED / "idm/evaluation.json").read_text(encoding="utf-8"))["figures"]
+    best = max(value for name, value in figures.items() if re.fullmatch(r"r2_actions/(?!model)\w+", name))
+    assert f"| R² of actions | {figures['r2_actions/model']:.2f} | {best:.2f}, " in page
+
+
 def test_the_reference_leaves_nothing_out():
     pages = reference_pages.pages()
     for name, verb in VERBS.items():

@@ -67,7 +67,8 @@ def hide(
     hidden = [episode.index for episode in dataset.episodes if episode.index not in chosen | unknown]
     if not known or not hidden:
         got = f"{len(known)} known and {len(hidden)} to hide, of {checks.counted(len(dataset.episodes), 'episode')}"
-        checks.fail("keep", "episodes with known actions, and others to hide", got)
+        hint = 'A number names an episode; two of each task are "2 per task".'
+        checks.fail("keep", "episodes with known actions, and others to hide", got, hint)
     parts = dataset.joined.get(action_key, (action_key,))
     part = dataset.parts.get(action_key)
     columns = {(part.column if part else key): dataset.features.get(key, feature) for key in parts}

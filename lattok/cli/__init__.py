@@ -154,7 +154,7 @@ def run_verb(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     if any(word in HELP for word in words):
         print(flags.page(command, verb.about, verb.words, HELP_ALL in words))
         return None
-    values = flags.read(command, verb.words, words)
+    values = flags.read(command, verb.words, words, verb.about)
     _load(verb.needs)
     said = AsTyped(verb.words)
     LOGGER.addFilter(said)

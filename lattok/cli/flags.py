@@ -144,11 +144,13 @@ def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
     refuse(command, f" has no `{word}`. {meant}")
 
 
-def refuse(command: str, said: str) -> NoReturn:
-    raise LattokError(f"{command}{said} See {command} --help.")
+def refuse(command: str, said: str, about: str = "") -> NoReturn:
+    """Say what is wrong with the words of a command, and the example that a text about it holds."""
+    example = next((f" {line}" for line in about.splitlines() if line.startswith("Example: ")), "")
+    raise LattokError(f"{command}{said} See {command} --help.{example}")
 
 
-def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
+def read(command: str, known: Sequence[Word], words: Sequence[str], about: str = "") -> dict[str, Any]:
     """Return the values that `words` give, by name; refuse unknown flags, wrong values, and too many or few words."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
     values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
@@ -189,14 +191,16 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
         values |= {place.name: _value(command, place.shown, place.kind, own)} if own else {}
     if alone:
         places = [each.shown for each in known if each.positional or each.required]
-        refuse(command, f": there is no place for {' '.join(alone)}. It takes {', '.join(places) or 'flags alone'}.")
+        takes = ", ".join(places) or "flags alone"
+        refuse(command, f": there is no place for {' '.join(alone)}. It takes {takes}.", about)
     for each in known if taken else ():
         if each.unless and not values.keys() & {each.name, *each.unless}:
             name = each.shown.removesuffix(" ...")
             refuse(command, f" needs {name}.{taken.replace('NEEDED', name)}")
     if missing := [each for each in known if each.required and each.name not in values]:
         said = "; ".join(f"{each.shown} {each.said}".rstrip(" .") for each in missing)
-        refuse(command, f" needs {said}.{taken.replace('NEEDED', missing[0].shown) if missing[0].positional else ''}")
+        first = taken.replace("NEEDED", missing[0].shown) if missing[0].positional else ""
+        refuse(command, f" needs {said}.{first}", "" if first else about)
     return values
 
 

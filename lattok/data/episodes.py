@@ -24,6 +24,7 @@ EpisodeSpec = str | Sequence[int] | None
 FEW_HELD_OUT = 5  # episodes: fewer say little of any model
 LEAST_EPISODES = 4  # of which two can judge
 MORE = "record more, or cut the video: two of one task, or four in all"  # where none can be held out
+EMPTY = "A range ends before its second number: 3:5 is 3 and 4."
 SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 
@@ -170,7 +171,7 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
             checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
         equal = f"{copies}; " if spec == "test" and (copies := copies_text(dataset)) else ""
-        hint = f"None can be held out: {equal}{MORE}." if spec == "test" else ""
+        hint = f"None can be held out: {equal}{MORE}." if spec == "test" else EMPTY if ranges else ""
         checks.fail("episodes", "a choice of at least one episode", repr(spec), hint)
     return found
 

@@ -17,7 +17,9 @@ import html
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +34,7 @@ from lattok.utils.untrusted import Rule, safe_path, typed
 from lattok.version import INSTALL, __version__
 
 CONFIG, CARD, TRAINING = "config.json", "README.md", "training.json"
+RUN = "run/recipe.json"  # of a training, finished or not
 EVALUATION, PICTURE = "evaluation.json", "evaluation.svg"
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
@@ -144,7 +147,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         known = {
             "meta/info.json": "It holds a dataset, for open_dataset.",
             "meta/lattok.json": "It holds labels of a dataset, for open_dataset.",
-            "run/recipe.json": "Its training has not ended: resume it.",
+            RUN: f"Its training has not ended. Resume it: {_resumed(folder)}",
         }
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
@@ -159,6 +162,14 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         expected = f"a config written by lattok {__version__} or older"
         checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
     return config
+
+
+def _resumed(folder: Path) -> str:
+    """Return the command that ends the training in a folder, with KIND where its run does not say that."""
+    kind = "KIND"
+    with suppress(checks.LattokError):
+        kind = str(files.read_json(folder / RUN).get("kind", kind))
+    return shlex.join(["lattok", "train", kind, "--out", str(folder), "--resume"])
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

@@ -333,10 +333,8 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "fast", "sample/dataset", "--out="], "lattok train fast: --out needs a value. See"),
         (["evaluate", "sample/lam", ""], "lattok evaluate: DATASET needs a value. See"),
         (["inspect"], "lattok inspect needs DATASET "),
-        (
-            ["inspect", "D", "E"],
-            "lattok inspect: there is no place for E. It takes DATASET. See lattok inspect --help.",
-        ),
+        (["inspect", "D", "E"], ": there is no place for E. It takes DATASET. See lattok inspect --help. Example: "),
+        (["hide", "sample/dataset", "--keep", "0:50", "--out", "x"], 'two of each task are "2 per task".'),
         (["annotate", "D", "M"], "no place for M. It takes DATASET, --model MODEL ..., --out DIR. See"),
         (["inspect", "DATASET"], "which is neither. DATASET stands for your own: put its folder there."),
         (["evaluate", "MODEL", "DATASET"], "which is neither. MODEL stands for your own: put its folder there."),

@@ -193,7 +193,7 @@ def test_any_text_is_a_choice_or_a_clear_error(text: str):
         ([0, 11], "indices from 0 to 9, got 11"),
         ([0.5], "whole numbers, got 0.5"),
         ([], "a choice of at least one episode"),
-        ("5:5", "a choice of at least one episode"),
+        ("5:5", "a choice of at least one episode, got '5:5'. A range ends before its second number"),
         ("", "numbers or ranges"),
     ],
 )

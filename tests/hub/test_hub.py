@@ -133,6 +133,10 @@ def test_a_patch_release_newer_is_fine(folder):
 def test_files_that_are_not_there_or_broken(folder, tmp_path):
     refused("expected a folder with config.json, got .* without it", lattok.load, tmp_path)
     refused("a folder with config.json, or a Hub id", lattok.load, tmp_path / "nowhere")
+    begun = tmp_path / "my run"
+    (begun / "run").mkdir(parents=True)
+    (begun / "run/recipe.json").write_text('{"kind": "idm"}')
+    refused(f"Resume it: lattok train idm --out '{begun}' --resume$", lattok.load, begun)
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
     refused("expected a whole safetensors file", lattok.load, folder)
     (folder / CONFIG).write_text("{")
