@@ -52,7 +52,7 @@ from lattok.utils.options import check_knows_data
 
 CHANGE = 2.0  # times the difference of frames, next to the frame itself
 BLOCKS = 10  # of held-out frames, between which the gain from video varies
-NEW = "Fit a head to its known actions: lattok train idm DATASET --init MODEL --freeze encoder --out DIR."
+NEW = "Train it further with its known actions: lattok train idm DATASET --init MODEL --out DIR."
 
 
 class InverseDynamics(OfDatasets, FrozenFeaturesModel):
