@@ -8,6 +8,7 @@ import numpy as np
 from lattok.data.video import MOST_PIXELS
 from lattok.utils import checks
 
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG")  # JPEG and PNG begin so
 TIFF = (b"II*\0", b"MM\0*")  # begins so; in LeRobot these are depth maps
 _ORIENTATION = 0x0112  # tag of Exif
 

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lattok.data.images import decode_image
+from lattok.data.images import BEGINNINGS, decode_image
 from lattok.utils.checks import LattokError
 
 Storage = Literal["numbers", "pixels", "planes", "floats", "encoded"]
 STANDARD = b"XPL-RGB1"  # comment of JPEGs by a writer that used to swap red and blue
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG")
 LEAST_SIDE = 8  # pixels: [T, 3, 3, 3] are rotations
 
 
@@ -54,24 +53,24 @@ def picture_size(rows: np.ndarray, how: Storage, where: str) -> tuple[int, int, 
     return height, width, 3
 
 
-def pictures(rows: np.ndarray, how: Storage, swapped: bool, where: str) -> np.ndarray:
-    """Turn rows of a camera into frames uint8 [n, H, W, 3]. `swapped`: encoded ones have red and blue swapped.
+def pictures(rows: np.ndarray, how: Storage, swapped: bool, where: str, shares: bool = False) -> np.ndarray:
+    """Turn rows of a camera into frames uint8 [n, H, W, 3]. `swapped`: encoded ones have red and blue swapped;
+    `shares`: floats are shares of 255.
 
     Raises:
-        LattokError: an encoded one is damaged, or has another size; or floats are no whole numbers from 0 to 255.
+        LattokError: an encoded one is damaged, or has another size; or floats are neither whole numbers from 0 to 255
+            nor shares.
     """
     if how == "pixels":
         return rows
     if how == "planes":
         return np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
     if how == "floats":
-        whole = rows.astype(np.uint8) if np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 255 else None
-        if whole is not None and not np.array_equal(whole, rows):
-            whole = np.rint(rows * 255).astype(np.uint8) if rows.max() <= 1 else None
-        if whole is None:
-            expected = "pixels as whole numbers from 0 to 255, or shares from 0 to 1"
+        inside = np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= (1 if shares else 255)
+        if not inside or not (shares or np.array_equal(rows, np.rint(rows))):
+            expected = "shares from 0 to 1, as in others" if shares else "pixels as whole numbers from 0 to 255"
             raise LattokError(f"{where}: expected {expected}, got others. Write uint8.")
-        return whole
+        return np.rint(rows * 255 if shares else rows).astype(np.uint8)
     frames = [_decoded(row, swapped, where) for row in rows]
     if len({frame.shape for frame in frames}) > 1:
         raise LattokError(f"{where}: expected pictures of one size, got several. Resize them before.")

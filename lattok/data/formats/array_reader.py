@@ -53,6 +53,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
+from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 STATE = "observation.state"
@@ -63,6 +64,7 @@ NO_FILM = "expected {film}, as others have, got none. Download it, or leave it o
 PACKED = "packed: unpack it ({typed} {file})"
 TIMES = re.compile(rf"(^|[._]){TIME}$")
 OTHER_RATE = 0.15  # of the dataset's: less may be a clock
+LOOKED_AT = 3  # episodes, and frames of each, for how bright floats are
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 
 
@@ -145,6 +147,7 @@ class ArrayDataset(RobotDataset):
         self.fps = _frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
         self.origin, self.control = first.layout.name, first.control
         self.robot, self._swapped = first.robot, first.layout.swapped
+        self._shares = dict[StoredArray, bool]()  # whether floats are shares of 255, of cameras that were read
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
         failed = [index for index, demo in self._demos.items() if demo.failed]
         if 0 < len(failed) < len(self._demos):
@@ -324,11 +327,24 @@ class ArrayDataset(RobotDataset):
         for i in range(0, len(indices), step):
             with self._arrays(episode_index, demo) as read:
                 block = read(stored, indices[i : i + step])
-            frames = pictures(block, stored.storage, self._swapped, where)
+            frames = pictures(block, stored.storage, self._swapped, where, self._has_shares(stored))
             if frames.shape[1:] != size:
                 got = "x".join(map(str, frames.shape[1:3]))
                 checks.refuse(where, f"pictures of {size[0]}x{size[1]}", got, "Put recordings of one size together.")
             yield frames
+
+    def _has_shares(self, stored: StoredArray) -> bool:
+        """Return whether floats of a camera are shares of 255, as far as a few frames of a few episodes show."""
+        if stored.storage != "floats":
+            return False
+        if stored not in self._shares:
+            brightest = 0.0
+            for index, demo in evenly_spread([*self._demos.items()], LOOKED_AT):
+                with suppress(LattokError), self._arrays(index, demo) as read:  # which is said where it is read
+                    rows = read(stored, np.array(evenly_spread(range(demo.length), LOOKED_AT)))
+                    brightest = max(brightest, float(rows.max(initial=0)))
+            self._shares[stored] = 0 < brightest <= 1
+        return self._shares[stored]
 
     def _task_numbers(self, episode_index: int, demo: Demo) -> np.ndarray:
         """Read which instruction each row of an episode has [T]."""

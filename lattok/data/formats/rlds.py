@@ -17,7 +17,7 @@ from lattok.data import problems
 from lattok.data.formats import last_step
 from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.tfrecord import Example, RecordFile
-from lattok.data.images import decode_image
+from lattok.data.images import BEGINNINGS, decode_image
 from lattok.data.schema import (
     INDEX_FEATURES,
     PROVENANCE,
@@ -36,7 +36,6 @@ from lattok.utils.files import read_json
 from lattok.utils.spread import evenly_spread
 from lattok.utils.untrusted import copy_again, safe_path
 
-PICTURES = (b"\xff\xd8", b"\x89PNG")  # begin so
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 EPISODES_LOOKED_AT = 256  # for their last actions
 SUCCESS = re.compile(r"(^|/)(is_|episode_)?success$")  # a whole number for each episode
@@ -103,7 +102,7 @@ class RLDS(RobotDataset):
             key = meta.camera_key(field.path)
             if field.dtype == "string" and field.path not in self._language and key not in self._fields:
                 with suppress(LattokError), self._example(self.episodes[0].index, False) as example:
-                    if example.blobs(field.path, [0])[0].startswith(PICTURES):
+                    if example.blobs(field.path, [0])[0].startswith(BEGINNINGS):
                         field = field._replace(key=key, dtype="image", shape=(0, 0, 3))
             found.append(field)
         self._fields = {field.key: field for field in found}

@@ -830,6 +830,19 @@ def test_pictures_that_are_packed_or_shares(tmp_path: Path):
     np.testing.assert_array_equal(open_dataset(tmp_path / "a.npz", fps=10).frames(0)[:, 0], film(5, 0))
 
 
+@pytest.mark.parametrize("bright", [1, 255])
+def test_pure_colours_and_dark_frames_are_as_bright_as_others(bright: int, tmp_path: Path):
+    """A white frame of shares is white; a frame of noise in pictures up to 255 stays dark."""
+    films = np.zeros((2, 70, 16, 16, 3), np.float32)
+    films[:, ::2, :, :8, 0] = bright  # pure red
+    films[1, 1::2, 0] = 1 if bright == 255 else 0.5
+    for name, own in zip("ab", films, strict=True):
+        np.savez(tmp_path / f"{name}.npz", action=wave(70, 2, 0), image=own)
+    dataset = open_dataset(tmp_path, fps=10)
+    for index, own in enumerate(films):
+        np.testing.assert_array_equal(dataset.frames(index)[:, 0], np.rint(own * (255 // bright)).astype(np.uint8))
+
+
 def test_files_of_splits_and_plain_observations(tmp_path: Path):
     """OGBench's play-val.npz judges; `observation` is the state where there is no other."""
     for name, seed in (("play", 0), ("play-val", 1)):
