@@ -26,25 +26,14 @@ from studies.cell import counts, outcomes, train_once
 from studies.comparisons import success
 from studies.labels import ACTION, columns_of, lists, with_columns
 from studies.plan import POLICY, STARTS, WORLD
-from studies.several_robots import DEMONSTRATED, RESULTS, ROBOTS, TAUGHT, Recordings
-from studies.statistics import Interval, by_family, paired
-from studies.tables import p_text
+from studies.several_robots import DEMONSTRATED, RESULTS, ROBOTS, TAUGHT, Recordings, places
+from studies.statistics import Interval
+from studies.tables import planned_differences
 
 OUT = Path("studies/results/robots_act.json")
 KNOWN = "known"  # the row that learns from demonstrations whose actions are known, alone
 ROWS = ("shared", "idm-padded", KNOWN, "idm-own")
 COMPARED = (("shared", "idm-padded"), ("shared", KNOWN), ("idm-padded", KNOWN), ("shared", "idm-own"))
-
-
-def places(data: Path) -> list[tuple[int, int]]:
-    """Return of each episode of the demonstrations: its robot, and its place among those of the robot."""
-    episodes = lattok.open_dataset(data).episodes
-    tasks, counted, found = list(dict.fromkeys(each.tasks[0] for each in episodes)), [0] * len(ROBOTS), []
-    for each in episodes:
-        robot = tasks.index(each.tasks[0])
-        found.append((robot, counted[robot]))
-        counted[robot] += 1
-    return found
 
 
 def known(recordings: Recordings, seed: int) -> set[tuple[int, int]]:
@@ -64,7 +53,7 @@ def filled(data: Path, out: Path, recordings: Recordings, row: str, seed: int) -
     numbers, table = columns_of(data, [ACTION])
     actions = np.stack(table[ACTION].to_numpy())
     kept = known(recordings, seed)
-    for episode, where in enumerate(places(data)):
+    for episode, where in enumerate(places(lattok.open_dataset(data))):
         if where in own and where not in kept:
             actions[numbers == episode] = own[where]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +63,11 @@ def filled(data: Path, out: Path, recordings: Recordings, row: str, seed: int) -
 def acted(folder: Path, data: Path, recordings: Recordings, row: str, seed: int) -> dict[str, Any]:
     """Let a policy of one row learn and act."""
     kept = known(recordings, seed)
-    learned = [i for i, where in enumerate(places(data)) if (where in kept if row == KNOWN else where[1] < TAUGHT)]
+    learned = [
+        i
+        for i, where in enumerate(places(lattok.open_dataset(data)))
+        if (where in kept if row == KNOWN else where[1] < TAUGHT)
+    ]
     labelled = data if row == KNOWN else filled(data, folder / "acts" / f"{row}.{seed}", recordings, row, seed)
     given = {**POLICY, "seed": seed, "episodes": ",".join(map(str, learned))}
     out = folder / "policies" / f"robots.{row}.{seed}"
@@ -94,13 +87,7 @@ def page(runs: Mapping[str, Mapping[str, Any]]) -> str:
     for row, won in by_row.items():
         if won:
             lines.append(f"| {row} | {len(won)} | {Interval.of(list(won.values())).text()} |")
-    gains = {pair: both for pair in COMPARED if (both := paired(*(by_row[row] for row in pair)))}
-    found = {pair: Interval.of(both) for pair, both in gains.items()}
-    corrected = by_family({pair: each.p for pair, each in found.items()}, lambda pair: None)
-    lines += ["", "| row | against | difference | p | after Holm |", "|---|---|---|---|---|"]
-    for pair, each in found.items():
-        p = p_text(corrected[pair].p) if pair in corrected else ""
-        lines.append(f"| {pair[0]} | {pair[1]} | {each.text(signed=True)} | {p_text(each.p)} | {p} |")
+    lines += ["", *planned_differences(by_row, COMPARED)]
     return "\n".join(lines) + "\n"
 
 

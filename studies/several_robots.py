@@ -19,15 +19,15 @@ import torch
 
 import lattok
 from benchmarks.common import environment, write_results
-from lattok.data import LeRobotWriter
+from lattok.data import LeRobotWriter, RobotDataset
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Feature
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from studies.inferred import SPACE, r2
 from studies.labels import EXECUTED
-from studies.statistics import Interval, by_family, paired
-from studies.tables import p_text
+from studies.statistics import Interval
+from studies.tables import planned_differences
 
 RESULTS = Path("studies/results/several_robots")
 ROBOTS = range(8)  # each acts in a task of its own
@@ -98,13 +98,12 @@ class Recordings(NamedTuple):
     def read(cls, folder: Path) -> "Recordings":
         """Read the demonstrations of the study."""
         dataset = lattok.open_dataset(folder / "demonstrations")
-        tasks = tuple(dict.fromkeys(episode.tasks[0] for episode in dataset.episodes))
         frames: list[list[np.ndarray]] = [[] for _ in ROBOTS]
         motions: list[list[np.ndarray]] = [[] for _ in ROBOTS]
-        for episode in dataset.episodes:
-            place = tasks.index(episode.tasks[0])
-            frames[place].append(dataset.frames(episode.index, dataset.cameras, transform=small_frames))
-            motions[place].append(dataset.columns(episode.index, [EXECUTED])[EXECUTED])
+        for episode, (robot, _) in zip(dataset.episodes, places(dataset), strict=True):
+            frames[robot].append(dataset.frames(episode.index, dataset.cameras, transform=small_frames))
+            motions[robot].append(dataset.columns(episode.index, [EXECUTED])[EXECUTED])
+        tasks = tuple(dict.fromkeys(episode.tasks[0] for episode in dataset.episodes))
         return cls(dataset.cameras, tasks, frames, motions, dataset.fps)
 
     def known(self, robot: int, count: int, seed: int) -> list[np.ndarray]:
@@ -152,6 +151,17 @@ class Recordings(NamedTuple):
     def taught(self, model: Any, language: Language, robot: int) -> list[np.ndarray]:
         """Return what a model reads from each taught episode of a robot."""
         return [self.read_motions(model, language, frames) for frames in self.frames[robot][:TAUGHT]]
+
+
+def places(dataset: RobotDataset) -> list[tuple[int, int]]:
+    """Return of each episode of the demonstrations: its robot, and its place among those of the robot."""
+    tasks = list(dict.fromkeys(episode.tasks[0] for episode in dataset.episodes))
+    counted, found = [0] * len(tasks), list[tuple[int, int]]()
+    for episode in dataset.episodes:
+        robot = tasks.index(episode.tasks[0])
+        found.append((robot, counted[robot]))
+        counted[robot] += 1
+    return found
 
 
 def small_frames(frames: np.ndarray) -> np.ndarray:
@@ -319,13 +329,7 @@ def page(cells: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         for row, values in by_row.items():
             span = f"{min(values.values()):.2f} to {max(values.values()):.2f}"
             lines.append(f"| {row} | {len(values)} | {Interval.of(list(values.values())).text()} | {span} |")
-        found = {pair: Interval.of(paired(*(by_row[row] for row in pair))) for pair in COMPARED[part]}
-        corrected = by_family({pair: each.p for pair, each in found.items()}, lambda pair: None)
-        lines += ["", "| row | against | difference | p | after Holm |", "|---|---|---|---|---|"]
-        for pair, each in found.items():
-            p = p_text(corrected[pair].p) if pair in corrected else ""
-            lines.append(f"| {pair[0]} | {pair[1]} | {each.text(signed=True)} | {p_text(each.p)} | {p} |")
-        lines.append("")
+        lines += ["", *planned_differences(by_row, COMPARED[part]), ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ themselves, those of all other rows, those of LARA and its flow head, and those 
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks.common import write_results
 from studies.comparisons import BASE, CONTRASTS, read, summary
 from studies.plan import FEW_ONLY, FEW_SHOT, OWN_PAGE, RECIPE, REGIMES, ROWS
 from studies.run import RESULTS
-from studies.statistics import Interval
+from studies.statistics import Interval, by_family, paired
 
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {
@@ -121,6 +121,19 @@ def trees(figures: Mapping[str, Mapping[str, Any]]) -> str:
 def p_text(p: float) -> str:
     """Write a p value."""
     return "" if math.isnan(p) else "p < .001" if p < 0.001 else f"p {p:.3f}"
+
+
+def planned_differences(by_row: Mapping[str, Mapping[int, float]], pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the table of differences of rows, given by seed, with Holm's correction over all pairs that have seeds in
+    common."""
+    gains = {pair: both for pair in pairs if (both := paired(*(by_row[row] for row in pair)))}
+    found = {pair: Interval.of(both) for pair, both in gains.items()}
+    corrected = by_family({pair: each.p for pair, each in found.items()}, lambda pair: None)
+    lines = ["| row | against | difference | p | after Holm |", "|---|---|---|---|---|"]
+    for pair, each in found.items():
+        p = p_text(corrected[pair].p) if pair in corrected else ""
+        lines.append(f"| {pair[0]} | {pair[1]} | {each.text(signed=True)} | {p_text(each.p)} | {p} |")
+    return lines
 
 
 def contrast_table(figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -21,12 +21,11 @@ from lattok.labels.spec import check_records
 from lattok.loading import load
 from lattok.recipes.run_folder import key_flags, read_recipe
 from lattok.recipes.study import RESULTS
-from lattok.training import RECIPE, RUN
-from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
 from lattok.utils.commands import DATASET, MODEL, command
 from lattok.utils.findings import Finding, Found, Problem, error, note, warning
+from lattok.utils.run_files import RECIPE, RUN, recorded
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding

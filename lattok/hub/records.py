@@ -19,7 +19,6 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,11 +29,11 @@ from typing_extensions import TypedDict
 from lattok.hub.client import HUB_ID
 from lattok.utils import checks, files
 from lattok.utils.options import check_knows_data, required
+from lattok.utils.run_files import RECIPE, RUN, recorded
 from lattok.utils.untrusted import Rule, safe_path, typed
 from lattok.version import INSTALL, __version__
 
 CONFIG, CARD, TRAINING = "config.json", "README.md", "training.json"
-RUN = "run/recipe.json"  # of a training, finished or not
 EVALUATION, PICTURE = "evaluation.json", "evaluation.svg"
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
@@ -147,7 +146,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         known = {
             "meta/info.json": "It holds a dataset, for open_dataset.",
             "meta/lattok.json": "It holds labels of a dataset, for open_dataset.",
-            RUN: f"Its training has not ended. Resume it: {_resumed(folder)}",
+            f"{RUN}/{RECIPE}": f"Its training has not ended. Resume it: {_resumed(folder)}",
         }
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
@@ -166,10 +165,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
 
 def _resumed(folder: Path) -> str:
     """Return the command that ends the training in a folder, with KIND where its run does not say that."""
-    kind = "KIND"
-    with suppress(checks.LattokError):
-        kind = str(files.read_json(folder / RUN).get("kind", kind))
-    return shlex.join(["lattok", "train", kind, "--out", str(folder), "--resume"])
+    return shlex.join(["lattok", "train", recorded(folder, "kind") or "KIND", "--out", str(folder), "--resume"])
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

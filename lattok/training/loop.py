@@ -10,7 +10,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,28 +26,18 @@ from lattok.training import checkpoints
 from lattok.training.distributed import AnySignal, make_accelerator, parts_counted, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.devices import check_device, module_of
 from lattok.utils.log import say
 from lattok.utils.options import check_choices
+from lattok.utils.run_files import CHECKPOINT, RUN
 from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
-RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 AGAIN = "the same call with resume=True"
 GRAPHS = ("encoder", "decoder", "features", "backbone", "flow_head")  # parts of models that are compiled as one graph
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
-
-
-def recorded(folder: Path, *names: str) -> str | None:
-    """Return a text in the recipe.json of a run; None where there is no run in this folder, or a damaged one."""
-    with suppress(checks.LattokError):
-        found: Any = files.read_json(folder / RUN / RECIPE)
-        for name in names:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found if isinstance(found, str) else None
-    return None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from lattok.data import LeRobotWriter
 from lattok.data.schema import Feature
 from studies import robots_act
 from studies.labels import ACTION
-from studies.robots_act import filled, known, page, places
-from studies.several_robots import DEMONSTRATED, ROBOTS, TAUGHT, Recordings
+from studies.robots_act import filled, known, page
+from studies.several_robots import DEMONSTRATED, ROBOTS, TAUGHT, Recordings, places
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_unknown_actions_of_taught_episodes_alone_are_read(recordings, tmp_path,
                 writer.add_episode({ACTION: recordings.motions[robot][place]}, {}, f"task {robot}")
     read = [own + 1 for robot in ROBOTS for own in recordings.motions[robot][:TAUGHT]]
     np.savez(tmp_path / "own.3.npz", shared=np.concatenate(read).astype(np.float16))
-    there, kept = places(data), known(recordings, 3)
+    there, kept = places(lattok.open_dataset(data)), known(recordings, 3)
     assert len(kept) == len(ROBOTS) * DEMONSTRATED
     made = lattok.open_dataset(filled(data, tmp_path / "filled", recordings, "shared", 3))
     for episode, (robot, place) in enumerate(there):

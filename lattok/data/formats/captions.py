@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -30,8 +30,10 @@ def captions_in(root: Path, files: Sequence[str], given: str | Path | None) -> t
         source = source if given is None else Path(given)
         return captions_of(files, source), source
     written: dict[str, str] = {}
-    for table in _metadata(root):
-        written |= _described(files, table, table.parent.relative_to(root))
+    if tables := _metadata(root):
+        names = _names(files)
+        for table in tables:
+            written |= _described(names, table, table.parent.relative_to(root))
     return written or _beside(root, files), None
 
 
@@ -71,9 +73,8 @@ def _metadata(root: Path) -> list[Path]:
     return [safe_path(root, path, str(path)) for path in found if path.is_file()]
 
 
-def _described(files: Sequence[str], table: Path, folder: PurePosixPath | Path) -> dict[str, str]:
-    """Return what a table of VideoFolder says of films; {} if it says something else."""
-    names = _names(files)
+def _described(names: Mapping[str, Sequence[str]], table: Path, folder: Path) -> dict[str, str]:
+    """Return what a table of VideoFolder says of films, which its rows call by `names`; {} if it is another table."""
     captions: dict[str, str] = {}
     with suppress(LattokError):
         for _, row in _read(table):

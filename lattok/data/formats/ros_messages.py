@@ -30,8 +30,8 @@ def _pose(above: str, position: str = "position", orientation: str = "orientatio
 
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the end of its type's name
     **JOINTS,
-    "Twist": ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"),
-    "TwistStamped": tuple(f"twist.{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"),
+    "Twist": (*_point("linear."), *_point("angular.")),
+    "TwistStamped": (*_point("twist.linear."), *_point("twist.angular.")),
     "Pose": _pose(""),
     "PoseStamped": _pose("pose."),
     "PoseWithCovarianceStamped": _pose("pose.pose."),

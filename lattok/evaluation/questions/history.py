@@ -13,10 +13,9 @@ from lattok.evaluation.evidence import Case, measured
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
-from lattok.training import RECIPE, RUN
-from lattok.training.loop import recorded
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, UNKNOWN, Advice, Command, advise, command
+from lattok.utils.run_files import RECIPE, RUN, recorded
 
 OVERLAP = Criterion(
     "held_out_seen",
