@@ -95,6 +95,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         for name in ("real_robots", "real_policies", "real_latents", "real_tokenizers", "real_video")
     },
     "unseen_tasks": ("studies/unseen_tasks.py", ""),
+    "several_robots": ("studies/several_robots.py", ""),
     "robots_act": ("studies/robots_act.py", "[The study](studies/several_robots.md#what-was-found)."),
     "few_actions_predicts": ("studies/predicts.py", ""),
     "acting_by_tokens_predicts": ("studies/predicts.py", ""),

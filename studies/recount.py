@@ -6,6 +6,7 @@ Success from the outcomes, differences paired by seed (of all seeds and tasks, w
 tasks), t intervals by their textbook formula, the same with tasks drawn at random, Holm's correction within each
 family, McNemar by counting; of inferred actions, the rank correlations of `few_actions_predicts.json`. On the pages,
 every "MEAN ± HALF" has to be an interval of some row, or of a difference of two rows. Words are not compared.
+Tables of several robots from their cells, and from the single rollouts of their policies.
 Exit code 1 and a line for everything that differs.
 """
 
@@ -210,9 +211,9 @@ def within(found, name):
     return float(np.nanmean(each))
 
 
-def columns(path):
-    """Yield the cells of each row of the tables in a Markdown file, without heads."""
-    lines = [re.split(r" *\| *", line.strip("| ")) for line in path.read_text().splitlines()]
+def columns(text):
+    """Yield the cells of each row of the tables in Markdown, without heads."""
+    lines = [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines()]
     rules = [place for place, cells in enumerate(lines) if set("".join(cells)) == {"-"}]
     heads = {place - 1 for place in rules}
     yield from (cells for place, cells in enumerate(lines) if cells != [""] and place not in heads | {*rules})
@@ -281,6 +282,40 @@ def real_video(kept, rows):
 
 
 REAL = real_robots, real_policies, real_tokenizers, real_video
+ROBOTS = "new", "own", "own-1", "other"  # parts of the study of several robots, as their tables follow one another
+
+
+def read_robots():
+    """Return {part: {row: {seed: value}}} of several robots: R² by part, and the success of their policies."""
+    found = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for path in (RESULTS / "several_robots").glob("*.json"):
+        part, _, seed = path.stem.rpartition(".")
+        for row, values in json.loads(path.read_text())["r2"].items():
+            found[part][row][int(seed)] = mean(values)
+    if (acts := RESULTS / "robots_act.json").is_file():
+        for name, run in json.loads(acts.read_text())["runs"].items():
+            row, _, seed = name.rpartition(".")
+            ends = [end for played in run["outcomes"].values() for _, end, _ in played]
+            found["acts"][row][int(seed)] = mean([end == "success" for end in ends])
+    return found
+
+
+def robots(rows, lines):
+    """Yield the two tables of a part of several robots: each row, then differences with Holm's correction."""
+    tests = []
+    for name, other, *cells in lines:
+        if other.isdigit():
+            values = [*rows[name].values()]
+            counted = [len(values), *interval(values)[:2], min(values), max(values)]
+            yield from compared_cells(name, [other, *cells], counted[: 3 if len(cells) == 1 else 5])
+            continue
+        shared = sorted(rows[name].keys() & rows[other].keys())
+        tests.append((f"{name} - {other}", cells, interval([rows[name][s] - rows[other][s] for s in shared])))
+    largest = 0.0
+    for rank, (what, cells, counted) in enumerate(sorted(tests, key=lambda test: test[2][2])):
+        largest = max(largest, min(1.0, (len(tests) - rank) * counted[2]))
+        shown = [max(p, 0.001) for p in (counted[2], largest)]  # smaller ones are written as "< 0.001"
+        yield from compared_cells(what, cells, [*counted[:2], *shown])
 
 
 def check(figures, title):
@@ -384,10 +419,17 @@ def main():
         wrong += check(correlations(played, labels, told), "correlations: ")[1]
         for table in REAL:
             if (kept := RESULTS / f"{table.__name__}.json").is_file():
-                rows = columns(kept.with_suffix(".md"))
+                rows = columns(kept.with_suffix(".md").read_text())
                 wrong += check(table(json.loads(kept.read_text()), rows), f"{table.__name__}: ")[1]
+        parts = read_robots()
+        sections = re.split(r"^\*\*.*\*\*$", (RESULTS / "several_robots.md").read_text(), flags=re.MULTILINE)[1:]
+        texts = dict(zip([part for part in ROBOTS if part in parts], sections, strict=True))
+        if "acts" in parts:
+            texts["acts"] = (RESULTS / "robots_act.md").read_text()
+        for part, text in texts.items():
+            wrong += check(robots(parts[part], columns(text)), f"several robots, {part}: ")[1]
         elsewhere, recorded = read_elsewhere(RESULTS / "known_elsewhere.json")
-        every = tables(played | elsewhere, labels | recorded)
+        every = itertools.chain(tables(played | elsewhere, labels | recorded), parts.values())
         known = {each for rows in every for each in written_intervals(rows)}
         real = json.loads((RESULTS / "real_robots.json").read_text())
         wrong += pages(args.root, known | {*real_intervals(real)})

@@ -7,7 +7,7 @@ from scipy import stats
 import lattok
 from lattok.data import LeRobotWriter
 from lattok.data.schema import Feature
-from studies import robots_act
+from studies import recount, robots_act
 from studies.labels import ACTION
 from studies.robots_act import filled, known, page
 from studies.several_robots import DEMONSTRATED, ROBOTS, TAUGHT, Recordings, places
@@ -46,3 +46,7 @@ def test_differences_are_paired_by_seed():
     assert f"| shared | idm-padded | +{np.mean([0.4, 0.2, 0.2]):.3f} ± " in text
     p = stats.ttest_1samp([0.4, 0.2, 0.2], 0)[1]
     assert text.rstrip().endswith(f"| p {p:.3f} | p {p:.3f} |")
+    counted = {row: {seed: won / 10 for seed, won in enumerate(each)} for row, each in wins.items()}
+    assert recount.check(recount.robots(counted, recount.columns(text)), "")[1] == 0
+    counted["shared"][2] += 0.1
+    assert recount.check(recount.robots(counted, recount.columns(text)), "")[1] > 2

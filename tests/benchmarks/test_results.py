@@ -37,8 +37,8 @@ def entries() -> dict[tuple[str, str], str]:
     """Every result and commit that it names, but the known exceptions, with the script that makes it."""
     found = {}
     for name in STORED:
-        cell = Path(name).parent.name in SUMS
-        path = ROOT / "studies/cell.py" if cell else makers()[name][0]
+        folder = Path(name).parent.name  # of a study that keeps each cell
+        path = ROOT / "studies/cell.py" if folder in SUMS else makers()[folder or name][0]
         for commit, _ in commits(results(name)):
             if commit not in AGAIN.get(name, {}):
                 found[name, commit] = path.relative_to(ROOT).as_posix()
