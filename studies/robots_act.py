@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data, recordings = args.folder / "demonstrations", Recordings.read(args.folder)
+    data = args.folder / "demonstrations"
+    recordings = Recordings.read(data)
     runs: dict[str, Any] = json.loads(OUT.read_text())["runs"] if OUT.exists() else {}
     for seed in args.seeds:
         for row in args.rows:

@@ -2,10 +2,10 @@
 
 python -m studies.several_robots --folder study --parts new own other --seeds 0 1 2 3 4 5 6 7     # again, it continues
 
-`folder` holds the demonstrations of studies.run. A cell is one part of the plan with one seed; its outcomes are kept as
-studies/results/several_robots/PART.SEED.json, motions that models read from video for policies as PART.SEED.npz, the
-tables as studies/results/several_robots.md. Cells of other seeds can run beside these. The plan is
-studies/pages/several_robots.md.
+`folder` holds the demonstrations of studies.run, for parts of two worlds those of its regime other-world too. A cell
+is one part of the plan with one seed; its outcomes are kept as studies/results/several_robots/PART.SEED.json, motions
+that models read from video for policies as PART.SEED.npz, the tables as studies/results/several_robots.md. Cells of
+other seeds can run beside these. The plan is studies/pages/several_robots.md.
 """
 
 import argparse
@@ -95,9 +95,9 @@ class Recordings(NamedTuple):
     fps: float
 
     @classmethod
-    def read(cls, folder: Path) -> "Recordings":
-        """Read the demonstrations of the study."""
-        dataset = lattok.open_dataset(folder / "demonstrations")
+    def read(cls, path: Path) -> "Recordings":
+        """Read demonstrations of the study."""
+        dataset = lattok.open_dataset(path)
         frames: list[list[np.ndarray]] = [[] for _ in ROBOTS]
         motions: list[list[np.ndarray]] = [[] for _ in ROBOTS]
         for episode, (robot, _) in zip(dataset.episodes, places(dataset), strict=True):
@@ -105,6 +105,13 @@ class Recordings(NamedTuple):
             motions[robot].append(dataset.columns(episode.index, [EXECUTED])[EXECUTED])
         tasks = tuple(dict.fromkeys(episode.tasks[0] for episode in dataset.episodes))
         return cls(dataset.cameras, tasks, frames, motions, dataset.fps)
+
+    @classmethod
+    def of_two_worlds(cls, folder: Path) -> "Recordings":
+        """Read both worlds: tasks of the other one follow, seen by cameras in the same places."""
+        first, second = (cls.read(folder / name) for name in ("demonstrations", "demonstrations.other"))
+        frames, motions = first.frames + second.frames, first.motions + second.motions
+        return cls(first.cameras, first.tasks + second.tasks, frames, motions, first.fps)
 
     def known(self, robot: int, count: int, seed: int) -> list[np.ndarray]:
         """Draw so many scattered moments of the taught episodes of a robot: a mask [T] of each."""
@@ -236,11 +243,15 @@ class Cell:
         mixed = self.each("others", others)
         self.train("trunk", None, mix=mixed, **JOINT)
         self.train("untrained", None, mix=mixed, **{**JOINT, "steps": 1, "lr": 1e-9})
+        return self._from_few([robot])
+
+    def _from_few(self, tasks: Sequence[int]) -> dict[str, list[float]]:
+        """Return R² of a new robot in its tasks, by models `trunk` and `untrained` and by its own."""
         found: dict[str, list[float]] = {}
         for count in NEW_KNOWN:
-            known = self.recordings.known(robot, count, self.seed)
-            data = self.dataset(f"new.{count}", [robot], {robot: known})
-            mean = self._mean(robot, known)
+            known = {task: self.recordings.known(task, count // len(tasks), self.seed) for task in tasks}
+            data = self.dataset(f"new.{count}", tasks, known)
+            mean = self._mean(known)
             rows = {
                 "idm-own": ALONE,
                 "shared": {"init": "trunk", "freeze": "encoder"},
@@ -252,7 +263,7 @@ class Cell:
                 if "init" in own:
                     own["init"] = str(self.folder / "models" / own["init"])
                 try:
-                    value = self.judged(self.train(f"{row}.{count}", data, **own), robot)
+                    value = self.judged(self.train(f"{row}.{count}", data, **own), tasks[0], tasks)
                 except LattokError as error:
                     if "no better than their mean" not in str(error):
                         raise
@@ -260,11 +271,12 @@ class Cell:
                 found[f"{row}.{count}"] = [value]
         return found
 
-    def _mean(self, robot: int, known: Sequence[np.ndarray]) -> float:
-        """Return R² of the mean of the known actions."""
-        motions = self.recordings.motions[robot]
-        truth = np.concatenate(motions[TAUGHT:])
-        taught = np.concatenate([each[mask] for each, mask in zip(motions[:TAUGHT], known, strict=True)])
+    def _mean(self, known: Mapping[int, Sequence[np.ndarray]]) -> float:
+        """Return R² of the mean of the known actions of these tasks."""
+        motions = self.recordings.motions
+        truth = np.concatenate([each for task in known for each in motions[task][TAUGHT:]])
+        pairs = [pair for task in known for pair in zip(motions[task][:TAUGHT], known[task], strict=True)]
+        taught = np.concatenate([each[mask] for each, mask in pairs])
         return float(r2(np.broadcast_to(taught.mean(0), truth.shape), truth)[:SPACE].mean())
 
     def other(self) -> dict[str, list[float]]:
@@ -294,21 +306,68 @@ class Cell:
         return self.recordings.write(out, dict.fromkeys(ROBOTS, self.languages[robot]), {robot: known})
 
 
-PARTS = {"new": Cell.new, "own": Cell.own, "other": Cell.other, "own-1": Cell.demonstration}
+class Worlds(Cell):
+    """Two robots in worlds of their own, each with eight tasks, both worlds in the recordings of the cell."""
+
+    def __init__(self, recordings: Recordings, folder: Path, seed: int):
+        super().__init__(recordings, folder, seed)
+        self.languages = [Language(np.eye(own[0].shape[1])) for own in recordings.motions]  # each world's own numbers
+
+    def worlds(self) -> dict[str, list[float]]:
+        """Part 5: R² of each world's robot in its tasks, by one model for each, or one for both."""
+        known = {task: self.recordings.demonstrated(task, DEMONSTRATED, self.seed) for task in range(2 * len(ROBOTS))}
+        data = [self.dataset(f"world.{number}", tasks, known) for number, tasks in enumerate(WORLDS)]
+        own = [self.train(f"own.{number}", path, **ALONE) for number, path in enumerate(data)]
+        shared = self.train("shared", None, mix=[f"{path}:1.0" for path in data], **JOINT)
+        padded = self.train("padded", self.dataset("padded", [*known], known), **JOINT)
+        models = {
+            "idm-own": own,
+            "idm-padded": [padded] * len(WORLDS),
+            "shared": [shared.for_dataset(path.name) for path in data],
+        }
+        found: dict[str, list[float]] = {}
+        for row, each in models.items():
+            found[row] = [self.judged(model, tasks[0], tasks) for model, tasks in zip(each, WORLDS, strict=True)]
+            found |= {f"{row} ({name})": [value] for name, value in zip(NAMES, found[row], strict=True)}
+        return found
+
+    def new_world(self) -> dict[str, list[float]]:
+        """Part 6: R² of the other world's robot from few known actions, with the encoder of the first one's."""
+        first, second = WORLDS
+        known = {task: self.recordings.known(task, OTHERS_KNOWN, self.seed) for task in first}
+        data = self.dataset("others", first, known)
+        self.train("trunk", data, **JOINT)
+        self.train("untrained", data, **{**JOINT, "steps": 1, "lr": 1e-9})
+        return self._from_few(second)
+
+
+WORLDS = ROBOTS, range(len(ROBOTS), 2 * len(ROBOTS))  # tasks of each
+NAMES = "Meta-World", "OGBench"
+TWO_WORLDS = {"worlds": Worlds.worlds, "new-world": Worlds.new_world}
+PARTS = {"new": Cell.new, "own": Cell.own, "other": Cell.other, "own-1": Cell.demonstration, **TWO_WORLDS}
 TITLES = {
     "new": "A new robot, from scattered known actions",
     "own": "Each robot in its own task, two demonstrations each",
     "own-1": "Each robot in its own task, one demonstration each",
     "other": "Two robots in the seven tasks of the others, two demonstrations each",
+    "worlds": "Robots of two worlds, two demonstrations of each task",
+    "new-world": "The robot of the other world, from scattered known actions",
 }
+FROM_FEW = (
+    ("shared.32", "idm-own.32"),
+    ("shared.16", "idm-own.16"),
+    ("shared.64", "idm-own.64"),
+    ("shared.32", "shared-untrained.32"),
+    ("shared-trained_on.32", "idm-own.32"),
+    ("shared-trained_on.32", "shared.32"),
+)
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
-    "new": (
-        ("shared.32", "idm-own.32"),
-        ("shared.16", "idm-own.16"),
-        ("shared.64", "idm-own.64"),
-        ("shared.32", "shared-untrained.32"),
-        ("shared-trained_on.32", "idm-own.32"),
-        ("shared-trained_on.32", "shared.32"),
+    "new": FROM_FEW,
+    "new-world": FROM_FEW,
+    "worlds": (
+        ("shared", "idm-padded"),
+        ("shared", "idm-own"),
+        *((f"shared ({name})", f"idm-own ({name})") for name in NAMES),
     ),
     "own": (("shared", "idm-padded"), ("shared", "idm-own"), ("idm-own", "idm-padded"), ("oracle", "shared")),
     "own-1": (("shared", "idm-padded"), ("shared", "idm-own"), ("idm-own", "idm-padded"), ("oracle", "shared")),
@@ -340,14 +399,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[*ROBOTS])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    recordings = Recordings.read(args.folder) if args.parts else None
     for part in args.parts:
+        recordings: Recordings | None = None
         for seed in args.seeds:
             out = RESULTS / f"{part}.{seed}.json"
-            if out.exists() or recordings is None:
+            if out.exists():
                 continue
+            both = part in TWO_WORLDS
+            if recordings is None:
+                read = Recordings.of_two_worlds if both else Recordings.read
+                recordings = read(args.folder if both else args.folder / "demonstrations")
             work = args.folder / "robots" / f"{part}.{seed}"
-            cell = Cell(recordings, work, seed)
+            cell = (Worlds if both else Cell)(recordings, work, seed)
             found = PARTS[part](cell)
             if cell.motions:
                 out.parent.mkdir(parents=True, exist_ok=True)

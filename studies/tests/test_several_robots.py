@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 import lattok
+from studies import several_robots
 from studies.labels import EXECUTED
 from studies.several_robots import (
     COMPARED,
@@ -15,6 +16,7 @@ from studies.several_robots import (
     WIDE,
     Cell,
     Recordings,
+    Worlds,
     languages,
     page,
 )
@@ -82,6 +84,32 @@ def test_a_model_is_judged_by_the_motion_that_it_means(recordings):
     assert mean == pytest.approx(0, abs=1e-6)
     half = recordings.judge(Says(lambda motions: truth.mean(0) + (motions - truth.mean(0)) / 2), language, [3])
     assert half == pytest.approx(0.75, abs=1e-6)
+
+
+def test_robots_of_two_worlds_are_judged_in_their_own_tasks_and_numbers(recordings, tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    turning = [[rng.normal(size=(len(each), SPACE + 2)) for each in own] for own in recordings.motions]
+    both = recordings._replace(
+        tasks=recordings.tasks + tuple(f"other {task}" for task in recordings.tasks),
+        frames=recordings.frames * 2,
+        motions=recordings.motions + turning,
+    )
+    for options in (several_robots.JOINT, several_robots.ALONE):
+        monkeypatch.setitem(options, "steps", 1)
+    cell = Worlds(both, tmp_path, 0)
+    asked = []
+    monkeypatch.setattr(cell, "judged", lambda model, robot, tasks: asked.append((model, robot, tasks)) or len(asked))
+    found = cell.worlds()
+    assert found["shared"] == [found["shared (Meta-World)"][0], found["shared (OGBench)"][0]]
+    assert [(robot, tasks) for _, robot, tasks in asked] == [(0, range(8)), (8, range(8, 16))] * 3
+    assert [model.config.action_dim for model, _, _ in asked] == [4, 5, 5, 5, 4, 5]
+    monkeypatch.setattr(several_robots, "NEW_KNOWN", (32,))
+    asked.clear()
+    assert {*cell.new_world()} == {"idm-own.32", "shared.32", "shared-untrained.32", "shared-trained_on.32"}
+    assert {(robot, tasks) for _, robot, tasks in asked} <= {(8, range(8, 16))}
+    written = lattok.open_dataset(tmp_path / "data/new.32")
+    actions = np.concatenate([written.columns(episode.index, [EXECUTED])[EXECUTED] for episode in written.episodes])
+    assert int(np.isfinite(actions).all(1).sum()) == 32
 
 
 def test_planned_differences_are_paired_by_seed_and_corrected_by_part():
