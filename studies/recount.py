@@ -221,7 +221,7 @@ def columns(text):
 
 def compared_cells(what, cells, counted):
     """Yield every number of a row with the one that was counted, rounded to as many places."""
-    written = re.findall(r"-?\d+(?:\.\d+)?", " ".join(cells))
+    written = re.findall(r"-?(?:\d+(?:\.\d+)?|\.\d+)", " ".join(cells))
     yield f"{what} numbers", len(written), len(counted)
     for text, number in zip(written, counted, strict=False):
         half = 0.5001 * 10.0 ** -len(text.partition(".")[2])
