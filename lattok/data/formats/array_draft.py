@@ -17,6 +17,9 @@ from lattok.utils import checks
 NAMED_ACTION = re.compile(r"action", re.I)
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|ctrl|target|master|leader", re.I)
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
+PLAIN_STATE = re.compile(
+    r"(^|[/_.])(state|qpos|joints?|joint_pos(itions?)?|proprio)$", re.I
+)  # rather than others so named
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal|descri", re.I)
@@ -134,9 +137,9 @@ def _place(path: str, array: Any) -> tuple[int, int]:
     """Return a key that sorts arrays by what is kept where there is no room for all: of one kind the widest first."""
     width = math.prod(array.shape[1:])
     if _is_picture(path, array):
-        return 3, 0
-    kinds = (NAMED_ACTION, ACTION, STATE)
-    return next(((place, -width) for place, words in enumerate(kinds) if words.search(path)), (4, 0))
+        return 4, 0
+    kinds = (NAMED_ACTION, ACTION, PLAIN_STATE, STATE)
+    return next(((place, -width) for place, words in enumerate(kinds) if words.search(path)), (5, 0))
 
 
 def _is_picture(path: str, array: Any) -> bool:

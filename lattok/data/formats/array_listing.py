@@ -16,7 +16,18 @@ from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
 from lattok.data.formats.array_ends import episode_spans
 from lattok.data.formats.array_layouts import RATES, Layout
-from lattok.data.formats.array_pictures import LEAST_SIDE, Storage, may_be_encoded, storage
+from lattok.data.formats.array_pictures import LEAST_SIDE, may_be_encoded, storage
+from lattok.data.formats.array_rows import (
+    SHOWN,
+    Stored,
+    StoredArray,
+    difference,
+    fits,
+    has_actions,
+    is_coloured,
+    no_rows,
+    steps_of,
+)
 from lattok.data.formats.folder_names import instruction_of, without_split
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
@@ -27,13 +38,9 @@ from lattok.utils.untrusted import copy_again, parse_json, safe_path
 
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
-REALS = ("float16", "float32", "float64")
 SUCCESS = "success"
-SHOWN = 12  # arrays in a message
 OTHER = re.compile(r"\{(\w+)\}")  # in a source: what another attribute says
-FEWEST_STEPS = 5  # of an episode beside others: second axes that are shorter are arms, or poses as matrices
 MOST_ABOVE = 4  # folders whose names may say what is done
-STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
 
 
 class Store(ABC):
@@ -124,18 +131,6 @@ class FlatStore(Store):
         return [path.removeprefix(start) for path in self.nodes() if path.startswith(start) and path != group]
 
 
-class StoredArray(NamedTuple):  # an array of every demonstration: where it is, and what one step of it is
-    path: str  # below the demonstration's group
-    column: str
-    dtype: str
-    shape: tuple[int, ...]  # () where pictures are encoded
-    storage: Storage
-    ahead: int = 0  # rows: of `Layout.ahead`, 1
-
-
-Stored = tuple[StoredArray, ...]
-
-
 class Demo(NamedTuple):
     file: Path
     name: str  # of its group
@@ -146,6 +141,7 @@ class Demo(NamedTuple):
     texts: str = ""  # path of the array that says which of them a row has, if that is told
     longer: tuple[str, ...] = ()  # arrays with one row more than there are actions
     failed: bool = False  # as an attribute or a single number `success` says
+    acts: bool = True  # its actions were recorded
 
 
 class Listed(NamedTuple):  # a group of a file
@@ -179,15 +175,16 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     file_texts = Sources(store, layout, "")
     listed = [_list_group(store, layout, group) for group in groups]
     whole = [each.arrays for each in listed if any(isinstance(demo, Demo) for demo in each.demos)]
-    arrays = mode(whole) if whole else ()
+    acting = [each for each in whole if has_actions(each, layout)]
+    arrays = mode(acting or whole) if whole else ()
     demos: list[Demo | str] = []
     for each in listed:
         for demo in each.demos:
-            if isinstance(demo, Demo) and not alike(each.arrays, arrays):
+            if isinstance(demo, Demo) and not fits(each.arrays, arrays, layout):
                 what = f"{store.path}, {_last(demo.name)}: {difference(arrays, each.arrays, each.left_out)}"
                 demo = f"{what}, unlike most demonstrations of the file. Remove it."
             demos.append(demo)
-    usual = next((each for each in listed if each.arrays == arrays), listed[0])
+    typical = next((each for each in listed if each.arrays == arrays), listed[0])
     findings = []
     if longer := list(dict.fromkeys(path for demo in demos if isinstance(demo, Demo) for path in demo.longer)):
         findings.append(problems.ONE_MORE_ROW.finding(columns=checks.listed(longer[:SHOWN])))
@@ -200,7 +197,9 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     fps = file_texts.rate()
     robot = file_texts.robot()
     control = file_texts.value(layout.control) if layout.control else None
-    return Contents(layout, tuple(demos), arrays, usual.left_out, fps, robot, control, tuple(findings), _splits(store))
+    return Contents(
+        layout, tuple(demos), arrays, typical.left_out, fps, robot, control, tuple(findings), _splits(store)
+    )
 
 
 def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: Stored) -> Iterator[Finding]:
@@ -225,20 +224,16 @@ def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: S
         yield problems.CHUNKS_NOT_STORED.finding(arrays=shown, count=count)
 
 
-def _is_coloured(path: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and min(shape[:2]) >= LEAST_SIDE and shape[2] in (3, 4)
-
-
 def _is_grey(path: str, shape: tuple[int, ...]) -> bool:
     """Return whether rows of this shape may be pictures of one channel, if not of distances."""
     return _has_one_channel(shape) and DEPTH.search(path) is None
 
 
 def _is_stacked(path: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and _is_coloured(path, shape[1:])
+    return len(shape) == 4 and is_coloured(path, shape[1:])
 
 
-OF_PICTURES = (_is_coloured, _is_grey, _is_stacked)
+OF_PICTURES = (is_coloured, _is_grey, _is_stacked)
 
 
 def _is_depth(path: str, shape: tuple[int, ...]) -> bool:
@@ -314,8 +309,11 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
         with store.reading(f", {_last(group)}" if group else ""):
             found = store.arrays(group) if store.is_group(group) else {}
             attributes = store.attributes(group) if found else {}
-            length = _steps(found, layout, where, attributes)
+            length = steps_of(found, layout, where, attributes)
             arrays, left_out, longer = _offered(store, found, length, layout, where)
+            acts = has_actions(arrays, layout)
+            if not acts and all(each.storage == "numbers" for each in arrays):
+                no_rows(found, layout, where)
             left_out |= {path: "the instruction" for path in layout.instruction if path in left_out}
             text, source = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
@@ -323,7 +321,7 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
             failed = _failed(found, attributes)
             texts = _texts(found[source], rows) if source else None
             demos = [
-                Demo(store.path, group, rows, a, b - a, *_told(texts, source, text, a, b), longer, failed)
+                Demo(store.path, group, rows, a, b - a, *_told(texts, source, text, a, b), longer, failed, acts)
                 for a, b in spans
             ]
             return Listed([*demos], arrays, left_out, held)
@@ -353,44 +351,6 @@ def _failed(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
     array = found.get(SUCCESS)
     flag = plain(array[()] if array is not None and array.shape == () else attributes.get(SUCCESS))
     return isinstance(flag, bool | int | float) and not flag
-
-
-def _steps(found: Mapping[str, Any], layout: Layout, where: str, attributes: Mapping[str, Any]) -> int:
-    """Count the steps of a group: the rows of its actions."""
-    matches = (path for pattern in layout.rows for path in found if fnmatchcase(path, pattern))
-    path = next(matches, None)
-    rows = found[path].shape[0] if path is not None and found[path].shape else 0
-    if path is None or not rows:
-        wanted = " or ".join(f"`{pattern}`" for pattern in layout.rows[:2])
-        there = checks.listed(list(found)[:SHOWN]) or "nothing"
-        checks.refuse(
-            where, f"a group with {wanted}, at least one row", there if path is None else "none", "Remove it."
-        )
-    pictures = (name for name, each in found.items() if each.dtype == np.uint8 and _is_coloured(name, each.shape))
-    if len(found[path].shape) == 1 and (picture := next(pictures, None)) is not None:
-        got = f"one step: {rows} numbers and one picture, `{picture}` {list(found[picture].shape)}"
-        checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, STEPS_TOGETHER)
-    if (other := _of_episodes(found, path)) is not None:
-        got = f"episodes: {list(found[path].shape)}, and `{other}` {list(found[other].shape)}"
-        checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, "Write a file for each episode.")
-    if storage(found[path].dtype, found[path].shape[1:], False) is None:
-        got = f"{found[path].dtype} {list(found[path].shape)}"
-        raise LattokError(f"{where}: expected numbers as `{path}`, got {got}. Write them as numbers.")
-    if (samples := attributes.get("num_samples", rows)) != rows:
-        raise LattokError(f"{where}: expected {samples} actions (num_samples), got {rows}. Copy it again.")
-    steps = rows - any(fnmatchcase(path, ahead) for ahead in layout.ahead)
-    if not steps:
-        checks.refuse(where, f"two rows of `{path}` or more, since an action is the row after", rows, "Remove it.")
-    return steps
-
-
-def _of_episodes(found: Mapping[str, Any], path: str) -> str | None:
-    """Return another array that has episodes and steps as its first axes, as that at `path` has, if one has."""
-    steps = found[path].shape
-    several = (name for name, each in found.items() if name != path and each.shape[:2] == steps[:2])
-    kinds = ((name, len(found[name].shape), found[name].dtype) for name in several)
-    alike = (name for name, axes, dtype in kinds if axes == 5 or (axes == 3 and dtype != np.uint8))
-    return next(alike, None) if len(steps) == 3 and steps[1] >= FEWEST_STEPS else None
 
 
 def _offered(
@@ -438,30 +398,6 @@ def _offered(
         offered += [StoredArray(path, column, dtype, shape, how)] if column else []
         offered += [StoredArray(path, ahead, dtype, shape, how, 1)] if ahead else []
     return tuple(offered), left_out, tuple(longer)
-
-
-def difference(one: Stored, other: Stored, left_out: Mapping[str, str]) -> str:
-    """Return the first thing that the second has differently from the first, for a message; `left_out` is what it has
-    beside that."""
-    expected, got = ({each.path: _shape(each) for each in layout} for layout in (one, other))
-    path = next((path for path in (*expected, *got) if expected.get(path) != got.get(path)), "")
-    wanted = f"`{path[:100]}`: expected {expected.get(path, 'nothing')}"
-    known = path in left_out and path not in got
-    return f"{wanted}, but {left_out[path]}" if known else f"{wanted}, got {got.get(path, 'nothing')}"
-
-
-def alike(one: Stored, other: Stored) -> bool:
-    """Return whether two demonstrations have the same arrays: reals may be of another width, and are converted."""
-    return one == other or [*map(_of_any_width, one)] == [*map(_of_any_width, other)]
-
-
-def _of_any_width(stored: StoredArray) -> StoredArray:
-    return stored._replace(dtype="float") if stored.storage == "numbers" and stored.dtype in REALS else stored
-
-
-def _shape(stored: StoredArray) -> str:
-    axes = ("T", *map(str, stored.shape))
-    return f"{stored.dtype} [{', '.join(axes)}]"
 
 
 def _splits(store: Store) -> dict[str, frozenset[str]]:

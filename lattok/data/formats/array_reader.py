@@ -23,15 +23,12 @@ from lattok.data.formats.array_listing import (
     Contents,
     Demo,
     Store,
-    Stored,
-    StoredArray,
-    alike,
-    difference,
     list_contents,
     natural,
     texts_of,
 )
 from lattok.data.formats.array_pictures import picture_size, pictures
+from lattok.data.formats.array_rows import Stored, StoredArray, alike, difference, fits, has_actions, is_action
 from lattok.data.formats.folder_names import folder_splits
 from lattok.data.instructions import TASK
 from lattok.data.schema import (
@@ -80,8 +77,9 @@ class ArrayDataset(RobotDataset):
     side. Arrays that have one row more than there are actions lose the last one, which no action follows; `findings`
     says so. The frame rate is `fps`, else what the file says. `left_out` has what is not offered, with the reason.
 
-    A demonstration that cannot be read is in `damaged` and keeps its number. A file of a folder that cannot be opened
-    takes one number there, as how many it held cannot be told: once it is repaired, later files have other numbers.
+    A demonstration that lacks its actions alone has unknown ones: NaN. One that cannot be read is in `damaged` and
+    keeps its number. A file of a folder that cannot be opened takes one number there, as how many it held cannot be
+    told: once it is repaired, later files have other numbers.
     """
 
     options = MappingProxyType({"fps": float, "layout": object, "split": str})
@@ -115,6 +113,7 @@ class ArrayDataset(RobotDataset):
                 if self.is_file(self.root):
                     raise
                 found[file] = str(error)
+        self._list_without_actions(found)
         # files that hold a demonstration that can be read
         contents = {file: each for file, each in found.items() if isinstance(each, Contents) and each.arrays}
         alone = bool(contents) and not any(each.layout.episodes for each in contents.values())  # an episode each
@@ -122,18 +121,16 @@ class ArrayDataset(RobotDataset):
         demos_of = {file: (each,) if isinstance(each, str) else each.demos for file, each in found.items()}
         listed = [demo for file in files for demo in demos_of[file]]
         if alone:
-            arrays = mode(content.arrays for content in contents.values())
+            arrays = mode(content.arrays for content in _acting(contents).values())
             listed = [_unlike(demo, contents, arrays) for demo in listed]
-            contents = {
-                file: contents[file] for file in files if file in contents and alike(contents[file].arrays, arrays)
-            }
+            contents = {file: contents[file] for file in files if file in contents and _fits(contents[file], arrays)}
         demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not demos:
             raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
-        first_file, first = next(iter(contents.items()))
+        first_file, first = next(iter(_acting(contents).items()))
         for file, content in contents.items():
-            if not alike(content.arrays, first.arrays):
+            if not _fits(content, first.arrays):
                 what = difference(first.arrays, content.arrays, content.left_out)
                 what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
@@ -204,6 +201,15 @@ class ArrayDataset(RobotDataset):
     @classmethod
     def guess_below(cls, folder: Path) -> bool:
         return holds(folder, cls.suffixes, FAR_BELOW)
+
+    def _list_without_actions(self, found: dict[Path, Contents | str]) -> None:
+        """List files that are recognised by their actions, but have none, in the layout of the others."""
+        layouts = [each.layout for each in found.values() if isinstance(each, Contents)]
+        for file in [file for file, each in found.items() if isinstance(each, str)] if layouts else ():
+            with suppress(LattokError), self.opened(file) as store:  # what is said of it first counts
+                content = list_contents(store, layouts[:1], self.root)
+                if content.arrays:
+                    found[file] = content
 
     def _films_beside(self, file: Path) -> dict[str, Path]:
         """Return the films of an episode that is a file of its own, by camera: one of the file's name."""
@@ -366,6 +372,8 @@ class ArrayDataset(RobotDataset):
         where = f", {name} (episode {episode_index})" if name else f" (episode {episode_index})"
 
         def read(stored: StoredArray, rows: np.ndarray) -> np.ndarray:
+            if not demo.acts and is_action(stored.column):
+                return np.full((len(rows), *stored.shape), np.nan, stored.dtype)
             array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
             encoded = stored.storage == "encoded"
             there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[1:]))
@@ -465,9 +473,18 @@ def _states(columns: Collection[str]) -> Iterator[tuple[tuple[str, ...], tuple[s
             yield names, dimensions
 
 
+def _acting(contents: Mapping[Path, Contents]) -> Mapping[Path, Contents]:
+    """Return the files with actions, if there are any."""
+    return {file: each for file, each in contents.items() if has_actions(each.arrays, each.layout)} or contents
+
+
+def _fits(content: Contents, arrays: Stored) -> bool:
+    return fits(content.arrays, arrays, content.layout)
+
+
 def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored) -> Demo | str:
     """Return the reason instead of a demonstration whose file has other arrays than most."""
-    if isinstance(demo, str) or alike(contents[demo.file].arrays, arrays):
+    if isinstance(demo, str) or _fits(contents[demo.file], arrays):
         return demo
     content = contents[demo.file]
     what = f"{demo.file}: {difference(arrays, content.arrays, content.left_out)}, unlike most files"
