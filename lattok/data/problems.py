@@ -133,6 +133,11 @@ NUMBERS_BESIDE = note(
     "{way_out}",
     kind="numbers-beside",
 )
+ACTIONS_BESIDE = note(
+    "{count} of {all} films have actions, in npz files of their names.",
+    "Those of the others are unknown. Other arrays of the files are read with the film of their name (`format`: npz).",
+    kind="actions-beside",
+)
 FILMS_ALONE = note(
     "{count:film has|films have} no file of numbers of the same name, and no episode here.",
     "An inverse dynamics model (`idm`) that learns from these episodes can infer the actions of all films, read "
@@ -213,7 +218,7 @@ NOT_FINITE = error(
     kind="not-finite",
 )
 UNKNOWN_ACTIONS = note(
-    "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN or null.",
+    "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are missing, NaN or null.",
     "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
     "tokenizers have to leave those episodes out (`episodes`).",
     kind="unknown-actions",
@@ -700,6 +705,11 @@ def numbers_beside(
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         way_out = READ_WITH_FILMS if named.intersection(files) else WRITE_BOTH
         yield NUMBERS_BESIDE.finding(what=what, files=shown, way_out=way_out)
+
+
+def films_alone(dataset: Any) -> bool:
+    """Return whether films lie beside the files of a dataset of which nobody knows the actions."""
+    return any(finding.kind == FILMS_ALONE.kind for finding in dataset.findings)
 
 
 def own_splits(where: str, counts: Mapping[str, int], judge: str, way_out: str) -> Finding:

@@ -293,7 +293,12 @@ def _videos(dataset: RobotDataset) -> dict[str, int]:
     """Return episodes by the name of their video, where each has one of its own."""
     if dataset.kind != "video":
         return {}
-    files = [(path.stem, each.index) for each in dataset.episodes for path in dataset.files_of(each.index)]
+    files = [
+        (path.stem, each.index)
+        for each in dataset.episodes
+        for path in dataset.files_of(each.index)
+        if path.suffix != ".npz"
+    ]
     return {} if len({stem for stem, _ in files}) < len(files) else dict(files)
 
 

@@ -4,6 +4,7 @@ When the frames of a file are shown is told from its packets: see `video_times`.
 Matroska and WebM have no frame count, recorders write no duration, and a variable frame rate has no header at all.
 """
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.captions import captions_in
+from lattok.data.formats.film_numbers import ACTION, FilmNumbers
 from lattok.data.formats.folder_names import folder_splits, instruction_of
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
 from lattok.data.formats.video_views import grouped, likely_views
@@ -96,7 +98,9 @@ def read_video(path: str | os.PathLike[str], fps: float | None = None) -> VideoF
     """Open one video file at `fps`, else at its own rate. Raises `LattokError` where there is none that can be read."""
     place = Path(path).expanduser()
     if not place.is_file():
-        hint = "Videos in a folder are a dataset: lattok.annotate(FOLDER, MODEL, OUT)." if place.is_dir() else ""
+        near = [*Path().glob(f"*/{glob.escape(place.name)}")] if place.name else []
+        hint = f"Did you mean {near[0]}?" if near else ""
+        hint = "Videos in a folder are a dataset: lattok.annotate(FOLDER, MODEL, OUT)." if place.is_dir() else hint
         checks.fail("frames", "a video file", f"{place}, {'a folder' if place.is_dir() else 'which is none'}", hint)
     video = read_times(place)
     if fps is None and not checks.is_frame_rate(video.rate):
@@ -120,7 +124,8 @@ class VideoFolder(RobotDataset):
 
     The frame rate is `fps`, else the most common one of the files. A video that keeps to it is read frame by frame. Any
     other is resampled: frame i is the one shown nearest to i / fps after the first (see `schedule`). Rotated videos
-    come upright. `frames` has each video's own size, `features` that of the first of the most common coded size.
+    come upright. `frames` has each video's own size, `features` that of the first of the most common coded size. Where
+    npz files of their names have an array `action` with a row for each frame, it is a column, NaN in the other films.
     """
 
     kind = "video"
@@ -178,6 +183,8 @@ class VideoFolder(RobotDataset):
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
         lengths = {index: min(plan.length for plan in plans) for index, plans in self._schedules.items()}
         self.episodes = tuple(Episode(i, length, (instructions[i],)) for i, length in lengths.items())
+        films = {i: self.root / self._files[i] for i, (first, *_) in self._schedules.items() if first.times is None}
+        self._numbers = FilmNumbers.beside(films if views is None else {}, lengths)
         self._sizes = {place: (video.height, video.width) for place, video in read.items()}  # by view, then by episode
         self._bytes = {index: read[index].bytes for index in self._schedules}
         found = [*self._findings(source, len(self._files) - len(written))]
@@ -188,6 +195,8 @@ class VideoFolder(RobotDataset):
         self.findings = (*found, *splits, *self._numbers_beside(others))
 
     def _numbers_beside(self, others: Iterable[Path]) -> Iterator[Finding]:
+        if count := len(self._numbers.files):
+            return iter([problems.ACTIONS_BESIDE.finding(count=count, all=len(self.episodes))])
         return problems.numbers_beside("videos", others, len(self.episodes), map(Path, self._files))
 
     @classmethod
@@ -219,19 +228,29 @@ class VideoFolder(RobotDataset):
                     size = self.frames(index, [camera], indices=[0]).shape[2:4]
                     break
             found[camera] = Feature("video", (*size, 3), None)
-        return found | INDEX_FEATURES
+        known = self._numbers
+        acts = {ACTION: Feature(known.dtype, (known.width,), None)} if known.files else {}
+        return found | acts | INDEX_FEATURES
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         self.length(episode_index)  # an error where there is no such episode
-        return tuple(self.root / files[episode_index] for files in self._views.values())
+        films = (self.root / files[episode_index] for files in self._views.values())
+        numbers = self._numbers.files
+        return (*films, *([numbers[episode_index]] if episode_index in numbers else ()))
 
     def outlines(self) -> dict[int, int]:
         return self._bytes
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         length, task = self.length(episode_index), self._task[episode_index]
-        self.check_columns(keys, INDEX_FEATURES, "Videos have no others.")
-        return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
+        own = [ACTION] if self._numbers.files else []
+        self.check_columns(keys, [*INDEX_FEATURES, *own], "Videos have no others.")
+        return {
+            key: self._numbers.read(episode_index, length)
+            if key == ACTION
+            else index_column(key, length, episode_index, task, self.fps)
+            for key in keys
+        }
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         return self._file(episode_index, camera)[0], 0.0, self.length(episode_index) / self.fps

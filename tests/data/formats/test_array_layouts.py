@@ -696,6 +696,30 @@ def test_files_that_are_episodes_count_by_their_numbers_and_one_of_another_kind_
     assert (damage.episode_index, "got nothing, unlike most files" in damage.reason) == (1, True)
 
 
+@pytest.mark.parametrize("without", [(0,), (1, 2)])
+def test_episodes_that_lack_their_actions_alone_have_unknown_ones(without: tuple[int, ...], tmp_path: Path):
+    for number in range(3):
+        with h5py.File(tmp_path / f"episode_{number}.hdf5", "w") as file:
+            file["observations/qpos"], file["observations/images/top"] = wave(5, 14, number), film(5, number)
+            if number not in without:
+                file["action"] = wave(5, 14, number)
+    dataset = open_dataset(tmp_path, fps=50)
+    assert (dataset.damaged, dataset.cameras, len(dataset.episodes)) == ((), ("observation.images.top",), 3)
+    for number in range(3):
+        action = dataset.columns(number, ["action"])["action"]
+        expected = np.full((5, 14), np.nan) if number in without else wave(5, 14, number)
+        np.testing.assert_array_equal(action, expected.astype(action.dtype))
+        assert np.isfinite(dataset.columns(number, ["observation.state"])["observation.state"]).all()
+    with h5py.File(tmp_path / f"episode_{without[0]}.hdf5", "a") as file:
+        del file["observations/qpos"]
+    (damage,) = open_dataset(tmp_path, fps=50).damaged
+    assert damage.episode_index == without[0]
+    with h5py.File(tmp_path / "alone.h5", "w") as file:  # in no layout: its positions are the state, not its forces
+        file["observations/effort"], file["observations/qpos"] = wave(5, 16, 0), wave(5, 14, 0)
+    message = refused("expected a layout of", open_dataset, tmp_path / "alone.h5")
+    assert '"observations/qpos": "observation.state"' in message
+
+
 def test_names_of_dimensions_are_known_where_their_number_fits(tmp_path: Path):
     aloha(tmp_path)
     dataset = open_dataset(tmp_path / "pour the tea", fps=50)
@@ -1011,6 +1035,11 @@ def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, 
     assert [(each.kind, each.what[:6]) for each in beside] == [("films-alone", "1 film")]
     alone = open_dataset(tmp_path, format="video", fps=25)
     assert "npz" in alone.findings[-1].advice
+    assert ("action" in alone.features) == (0 in more)  # a row for each frame
+    for i in range(4) if 0 in more else ():  # the last is 4.mp4
+        known = i < 3 and more[i] == 0
+        expected = wave(8, 3, i) if known else np.full_like(alone.actions(i), np.nan)
+        np.testing.assert_array_equal(alone.actions(i), expected)
     for i, frames in enumerate(more):
         if frames > 1:
             refused("expected a frame for each of 8 rows, got 12 frames", dataset.frames, i)
