@@ -61,8 +61,9 @@ def hide(
     dataset, out = as_dataset(dataset), Path(out).expanduser()
     feature = vector_key(dataset, "action_key", action_key)
     _check_tells_nothing(dataset, action_key)
-    chosen = {episode.index for episode in _of_tasks(dataset, keep, tasks)}
-    unknown = unmeasured(dataset, action_key, {episode.index for episode in dataset.episodes})
+    every = {episode.index for episode in dataset.episodes}
+    unknown = unmeasured(dataset, action_key, every)
+    chosen = {episode.index for episode in _of_tasks(dataset, keep, tasks, every - unknown)}
     known = sorted(chosen - unknown)
     hidden = [episode.index for episode in dataset.episodes if episode.index not in chosen | unknown]
     if not known or not hidden:
@@ -89,8 +90,8 @@ def hide(
     return HideResult(out, tuple(known), tuple(hidden))
 
 
-def _of_tasks(dataset: RobotDataset, keep: EpisodeSpec, tasks: Sequence[str]) -> list[Episode]:
-    chosen = select_episodes(dataset, keep)
+def _of_tasks(dataset: RobotDataset, keep: EpisodeSpec, tasks: Sequence[str], known: set[int]) -> list[Episode]:
+    chosen = select_episodes(dataset, keep, drawn_from=known)
     for task in tasks:
         checks.one_of("tasks", task, dataset.tasks)
     return [episode for episode in chosen if not tasks or {*tasks} & {*episode.tasks}]

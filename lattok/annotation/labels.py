@@ -128,6 +128,8 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     cameras_of(work, video)
     if (state := getattr(model, "state_key", None)) is not None:
         config = cast(Any, model).config
+        hint = "The model reads it. Add --no-add-state to `lattok train idm` for one that looks at video alone."
+        vector_key(dataset, "state_key", state, hint)
         check_states(config.state_names, config.state_dim, dataset, state)
     lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
     check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps, fixed=True)

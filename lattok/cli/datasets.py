@@ -72,7 +72,7 @@ def inspect(
         json_: Print all findings as JSON, for programs.
     """
     from lattok.data.inspection import not_opened
-    from lattok.data.repairs import advice_for
+    from lattok.data.repairs import GONE, advice_for
     from lattok.data.schema import vector_key
 
     try:
@@ -91,7 +91,9 @@ def inspect(
     sound = not any(finding.severity == "error" for finding in found.findings)
     said, words = _next(opened, found, action_key) if sound else ("", [])
     words += ["--labels", *labels] if words and labels else []
-    mend = advice_for(found.findings, opened.address, unused("repaired"))
+    lost = {index for each in found.findings if each.kind in GONE for index in each.episodes}
+    left = {episode.index for episode in opened.episodes} - lost  # of none there is nothing to make right
+    mend = advice_for(found.findings if left else (), opened.address, unused("repaired"))
     if json_:
         typed = [word for each in mend.commands for word in ("lattok", each.verb, *each.words)]
         print(json.dumps(found.as_json() | {"next": words, "repair": typed}, indent=1))
@@ -108,7 +110,7 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
     """Return what can be done next with a dataset and the command that does it, if a finding does not say it."""
     from lattok.data.actions.conventions import convention_of
     from lattok.data.episodes import unmeasured
-    from lattok.data.problems import FILMS_ALONE
+    from lattok.data.problems import films_alone
     from lattok.data.schema import own_vectors
 
     vectors = own_vectors(opened)
@@ -129,8 +131,7 @@ def _next(opened: "RobotDataset", found: "Inspection", action_key: str | None) -
     if unknown == chosen:
         video += ["--labelled-fraction", "0"]
     kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
-    elsewhere = any(finding.kind == FILMS_ALONE.kind for finding in found.findings)
-    if opened.cameras and (unknown or elsewhere) and unknown != chosen:
+    if opened.cameras and (unknown or films_alone(opened)) and unknown != chosen:
         kind, small, said = "idm", ["--preset", "tiny"], INFERS
     elif not opened.cameras and unknown:
         if unknown == chosen:
@@ -368,6 +369,7 @@ def annotate(
     if own:
         sizes = frame_sizes(source) if source.files.commit is None and len(source.cameras) == 1 else ()
         one = ["--size", *(str(side - side % 2) for side in min(sizes))] if len(sizes) > 1 else []  # as LeRobot has
+        one += ["--skip-damaged"] * bool(source.damaged)  # else nothing is exported
         print(f"Join them: {shlex.join(['lattok', 'export', *place, '--out', unused('joined'), *one])}")
     return 0 if result.complete else 1
 

@@ -273,7 +273,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     files.check_writable(out)
     moved(model, device)
     with ProgressBar("evaluate") as progress:
-        options |= {"out": out, "progress": progress.stage, "overwrite": _own(out, folder)}
+        options |= {"out": out, "progress": progress.stage, "overwrite": _own(out, folder), "tasks": _tasks_of(model)}
         report = lattok.evaluate(model, source, **options)
     if folder is not None:
         model.evaluation, model.picture = files.finite(report.summary()), picture(report)
@@ -347,15 +347,26 @@ def rollout(
 
 
 def _known_tasks(agent: Any) -> tuple[str, ...]:
+    from lattok.sim.agents import ON_ROBOT
     from lattok.sim.worlds import tasks_by_instructions
 
     found = tuple(tasks_by_instructions(agent.instructions, agent.fps))
     if not found:
         hint = "Name tasks, such as env=metaworld/reach, if it knows their cameras."
-        hint += " On a robot of your own: policy.select_action(observation)."
+        hint += f" {ON_ROBOT}"
         checks.fail("env", "tasks, or a policy that knows the instruction of one", "neither", hint)
     print(f"Tasks with instructions that the policy knows: {', '.join(found)}")
     return found
+
+
+def _tasks_of(model: Any) -> list[str]:
+    """Return the tasks of simulators that a policy knows by their instructions; none of any other model."""
+    from lattok.sim.worlds import tasks_by_instructions
+    from lattok.vla import LatentVLA
+
+    if not isinstance(model, LatentVLA) or "{task}" not in model.config.prompt:
+        return []
+    return tasks_by_instructions(model.config.instructions, model.config.fps)
 
 
 def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str) -> Any:

@@ -18,6 +18,7 @@ from lattok.data.many import sample_of
 from lattok.data.schema import Damage, RobotDataset
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.runs import as_episodes, index_runs
 from lattok.utils.seeds import derive_seed
 
 EpisodeSpec = str | Sequence[int] | None
@@ -113,6 +114,15 @@ def unmeasured_in_turn(
                 yield index
 
 
+def none_known(dataset: RobotDataset, key: str) -> tuple[str, str]:
+    """Say that episodes have no known actions, and which have some, for an error."""
+    every = [episode.index for episode in dataset.episodes]
+    known = sorted({*every} - unmeasured(dataset, key, every))
+    if not known:
+        return f"NaN in all of {dataset.name}", "Record some, or label them with a latent action model (image-lam)."
+    return "NaN in all of these", f"It is known elsewhere: episodes={as_episodes(index_runs(known))}."
+
+
 def any_unmeasured(dataset: RobotDataset, key: str) -> bool:
     """Return whether there is an episode whose column `key` is unknown, or no such column."""
     every = {episode.index for episode in dataset.episodes}
@@ -147,18 +157,23 @@ def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
     return found.values()
 
 
-def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damaged: bool = False) -> list[Episode]:
+def select_episodes(
+    dataset: RobotDataset,
+    spec: EpisodeSpec = None,
+    skip_damaged: bool = False,
+    drawn_from: Collection[int] | None = None,
+) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded), "0,3,5:9" a
     list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the training
-    episodes of every task, so that a smaller share is part of a larger one; "10% seed 3" is another draw. Equal
-    episodes count as one there, and come together. A range beyond the last episode is an error. Ranges skip damaged
-    episodes; naming one is an error unless `skip_damaged`.
+    episodes of every task, with `drawn_from` from those of them, so that a smaller share is part of a larger one; "10%
+    seed 3" is another draw. Equal episodes count as one there, and come together. A range beyond the last episode is an
+    error. Ranges skip damaged episodes; naming one is an error unless `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)
-    numbers, ranges = _choice(dataset, spec)
+    numbers, ranges = _choice(dataset, spec, drawn_from)
     wanted = numbers | _in_ranges(dataset, ranges, spec)
     found = _find(dataset.episodes, sorted(wanted))
     missing = sorted(wanted - {episode.index for episode in found})
@@ -195,7 +210,9 @@ def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
     return [episode for index, episode in zip(wanted, nearest, strict=True) if episode.index == index]
 
 
-def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int], list[tuple[int, float]]]:
+def _choice(
+    dataset: RobotDataset, spec: str | Sequence[int], drawn_from: Collection[int] | None = None
+) -> tuple[set[int], list[tuple[int, float]]]:
     """Return episodes by number, and ranges [first, end) of those that there are."""
     if not isinstance(spec, str | Iterable):
         checks.fail("episodes", f'their numbers, such as [{spec}], or "{spec} per task"', repr(spec))
@@ -209,6 +226,7 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int],
         percent, count, seed = share.groups()
         first = first_of_copies(dataset)
         train = {index for index in split_by_task(dataset)[0] if first.get(index, index) == index}
+        train = train if drawn_from is None else train.intersection(drawn_from)
         for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
             most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))
             # in an order that follows from the seed: those of less are in more

@@ -298,7 +298,7 @@ def _columns(plan: Plan, piece: Piece) -> dict[str, Any]:
 
 
 def _cannot_read(reason: str) -> LattokError:
-    way_out = "Repair it, or leave out what cannot be read: `skip_damaged`."
+    way_out = "Repair it, or leave out what cannot be read: skip_damaged=True."
     return LattokError(f"{reason.rstrip('.')}. Nothing was exported. {way_out}")
 
 

@@ -398,7 +398,9 @@ def _check_values(
         findings += check_still(rows, still, dataset.fps)
         findings += [found for key in moving if (found := check_held(rows, key, still, dataset.fps))]
     angles = [*check_angles(rows, moving)]
-    findings += [*angles, *check_cut(rows, moving)]
+    filled = any(key.endswith(".filled") for key in dataset.features)  # within the range of known actions
+    measured = {key: names for key, names in moving.items() if not (filled and key.startswith("action"))}
+    findings += [*angles, *check_cut(rows, measured)]
     usual = (next((key for key in keys if key in columns), None) for keys in (ACTIONS, STATES))
     action, state = (key if key in columns else other for key, other in zip(given, usual, strict=True))
     observed = [key for key in columns if key in STATES or key.startswith("observation") or BARE_STATE.fullmatch(key)]
@@ -487,6 +489,13 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     return Rows(np.repeat(list(parts), lengths), frames, joined), unreadable
 
 
+def _shows(dataset: RobotDataset, episode: Episode, camera: str) -> bool:
+    """Return whether the first frame of an episode can be read."""
+    with suppress(checks.LattokError):
+        return len(dataset.frames(episode.index, [camera], indices=[0])) > 0
+    return False
+
+
 def _check_camera(
     dataset: RobotDataset, chosen: Sequence[Episode], key: str, findings: list[Finding], scope: list[str]
 ) -> VideoFacts | None:
@@ -526,7 +535,8 @@ def _check_camera(
                 empty = int(np.ptp(dataset.frames(last.index, [key], indices=[last.length // 2]))) <= BLANK_LEVELS
             blank, looked_at = blank + empty, looked_at + 1
         except checks.LattokError as error:
-            whole = facts is None and dataset.features[key].dtype == "video"
+            whole = facts is None or not _shows(dataset, files[path][0], key)
+            whole = whole and dataset.features[key].dtype == "video"
             broken = files[path] if whole else files[path][-1:]  # the whole file, or what was looked at
             findings.append(problems.unreadable(error, [episode.index for episode in broken]))
     findings += [problems.HDR.finding(indices, camera=key, curve=curve) for curve, indices in hdr.items()]

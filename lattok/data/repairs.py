@@ -87,6 +87,9 @@ def repair_of(finding: Finding) -> DatasetRepair | None:
     return next((each for each in REPAIRS.values() if finding.problem in each.problems), None)
 
 
+GONE = (problems.DAMAGED.kind, problems.UNREADABLE.kind)  # of episodes that are left out
+
+
 def advice_for(findings: Iterable[Finding], dataset: str, out: str) -> Advice:
     """Say how what was found is repaired, if any of it is."""
     found = list(findings)

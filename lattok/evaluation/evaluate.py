@@ -28,6 +28,7 @@ def evaluate(
     controls: Literal["quick", "trained"] = "quick",
     control_loop: LoopOptions | None = None,
     rollouts: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] = (),
     **options: Any,
 ) -> Report:
     """Evaluate a model on held-out episodes of a dataset; paths also work.
@@ -44,12 +45,13 @@ def evaluate(
     `max_episodes`, `seed`, `progress`, `overwrite`, `any_rate`. With `out`, writes `report.json` and `report.html`
     there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     Policies and inverse dynamics models are compared with the actions that they learned from unless another
-    `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first.
+    `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first. Without
+    them the report proposes some if `tasks` names those of simulators that the policy knows.
 
     Raises `LattokError` for another kind of model, an unknown option, a dataset that does not fit,
     and where `out` holds something else.
     """
-    chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts")
+    chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts", "tasks")
     checks.one_of("controls", controls, ("quick", "trained"))
     if labels is not None and dataset is None:  # evaluate(dataset, labels=...)
         model, dataset = None, model
@@ -72,7 +74,7 @@ def evaluate(
     chosen.check_rate(model, dataset)
     key = chosen.action_key if kinds[0].cls.by_column else None
     split = chosen.split(dataset, key, chosen.cameras or getattr(model, "cameras", ()))
-    case = Case(model, dataset, split, chosen, controls == "trained", control_loop, rollouts)
+    case = Case(model, dataset, split, chosen, controls == "trained", control_loop, rollouts, tuple(tasks))
     asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
     asked |= {"any_rate": True} if chosen.any_rate else {}
     provenance = {"model": model.describe(), **provenance_of(dataset, case.split, **asked)}

@@ -363,7 +363,7 @@ def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Seque
     others = sorted(key.removesuffix(".valid") for key in dataset.features if key.endswith(".valid"))
     instead = f" It has labels under {', '.join(map(repr, others))}." if others and prefix not in others else ""
     if prefix in others and missing == ["codes"]:
-        instead = " Its model is continuous and has no codes: use a strategy that regresses or aligns latents."
+        instead = " Its model is continuous and has no codes: regress or align latents (strategy=la_direct_c)."
     if prefix in others and missing == ["embedding"]:
         instead = " It was annotated with embedding=False."
     raise LattokError(

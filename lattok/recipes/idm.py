@@ -13,7 +13,8 @@ from torch import Tensor
 from lattok.data import RobotDataset, action_spaces, dimension_names, select_episodes
 from lattok.data.content import Content
 from lattok.data.episodes import any_unmeasured, check_strides_in
-from lattok.data.opening import Source, parse_source
+from lattok.data.opening import Source, in_format, parse_source
+from lattok.data.problems import films_alone
 from lattok.data.schema import vector_key
 from lattok.evaluation.questions.history import training_entries
 from lattok.hub.model import config_of
@@ -245,6 +246,9 @@ class InverseDynamicsRecipe(Recipe[Any]):
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         with suppress(checks.LattokError):  # it may be gone by now
             dataset = self.open()[0].dataset
+            if films_alone(dataset):
+                words[2] = in_format(source.removeprefix(f"{dataset.kind}::"), "video")
+                return f"{super().next_step()}\nThen fill in the actions of all films with it: {shlex.join(words)}"
             if fillers(dataset, self.data.action_key):  # as that which it was made from may be
                 return super().next_step()
             cheap = dataset.columns_apart or dataset.num_frames <= FEW_FRAMES
@@ -259,7 +263,8 @@ class InverseDynamicsRecipe(Recipe[Any]):
         known: dict[str, Any] = {"cameras": seen.cameras, "action_key": data.action_key}
         known |= {"action_dim": len(names), "action_names": names}
         known |= {"views": seen.views, "places": seen.places} if seen.views else {}
-        if known_map is not None and (data.from_ == "both" or (data.add_state and known_map.anchors)):
+        adds = data.add_state and not films_alone(dataset)  # whose states nobody knows
+        if known_map is not None and (data.from_ == "both" or (adds and known_map.anchors)):
             known |= {"state_dim": known_map.state_dim, "state_names": known_map.state_names}
             known |= {"proprio_map": known_map} if data.from_ == "both" else {"anchors": known_map.anchors}
         space = action_spaces(dataset).get(data.action_key)

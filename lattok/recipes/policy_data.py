@@ -22,17 +22,21 @@ from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import ImageOptions
 from lattok.recipes.policy_options import PolicyOptions
 from lattok.recipes.policy_sources import STATELESS, PolicySource, check_tokenizer, labelled, mixture
+from lattok.recipes.run_folder import key_flags
 from lattok.samples.batches import BatchOptions, PolicyBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, WindowOptions, camera_sizes
 from lattok.samples.stream import keep_frames
 from lattok.training import LoopOptions
 from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks
+from lattok.utils.commands import DATASET
 from lattok.utils.options import replaced
+from lattok.utils.output import unused
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, TokenSpec
 from lattok.vla.tokens import ActionCodec
 
+SHOWN = 4  # episodes in a note
 GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 
 
@@ -192,6 +196,8 @@ class PolicyData:
             tokenized=source.blocks.get(data.action_key),
         )
         windows = PolicyWindows(source.dataset, options)
+        if episodes is None and source.acts and not learns and data.action_episodes is None:
+            _note_unknown(source.dataset, windows, data.action_key)
         windows.check_share(data.acted_share if episodes is None else 0.0)
         return windows
 
@@ -286,6 +292,16 @@ def _robot_cameras(sources: Sequence[PolicySource], cameras: Sequence[str]) -> d
     ]
     sizes = [camera_sizes(own, own.episodes[0], [*filter(None, shown)]) for own, shown in owned]
     return {"robot_cameras": tuple(shown for _, shown in owned), "robot_camera_sizes": tuple(sizes)}
+
+
+def _note_unknown(dataset: RobotDataset, windows: PolicyWindows, key: str) -> None:
+    """Say which episodes teach nothing, as nobody knows their actions, and how these are inferred."""
+    known = {*windows.episode_of[windows.acted.numpy()].tolist()}
+    if unknown := [episode.index for episode in windows.episodes if episode.index not in known]:
+        words = ["lattok", "train", "idm", dataset.address or DATASET, "--out", unused("my-idm"), *key_flags(key)]
+        typed = shlex.join([*words, "--preset", "tiny"])
+        few = f"{len(unknown)} of {checks.counted(len(windows.episodes), 'episode')} ({checks.few_of(unknown, SHOWN)})"
+        checks.note(f"`{key}` is unknown in {few}, which teach nothing. Infer it first: {typed}")
 
 
 def _widths(sources: Sequence[PolicySource], key: str) -> tuple[int, ...]:

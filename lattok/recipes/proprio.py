@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lattok.data import RobotDataset, dimension_names, read_vectors
+from lattok.data.episodes import none_known
 from lattok.data.instructions import instruction_of
+from lattok.data.problems import films_alone
 from lattok.data.schema import vector_key
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig, ProprioMap, ProprioMapConfig
 from lattok.image_lam.inverse.proprio_map import proposed_anchors, proposed_offsets
@@ -51,7 +53,7 @@ def fit_proprio(
         for argument, column in (("action_key", key), ("state_key", state))
     )
     if not known:
-        checks.fail(key, "known actions in one of the episodes that are trained on", f"NaN in all of {dataset.name}")
+        checks.fail(key, "known actions in one of the episodes that are trained on", *none_known(dataset, key))
     try:
         acts, moves = (_by_episode(dataset, *column, known) for column in (("action_key", key), ("state_key", state)))
     except checks.LattokError:
@@ -97,11 +99,14 @@ def map_text(found: KnownMap, key: str, episodes: int) -> str:
 def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episodes: int, dataset: RobotDataset) -> str:
     """Say what the state is good for in a run that looks at video."""
     lines = [map_text(found, data.action_key, episodes)]
-    if config.proprio_map is None and found.r2 >= HELPS:
+    if config.proprio_map is None and found.r2 >= HELPS and not films_alone(dataset):
         words, key = ["lattok", "train", "idm", dataset.address or DATASET, "--out"], key_flags(data.action_key)
         named = (("my-map", "proprio"), ("my-both", "both"))  # whoever types both keeps both
         alone, both = (shlex.join([*words, unused(out), "--from", route, *key]) for out, route in named)
-        lines[0] += f". Trained in seconds: {alone}\nWith video: {both}"
+        lines[0] += f". Trained in seconds: {alone}"
+        lines[0] += f"\nWith video: {both}" * (episodes > 1)  # one alone cannot test video
+    if any(place >= 0 for place in found.model.config.anchors) and not config.anchors and films_alone(dataset):
+        lines.append(f"{data.action_key}: films without numbers have no state. Video teaches the commands themselves")
     if config.anchors:
         added = sum(place >= 0 for place in config.anchors)
         lines.append(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data.episodes import EpisodeSpec, select_episodes
+from lattok.data.episodes import EpisodeSpec, none_known, select_episodes
 from lattok.data.instructions import frame_instructions
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
@@ -140,8 +140,8 @@ class PolicyWindows(Samples):
         acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
         if not acted.any() and options.acts:
             named = "" if episodes is None else f", of {episodes!r}"
-            got = f"NaN in all of {dataset.name}"
-            checks.fail(key, f"known actions in one of the episodes that are trained on{named}", got)
+            expected = f"known actions in one of the episodes that are trained on{named}"
+            checks.fail(key, expected, *none_known(dataset, key))
         return acted
 
     def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, options: WindowOptions) -> dict[str, Tensor]:

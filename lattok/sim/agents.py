@@ -27,6 +27,7 @@ Observation = Mapping[str, Any]
 Processor = Callable[[Any], Any]  # of LeRobot
 SIZE = 128  # pixels of images for a function
 ACTION = "action"
+ON_ROBOT = "On a robot of your own: policy.select_action(observation)."
 
 
 class Agent(ABC):
@@ -235,5 +236,5 @@ def _square(cameras: Sequence[str], sizes: Sequence[tuple[int, ...]]) -> int:
     """Return the side of the images, which simulators make square and all alike."""
     if len({side for size in sizes for side in size}) > 1:
         got = ", ".join(f"{key} {'x'.join(map(str, size))}" for key, size in zip(cameras, sizes, strict=True))
-        checks.fail("model", "a policy with square images of one size, as simulators render them", got)
+        checks.fail("model", "a policy with square images of one size, as simulators render them", got, ON_ROBOT)
     return sizes[0][0] if sizes else SIZE

@@ -12,6 +12,7 @@ Whoever makes a file or a folder does it in one of three ways:
 import ctypes
 import errno
 import os
+import shlex
 import shutil
 import sys
 import weakref
@@ -83,7 +84,9 @@ class Output:
     def check_absent(self, what: str = "folder") -> None:
         """Require that there is nothing where a new `what` goes."""
         if os.path.lexists(self.place):
-            hint = "Remove it or choose another."
+            whole = what == "folder" and (self.place / "meta" / "info.json").is_file()  # which comes with all of it
+            looked = f"It holds a whole dataset: {shlex.join(['lattok', 'inspect', str(self.place)])}. "
+            hint = f"{looked * whole}Remove it or choose another, such as {unused(str(self.place).rstrip('/'))}."
             checks.fail(self.argument, f"a {what} that does not exist yet", str(self.place), hint)
 
     def check_outside(self, source: Path) -> None:

@@ -637,7 +637,7 @@ def test_inspecting_says_whose_actions_nobody_knows(tmp_path):
     told = [finding for finding in found if "action" in finding.what]
     assert [finding.severity for finding in told] == ["error", "note"]
     assert "holds 18 values that are not finite, first in episode 1, frame 0" in told[0].what  # one frame is known
-    assert "Episodes whose actions are unknown: 1 (first: 2). All of their `action` are NaN" in told[-1].what
+    assert "Episodes whose actions are unknown: 1 (first: 2). All of their `action` are missing, NaN" in told[-1].what
 
 
 @pytest.mark.parametrize(("offsets", "beyond"), [((-2, 0, 1), 1), ((-3, -1, 0), 0), ((-1, 0, 1, 2), 2)])

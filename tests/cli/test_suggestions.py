@@ -186,14 +186,42 @@ def test_what_annotate_says_of_films_alone_is_pretrained_and_trained_further(vid
     assert lattok.LatentVLA.from_pretrained("acting").config.strategy.acts
 
 
-def test_unknown_actions_that_are_none_lead_to_a_copy_with_some(said: Said, make_dataset: Callable):
+def test_unknown_actions_that_are_none_lead_to_a_copy_with_some(said: Said, make_dataset: Callable, capsys):
     robot = str(make_dataset([12, 15, 11, 14]).root)
     small = ["--image-size", "16", "--steps", "2", "--batch-size", "4", "--device", "cpu"]
     said(["train", "idm", robot, "--out", "idm", "--preset", "tiny", *small])
     refused = said(["annotate", robot, "--model", "idm", "--as", "actions", "--out", "filled"], 2)
     (hide,) = re.findall(r"lattok hide .*? --out few --keep '\d per task'", refused)
     assert "hidden in" in said(hide)
+    said(re.findall(r"It holds a whole dataset: (lattok inspect few)", said(hide, 2))[0])
     said(["annotate", "few", "--model", "idm", "--as", "actions", "--out", "filled"])
+    assert "lattok train idm sample/dataset --out my-idm" in said("evaluate idm sample/dataset --any-rate", 2)
+    assert main(["train", "vla", "few", "--out", "p", "--episodes", "0:", *TINY]) == 0
+    assert "teach nothing. Infer it first: lattok train idm few --out my-idm" in plain(capsys.readouterr().err)
+
+
+def test_what_leaves_no_episode_is_no_repair(said: Said, make_dataset: Callable, capsys):
+    root = make_dataset([12, 15]).root
+    for film in root.rglob("*.mp4"):
+        film.write_bytes(film.read_bytes()[:300])
+    assert main(["inspect", str(root)]) == 1
+    assert "lattok repair" not in capsys.readouterr().out
+    said(["repair", str(root), "--out", "repaired"], 2)
+
+
+def test_films_without_numbers_are_filled_though_others_have_a_state(said: Said):
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        put_video(Path("films", f"{number}.mp4"), moving_square(rng, 12), 10)
+        if number < 4:
+            state = rng.standard_normal((13, 2)).cumsum(0)
+            np.savez(f"films/{number}.npz", action=state[1:], state=state[:-1])  # commands: where to be next
+    small = ["--image-size", "16", "--steps", "2", "--batch-size", "4", "--device", "cpu"]
+    trained = said(["train", "idm", "films", "--format", "npz", "--out", "idm", "--preset", "tiny", *small])
+    fill = after("Then fill in the actions of all films with it", trained)
+    assert "unknown in 1 of 5" in said(fill)  # the others have their own beside them
+    said(["train", "idm", "films", "--format", "npz", "--out", "map", "--from", "proprio"])
+    assert "Add --no-add-state to `lattok train idm`" in plain(said(fill.replace(" idm ", " map ") + "-2", 2))
 
 
 def test_what_a_slow_dataset_and_a_head_of_tokens_need_is_typed(said: Said, make_dataset: Callable):
@@ -218,6 +246,7 @@ def test_what_is_refused_says_what_is_typed(videos: str, said: Said, make_datase
     assert "Such as --models sample/lam." in said(["compare", robot], 2)
     said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "2", *SMALL])
     annotate = said(["label", videos, "--model", "lam"], 2).partition("All that is in it: ")[2]
+    assert "Did you mean vids/a.mp4?" in said("label a.mp4 --model lam", 2)
     put_video(Path(videos, "d.mp4"), moving_square(np.random.default_rng(1), 14)[:, :-2], 10)
     assert "cameras=" not in (refused := said(["evaluate", "sample/lam", videos], 2))
     assert "Such as --cameras video." in refused

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lattok.data import RobotDataset, flaws, inspect_dataset, open_dataset
+from lattok.data import Feature, RobotDataset, flaws, inspect_dataset, open_dataset
+from lattok.data.completed import Completed
 from lattok.data.lags import estimate_lag
 from lattok.data.problems import Rows
 from tests.data import planted
@@ -258,6 +259,10 @@ def test_numbers_that_are_another_thing(plant: Callable, kind: str, count: int, 
     planted.write(tmp_path / "arm", arm)
     (finding,) = [each for each in inspect_dataset(tmp_path / "arm").findings if each.kind == kind]
     assert len(finding.episodes) == count
+    if kind == "clipped":  # as inferred actions are, to the range of known ones
+        mark = {"inferred.filled": (Feature("bool", (1,), None), 1.0)}
+        filled = inspect_dataset(Completed(open_dataset(tmp_path / "arm"), mark, {}))
+        assert kind not in [each.kind for each in filled.findings]
 
 
 def test_a_heading_by_cosine_and_sine_is_not_inverted_where_it_looks_the_other_way(tmp_path: Path):

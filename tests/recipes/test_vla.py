@@ -147,6 +147,8 @@ def test_held_out_actions_that_never_change_leave_nothing_to_gain(tmp_path, caps
     report = evaluate(str(tmp_path / "out"), data)
     assert [verdict.holds for verdict in report.verdicts if verdict.key == "action_error"] == [None]
     sides = {side for size in lattok.LatentVLA.from_pretrained(tmp_path / "out").config.camera_sizes for side in size}
+    assert "lattok rollout" not in report.to_text()  # no simulator knows what it was told
+    report = evaluate(str(tmp_path / "out"), data, tasks=["line/left"])
     assert ("lattok rollout" in report.to_text()) == (len(sides) == 1)  # what simulators render is square
 
 

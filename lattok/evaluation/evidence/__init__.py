@@ -223,6 +223,7 @@ class Case:
     trains_controls: bool = False
     control_loop: LoopOptions | None = None
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json; `films` and `fps` as well where there are
+    tasks: tuple[str, ...] = ()  # of simulators, that the policy knows
 
     @property
     def column(self) -> str | None:

@@ -49,6 +49,7 @@ from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Episode, InfersActions
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, advise, command
+from lattok.utils.output import unused
 
 PROPRIO_MAP = "proprio_map"  # row of the control
 CODES, LEVELS = 16, 4  # of the k-means control
@@ -200,7 +201,9 @@ def _source(case: Case) -> PairSource:
     width = vector_key(dataset, "action_key", key).shape[0]
     ours = isinstance(model, InverseDynamics | ProprioMap)
     if ours:
-        checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
+        again = command("train", "idm", dataset.address or DATASET, "--out", unused("my-idm"))
+        hint = f"Take a dataset of its robot, or train a model for this one: {again}"
+        checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim, hint)
     check_actions(model, dataset, key)
     if ours and model.state_key is not None:
         check_states(model.config.state_names, model.config.state_dim, dataset, model.state_key)

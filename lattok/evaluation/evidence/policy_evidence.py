@@ -21,7 +21,7 @@ from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import Acts, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
-from lattok.utils.commands import MODEL, advise, command
+from lattok.utils.commands import MODEL, Advice, advise, command
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA, VLAConfig
 
@@ -82,7 +82,12 @@ class PolicyEvidence(Evidence):
     kind = LatentVLA.type
     asks = "Does this policy do what it is told?"
     use = advise("Let it act", command("rollout", MODEL))
+    alone = advise("Let it act on your robot: policy.select_action(observation).")
     by_column = False  # but by the actions that it learned
+
+    @property
+    def next(self) -> Advice:
+        return super().next if self.case.tasks else self.alone
 
     @classmethod
     def gather(cls, case: Case) -> "PolicyEvidence":

@@ -16,10 +16,7 @@ STEPS = 4  # of what to do next
 NOT_RUN = advise("Train the controls too", command("evaluate", MODEL, DATASET, "--controls", "trained"))
 UNCLEAR = advise("Hold out more episodes, or average several seeds.")
 ALONE = advise(
-    "Hold out five episodes or more, with known actions where these are compared: record more, or train with "
-    "{episodes} and evaluate with {episodes_}.",
-    episodes="0:N",
-    episodes_="N:",
+    "Hold out five episodes or more, with known actions where these are compared; where there are too few, record more."
 )
 Asked = Callable[[Any], Outcome | None]
 

@@ -64,8 +64,8 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     though = ", though its own are nearer to held-out ones than their mean" if verdict.holds else ""
     sizes = getattr(getattr(evidence.case.model, "config", None), "camera_sizes", ())
     on_robot = "Let it act, on your robot (policy.select_action)"
-    act = advise(f"{on_robot} or in a simulator that knows its tasks", command("rollout", MODEL))
-    if len({side for size in sizes for side in size}) > 1:  # simulators render squares
+    act = advise(f"{on_robot} or in the simulator that knows its tasks", command("rollout", MODEL))
+    if not evidence.case.tasks or len({side for size in sizes for side in size}) > 1:  # simulators render squares
         act = advise(f"{on_robot}.")
     text, way_out = f"Unclear from actions alone{though}.", evidence.case.filled(act)
     return Outcome(sections, figures, [verdict], Decision(20, None, text, way_out=way_out))
