@@ -7,7 +7,7 @@
 #   that is loaded has std 1 and no mean, and gives actions in other units. Weights that the file lacks stay as they were drawn
 #   (strict=False by default). Neither gives a warning.
 # Output: std=numpy.float32(2), mean=array([1, 2]): config.json has std 1.0 and mean null; std=2.0, mean=[1.0, 2.0] are kept; actions
-#   differ by up to 2.0; two loads of a file without the weight of a layer: two layers
+#   differ by up to 2.4; two loads of a file without the weight of a layer: two layers
 # Needs: Python 3.12 or newer (PYTHON=), torch (BORROW_SITE=SITE-PACKAGES of the same Python, else 3 GB)
 # Date: 2026-12-01
 set -euo pipefail

@@ -15,7 +15,8 @@ environment venv
 if ! borrow venv; then
     install venv torch==2.15.0
 fi
-install venv --no-deps accelerate==1.15.0 psutil==7.2.2 transformers==5.24.0 anyio==4.16.0 certifi==2026.10.19.post1 click==8.5.1 filelock==4.3.1 fsspec==2026.9.0 \
+install venv --no-deps accelerate==1.15.0 psutil==7.2.2 transformers==5.24.0 \
+    anyio==4.16.0 certifi==2026.10.19.post1 click==8.5.1 filelock==4.3.1 fsspec==2026.9.0 \
     h11==0.16.0 hf-xet==1.8.0 httpcore2==2.16.2 httpx2==2.16.2 huggingface-hub==2.4.0 idna==3.20 numpy==2.5.5 \
     packaging==26.4 pillow==13.0.0 pyyaml==6.0.4 regex==2026.11.19 safetensors==0.8.0 tokenizers==0.23.3 tqdm==4.70.1 \
     truststore==0.10.5 typer==0.29.2 typing-extensions==4.16.0
