@@ -255,7 +255,7 @@ def inspect_dataset(
         cameras=seen,
         dimensions=tuple(dimensions),
         lag=values.lag,
-        findings=by_severity(findings),
+        findings=by_severity(without_lost(findings, {episode.index for episode in chosen})),
         scope="; ".join(dict.fromkeys(scope)),
         spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
         convention=convention_text(dataset),
@@ -487,6 +487,16 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     frames = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     joined = {key: np.concatenate([columns[key] for columns in parts.values()]) for key in keys}
     return Rows(np.repeat(list(parts), lengths), frames, joined), unreadable
+
+
+def without_lost(findings: Collection[Finding], episodes: set[int]) -> Iterator[Finding]:
+    """Yield findings whose exports leave out what cannot be read, and are proposed only where something is left."""
+    lost = {i for each in findings if each.problem in (problems.DAMAGED, problems.UNREADABLE) for i in each.episodes}
+    for each in findings:
+        if lost and any(command.verb == "export" for command in each.commands):
+            kept = each.commands if episodes - lost else ()
+            each = each._replace(commands=tuple(command.extended("--skip-damaged") for command in kept))
+        yield each
 
 
 def _shows(dataset: RobotDataset, episode: Episode, camera: str) -> bool:

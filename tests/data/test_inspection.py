@@ -15,6 +15,7 @@ import pytest
 from lattok.cli import main
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, RobotDataset, inspect_dataset, open_dataset, problems
 from lattok.data.episodes import split_by_task
+from lattok.data.inspection import without_lost
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
 from lattok.data.views import DECLARATION, with_cameras
@@ -494,3 +495,12 @@ def test_the_next_command_is_found_without_reading_what_was_not_looked_at(make_d
     assert main(["inspect", str(dataset.root)]) == 0
     assert "lattok train action-vq" in capsys.readouterr().out
     assert 0 < len(set(read)) < 4
+
+
+@pytest.mark.parametrize(("episodes", "typed"), [({0, 1}, ["--skip-damaged"]), ({0}, [])])
+def test_exports_leave_out_what_cannot_be_read(episodes: set[int], typed: list[str]):
+    told = {"file": "stats.json", "count": 2, "columns": "action", "frames": 1, "dataset": "data", "out": "exported"}
+    found = [problems.OVERCOUNTED.finding(**told), problems.unreadable(LattokError("cannot read it."), [0])]
+    exports = [each.commands for each in without_lost(found, episodes) if each.problem is problems.OVERCOUNTED]
+    assert [each.words[-1] for commands in exports for each in commands] == typed
+    assert [*without_lost(found[:1], episodes)] == found[:1]

@@ -201,7 +201,7 @@ def _source(case: Case) -> PairSource:
     width = vector_key(dataset, "action_key", key).shape[0]
     ours = isinstance(model, InverseDynamics | ProprioMap)
     if ours:
-        again = command("train", "idm", dataset.address or DATASET, "--out", unused("my-idm"))
+        again = command("train", "idm", dataset.address or DATASET, "--out", unused("my-idm"), "--preset", "tiny")
         hint = f"Take a dataset of its robot, or train a model for this one: {again}"
         checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim, hint)
     check_actions(model, dataset, key)
