@@ -110,7 +110,7 @@ STEPS = {
             "depth": image(24, 32, 1, dtype="uint16", encoding="png"),
             "state": tensor("float64", 2),
             "joints": features_dict({"left": tensor("int32", 2, 2)}),
-            "packed": tensor("float32", 4, encoding="zlib"),
+            "packed": tensor("float32", 4, encoding="jpeg"),
         }
     ),
 }

@@ -19,13 +19,15 @@ MAX_CAPTION_BYTES = 2**28
 ROWS = Rule("a list of objects, one for each video")
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's VideoFolder, which may hold anything else
 TEXT_FOLDERS = ("metas", "captions")  # of Cosmos and others: metas/7.txt of videos/7.mp4
+MOST_TABLES, LARGEST_TABLE = 16, 2**26  # that are looked at; bytes
 LONGEST_TEXT = 2**14  # bytes of a text beside a film
 _SHOWN = 3  # names that an error lists
 
 
 def captions_in(root: Path, files: Sequence[str], given: str | Path | None) -> tuple[dict[str, str], Path | None]:
     """Return captions by file (relative paths with /) and the table that they are from: the `given` one, else what is
-    found in the folder. Without a table it is None, and captions are texts of the names of films."""
+    found in the folder. Without a table it is None, and captions are texts of the names of films, or in other tables of
+    the folder that tell of most of them."""
     if given is not None or (source := find_captions(root)) is not None:
         source = source if given is None else Path(given)
         return captions_of(files, source), source
@@ -34,7 +36,7 @@ def captions_in(root: Path, files: Sequence[str], given: str | Path | None) -> t
         names = _names(files)
         for table in tables:
             written |= _described(names, table, table.parent.relative_to(root))
-    return written or _beside(root, files), None
+    return written or _beside(root, files) or _in_tables(root, files), None
 
 
 def find_captions(folder: Path) -> Path | None:
@@ -73,12 +75,30 @@ def _metadata(root: Path) -> list[Path]:
     return [safe_path(root, path, str(path)) for path in found if path.is_file()]
 
 
+def _in_tables(root: Path, files: Sequence[str]) -> dict[str, str]:
+    """Return what tables in a folder, or in those directly in it, say of films, as Something-Something's labels/; {} if
+    that is of half of the films or less, or if two of them disagree."""
+    suffixes = {f"{above}*{suffix}" for above in ("", "*/") for suffix in CAPTION_SUFFIXES}
+    tables = [path for each in sorted(suffixes) for path in sorted(root.glob(each))[:MOST_TABLES] if path.is_file()]
+    names, captions = _names([file for file in files if file != "."]), dict[str, str]()
+    for table in tables if len(tables) <= MOST_TABLES else ():
+        if safe_path(root, table, str(table)).stat().st_size <= LARGEST_TABLE:
+            said = _described(names, table, table.parent.relative_to(root))
+            said = {file: text for file, text in said.items() if _says(text)}
+            if any(captions.get(file, text) != text for file, text in said.items()):
+                return {}
+            captions |= said
+    return captions if len(captions) > len(files) / 2 else {}
+
+
 def _described(names: Mapping[str, Sequence[str]], table: Path, folder: Path) -> dict[str, str]:
     """Return what a table of VideoFolder says of films, which its rows call by `names`; {} if it is another table."""
     captions: dict[str, str] = {}
     with suppress(LattokError):
         for _, row in _read(table):
-            video, text = row.get("file_name"), next((row[key] for key in CAPTION_KEYS if key in row), None)
+            named, text = ((row[key] for key in keys if key in row) for keys in (VIDEO_KEYS, CAPTION_KEYS))
+            video, text = next(named, None), next(text, None)
+            video = str(video) if is_int(video) else video
             if isinstance(video, str) and isinstance(text, str) and text.strip():
                 matches = names.get((folder / video).as_posix(), ()) or names.get(video, ())
                 captions |= {matches[0]: text.strip()} if len(matches) == 1 else {}
@@ -102,8 +122,13 @@ def _words(path: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
         if path.stat().st_size <= LONGEST_TEXT:
             text = " ".join(path.read_text(encoding="utf-8-sig").split())
-            return readable(text) if sum(map(str.isalpha, text)) > len(text) / 2 else ""
+            return readable(text) if _says(text) else ""
     return ""
+
+
+def _says(text: str) -> bool:
+    """Return whether a text is one, and no number, such as of a class."""
+    return sum(map(str.isalpha, text)) > len(text) / 2
 
 
 def _names(files: Sequence[str]) -> dict[str, list[str]]:

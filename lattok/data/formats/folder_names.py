@@ -13,7 +13,8 @@ SPLIT = re.compile(f"train|training|{'|'.join(JUDGES)}", re.IGNORECASE)
 OF_SPLIT = re.compile(f"(.+)[-_](train|training|{'|'.join(JUDGES)})", re.IGNORECASE)
 STORE = re.compile(  # where something is put, whatever it is
     r"data|raw|videos?|recordings?|mp4|demos?|episodes?|success(es|ful)?(_episodes)?|fail(ed|ures?)?(_episodes)?"
-    r"|images?|imgs?|frames|pictures",
+    r"|((rgb|colou?r|jpe?g|png)[-_]?)?(images?|imgs?|frames|pictures)|rgb|colou?r|(all[-_])?variations?|observations?"
+    r"|sequences?|traj(s|ectory|ectories)?|clips?|takes?|rollouts?|h5|hdf5|mcap|(ros)?bags?",
     re.IGNORECASE,
 )
 COUNTED = re.compile(  # of what there are many: with a number it says which one, not what is done there

@@ -34,6 +34,7 @@ from lattok.data.formats.lerobot_meta import (
 )
 from lattok.data.formats.video_times import read_times
 from lattok.data.images import decode_image
+from lattok.data.instructions import TASK
 from lattok.data.problems import (
     DISORDERED,
     NO_TIMES,
@@ -275,11 +276,15 @@ class LeRobotV3(TableDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         path, first, last = self._rows(episode_index)
-        self._file_with(path, keys).check_types({key: self.features[key] for key in keys})
-        return {
+        listed = self._table[self._episode_row(episode_index)].tasks  # of an only one rows may say nothing
+        lacks = TASK in keys and TASK not in self._reader.file(path).names and len(listed) == 1
+        own = [key for key in keys if key != TASK or not lacks]
+        self._file_with(path, own).check_types({key: self.features[key] for key in own})
+        read = {
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
-            for key in keys
+            for key in own
         }
+        return read | ({TASK: np.full(last - first, self.tasks.index(listed[0]))} if lacks else {})
 
     def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
         """Columns of one episode as Arrow holds them, whether they are declared or not."""

@@ -8,6 +8,7 @@ Everything but metadata is read as in version 3.
 """
 
 import json
+import shlex
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,8 @@ class LeRobotV2(LeRobotV3):
 
     def _read_tasks(self) -> tuple[str, ...]:
         if not (self.root / TASKS).exists():
-            way_out = "Copy it again, or see `lattok repair`: it takes the instructions of meta/episodes.jsonl."
+            typed_out = shlex.join(["lattok", "repair", str(self.root), "--out", "repaired"])
+            way_out = f"Copy it again, or take the instructions of meta/episodes.jsonl: {typed_out}"
             raise LattokError(f"{self.root}: {TASKS} is missing. {way_out}")
         lines = [typed(line, TaskLine, "", where, AGAIN) for where, line in _lines(self.root, TASKS)]
         found = {line.get("task_index", -1): line.get("task") for line in lines}

@@ -35,6 +35,7 @@ from lattok.data.formats.ros_messages import (
     PICTURES,
     ROSTopic,
     field_of,
+    is_depth,
     joints_of,
     names_of,
     number_fields,
@@ -392,7 +393,7 @@ def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
         words = [word for word in name.split("/") if word not in ("image", "image_raw", "compressed", "color", "")]
         short = "_".join(words) or "camera"
         if kind in PICTURES:
-            draft |= {} if "depth" in name else {f"{CAMERA}{short}": name}
+            draft |= {} if "depth" in name or _holds_depth(name, files) else {f"{CAMERA}{short}": name}
             continue
         if kind == "String":
             draft |= {INSTRUCTION: name} if SAID.search(name) and INSTRUCTION not in draft else {}
@@ -404,6 +405,13 @@ def _draft(types: Mapping[str, str], files: Sequence[Path]) -> dict[str, str]:
             if len(draft) < DRAFTED:
                 draft[key] = f"{name}:{field}" if field else name
     return draft
+
+
+def _holds_depth(topic: str, files: Sequence[Path]) -> bool:
+    """Return whether the first picture of a topic is one of distances, or of labels."""
+    with suppress(LattokError, IndexError):  # which is said where it is read
+        return is_depth(first_few(files, ROSTopic(topic, "", ()))[0])
+    return False
 
 
 def _number_fields(topic: str, files: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ from lattok.data.flaws import lost_steps
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.captions import captions_in
 from lattok.data.formats.folder_names import folder_splits, instruction_of
+from lattok.data.formats.picture_trees import cameras_above, label_folders
 from lattok.data.images import decode_image, is_deep
 from lattok.data.schema import (
     FAR_BELOW,
@@ -48,6 +49,7 @@ INSTRUCTION = "lang.txt"  # Bridge's raw recordings: a line for each annotator, 
 STEP_NAME = re.compile(r"(time[-_ ]?)?(step|frame|tick|t)[-_ ]?\d+", re.IGNORECASE)  # a folder for each step
 DECIMAL = re.compile(r"\d+\.\d+")
 DEPTH = re.compile(r"depth", re.IGNORECASE)
+LABEL_PICTURES = "labels of pixels, which models here do not read"
 DEPTH_PICTURES = "pictures of depth, which models here do not read"
 
 
@@ -58,7 +60,8 @@ class PictureFolder(RobotDataset):
     them, and as many pictures each, they are the cameras of one episode (`traj0/left`, `traj0/right`), unless their
     names count (`push/1`, `push/2`). Where that is so of most, the others are damaged. Pictures of several cameras in
     one folder (`000000_color_0`, `000000_color_1`) are told apart by their names. Folders of steps (`step_0007`) hold a
-    picture of each camera. What is called depth is left out.
+    picture of each camera. Cameras may be above episodes (`corner/000`, `top/000`), where lengths tell. What is called
+    depth is left out, and so are labels of pixels beside pictures (`front_mask` beside `front_rgb`).
 
     The instruction is the first line of lang.txt, else the folder's caption (`captions`, or a captions file as of a
     folder of videos), else the name of the folder that the episode is in, else empty. Pictures do not tell when they
@@ -81,7 +84,9 @@ class PictureFolder(RobotDataset):
         folders, others = _folders(self.root)
         depth = sorted(folder for folder in folders if DEPTH.search(PurePosixPath(folder).name))
         self.left_out = dict.fromkeys(depth, DEPTH_PICTURES)
-        found = _episodes({folder: files for folder, files in folders.items() if folder not in depth})
+        folders = {folder: files for folder, files in folders.items() if folder not in self.left_out}
+        self.left_out |= dict.fromkeys(sorted(label_folders(folders)), LABEL_PICTURES)
+        found = _episodes({folder: files for folder, files in folders.items() if folder not in self.left_out})
         found = {name: _by_name(cameras) for name, cameras in found.items()}
         names, self._pictures = list(found), list(found.values())
         written, _ = captions_in(self.root, names, captions)
@@ -252,14 +257,16 @@ def _times(files: Sequence[str]) -> dict[str, Fraction]:
 
 def _episodes(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     """Pictures by episode and camera. Where all folders are called alike, those above may be the cameras: cam_1/color,
-    cam_2/color. Folders of steps, as step_0007/front.jpg, hold a picture of each camera."""
+    cam_2/color; or a level further up, see `cameras_above`. Folders of steps, as step_0007/front.jpg, hold a picture of
+    each camera."""
     if steps := _of_steps(folders):
         return steps
     if len(folders) > 1 and len({PurePosixPath(folder).name for folder in folders}) == 1:
         inner = {PurePosixPath(folder).parent.as_posix(): files for folder, files in folders.items()}
         if "." not in inner and max(map(len, (found := _by_camera(inner)).values())) > 1:
             return found
-    return _by_camera(folders)
+    found = _by_camera(folders)
+    return found if max(map(len, found.values())) > 1 else cameras_above(folders) or found
 
 
 def _of_steps(folders: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:

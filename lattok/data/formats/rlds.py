@@ -5,6 +5,7 @@ An episode is one `tf.train.Example` in a TFRecord file, the features of its ste
 
 import math
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -135,14 +136,20 @@ class RLDS(RobotDataset):
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return self.columns(episode_index, keys, check=False)  # of the checksum all pictures would be read
 
-    def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
-        return self._stored(episode_index, camera, range(self.length(episode_index)))
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        return (
+            None if self._fields[camera].raw else self._stored(episode_index, camera, range(self.length(episode_index)))
+        )
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         shape = self.features[camera].shape
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(shape)))
         for i in range(0, len(indices), step):
             chosen = indices[i : i + step].tolist()
+            if self._fields[camera].raw:
+                with self._example(episode_index) as example:
+                    yield _numbers(example, self._fields[camera], self._steps(episode_index), chosen)
+                continue
             where = f"{self.files_of(episode_index)[0]}: `{camera}` of episode {episode_index}, frame"
             pixels = np.empty((len(chosen), *shape), dtype=np.uint8)
             for row, data in enumerate(self._stored(episode_index, camera, chosen)):
@@ -189,7 +196,9 @@ class RLDS(RobotDataset):
         if self._ends_with_last(episode):
             with suppress(LattokError), self._example(episode.index, False) as example:
                 numbers = (
-                    f for key, f in self._fields.items() if key.split(".")[0] == "action" and f.stored != "bytes"
+                    f
+                    for key, f in self._fields.items()
+                    if key.split(".")[0] == "action" and f.dtype not in ("string", "image")
                 )
                 found += [_values(example, field, episode.length).reshape(episode.length, -1) for field in numbers]
         rows = np.concatenate(found, 1)[-last_step.ROWS :]
@@ -337,9 +346,30 @@ def _ruler(root: Path, fields: Sequence[meta.Field]) -> meta.Field:
     return min(fields, key=lambda f: (f.path not in SHORT_FEATURES, costs[f.stored], f.dtype == "image", f.per_step))
 
 
+def _numbers(example: Example, field: meta.Field, length: int, indices: Sequence[int]) -> np.ndarray:
+    """Read numbers of some steps [n, *shape] of which the bytes are stored, or pixels that are stored one by one."""
+    _check_count(example, field, length)
+    if not field.encoding:
+        return example.integers(field.path).reshape(length, *field.shape)[list(indices)].astype(field.raw)
+    kind = np.dtype(field.raw).newbyteorder("<")
+    size, rows = math.prod(field.shape) * kind.itemsize, list[np.ndarray]()
+    for data in example.blobs(field.path, indices):
+        if field.encoding == "zlib":
+            try:
+                data = zlib.decompressobj().decompress(data, size + 1)
+            except zlib.error as error:
+                example.fail(f"`{field.path}`: {error}")
+        if len(data) != size:
+            example.fail(f"`{field.path}`: expected {size} bytes for a step, got {len(data)}")
+        rows.append(np.frombuffer(data, kind).reshape(field.shape))
+    return np.stack(rows).astype(field.raw)
+
+
 def _values(example: Example, field: meta.Field, length: int) -> np.ndarray:
     """Read values of one feature, [T] or [T, *shape]."""
     shape = () if field.shape == (1,) else field.shape
+    if field.raw:
+        return _numbers(example, field, length, range(length)).reshape(length, *shape)
     _check_count(example, field, length)
     if field.stored == "bytes":
         return np.array([data.decode("utf-8", "replace") for data in example.blobs(field.path)], dtype=object)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lattok.data.formats.array_pictures import LEAST_SIDE
 from lattok.data.schema import INDEX_KEYS, Feature
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -24,6 +25,7 @@ SPELLED = 32  # numbers, at least, of an instruction that is spelled in numbers
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
 INSTRUCTION = LANGUAGE[0]  # where lattok writes it
 PLAIN = {"text": ("string", ()), "classLabel": ("int64", ()), "boundingBox": ("float32", (4,))}
+ENCODINGS = ("bytes", "zlib")  # of tensors whose bytes are stored
 MARKS = ("is_first", "is_last", "is_terminal")
 CLASSES = "tensorflow_datasets.core.features."
 MAX_SHARDS = 99_999  # their numbers have five digits
@@ -60,10 +62,14 @@ class Field(NamedTuple):
     key: str  # "observation.images.image_0"
     dtype: str  # as in `Feature`
     shape: tuple[int, ...]  # of one step, () for scalars; height and width of an image may be 0: not said
+    raw: str = ""  # type of numbers whose bytes the records hold, or of pixels that no JPEG or PNG holds
+    encoding: str = ""  # of these bytes: "bytes" or "zlib"; "" where each number is stored by itself
 
     @property
     def stored(self) -> str:
         """What the records hold: bytes, float or int64."""
+        if self.raw:
+            return "bytes" if self.encoding else "int64"
         return "int64" if self.dtype in WHOLE_NUMBERS else "float" if self.dtype in REALS else "bytes"
 
     @property
@@ -211,13 +217,18 @@ def _field(file: Path, path: str, node: Any) -> Field | str:
 
 def _tensor(file: Path, path: str, key: str, tensor: Any) -> Field | str:
     dtype, encoding, shape = _part(tensor, "dtype"), _part(tensor, "encoding"), _shape(file, path, tensor)
-    if encoding not in (None, "", "none"):
+    encoding = "" if encoding in (None, "none") else encoding
+    if encoding not in ("", *ENCODINGS):
         return f"its encoding is {encoding}"
     if dtype in TEXTS:
         return Field(path, key, "string", ()) if not shape else "an array of text"
-    if dtype not in WHOLE_NUMBERS + REALS:
+    if dtype not in WHOLE_NUMBERS + REALS or (encoding and dtype == "bfloat16"):
         return f"its type is {dtype}"
-    return Field(path, key, dtype, shape) if 0 not in shape else "its shape is not fixed"
+    if 0 in shape:
+        return "its shape is not fixed"
+    if dtype == "uint8" and len(shape) == 3 and shape[2] == 3 and min(shape[:2]) >= LEAST_SIDE:
+        return Field(path, camera_key(path), "image", shape, dtype, encoding)
+    return Field(path, key, dtype, shape, dtype if encoding else "", encoding)
 
 
 def _image(file: Path, path: str, image: Any) -> Field | str:

@@ -47,13 +47,25 @@ FIELDS: Mapping[str, tuple[str, ...]] = {  # what is read of a message, by the e
     **dict.fromkeys(("Float32", "Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64"), ("data",)),
     "JointTrajectoryPoint": ("positions",),
 }
-RAW = {"rgb8": (3, False), "bgr8": (3, True), "mono8": (1, False), "rgba8": (4, False), "bgra8": (4, True)}
+# channels, whether blue is first, and bytes of each; what OpenCV calls 8UC3 has blue first
+RAW = {
+    "rgb8": (3, False, 1),
+    "bgr8": (3, True, 1),
+    "mono8": (1, False, 1),
+    "rgba8": (4, False, 1),
+    "bgra8": (4, True, 1),
+}
+RAW |= {"8UC1": (1, False, 1), "8UC3": (3, True, 1), "8UC4": (4, True, 1)}
+RAW |= {"rgb16": (3, False, 2), "bgr16": (3, True, 2), "mono16": (1, False, 2)}
+DISTANCES = ("16UC1", "16SC1", "32FC1", "32SC1", "64FC1")  # encodings of depth, or of labels
+PACKED_DEPTH = "compresseddepth"  # in the format of a CompressedImage
 PACKED = {  # encodings of ROS by what FFmpeg calls them
     **dict.fromkeys(("yuv422", "uyvy"), "uyvy422"),
     **dict.fromkeys(("yuv422_yuy2", "yuyv"), "yuyv422"),
     **{name: name for name in ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")},
 }
 # fields that say when, or how sure, not what
+LEAVE_OUT = "Leave the topic out of `topics`."
 TIMES = re.compile(r"time|stamp|header|seq|^n?sec|^nanosec|covariance", re.IGNORECASE)
 
 
@@ -139,22 +151,37 @@ def picture_of(message: Any, topic: ROSTopic, where: str) -> np.ndarray:
     with _as_typed(topic, where):
         if topic.type == "CompressedImage":
             data = field_of(message, "data")
+            if is_depth(message):
+                checks.refuse(where, "pictures", f"distances ({field_of(message, 'format')})", LEAVE_OUT)
             return decode_image(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), where)
         encoding, data = field_of(message, "encoding"), field_of(message, "data")
+        if encoding in DISTANCES:
+            checks.refuse(where, "pictures", f"distances or labels ({encoding})", LEAVE_OUT)
         height, width, step = (int(field_of(message, name)) for name in ("height", "width", "step"))
         if encoding not in (*RAW, *PACKED):
             expected = f"pictures as {checks.listed([*RAW, *PACKED])}"
-            checks.refuse(where, expected, encoding, "Leave the topic out.")
+            checks.refuse(where, expected, encoding, LEAVE_OUT)
         rows = np.frombuffer(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data), np.uint8)
-        channels, reverse = RAW.get(encoding, (1 if encoding.startswith("bayer") else 2, False))
-        if len(rows) != height * step or step < width * channels:
+        packed = (1 if encoding.startswith("bayer") else 2, False, 1)
+        channels, reverse, size = RAW.get(encoding, packed)
+        if len(rows) != height * step or step < width * channels * size:
             checks.refuse(where, f"{height} rows of {step} bytes", f"{len(rows)} bytes", "Copy it again.")
         if encoding in PACKED:
             return _unpacked(rows.reshape(height, step), width, PACKED[encoding])
-        pixels = rows.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+        first = _has(message, "is_bigendian") and field_of(message, "is_bigendian")
+        high = 0 if first else size - 1  # the byte that is kept
+        used = rows.reshape(height, step)[:, : width * channels * size]
+        pixels = used.reshape(height, width, channels, size)[..., high]
         if channels == 1:
             return np.repeat(pixels, 3, axis=2)
         return np.ascontiguousarray(pixels[..., 2::-1] if reverse else pixels[..., :3])
+
+
+def is_depth(message: Any) -> bool:
+    """Return whether a message of a camera holds distances, or labels, by the encoding that it names."""
+    told = ("encoding", "format")
+    named = [str(field_of(message, name)) for name in told if _has(message, name)]
+    return any(name in DISTANCES or PACKED_DEPTH in name.lower() for name in named)
 
 
 def _unpacked(rows: np.ndarray, width: int, layout: str) -> np.ndarray:

@@ -397,7 +397,10 @@ def test_statistics_of_what_was_filled_in(old, tmp_path):
         (lambda root: (root / "meta/tasks.jsonl").write_text("{"), r"tasks\.jsonl, line 1 is not valid JSON"),
         (lambda root: (root / "meta/episodes.jsonl").write_text('{"length": 3}\n'), "expected episode_index, length"),
         (lambda root: (root / "meta/tasks.jsonl").write_text(""), r"tasks\.jsonl: expected one text for each"),
-        (lambda root: (root / "meta/tasks.jsonl").unlink(), r"meta/tasks\.jsonl is missing\. .* `lattok repair`"),
+        (
+            lambda root: (root / "meta/tasks.jsonl").unlink(),
+            r"tasks\.jsonl is missing\. .*: lattok repair \S+ --out rep",
+        ),
         (lambda root: edit_info(root, data_path="data/all.parquet"), "`data_path`: expected a path for each episode"),
         (lambda root: edit_info(root, data_path="../{episode_index}"), "info.json: `data_path`"),
         (lambda root: edit_info(root, chunks_size=0), "`chunks_size`: expected a number of episodes"),
@@ -406,6 +409,20 @@ def test_statistics_of_what_was_filled_in(old, tmp_path):
 def test_what_is_damaged_is_said(old, damage, says):
     damage(old)
     refused(says, open_dataset, old)
+
+
+def test_rows_that_say_no_instruction_have_the_only_one_of_their_episode(old, tmp_path):
+    expected = open_dataset(old)
+    numbers = [expected.columns(each.index, ["task_index"])["task_index"] for each in expected.episodes]
+    for path in old.glob("data/*/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["task_index"]), path)
+    dataset = open_dataset(old)
+    single = [each.index for each in dataset.episodes if len(each.tasks) == 1]
+    assert single
+    for index in single:
+        found = dataset.columns(index, ["task_index", "action"])
+        np.testing.assert_array_equal(found["task_index"], numbers[index])
+        np.testing.assert_array_equal(found["action"], expected.actions(index))
 
 
 def test_episodes_that_the_list_lacks_are_damaged(old):

@@ -370,3 +370,39 @@ def test_packed_pictures(tmp_path: Path, encoding: str):
     write_topics(tmp_path / "a.mcap", {"/cam": (kind, TYPES[kind], [message] * 3)})
     frames = open_dataset(tmp_path, topics={"observation.images.cam": "/cam"}).frames(0)[:, 0]
     assert np.abs(frames[:, 4:12, 4:12].astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize("encoding", ["8UC3", "8UC4", "8UC1", "mono16", "rgb16", "bgr16"])
+@pytest.mark.parametrize("big", [0, 1])
+def test_encodings_of_opencv_and_of_sixteen_bits(tmp_path: Path, encoding: str, big: int):
+    """Beside a topic of distances, one of labels and one of packed distances, which the draft leaves out."""
+    deep, first = encoding.endswith("16"), encoding in ("8UC3", "8UC4", "bgr16")
+    told = {
+        "header": {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""},
+        "height": 8,
+        "width": 12,
+        "is_bigendian": big,
+    }
+    messages = list[dict[str, Any]]()
+    for frame in FRAMES:
+        pixels = frame[..., ::-1] if first else frame
+        pixels = pixels[..., :1] if encoding in ("8UC1", "mono16") else pixels
+        pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 1))) if encoding == "8UC4" else pixels
+        rows = (pixels.astype(">u2" if big else "<u2") * 256 + 7 if deep else pixels).reshape(8, -1)
+        data = rows.astype(">u2" if big else "<u2").tobytes() if deep else rows.tobytes()
+        messages.append({**told, "encoding": encoding, "step": len(data) // 8, "data": data})
+    kinds = {name: TYPES[f"sensor_msgs/msg/{name}"] for name in ("Image", "CompressedImage")}
+    far = {**told, "encoding": "16UC1", "step": 24, "data": bytes(192)}
+    packed = {"header": told["header"], "format": "16UC1; compressedDepth png", "data": bytes(12)}
+    topics = {"/cam": ("sensor_msgs/msg/Image", kinds["Image"], messages)}
+    topics |= {"/a": ("sensor_msgs/msg/Image", kinds["Image"], [far] * 10)}
+    topics |= {"/b": ("sensor_msgs/msg/CompressedImage", kinds["CompressedImage"], [packed] * 10)}
+    write_topics(tmp_path / "runs/a.mcap", topics)
+    said = refused("`topics`: expected which topic", open_dataset, tmp_path / "runs")
+    (tmp_path / "runs.json").write_text(said.split("Write ")[1].split(" into ")[0])
+    frames = open_dataset(tmp_path / "runs.json").frames(0)[:, 0]
+    wanted = np.repeat(FRAMES[..., :1], 3, 3) if encoding in ("8UC1", "mono16") else FRAMES
+    np.testing.assert_array_equal(frames, wanted)
+    for topic, what in (("/a", r"distances or labels \(16UC1\)"), ("/b", r"distances \(16UC1; compressedDepth png\)")):
+        dataset = open_dataset(tmp_path / "runs", topics={"observation.images.cam": topic})
+        refused(f"expected pictures, got {what}. Leave the topic out", dataset.frames, 0)

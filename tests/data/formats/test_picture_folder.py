@@ -202,3 +202,44 @@ def test_folders_of_steps_and_names_that_count(tmp_path: Path):
     assert dataset.tasks == ("stack",)
     frames = dataset.frames(0, ["wrist"])[:, 0, 0, 0]
     np.testing.assert_array_equal(frames[:, :2], [(200, step) for step in range(12)])
+
+
+@pytest.mark.parametrize(
+    ("folders", "episodes", "cameras"),
+    [
+        (  # AVDC's
+            {f"{task}/{camera}/{i:03d}": 3 + i + n for n, task in enumerate("ab") for camera in "xy" for i in range(2)},
+            [3, 4, 4, 5],
+            2,
+        ),
+        ({"left/1": 4, "right/1": 4, "left/2": 4, "right/2": 4}, [4, 4], 2),
+        ({f"{task}/{name}/{i}": 4 for task in "ab" for name in "xy" for i in range(2)}, [4] * 8, 1),  # nothing tells
+        ({"train/1": 4, "val/1": 4, "train/2": 5, "val/2": 5}, [4, 5, 4, 5], 1),
+        (
+            {
+                "JPEGImages/480p/bear": 4,
+                "Annotations/480p/bear": 4,
+                "JPEGImages/480p/dog": 5,
+                "Annotations/480p/dog": 5,
+            },
+            [4, 5],
+            1,
+        ),
+        (
+            {"episode0/front_rgb": 4, "episode0/front_mask": 4, "episode1/front_rgb": 5, "episode1/front_mask": 5},
+            [4, 5],
+            1,
+        ),
+        ({"rgb_frames/P01_01": 6, "flow_frames/P01_01/u": 3, "flow_frames/P01_01/v": 3}, [6], 1),  # EPIC's
+        ({"put on mask/1": 4, "open it/1": 5}, [5, 4], 1),  # a task
+        ({"masks/1": 4, "masks/2": 5}, [4, 5], 1),
+    ],
+)
+def test_labels_beside_pictures_and_cameras_above_episodes(
+    folders: dict[str, int], episodes: list[int], cameras: int, tmp_path: Path
+):
+    for seed, (folder, count) in enumerate(folders.items()):
+        write(tmp_path / folder, count, seed)
+    dataset = open_dataset(tmp_path, fps=5)
+    assert ([episode.length for episode in dataset.episodes], len(dataset.cameras)) == (episodes, cameras)
+    assert len(dataset.left_out) + sum(cameras for _ in episodes) == len(folders)

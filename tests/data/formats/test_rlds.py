@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_features_of_the_toy(toy):
     assert toy.left_out == {
         "steps/tags": "a sequence of its own in every step (ragged)",
         "steps/observation/depth": "an image of uint16 [24, 32, 1], not RGB",
-        "steps/observation/packed": "its encoding is zlib",
+        "steps/observation/packed": "its encoding is jpeg",
         "episode_metadata/file_path": "one value for the whole episode",
         "episode_metadata/episode_id": "one value for the whole episode",
     }
@@ -342,6 +343,27 @@ def test_a_flag_of_success_for_the_whole_episode(tmp_path, dtype):
     assert [each.episodes for each in dataset.findings if each.kind == "failed-episodes"] == (
         [(1,)] if dtype == "bool" else []
     )
+
+
+@pytest.mark.parametrize("encoding", ["zlib", "bytes", "none"])
+def test_numbers_and_pixels_as_tensors(tmp_path, encoding: str):
+    """As RL Unplugged's are packed, step by step; pixels may also be stored one by one."""
+    frames = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), dtype="u1")
+    action = np.random.default_rng(1).standard_normal((5, 6))
+    steps = {"action": tensor("float64", 6, encoding=encoding if encoding != "none" else "bytes")}
+    steps |= {"observation": features_dict({"pixels": tensor("uint8", 8, 12, 3, encoding=encoding)})}
+    pack = zlib.compress if encoding == "zlib" else bytes
+    actions = [pack(row.astype("<f8").tobytes()) for row in action]
+    packed = [pack(frame.tobytes()) for frame in frames]
+    pixels = frames.astype("i8") if encoding == "none" else packed
+    dataset = one_record(tmp_path / "d", steps, {"steps/action": actions, "steps/observation/pixels": pixels})
+    np.testing.assert_array_equal(dataset.actions(0), action)
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], frames)
+    np.testing.assert_array_equal(dataset.frames(0, indices=[4, 1])[:, 0], frames[[4, 1]])
+    assert dataset.encoded_images(0, dataset.cameras[0]) is None
+    actions[3] = pack(bytes(47)) if encoding == "bytes" else b"neither"
+    broken = one_record(tmp_path / "e", steps, {"steps/action": actions, "steps/observation/pixels": pixels})
+    refused("`steps/action`: (expected 48 bytes for a step, got|Error -3)", broken.actions, 0)
 
 
 def test_nothing_but_images(tmp_path):

@@ -541,6 +541,12 @@ def test_many_videos_of_one_name(tmp_path: Path):
         ("lift/1.txt", "lifts a cup"),
         ("lift/1.txt", "0.1 0.2 0.3 s"),
         ("metadata.csv", "clip,seconds\n1.mp4,3\n"),
+        (
+            "labels/train.json",
+            '[{"id": "22", "label": "lifts it", "template": "lifts [it]"}, {"id": "lift/1", "label": "lifts a cup"}]',
+        ),
+        ("labels/train.json", '[{"id": "lift/1", "label": "lifts a cup"}]'),  # of few
+        ("split.csv", "video,label\nlift/1,17\n22,3\n"),
     ],
 )
 def test_captions_as_others_write_them(clips: Path, name: str, text: str):
@@ -548,7 +554,7 @@ def test_captions_as_others_write_them(clips: Path, name: str, text: str):
     (clips / name).write_text(text)
     if name.endswith(".txt"):
         (clips / name).with_name("22.txt").write_text("lifts it")
-    said = "lifts" in text
+    said = "lifts" in text and (name != "labels/train.json" or "22" in text)
     assert VideoFolder(clips).tasks[0] == ("lifts a cup" if said else "lift")
 
 
