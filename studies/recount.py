@@ -307,17 +307,26 @@ def read_robots():
     return found
 
 
+def of_seeds(values):
+    """Return what `interval` does, of fewer than three the mean alone."""
+    return interval(values) if len(values) > 2 else (mean(values),)
+
+
 def robots(rows, lines):
     """Yield the two tables of a part of several robots: each row, then differences with Holm's correction."""
     tests = []
     for name, other, *cells in lines:
         if other.isdigit():
             values = [*rows[name].values()]
-            counted = [len(values), *interval(values)[:2], min(values), max(values)]
-            yield from compared_cells(name, [other, *cells], counted[: 3 if len(cells) == 1 else 5])
+            spread = [] if len(cells) == 1 else [min(values), max(values)]
+            yield from compared_cells(name, [other, *cells], [len(values), *of_seeds(values)[:2], *spread])
             continue
         shared = sorted(rows[name].keys() & rows[other].keys())
-        tests.append((f"{name} - {other}", cells, interval([rows[name][s] - rows[other][s] for s in shared])))
+        counted = of_seeds([rows[name][s] - rows[other][s] for s in shared])
+        if len(counted) == 1:
+            yield from compared_cells(f"{name} - {other}", cells, counted)
+        else:
+            tests.append((f"{name} - {other}", cells, counted))
     largest = 0.0
     for rank, (what, cells, counted) in enumerate(sorted(tests, key=lambda test: test[2][2])):
         largest = max(largest, min(1.0, (len(tests) - rank) * counted[2]))
