@@ -343,7 +343,7 @@ def rollout(
     print(found.to_text())
     print(f"Results: {target / 'rollouts.json'}")
     if videos:
-        print(f"Watch it: {write_page(_with_films(found), target)}")
+        print(f"Watch it: {write_page(_with_films(found), target, model)}")
 
 
 def _known_tasks(agent: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset
 from lattok.data.episodes import FEW_HELD_OUT
-from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
+from lattok.evaluation.evidence import Case, EvalOptions, naming, provenance_of
 from lattok.evaluation.evidence.action_evidence import PROPRIO_MAP, ActionEvidence, part_of
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero, score
@@ -55,23 +55,13 @@ def compare_inverse_models(
     cameras = options.cameras or tuple({camera: 0 for model in models.values() for camera in model.cameras})
     split, found = options.split(dataset, None, cameras), dict[str, ActionEvidence]()
     for name, model in models.items():
-        try:
-            named = replace(options.seen_by(model), progress=_named_progress(options, name))
-            named.check_rate(model, dataset)
-            case = Case(model, dataset, split, named)
-            with case.eval_mode():
-                found[name] = ActionEvidence.gather(case)
-        except checks.LattokError as error:
-            raise checks.LattokError(f"{name}: {error}") from None
+        with naming(name), (case := Case(model, dataset, split, options.of_one(name, model, dataset))).eval_mode():
+            found[name] = ActionEvidence.gather(case)
     columns = {name: str(evidence.source.action_key) for name, evidence in found.items()}
     if len({*columns.values()}) > 1:
         got = checks.listed(f"`{column}` by {name}" for name, column in columns.items())
         checks.fail("models", "models that infer the same column", got, "Compare those alone.")
     return _report(found, options, split)
-
-
-def _named_progress(options: EvalOptions, name: str) -> Callable[[str, int, int], None]:
-    return lambda stage, done, total: options.note(f"{name}: {stage}", done, total)
 
 
 def _report(found: Mapping[str, ActionEvidence], options: EvalOptions, split: Any) -> Report:
@@ -174,7 +164,7 @@ def _apart(ranked: Sequence[Inferring], judge: ActionEvidence) -> Table:
         gap = None if each is first or each.r2 is None or first.r2 is None else each.r2 - first.r2
         span = None if gap is None else judge.bootstrap.interval(_draws(judge, each.row) - _draws(judge, first.row))
         rows.append(TableRow(each.name, each.name, (each.r2, gap), control=False, intervals=(None, span)))
-    return Table("The best first", ("R²", f"less than {first.name}"), tuple(rows), "higher", digits=(".2f", "+.2f"))
+    return Table("The best first", ("R²", f"difference to {first.name}"), tuple(rows), "higher", digits=(".2f", "+.2f"))
 
 
 def _by_fifth(ranked: Sequence[Inferring], judge: ActionEvidence) -> Table:

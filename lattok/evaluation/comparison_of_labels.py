@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.episodes import FEW_HELD_OUT
-from lattok.evaluation.evidence import Case, EvalOptions, Split, provenance_of
+from lattok.evaluation.evidence import Case, EvalOptions, Split, naming, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LABEL, GivenEvidence, LatentEvidence, learn_from
 from lattok.evaluation.evidence.probe_rows import AS_THEY_ARE, PREFIXES, ProbeRow, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
@@ -43,8 +43,7 @@ from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
-from lattok.utils.commands import DATASET, NOTHING, Advice, Command, advise, command
+from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise, command
 from lattok.utils.devices import module_of
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
@@ -55,18 +54,15 @@ MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
 OF_LABELS = "Which of these labels should a policy learn from?"  # where some are there already
 PARTS = {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}  # columns, by figure
-NEW = {"task_gain": "gain over the best control"}  # of tasks that the probe has not seen
 COSTS = {
     "bits": "bits",
     "joint_entropy_bits/model": "joint entropy",
     "joint_entropy_bits/ceiling": "ceiling",
     "latent_width": "latent width",
     "stride_frames": "stride, frames",
-    "cameras": "cameras",
     "parameters": "parameters",
-    "megabytes": "weights, MB",
 }
-DIGITS = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ",.0f", ".1f")  # of the costs
+DIGITS = (".1f", ".2f", ".2f", ".0f", ".0f", ",.0f")  # of the costs
 BOTH = {"untrained": "untrained model", "current_frame": "one frame"}
 CONTROLS = {  # that stand as columns, of codes and of latents
     "codes": {"residual_kmeans": "frame clustering", "flow_kmeans": "motion clustering", **BOTH},
@@ -121,10 +117,8 @@ def compare_labels(models: Mapping[str, Callable[[], Any]], dataset: RobotDatase
     """Open models one after the other, probe each, and put their figures next to each other."""
     split, decoded, found = options.split(dataset, options.action_key), dict[Any, Any](), list[Candidate]()
     for name, opened in models.items():
-        try:
+        with naming(name):
             found.append(_candidate(name, opened(), dataset, split, options, decoded))
-        except LattokError as error:
-            raise LattokError(f"{name}: {error}") from None
     asked = {"seed": options.seed, "action_key": options.action_key, "state_key": options.state_key}
     about = provenance_of(dataset, split, **asked, **({"any_rate": True} if options.any_rate else {}))
     return _report(found, options, {"models": {each.name: each.facts for each in found}, **about})
@@ -134,9 +128,7 @@ def _candidate(
     name: str, model: Any, dataset: RobotDataset, split: Split, options: EvalOptions, decoded: dict[Any, Any]
 ) -> Candidate:
     """Probe one model, and time it; `decoded` keeps frames for the next one."""
-    named = replace(options.seen_by(model), progress=lambda stage, *counts: options.note(f"{name}: {stage}", *counts))
-    named.check_rate(model, dataset)
-    case = Case(model, dataset, split, named)
+    case = Case(model, dataset, split, options.of_one(name, model, dataset))
     moment, better, speed = list[Verdict](), "", dict[str, Any]()
     with case.eval_mode():
         given = isinstance(model, GivenLabels)
@@ -217,11 +209,9 @@ def _size(evidence: LatentEvidence) -> dict[str, float]:
     size, model = dict[str, float](), evidence.model
     if not isinstance(model, GivenLabels):
         module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
-        held = {tensor.data_ptr(): tensor for tensor in (*module.parameters(), *module.buffers())}.values()
-        size["megabytes"] = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
         size["parameters"] = float(sum(p.numel() for p in module.parameters()))
     size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
-    return size | {"stride_frames": float(evidence.source.stride), "cameras": float(len(evidence.source.cameras))}
+    return size | {"stride_frames": float(evidence.source.stride)}
 
 
 @torch.no_grad()
@@ -253,45 +243,44 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     ranked = sorted(candidates, key=lambda each: math.inf if each.r2 is None else -each.r2)
     first = ranked[0].case
 
-    def judge(addresses: list[str]) -> Command:
+    def judge(addresses: list[str], *more: str) -> Command:
         where, words = first.dataset.address or DATASET, list[str]()
         for flag, given in (("--models", False), ("--labels", True)):
             named = [name for name, each in zip(addresses, candidates, strict=True) if each.given == given]
             words += [flag, *named] if named else []
-        return command("compare", where, *words, *options.flags)
+        return command("compare", where, *words, *more, *options.flags)
 
-    few = ranked[0].bootstrap.count < FEW_HELD_OUT
-    strides = sorted({each.facts["stride_frames"] for each in candidates})
-    answer = _minding(ranked, hold_out_more([each.case for each in candidates], judge) if few else NOTHING, strides)
+    strides, way_out = sorted({each.facts["stride_frames"] for each in candidates}), NOTHING
+    if ranked[0].bootstrap.count < FEW_HELD_OUT:
+        way_out = hold_out_more([each.case for each in candidates], judge)
+    elif len(strides) > 1:
+        addresses = [each.case.model.address or MODEL for each in candidates]
+        way_out = advise(
+            "Ask all about the same stride", judge(addresses, "--stride", f"{strides[-1]}", *options.chosen)
+        )
+    answer = _minding(ranked, way_out, strides)
+    gaps = checks.listed([f"{stride / first.dataset.fps:.3g} s" for stride in strides])
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
-        "its own gap, which is not the same target; give a stride to ask all about the same."
+        "its own gap, which is not the same target."
     )  # fmt: skip
     text = (
-        "Linear regression from each model's labels to the mean action between the two frames, fitted on the training "
-        "episodes, evaluated on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
-        f"Controls have the bits of the model that they stand next to, or its width.{apart}"
+        f"Linear regression from each model's labels to the mean action between two frames, {gaps} apart, fitted on "
+        "the training episodes, evaluated on the held-out ones, with 95 % intervals over these; the same as in lattok "
+        "evaluate. On new tasks: the same, fitted without the tasks that judge; models and controls may have seen "
+        f"these. Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
-    read_tables, task_tables = (
-        tuple(table for kind in CONTROLS if (table := _table(candidates, kind, what, columns)).rows)
-        for what, columns in (("r2", PARTS), ("task_r2", NEW))
-    )
-    pictures = () if ranked[0].r2 is None else (_bars(ranked), _picture(candidates), _strip(ranked))
+    tables = tuple(table for kind in CONTROLS if (table := _table(candidates, kind)).rows)
+    pictures = () if ranked[0].r2 is None else (_bars(ranked), _strip(ranked))
     every = () if ranked[0].r2 is None else (_differences(ranked),)
-    read = Section("What do the labels say about the action?", text, (*every, *read_tables), pictures, open=True)
-    tasks = Section(
-        "Do labels mean the same in other tasks?",
-        "The same probes, fitted without the tasks that they are evaluated on: what the labels of one task say about "
-        "the action helps on another only where they mean the same. Models and controls may have seen these tasks.",
-        task_tables,
-    )
+    read = Section("What do the labels say about the action?", text, (*every, *tables), pictures, open=True)
     rows = tuple(TableRow(one.name, one.name, tuple(map(one.figures.get, COSTS)), control=False) for one in candidates)
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
         "the held-out pairs, at most the ceiling that so many pairs can show. The time that each takes "
         "to label differs from run to run; it is in speed.json beside this page.",
-        (Table("Bits and size", tuple(COSTS.values()), rows, digits=DIGITS, note="Weights include frozen features."),),
+        (Table("Bits and size", tuple(COSTS.values()), rows, digits=DIGITS),),
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
@@ -299,10 +288,9 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     counts = {"latent action model": len(candidates) - given, "set": given}
     counted = [checks.counted(count, noun) for noun, count in counts.items() if count]
     title = f"{' and '.join(counted)}{' of labels' if given else ''} on {first.dataset.name}"
-    sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.speed for each in candidates if each.speed}
     steps = next_steps(answer, verdicts, ranked[0].use)
-    found = (verdicts, figures, sections, provenance, answer, steps, speed)
+    found = (verdicts, figures, (read, costs), provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
 
 
@@ -317,16 +305,16 @@ def _reading(ranked: Sequence[Candidate]) -> str:
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
-def _minding(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
+def _minding(ranked: Sequence[Candidate], way_out: Advice, strides: Sequence[int]) -> Answer:
     """Answer, and leave it open where labels may be better than they look."""
-    found = _answer(ranked, hold_out, strides)
+    found = _answer(ranked, way_out, strides)
     caveats = [f" {each.name} may be better: {each.better}." for each in ranked if each.better]
     if ranked[0].r2 is None or not caveats:
         return found
     return replace(found, holds=None, reason=found.reason + "".join(caveats))
 
 
-def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int]) -> Answer:
+def _answer(ranked: Sequence[Candidate], way_out: Advice, strides: Sequence[int]) -> Answer:
     best, value = ranked[0], ranked[0].r2
     given = any(each.given for each in ranked)
     question, what = (OF_LABELS, "labels") if given else (QUESTION, "models")
@@ -338,18 +326,20 @@ def _answer(ranked: Sequence[Candidate], hold_out: Advice, strides: Sequence[int
     shown = f"(R² {printed(value, '.2f')})."
     if (count := best.bootstrap.count) < FEW_HELD_OUT:
         text = f"Unclear: {only(count)} held out, and {FEW_EPISODES}."
-        return Answer(question, None, f"{text} Here {says} most about the action {shown}", hold_out)
+        return Answer(question, None, f"{text} Here {says} most about the action {shown}", way_out)
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
         return Answer(question, False, f"{text} {shown}")
     if len(ranked) == 1:
         return Answer(question, against, f"{says} most about the action {shown}")
     if len(strides) > 1:
-        text = f"Unclear: the {what} are asked about different strides. Give a stride to ask all about the same."
-        return Answer(question, None, f"{text} By its own, {says} most {shown}")
+        text = f"Unclear: the {what} are asked about strides of {checks.listed([*map(str, strides)])} frames."
+        text += " Each by its own,"
+        return Answer(question, None, f"{text} {best.name} says most about the action {shown}", way_out)
     if not all(_same_pairs(each, best) for each in ranked):
         text = f"Unclear: the {what} are judged on different frames, as some of them have no label. Choose episodes "
-        return Answer(question, None, f"{text}that all of them label. On its own frames, {says} most {shown}")
+        text += "that all of them label. Each on its own frames,"
+        return Answer(question, None, f"{text} {best.name} says most {shown}")
     near = ranked[1]
     gain = value - (near.r2 or 0.0)
     span = best.bootstrap.interval(best.draws - near.draws)
@@ -376,15 +366,17 @@ def _differences(ranked: Sequence[Candidate]) -> Table:
     best, rows = ranked[0], []
     for each in ranked:
         cells = [each.figure("r2", each.kind), (None, None)]
-        if each is not best and each.r2 is not None and best.r2 is not None:
+        alike = each.facts["stride_frames"] == best.facts["stride_frames"]  # else they are asked about other actions
+        if each is not best and alike and each.r2 is not None and best.r2 is not None:
             span = best.bootstrap.interval(each.draws - best.draws) if _same_pairs(each, best) else None
             cells[1] = each.r2 - best.r2, span
-        cells += [each.figure(what, each.kind) for what in ("gain", "task_r2")]
+        cells += [each.figure(what, each.kind) for what in ("gain", "task_r2", "task_gain")]
         cells.append((each.figures.get(f"r2_from_latents/{AS_THEY_ARE}"), None))
         values, spans = zip(*cells, strict=True)
         rows.append(TableRow(each.name, f"{each.name}, {each.kind}", values, control=False, intervals=spans))
-    columns = ("R²", f"less than {best.name}", "gain over the best control", "new tasks", "without a probe")
-    digits = (".2f", "+.2f", "+.2f", ".2f", ".2f")
+    gain = "gain over the best control"
+    columns = ("R²", f"difference to {best.name}", gain, "new tasks", f"{gain} there", "without a probe")
+    digits = (".2f", "+.2f", "+.2f", ".2f", "+.2f", ".2f")
     shown = [i for i in range(len(columns)) if any(row.values[i] is not None for row in rows)]
     rows = [
         replace(row, values=tuple(row.values[i] for i in shown), intervals=tuple(row.intervals[i] for i in shown))
@@ -394,19 +386,17 @@ def _differences(ranked: Sequence[Candidate]) -> Table:
     return Table("R² of all, the best first", columns, tuple(rows), "higher", digits=digits)
 
 
-def _table(candidates: Sequence[Candidate], kind: str, what: str, columns: Mapping[str, str]) -> Table:
-    """Make the table of codes or of latents: figures of the model that there are, and `what`, R^2, of its controls.
-    That of those that are compared by them stands in the table of all."""
-    own = {} if all(each.kind == kind for each in candidates) else {what: "all"}
-    columns = {**own, **columns}
+def _table(candidates: Sequence[Candidate], kind: str) -> Table:
+    """Make the table of codes or of latents: R^2 of the model, as far as it has any, and of its controls. That over all
+    dimensions is in the table of all, where all are compared by these."""
+    columns = PARTS if all(each.kind == kind for each in candidates) else {"r2": "all", **PARTS}
     shown = {key: columns[key] for key in columns if any(one.figure(key, kind)[0] is not None for one in candidates)}
     rows = []
-    for each in (one for one in candidates if one.figure(what, kind)[0] is not None):
-        controls = [(each.figures.get(f"{what}_from_{kind}/{key}"), None) for key in CONTROLS[kind]]
+    for each in (one for one in candidates if one.figure("r2", kind)[0] is not None):
+        controls = [(each.figures.get(f"r2_from_{kind}/{key}"), None) for key in CONTROLS[kind]]
         values, intervals = zip(*(each.figure(key, kind) for key in shown), *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
-    which = {"codes": "codes", "latents": "latents before quantization"}[kind]
-    title = f"R² of {kind} on new tasks" if what == "task_r2" else f"R² of {which}"
+    title = f"R² of {kind}{' before quantization' * (kind == 'latents')}"
     return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
 
 
@@ -437,24 +427,3 @@ def _strip(ranked: Sequence[Candidate]) -> Pictures:
     films = films_of(dataset, best.episode.index, dataset.cameras[:1], best.moments)
     caption = "A held-out episode: its actions, as read from the labels of the first two, and the codes of all."
     return Pictures(caption, (episode_strip(clip, next(iter(films.values()), None)),), top=True)
-
-
-def _picture(candidates: Sequence[Candidate]) -> Pictures:
-    """Draw bits against R^2, with k-means at the bits of each model."""
-    points = []
-    for each in candidates:
-        value, span = each.figure("r2", each.kind)
-        if value is None:
-            continue
-        bits = each.figures.get("bits")
-        points.append((each.name, "model", bits, value, span))
-        scores = [each.figures.get(f"r2_from_codes/{key}") for key in ("residual_kmeans", "flow_kmeans")]
-        rival = max((score for score in scores if score is not None), default=None)
-        if rival is not None and not any(point[1:4] == ("rival", bits, rival) for point in points):
-            points.append(("k-means", "rival", bits, rival, None))
-    caption = (
-        "R² over all dimensions against the bits of a label, with 95 % intervals; the line joins models that no "
-        "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "
-        "no bits."
-    )
-    return Pictures(caption, (svg.pareto("Bits and R²", points, ("bits", "R²")),), wide=True, top=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lattok.data import RobotDataset
 from lattok.evaluation.evaluate import evaluate
-from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.evidence import EvalOptions, naming
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.history import doubted, doubts
@@ -34,10 +34,8 @@ def compare_tokenizers(opened: Mapping[str, Callable[[], Any]], dataset: RobotDa
     alone: dict[str, Any] = vars(replace(options, out=None))
     reports = dict[str, Report]()
     for name, model in models.items():
-        try:
+        with naming(name):
             reports[name] = evaluate(model, dataset, **alone)
-        except checks.LattokError as error:
-            raise checks.LattokError(f"{name}: {error}") from None
     found = {name: report.figures for name, report in reports.items()}
     shared, about = dict[str, Any](), dict[str, dict[str, Any]]()
     for name, report in reports.items():
@@ -85,6 +83,7 @@ def compare_tokenizers(opened: Mapping[str, Callable[[], Any]], dataset: RobotDa
         sections=(section,),
         provenance={**shared, "models": about},
         answer=Answer(QUESTION, None, doubt) if doubt else _answer(ranked, found, horizons, reports[ranked[0]].answer),
+        steps=reports[ranked[0]].steps,
     )
 
 
@@ -131,5 +130,8 @@ def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[
     spans = [_span(found[name]) for name in ranked[:2]]
     if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
         text = f"{best} or {near}: the intervals of a policy's error overlap ({error:.3g}; {against})."
+        few, many = sorted(ranked[:2], key=lambda name: found[name]["tokens_per_second"])
+        if (least := found[few]["tokens_per_second"]) < (most := found[many]["tokens_per_second"]):
+            text += f" {few} costs fewer codes: {least:.0f} a second against {most:.0f}."
         return Answer(QUESTION, None, text)
     return Answer(QUESTION, True, f"{said}, by {against}.")

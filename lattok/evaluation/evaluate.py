@@ -90,8 +90,8 @@ def evaluate(
             found.append(question.ask(evidence[name]))
         chosen.note("questions", len(found), len(asked_of))
     if any(missing.values()):
-        whose = "labels alone have" if labels is not None else "the model has"
-        reasons = {name: f"{whose} no {' or '.join(these)}" for name, these in missing.items() if these}
+        told = "labels alone cannot say" if labels is not None else "the model has no {}"
+        reasons = {name: told.format(" or ".join(these)) for name, these in missing.items() if these}
         provenance["not_asked"] = reasons
     report = _report([*evidence.values()], [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:

@@ -8,9 +8,10 @@ import numpy as np
 
 from lattok.evaluation.page import render, svg
 from lattok.evaluation.page.episode import MAX_PAGE_BYTES, EpisodeView, episode_panel, film_frames
-from lattok.evaluation.report import Pictures, Report, Section, Table, TableRow
+from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow
 from lattok.evaluation.wording import percent
 from lattok.utils import checks, files
+from lattok.utils.commands import Advice, advise, command
 
 PAGE = "rollouts.html"
 COLUMNS = {"success": "success", "failure": "opposite first", "decisions": "decisions", "beyond": "beyond limits"}
@@ -33,8 +34,12 @@ def rollouts_section(found: Mapping[str, Any]) -> Section:
         "share a scene, a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do "
         "not cover other seeds of training."
     )
-    reading = f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); "
-    reading += f"in {percent(every['failure'])} the opposite came first."
+    reading = f"It succeeds in {percent(every['success'])} of {checks.counted(every['episodes'], 'episode')} "
+    reading += f"({percent(low)} to {percent(high)})"
+    worst = min(found["tasks"], key=lambda name: found["tasks"][name]["success"])
+    if found["tasks"][worst]["success"] < every["success"]:
+        reading += f", least often at {worst} ({percent(found['tasks'][worst]['success'])})"
+    reading += f"; in {percent(every['failure'])} the opposite came first." if every["failure"] else "."
     alike = len({name.rpartition("/")[0] for name in found["tasks"]}) == 1  # then the world tells bars apart no more
     bars = [
         (name.rpartition("/")[2] if alike else name, "model", float(score["success"])) for name, score in scores.items()
@@ -61,7 +66,7 @@ def _films(found: Mapping[str, Any]) -> tuple[Pictures, ...]:
     for result, frames in sorted(found["films"].items(), key=lambda each: each[0].success):
         outcome = "success" if result.success else "opposite first" if result.failure else "failure: time is up"
         fps, moments = found["fps"][result.task], np.arange(len(frames))
-        clip = EpisodeView(f"{result.task}, seed {result.seed}", outcome, fps, moments)
+        clip = EpisodeView(f"{outcome}, seed {result.seed}", result.task, fps, moments)
         panel = episode_panel(clip, {"all cameras": frames[film_frames(len(frames))]})
         size += len(panel)
         if panels and size > MAX_PAGE_BYTES:
@@ -73,11 +78,26 @@ def _films(found: Mapping[str, Any]) -> tuple[Pictures, ...]:
     return (Pictures(caption, tuple(panels), top=True),)
 
 
-def write_page(found: Mapping[str, Any], folder: Path) -> Path:
-    """Write the page of a rollout into its folder."""
+def _control(found: Mapping[str, Any], folder: Path, model: str) -> Advice:
+    """Advise to let it act without its instruction from the same start states, and to compare the two."""
+    options = found["options"]
+    numbers = ("episodes", "seed", "execute", "repeat", "ensemble")
+    words = [word for key in numbers if options[key] is not None for word in (f"--{key}", str(options[key]))]
+    varied = [name if value is True else f"{name}={value}" for name, value in options["variation"].items() if value]
+    words += ["--variation", *varied] if varied else []
+    blank = f"{folder}-blank"
+    acts = command("rollout", model, "--env", *found["tasks"], *words, "--instruction", "blank", "--out", blank)
+    compared = command("compare-rollouts", f"instructed={folder}", f"blank={blank}")
+    return advise("As a control, let it act without its instruction, and compare", acts, compared)
+
+
+def write_page(found: Mapping[str, Any], folder: Path, model: str) -> Path:
+    """Write the page of a rollout of `model`, a folder or Hub id, into its folder."""
     section, agent = rollouts_section(found), found["agent"]
     name = agent.get("source") or agent.get("model") or agent.get("type", "policy")
     provenance = {key: found[key] for key in ("agent", "options", "versions")}
-    report = Report("latent-vla", f"Rollout of {name}", section.reading, (), {}, (section,), provenance)
+    answer, noted = Answer(section.title, None, section.reading), " ".join(f"Mind: {note}." for note in found["notes"])
+    steps = (_control(found, folder, model),) if found["options"]["instruction"] == "own" else ()
+    report = Report("latent-vla", f"Rollout of {name}", noted, (), {}, (section,), provenance, answer, steps)
     files.write_text(folder / PAGE, render(report))
     return folder / PAGE

@@ -25,7 +25,10 @@ def percent(share: float) -> str:
 
 def difference(interval: Interval | None) -> str:
     """Print where a difference lies, or why that is not known."""
-    return FEW_EPISODES if interval is None else f"difference {' … '.join(printed(end, '+.2f') for end in interval)}"
+    if interval is None:
+        return FEW_EPISODES
+    near = any(end and round(end, 2) == 0 for end in interval)  # to zero: on which side shows
+    return f"difference {' … '.join(printed(end, '+.3f' if near else '+.2f') for end in interval)}"
 
 
 def explained_share(explained: float) -> str:

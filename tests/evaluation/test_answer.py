@@ -68,7 +68,7 @@ def test_a_latent_action_model_is_judged_beside_the_strongest_control_not_the_we
         assert found.holds is decides
         assert found.text.startswith(begins)
         assert "simple motion clustering" in found.text
-        assert "(R² 0.63 against 0.66)" in found.text
+        assert "(R² 0.63 against 0.66, " in found.text
 
 
 def test_what_else_speaks_against_it_is_named_the_heaviest_first():

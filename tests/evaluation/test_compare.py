@@ -93,7 +93,8 @@ def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
     report = compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
     assert world.reads == alone > 0
     assert answer_of(report).holds is None  # they are asked about different actions
-    assert answer_of(report).text.startswith("Unclear: the models are asked about different strides. Give")
+    assert answer_of(report).text.startswith("Unclear: the models are asked about strides of ")
+    assert str(answer_of(report).way_out.commands[0]).endswith(f"--stride {STRIDE + 1} --episodes 1,2,3,6,7")
 
 
 def test_the_model_that_knows_the_action_is_named(found):
@@ -105,8 +106,6 @@ def test_the_model_that_knows_the_action_is_named(found):
     costs = rows(report, "Bits and size")
     assert costs["oracle"]["values"]["bits"] == 6
     assert costs["continuous"]["values"]["bits"] is None
-    weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors()}.values()) / 1e6
-    assert costs["fresh"]["values"]["weights, MB"] == pytest.approx(weights)
 
 
 def test_two_runs_give_the_same_bytes_but_for_the_speed(world, models, found, tmp_path):
@@ -135,11 +134,6 @@ def test_a_single_held_out_episode_decides_nothing(world, models):
     assert answer_of(report).text.endswith("Record 15 episodes or more, of which 5 are held out: you have 10.")
 
 
-def _tensors() -> list[torch.Tensor]:
-    fresh = tiny_lam(tokens=4)
-    return [*fresh.parameters(), *fresh.buffers()]
-
-
 def test_where_actions_never_change_nothing_can_be_told():
     still = World()
     still.actions = np.zeros_like(still.actions)
@@ -160,7 +154,6 @@ def test_the_page_asks_for_nothing_and_shows_every_model(found, models):
     assert not re.findall(r"https?:|@import|url\(|<script[^>]|<link|<iframe", html)
     assert all(html.count(name) >= 4 for name in models)
     assert json.loads((out / "report.json").read_text())["figures"].keys() == report.figures.keys()
-    assert 'stroke-dasharray="4 3"' in html  # the level of the continuous one
     (codes,), (curves,) = drawn_codes(html), drawn_curves(html)
     assert {len(row) for row in codes} == {3 + 4}  # those of two models, of each pair of an episode
     assert [*curves["x"]] == ["rival", "model", "truth"]  # the second, the best, what is true
@@ -217,8 +210,8 @@ def test_models_of_clips_stand_next_to_models_of_pairs(world, models, tmp_path):
 
 
 def test_models_with_equal_bits_have_names_that_do_not_overlap():
-    points = [(f"model {i}", "model", 16.0, 0.5 + 0.001 * i, (0.4, 0.6)) for i in range(4)]
-    drawn = svg.pareto("t", [*points, ("latents", "model", None, 0.7, None)], ("bits", "R²"))
+    points = [(f"model {i}", "model", 16.0, 0.5 + 0.001 * i, (0.4, 0.6)) for i in range(5)]
+    drawn = svg.pareto("t", points, ("bits", "R²"))
     lines = sorted(float(y) for y in re.findall(r'<text class="n" x="[\d.]+" y="([\d.]+)"', drawn))
     assert len(lines) == 5
     assert min(b - a for a, b in itertools.pairwise(lines)) >= 11.9

@@ -263,7 +263,7 @@ def test_actions_of_a_foreign_script_stand_beside_others_in_one_table(world, cod
     assert report.figures["theirs/r2_from_latents/as_actions"] == pytest.approx(wanted.mean(), abs=1e-6)
     table = json.loads(report.to_json())["sections"][0]["tables"][0]
     assert [row["key"] for row in table["rows"]] == ["ours", "theirs", "codes"]
-    assert table["rows"][1]["intervals"]["less than ours"][1] < 0
+    assert table["rows"][1]["intervals"]["difference to ours"][1] < 0
     assert answer_of(report).text.startswith("ours, whose latents say most")
 
 

@@ -190,7 +190,7 @@ def test_a_map_of_state_changes_that_is_better_is_what_to_take(world: World, kno
     assert holds(report)["inferred_against_controls"] is True
     assert holds(report)["inferred_against_state_changes"] is False
     assert answer_of(report).holds is False
-    assert answer_of(report).text.startswith("No: take proprio where the state is recorded.")
+    assert answer_of(report).text.startswith("No, where the robot's state is recorded:")
     advice = {verdict.key: str(verdict.advice) for verdict in report.verdicts}
     assert not any("--proprio" in each for each in advice.values())
 

@@ -227,7 +227,7 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
     page = (folder / "rollouts.html").read_text()
     assert page.count("<video") == 2
     outcomes = [each["success"] for each in json.loads((folder / "rollouts.json").read_text())["episodes"][::2]]
-    assert page.count("<b>success</b>") == sum(outcomes)
+    assert page.count("success, seed ") == sum(outcomes)
     assert sorted(path.name for path in folder.iterdir()) == [
         "rollouts.html",
         "rollouts.json",

@@ -49,6 +49,15 @@ def evenly(count: int, most: int) -> torch.Tensor:
     return torch.from_numpy(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name one of several models in what is refused."""
+    try:
+        yield
+    except checks.LattokError as error:
+        raise checks.LattokError(f"{name}: {error}") from None
+
+
 @dataclass(frozen=True)
 class EvalOptions:
     """Options of `evaluate` and `compare`, given to them as keywords.
@@ -106,6 +115,12 @@ class EvalOptions:
         checks.size("cameras", "names, as many as the model sees", len(cameras), len(own))
         check_cameras(self.cameras, own)
         return replace(self, cameras=cameras)
+
+    def of_one(self, name: str, model: Any, dataset: RobotDataset) -> "EvalOptions":
+        """Return the options for one of several models, which progress names."""
+        found = replace(self.seen_by(model), progress=lambda stage, *counts: self.note(f"{name}: {stage}", *counts))
+        found.check_rate(model, dataset)
+        return found
 
     def labelled(self, dataset: RobotDataset, labels: Any, name: str = "") -> GivenLabels:
         """Return given labels as a labeller, whose controls see the cameras asked for, or all."""

@@ -143,7 +143,8 @@ def probe_rows(evidence: Probed, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes of `LatentEvidence` on the model's codes, if it has any, and latents, and on the controls of
     either, which follow."""
     both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
-    named = {key: ProbeRow(key, name, control=False) for key, name in OWN.items() if key in picks}
+    given = isinstance(evidence.model, GivenLabels)
+    named = {key: ProbeRow(key, "labels" if given else OWN[key], control=False) for key in OWN if key in picks}
     own = [(row, [picks[key](pairs.latents) for pairs in both]) for key, row in named.items()]
     for kind, inputs in asked.items():
         inputs[:0] = [each for each in own if (kind == "latents") == ("latents" in each[0].key)]

@@ -15,7 +15,7 @@ NAME, LETTER = 18, 7.0  # letters of a name that are shown, and the width of one
 PARETO, CURVES = 240, 190  # heights
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
-Point = tuple[str, str, float | None, float, Interval | None]  # name, class, x, y, interval of y
+Point = tuple[str, str, float, float, Interval | None]  # name, class, x, y, interval of y
 
 
 def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str) -> str:
@@ -118,41 +118,37 @@ def growth(
 
 
 def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
-    """Draw points with names, and the line of models that none beats in both. What has no x is a dashed level."""
-    placed = [point for point in points if point[2] is not None]
+    """Draw points with names, and the line of models that none beats in both."""
     ends = [end for *_, y, span in points for end in (y, *(span or ()))]
-    xs = [x for _, _, x, _, _ in placed if x is not None] or [0.0]
+    xs = [x for _, _, x, _, _ in points]
     room = 0.08 * (max(xs) - min(xs)) or 1.0
     frame = _Frame(min(xs) - room, max(xs) + 2 * room, max(min(ends), -1.0), max(ends), PARETO)
     parts = [_text(0, 14, title, "t"), *frame.axes(f"{names[0]} →", x_ticks=True)]
     parts.append(_text(WIDTH - 6, 14, f"↑ {names[1]}", "m", "end"))
     best, line = -math.inf, []
-    for _, kind, x, y, _ in sorted(placed, key=lambda point: (point[2] or 0.0, -point[3])):
+    for _, kind, x, y, _ in sorted(points, key=lambda point: (point[2], -point[3])):
         if kind == "model" and y > best:
-            line += [f"H{frame.x(x or 0.0):.1f}", f"V{frame.y(y):.1f}"] if line else []
-            line = line or [f"M{frame.x(x or 0.0):.1f} {frame.y(y):.1f}"]
+            line += [f"H{frame.x(x):.1f}", f"V{frame.y(y):.1f}"] if line else []
+            line = line or [f"M{frame.x(x):.1f} {frame.y(y):.1f}"]
             best = y
     if line:
         parts.append(f'<path class="model line faint" d="{"".join(line)}H{frame.right:.1f}"/>')
     taken: list[tuple[float, float, float]] = []  # from, to, baseline of each name
     for name, kind, x, y, span in sorted(points, key=lambda point: -point[3]):
         level = frame.y(max(y, frame.low_y))
-        at = frame.left if x is None else frame.x(x)
-        if x is None:
-            parts.append(f'<path class="{kind} line" stroke-dasharray="4 3" d="M{at:.1f} {level:.1f}H{frame.right}"/>')
-        else:
-            if span is not None:
-                low, high = (frame.y(max(end, frame.low_y)) for end in span)
-                parts.append(f'<path class="{kind} line faint" d="M{at:.1f} {low:.1f}V{high:.1f}"/>')
-            parts.append(f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="{4 if kind == "model" else 3}"/>')
+        at = frame.x(x)
+        if span is not None:
+            low, high = (frame.y(max(end, frame.low_y)) for end in span)
+            parts.append(f'<path class="{kind} line faint" d="M{at:.1f} {low:.1f}V{high:.1f}"/>')
+        parts.append(f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="{4 if kind == "model" else 3}"/>')
         shown = _short(name)
-        width, left = LETTER * len(shown), x is None or at + LETTER * len(shown) < WIDTH - 10
+        width, left = LETTER * len(shown), at + LETTER * len(shown) < WIDTH - 10
         start, base = (at + 7 if left else at - 7 - width), level - 5  # above lines
         while any(start < to and start + width > since and abs(base - other) < 12 for since, to, other in taken):
             base += 3
         taken.append((start, start + width, base))
         parts.append(_text(at + 7 if left else at - 7, base, shown, "n", "start" if left else "end"))
-    said = ", ".join(f"{name} {'' if x is None else f'{x:.3g}, '}{y:.2f}" for name, _, x, y, _ in points)
+    said = ", ".join(f"{name} {x:.3g}, {y:.2f}" for name, _, x, y, _ in points)
     return _svg(parts, max(PARETO, max((base for *_, base in taken), default=0) + 6), f"{title}: {said}")
 
 

@@ -167,39 +167,33 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome:
 
 
 @question("examples", of=("labels",), place=88)
-def examples_outcome(evidence: LatentEvidence) -> Outcome:
-    """Show a few held-out pairs with their codes and, where pixels are predicted, the predicted frame. Its control is
-    predicted with the latents of the next panel's pair (with a stream of the environment: those of the motion)."""
+def examples_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Show a few held-out pairs with the frame that is predicted; None for a model that predicts no pixels. The control
+    is predicted with the latents of the next panel's pair (with a stream of the environment: those of the motion)."""
     model, held_out = evidence.model, evidence.held_out
+    if not _shows_predictions(model):
+        return None
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
     frames = held_out.pictures(rows)
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
-    if _shows_predictions(model):
-        columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
-        if len(rows) > 1:
-            columns.append(("control", predicted_frames(model, held_out, rows, rows.roll(-1))))
+    columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
+    caption = f"One row per camera ({escape(', '.join(model.cameras))})."
+    if len(rows) > 1:
+        columns.append(("control", predicted_frames(model, held_out, rows, rows.roll(-1))))
+        latents = "latent actions" if held_out.latents.env is None else "latents of motion"
+        caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
+    head = "".join(f"<th>{name}</th>" for name, _ in columns)
     panels = []
     for i, row in enumerate(rows.tolist()):
-        lines = ["".join(f"<th>{name}</th>" for name, _ in columns)]
+        lines = [head]
         for v, camera in enumerate(model.cameras):
             cells = (image_tag(f"{camera}, {name}", images[i, v].numpy(), THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
-        said = f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
-        if model.reads_task:
-            task = held_out.frames.task_of[held_out.rows[row]]
-            said = f"instruction <b>{escape(held_out.frames.tasks[task])}</b>"
         table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
-        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{said}</p>{table}</div>')
-    what = "clips and their instructions" if model.reads_task else "pairs and their codes"
-    caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
-    if columns[-1][0] == "control":
-        latents = (
-            "latent actions" if held_out.latents.env is None else "latents of motion (all else is the panel's own)"
-        )
-        caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
-    text = "First and last frame of pairs or clips from the middle of equal parts of the split."
-    return Outcome((Section("Examples", text, (), (Pictures(caption, tuple(panels)),)),))
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}</p>{table}</div>')
+    text = "Held-out pairs or clips from the middle of equal parts of the split."
+    return Outcome((Section("Predicted frames", text, (), (Pictures(caption, tuple(panels)),)),))
 
 
 def _shows_predictions(model: Any) -> bool:

@@ -172,7 +172,7 @@ def _outcome(
     below = min(flat, max(len(sizes) - 2, 0))  # all beside all would say nothing
     less, last = (printed(value, ".2f") for value in (values[below], values[-1]))
     reading = f"{who} R² {less} from {checks.counted(sizes[below], 'known episode')}, {last} from all {count}"
-    done = sizes[flat] <= count / 2 or values[-1] >= NOTHING_LEFT
+    done = sizes[flat] <= count / 2 or values[-1] >= NOTHING_LEFT or less == last
     reading += ": more would hardly help." if done else ": more may still help."
     if anew is not None:
         curves.append(curve := anew(count))

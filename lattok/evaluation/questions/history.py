@@ -8,6 +8,7 @@ from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
 from lattok.data.copies import first_of_copies, known_to_differ
 from lattok.data.episodes import FEW_HELD_OUT, split_otherwise
+from lattok.data.instructions import task_group
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case, measured
 from lattok.evaluation.questions import question
@@ -69,6 +70,17 @@ def overlap(case: Case) -> tuple[Verdict, ...]:
         (seen.alike, "held-out episodes have the actions of training episodes, and look different", None, ALIKE),
     ]
     return tuple(Verdict(f"{least}{len(of)} of {len(wanted)} {text}", *more) for of, text, *more in found if of)
+
+
+def about_tasks(case: Case) -> str:
+    """Say that nothing is asked about a new task, where other episodes have all that are held out; else nothing."""
+    held, both = set(case.split.held_out), (set[tuple[str, ...]](), set[tuple[str, ...]]())
+    for episode in case.dataset.episodes:
+        both[episode.index in held].add(task_group(episode))
+    if len(both[0]) < 2 or both[1] - both[0]:
+        return ""
+    text = " Other episodes have all held-out tasks, too, so this says nothing about a new task: for that train without"
+    return f"{text} the episodes of one, and evaluate with these (`episodes`)."
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:

@@ -24,7 +24,8 @@ from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.readout import comparison, decision, readout_figures
+from lattok.evaluation.questions.history import about_tasks
+from lattok.evaluation.questions.readout import comparison, decision, readout_figures, weakest
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 from lattok.utils import checks
@@ -115,14 +116,16 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         f"Actions are inferred for all {checks.counted(len(evidence.held_out), 'frame')} of "
         f"{checks.counted(judged, 'held-out episode')}{others} and "
         f"compared with `{evidence.source.action_key}`: R² = 1 − squared error ÷ squared distance to the mean known "
-        f"action, with 95 % intervals over episodes. {_of_what(evidence)}",
+        f"action, with 95 % intervals over episodes. {_of_what(evidence)}{about_tasks(evidence.case)}",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
         (chart,),
         _reading(own, top),
+        open=True,
     )
     figures = readout_figures(evidence, "actions", rows)
     sections = (section, over := _over_time(evidence, own, top))
-    return Outcome(sections, figures, verdicts, _decision(evidence, own, top, verdicts), over.reading)
+    headline = (weakest(evidence, own, top) if top is not None else "") or over.reading
+    return Outcome(sections, figures, verdicts, _decision(evidence, own, top, verdicts), headline)
 
 
 def _over_time(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None) -> Section:
@@ -176,8 +179,9 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         False: f"No: its actions are no better than what {best.plain} gives",
     }
     if wanted is PROPRIO:
-        texts[None] = "Take proprio where the state is recorded: a map of its changes gives actions as good"
-        texts[False] = "No: take proprio where the state is recorded. A map of its changes gives better actions"
+        where = "where the robot's state is recorded"
+        texts[None] = f"It makes no clear difference {where}: a map of its changes gives actions about as good"
+        texts[False] = f"No, {where}: a map of its changes gives better actions"
     found = decision(evidence, against, texts, numbers, "held out with known actions")
     if wanted is PROPRIO and not found.holds:  # what else falls short says nothing of the map
         found = replace(found, caveats=False)

@@ -45,14 +45,15 @@ def moment_outcome(evidence: GivenEvidence) -> Outcome | None:
             better[other - own] = f"{said} than about their own: {numbers}; {difference(span)}"
     if not rows:
         return None
-    text, decision = "Labels say as much about the action of their own moment as of any near it", None
+    text, decision = "Labels say about as much about the action of their own moment as of any near it", None
     if better:
         text = f"Labels say more about the action {better[max(better)]}"
         said = f"With care: {lowered(text)}. Moved by as many frames they may be better."
         decision = Decision(30, None, said, by=MOMENT)
     verdict = Verdict(text, None if rows[0].intervals[2] is None else not better, MOMENT)
     about = "A linear map reads the mean action of an earlier or later moment from the labels, and that of their own "
-    about += "moment from the same ones. Intervals are of the difference."
+    about += "moment from the same ones. Intervals are of the difference; less than "
+    about += f"{MATTERS:g} counts as none, since an action may be visible only later."
     columns = ("R² of that moment", "R² of their own", "difference")
     table = Table("Action of another moment", columns, tuple(rows), digits=(".2f", ".2f", "+.2f"))
     section = Section("Do labels belong to their frames?", about, (table,), (), f"{text}.")

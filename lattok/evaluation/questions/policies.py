@@ -8,6 +8,7 @@ from lattok.evaluation.evidence.policy_evidence import PolicyEvidence
 from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question, train_one
+from lattok.evaluation.questions.history import about_tasks
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.rollouts_page import rollouts_section
 from lattok.utils import checks
@@ -49,12 +50,13 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     text = (
         f"Of {checks.counted(errors.windows, 'frame')} of held-out episodes a chunk is asked for and compared with "
         f"{errors.key}, in units of the variance of the training actions. It says how well actions are "
-        "imitated, not whether a task succeeds."
+        f"imitated, not whether a task succeeds.{about_tasks(evidence.case)}"
     )
     bars = [("policy", "model", errors.error), ("mean action", "control", errors.mean_action)]
     caption = "In units of the variance of training actions; shorter is better."
     chart = Pictures(caption, (svg.bars("Squared error of actions", bars, ".3g"),), wide=True, top=True)
-    section = Section("Are its actions like those of held-out episodes?", text, (table,), (chart,), f"{errors.text}.")
+    title = "Are its actions like those of held-out episodes?"
+    section = Section(title, text, (table,), (chart,), f"{errors.text}.", open=True)
     sections = (section, _over_time(evidence))
     figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
     verdict = Verdict(errors.verdict["text"], errors.verdict["holds"], ACTION_ERROR)

@@ -120,15 +120,16 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         (_overview(evidence, kind, probes[kind], best),),
         _reading(evidence, figures, kind, best),
         REFERENCES,
+        open=True,
     )
     return Outcome((section,), figures, verdicts, _decision(evidence, probes[kind][0], best, verdicts) or unknown)
 
 
 def _overview(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
-    """Draw what decides: the model, its best control, the architecture untrained, one frame alone."""
-    named = {row.key: row for row in rows}
-    others = [named[key] for key in ("untrained", "current_frame") if best is None or key != best.key]
-    others = [row for row in others if row.scores]
+    """Draw what decides: the model, its best control, the architecture untrained, one frame and the state alone."""
+    named = {row.key: row for each in (evidence.probes.get("latents", ()), rows) for row in each}
+    others = [named[key] for key in ("untrained", "current_frame", "proprio") if key in named]
+    others = [row for row in others if row.scores and row is not best]
     bars = [("labels" if isinstance(evidence, GivenEvidence) else "model", "model", rows[0].value("linear", 0))]
     bars += [] if best is None else [(best.short, "rival", best.value("linear", 0))]
     bars += [(row.short, "control", row.value("linear", 0)) for row in others]
@@ -232,6 +233,8 @@ def only(count: int) -> str:
 def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, judged: str) -> Decision:
     """Decide as the verdict against the best control does; where too few episodes are `judged`, say how more are."""
     if FEW_EPISODES not in against.text:
+        r2, *others = numbers.split("; ")
+        numbers = "; ".join([f"{r2}, {against.text.rpartition('; ')[2]}", *others])
         return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).", by=against.about)
     case = evidence.case
     hold_out = hold_out_more([case], lambda found: case.fill(command("evaluate", MODEL, DATASET), found[0]))
@@ -259,7 +262,20 @@ def _reading(evidence: Any, figures: dict[str, float], kind: str, rival: ProbeRo
         text += f", the same encoder trained on labels alone {share(LABELS_ONLY)}"
     if all(f"task_r2_from_{kind}/{key}" in figures for key in (kind, rival.key)):
         text += f"; on tasks the readout has not seen {share(kind, 'task_')} against {share(rival.key, 'task_')}"
-    return f"{text}."
+    own = evidence.probes[kind][0]
+    return f"{text}. {weakest(evidence, own, rival)}".rstrip()
+
+
+def weakest(evidence: Any, own: ProbeRow, rival: ProbeRow) -> str:
+    """Name the dimension that a row says least about, and what its control says of it; empty where only one moves."""
+    first = 2 if evidence.space else 1
+    values = [(value, i) for i in range(len(evidence.names)) if (value := own.value("linear", first + i)) is not None]
+    if len(values) < 2:
+        return ""
+    least, i = min(values)
+    beside = rival.value("linear", first + i)
+    said = "" if beside is None else f", {printed(beside, '.2f')} by {rival.plain}"
+    return f"Weakest dimension: {evidence.names[i]}, R² {printed(least, '.2f')}{said}."
 
 
 def readout_figures(evidence: Any, source: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
@@ -279,6 +295,7 @@ def readout_figures(evidence: Any, source: str, rows: Sequence[ProbeRow]) -> dic
 def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Table]:
     """Show the probe per dimension, and the same on held-out tasks, folded."""
     rows = sorted(rows, key=lambda row: row.reference)  # ceilings stand last
+    given = isinstance(evidence, GivenEvidence)  # what needs a model is no control of it
     if kind == "codes":
         name, detail = "From codes", f": at most {evidence.tokens * math.log2(evidence.size):.0f} bits per pair"
         note = "Residual k-means has the same number of levels and codes, and no learning; "
@@ -292,7 +309,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
 
     def table(title: str, probe: str, note: str, folded: bool) -> Table:
-        shown = tuple(row.shown(probe) for row in rows if probe in row.scores or row.not_run)
+        shown = tuple(row.shown(probe) for row in rows if probe in row.scores or (row.not_run and not given))
         return Table(f"{name}{title}", per_dimension, shown, "higher", digits=".2f", note=note, folded=folded)
 
     found = [table(detail, "linear", note, False)]
