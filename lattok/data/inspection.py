@@ -27,8 +27,8 @@ from lattok.data.action_flaws import (
 from lattok.data.actions.conventions import convention_text
 from lattok.data.copies import copies_of, copies_text, cut_episodes, first_of_copies
 from lattok.data.episodes import check_stride, select_episodes, split_text
+from lattok.data.filling_actions import check_filling
 from lattok.data.flaws import RATE_TOLERANCE, check_angles, check_held, check_still, check_times, still_rows
-from lattok.data.formats import last_step
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.instruction_flaws import check_instructions, check_task_numbers
 from lattok.data.instructions import TASK
@@ -423,12 +423,7 @@ def _check_values(
     if state:
         findings += check_jumps(rows, state, [place for each in angles for place in each.places], other)
     findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
-    asks = "last_action" in unwrap(dataset).options  # whoever opens it says what becomes of the last actions
-    for key in (key for key in columns if key.split(".")[0] == "action" and not asks):
-        values = rows.columns[key].reshape(len(rows.frames), -1)
-        ends = np.split(values, np.flatnonzero(rows.frames == 0)[1:])
-        if last_step.fills_rows([episode[-last_step.ROWS :] for episode in ends]):
-            findings.append(problems.LAST_ACTION_FILLS.finding(column=key))
+    findings += check_filling(dataset, rows, columns)
     findings += cut_episodes(dataset, rows)
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     said = [each for each in found if isinstance(each, Finding)]

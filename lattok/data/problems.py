@@ -27,6 +27,7 @@ WRITE_BOTH = (
     "If they are actions or states, write both as one dataset, with lattok.data.LeRobotWriter: "
     "docs/howto/own_dataset.md#from-arrays."
 )
+STORE = ".zarr"
 READ_WITH_FILMS = "Files of arrays are read together with the film of their name (`format`: npz)."
 
 # its structure
@@ -105,6 +106,13 @@ LAST_ACTION_FILLS = warning(
     "If it is no real action, write the dataset again without the last rows.",
     kind="last-action-fills",
     cost="Models would learn it.",
+)
+FIRST_ACTION_ZERO = warning(
+    "The first `{column}` of nearly every episode is 0, and others are not, as of recorders that store the action "
+    "before each observation.",
+    "{way_out}",
+    kind="first-action-zero",
+    cost="Models would learn that an action moves what moved before it.",
 )
 LAST_ACTION_EQUAL = warning(
     "The actions of the steps with `is_last` are all the same, and others are not.",
@@ -616,6 +624,16 @@ HELD_ENDS = note(
     "If it says success, not the end, describe the file without `ends`.",
     kind="held-ends",
 )
+PADDED_ROWS = note(
+    "`{mask}` says which rows only fill arrays up to a common length; these are left out.",
+    "Nothing to do.",
+    kind="padded-rows",
+)
+STACKED_CAMERAS = note(
+    "{arrays}: each row has several pictures, which are read as cameras.",
+    "If they are of earlier steps, take the last one (`cameras`).",
+    kind="stacked-cameras",
+)
 PICTURES_AS_NUMBERS = note(
     "{columns}: rows have the shape of pictures ({shape}) and are read as numbers.",
     "To use them as a camera, write them as uint8 RGB.",
@@ -635,6 +653,12 @@ FILES_AS_EPISODES = note(
     "The videos are named as cameras are ({names}) and equally long in turn. Each is read as an episode.",
     "If they show the same from several sides, {way_out}",
     kind="files-as-episodes",
+)
+SMALLER_COPIES = warning(
+    "{count:video is|videos are} called as another one in a folder above, as long and smaller ({one} of {other}): "
+    "likely the same, once more. Each is read as an episode.",
+    "Put those of one size into a folder of their own.",
+    kind="smaller-copies",
 )
 NUMBERED_TWICE = warning(
     "Names of pictures have two numbers that count ({one}, {other}); they are read as frames in this order.",
@@ -693,15 +717,20 @@ def unreadable(error: LattokError, episodes: Iterable[int] = ()) -> Finding:
     return UNREADABLE.finding(episodes, error=error)._replace(problem=SPAN if _ROWS_BEYOND.match(text) else kind)
 
 
+def _is_store(folder: PurePath) -> bool:
+    return folder.suffix.lower() == STORE
+
+
 def numbers_beside(
     what: str, files: Iterable[PurePath], episodes: int, films: Iterable[PurePath] = ()
 ) -> Iterator[Finding]:
     """Say which files beside films or pictures hold numbers, which are not read; one of JSON each may, others say
     something of the whole."""
     files, named = [*files], {film.with_suffix(".npz") for film in films}
-    kinds = Counter(path.suffix.lower() for path in files if path.stem not in ("captions", "metadata"))
+    stores = {next(filter(_is_store, path.parents), path) for path in files}  # a store is a folder
+    kinds = Counter(path.suffix.lower() for path in stores if path.stem not in ("captions", "metadata"))
     each = (kind for kind in (".json", ".jsonl") if kinds[kind] >= max(episodes, 2))
-    if kinds := {kind: count for kind in (*ARRAYS, *TABLES, *each) if (count := kinds[kind])}:
+    if kinds := {kind: count for kind in (*ARRAYS, *TABLES, STORE, *each) if (count := kinds[kind])}:
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         way_out = READ_WITH_FILMS if named.intersection(files) else WRITE_BOTH
         yield NUMBERS_BESIDE.finding(what=what, files=shown, way_out=way_out)

@@ -89,6 +89,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def is_our_fault(error: BaseException) -> bool:
+    """Return whether an error says that lattok's own code is wrong: no damaged file makes that."""
+    own, trace = False, error.__traceback__
+    while trace is not None:
+        own, trace = trace.tb_frame.f_globals.get("__name__", "").startswith("lattok."), trace.tb_next
+    wrong_call = isinstance(error, TypeError) and "argument" in str(error)
+    return own and (wrong_call or isinstance(error, NameError | AssertionError | NotImplementedError))
+
+
 def reason(error: BaseException) -> str:
     """Return the message of an error in one line, with its class unless it is lattok's own."""
     return ("" if isinstance(error, LattokError) else f"{type(error).__name__}: ") + first_line(error)

@@ -11,11 +11,12 @@ import numpy as np
 
 from lattok.data import schema
 from lattok.data.formats.array_layouts import TOLD_ENDS
-from lattok.data.formats.array_pictures import storage
+from lattok.data.formats.array_pictures import is_film, of_views, storage
 from lattok.utils import checks
 
 NAMED_ACTION = re.compile(r"action", re.I)
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|ctrl|target|master|leader", re.I)
+PLANNED = re.compile(r"(^|/)(trajectory|waypoints)$", re.I)  # what is sent, where nothing else is
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
 PLAIN_STATE = re.compile(
     r"(^|[/_.])(state|qpos|joints?|joint_pos(itions?)?|proprio)$", re.I
@@ -60,11 +61,13 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     counted = named_sent or sent or [path for path in inner if inner[path].shape]
     rows = Counter(inner[path].shape[0] for path in counted).most_common(1)
     known = {count + more for count, _ in rows for more in (0, 1)}  # observations may have one row more
-    steps = [path for path in inner if path not in ends and {*inner[path].shape[:1]} & known]
+    planned = [path for path in inner if PLANNED.search(path) and _column(path, inner[path]) != "action"]
+    films = {path for path in inner if is_film(inner[path])}
+    steps = [path for path in inner if path in films or (path not in ends and {*inner[path].shape[:1]} & known)]
     columns: dict[str, str] = {}
     for path in sorted(steps, key=lambda path: _place(path, inner[path])):
         array = inner[path]
-        column = _column(path, array)
+        column = "action" if not sent and path in planned[:1] else _column(path, array)
         if column in ("action", "observation.state") and column in columns.values():  # of several the widest
             below = re.sub(r"^(actions?|observations?|obs|states?)[._]", "", _leaf(path))
             column = f"{column.removesuffix('.state')}.{below}"
@@ -116,7 +119,9 @@ def _episodes(arrays: Mapping[str, Any]) -> str:
     found: Counter[str] = Counter()
     for group in {"/".join(path.split("/")[:end]) for path in arrays for end in range(1, path.count("/") + 1)}:
         if (numbered := re.fullmatch(r"((?:[^*\d]*/)?[^*/]*?)\d+", group)) is not None:
-            found[f"{numbered[1]}*"] += 1
+            above, _, name = numbered[1].rpartition("/")
+            dated = name and not re.search(r"[a-z]", name, re.I)  # 20250101_120000
+            found[f"{above}/*".lstrip("/") if dated else f"{numbered[1]}*"] += 1
     best = max(found, key=found.__getitem__, default="")
     above, _, last = best.rpartition("/")
     alike = {each for each in found if each.rpartition("/")[2] == last and each.count("/") == best.count("/")}
@@ -144,7 +149,9 @@ def _place(path: str, array: Any) -> tuple[int, int]:
 
 def _is_picture(path: str, array: Any) -> bool:
     """Return whether an array holds pictures, going by its shape, or by its name where they are encoded."""
-    if storage(array.dtype, array.shape[1:], False) in ("pixels", "planes"):
+    if storage(array.dtype, array.shape[1:], False) in ("pixels", "planes") or of_views(array.dtype, array.shape[1:]):
+        return True
+    if is_film(array):
         return True
     encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
     return PICTURE.search(path) is not None and (len(array.shape) == 4 or encoded)
@@ -160,8 +167,11 @@ def _column(path: str, array: Any) -> str | None:
         return None
     if _is_picture(path, array):
         name = re.sub(r"[._]?(rgb|images?|img|color)$", "", leaf).rpartition(".")[2] or leaf
+        name = re.sub(r"[._](video|frames?)$", "", leaf.rpartition(".frames")[0] or leaf) if is_film(array) else name
+        name = name.rpartition(".")[2]
+        name = leaf.rpartition(".")[2] if re.fullmatch(r"obs(ervations?)?|data", name) else name
         return f"observation.images.{name}"
-    packed = array.dtype == np.uint8 and len(array.shape) == 1  # such as a film
+    packed = array.dtype == np.uint8 and len(array.shape) == 1
     if array.dtype.kind not in "fiu" or packed or len(array.shape) > 2 or (len(array.shape) == 1 and TIME.search(path)):
         return None
     if ACTION.search(path):

@@ -26,8 +26,10 @@ ENDS = "where episodes end"
 # arrays that say where the episodes of a file with several end: steps so far, steps of each, the episode of each step,
 # flags of steps
 SO_FAR = ("episode_ends",)
-EACH_LENGTH = ("episode_lengths", "episode_lens", "traj_lengths", "traj_lens", "trajectory_lengths")
-EACH_NUMBER = ("episode_index", "episode_idx", "episode_id", "episode_ids", "traj_index", "traj_id", "trajectory_id")
+EACH_LENGTH = ("episode_lengths", "episode_lens", "ep_len", "ep_lens", "ep_lengths")
+EACH_LENGTH += ("traj_lengths", "traj_lens", "trajectory_lengths")
+EACH_NUMBER = ("episode_index", "episode_idx", "episode_id", "episode_ids", "ep_idx", "ep_id")
+EACH_NUMBER += ("traj_index", "traj_idx", "traj_id", "trajectory_id")
 LAST_STEPS = ("terminals", "terminal", "terminations", "terminated", "dones", "done", "is_last", "step_type")
 CUT_STEPS = ("timeouts", "timeout", "truncations", "truncated")
 TOLD_ENDS = (*SO_FAR, *EACH_LENGTH, *EACH_NUMBER, *LAST_STEPS, *CUT_STEPS)
@@ -37,10 +39,11 @@ SAID = (*(f"@{name}" for name in TEXTS), *TEXTS)  # sources of the instruction t
 ALOHA_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 ALOHA = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ALOHA_ARM)
 POSE = ("x", "y", "z", "rx", "ry", "rz")
-FINGERS = ("gripper_0", "gripper_1")
-STATES = (  # what `observation.state` is made of where no array has that name: LIBERO's parts, and robosuite's
-    (("ee_pos", "ee_ori", "gripper_states"), (*POSE, *FINGERS)),
-    (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("x", "y", "z", "rx", "ry", "rz", "rw", *FINGERS)),
+# what `observation.state` is made of where no array has that name, with the names of dimensions; a gripper has as many
+# as it has: LIBERO's parts, and robosuite's, after the name of a robot or of its arm
+STATES = (
+    ("", ("ee_pos", "ee_ori", "gripper_states"), (POSE[:3], POSE[3:])),
+    (r"robot\d+_((right|left)_)?", ("eef_pos", "eef_quat", "gripper_qpos"), (POSE[:3], (*POSE[3:], "rw"))),
 )
 
 
@@ -95,6 +98,7 @@ ROBOMIMIC = Layout(
     {
         "actions": "action",
         "actions_*": "action_*",
+        "processed_actions": "action_processed",  # Isaac Lab's, after scale and offset
         "rewards": "next.reward",
         "dones": "next.done",
         "obs/*": "observation.*",

@@ -2,21 +2,18 @@
 
 import math
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import mode
-from typing import Any, ClassVar, NamedTuple, NoReturn
-
-import numpy as np
+from typing import Any, NamedTuple, NoReturn
 
 from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
 from lattok.data.formats.array_ends import episode_spans
-from lattok.data.formats.array_layouts import RATES, Layout
-from lattok.data.formats.array_pictures import LEAST_SIDE, may_be_encoded, storage
+from lattok.data.formats.array_layouts import Layout
+from lattok.data.formats.array_padding import whole_rows
+from lattok.data.formats.array_pictures import LEAST_SIDE, is_film, may_be_encoded, of_views, storage
 from lattok.data.formats.array_rows import (
     SHOWN,
     Stored,
@@ -26,109 +23,20 @@ from lattok.data.formats.array_rows import (
     has_actions,
     is_coloured,
     no_rows,
+    rows_of,
     steps_of,
 )
-from lattok.data.formats.folder_names import instruction_of, without_split
+from lattok.data.formats.array_sources import Sources, text_of, texts_of
+from lattok.data.formats.array_store import Store
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
-from lattok.utils.files import read_json
+from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import copy_again, parse_json, safe_path
 
 CAMERA = "observation.images."
 MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 SUCCESS = "success"
-OTHER = re.compile(r"\{(\w+)\}")  # in a source: what another attribute says
-MOST_ABOVE = 4  # folders whose names may say what is done
-
-
-class Store(ABC):
-    """A file, or a folder, that holds arrays by path, open for reading. Paths have "/" between names; "" is the top."""
-
-    path: Path
-    errors: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # that the library raises over damage
-
-    @classmethod
-    def way_out(cls, path: Path, text: str) -> str:
-        """Return what to do about a damaged file, of which the library says `text`."""
-        return copy_again(path)
-
-    @classmethod
-    @contextmanager
-    def guarded(cls, path: Path, where: str = "") -> Iterator[None]:
-        """Whatever a damaged file makes the library raise becomes one line that names the file and `where`."""
-        try:
-            yield
-        except LattokError:
-            raise
-        except cls.errors as error:
-            text = first_line(error)
-            raise LattokError(f"cannot read {path}{where} ({text}). {cls.way_out(path, text)}") from None
-
-    @abstractmethod
-    def check(self) -> None:
-        """Refuse a file that leads elsewhere; asked once, when it is listed."""
-
-    def reading(self, where: str) -> AbstractContextManager[None]:
-        """Guard the reading of a part of the file."""
-        return self.guarded(self.path, where)
-
-    @property
-    def name(self) -> str:
-        """Name of the file without its ending."""
-        return self.path.stem
-
-    @abstractmethod
-    def members(self, group: str) -> list[str]:
-        """List the names directly below a group."""
-
-    @abstractmethod
-    def is_group(self, path: str) -> bool:
-        """Return whether there is a group."""
-
-    @abstractmethod
-    def arrays(self, group: str) -> dict[str, Any]:
-        """Arrays below a group, at any depth, by path from it: with `shape`, `dtype` and rows by slice or indices."""
-
-    @abstractmethod
-    def array(self, path: str) -> Any:
-        """Return the array at a path from the top."""
-
-    @abstractmethod
-    def attributes(self, path: str) -> Mapping[str, Any]:
-        """Return the attributes of a group."""
-
-    def chunks_not_stored(self, path: str) -> int:
-        """Count the chunks of the array at a path that no file holds: they read as zeros."""
-        return 0
-
-    @abstractmethod
-    def stored_bytes(self, array: Any, where: str) -> int:
-        """Count the bytes that an array takes in the file; an error if they are in other files."""
-
-
-class FlatStore(Store):
-    """A store whose nodes are known by their paths: arrays, and groups where these have entries of their own."""
-
-    @abstractmethod
-    def nodes(self) -> Mapping[str, bool]:
-        """Return all nodes by path; whether each is an array."""
-
-    def members(self, group: str) -> list[str]:
-        return list(dict.fromkeys(path.split("/")[0] for path in self._below(group)))
-
-    def is_group(self, path: str) -> bool:
-        nodes = self.nodes()
-        return not nodes[path] if path in nodes else not path or any(each.startswith(f"{path}/") for each in nodes)
-
-    def arrays(self, group: str) -> dict[str, Any]:
-        start = f"{group}/" if group else ""
-        return {path: self.array(start + path) for path in self._below(group) if self.nodes()[start + path]}
-
-    def _below(self, group: str) -> list[str]:
-        start = f"{group}/" if group else ""
-        return [path.removeprefix(start) for path in self.nodes() if path.startswith(start) and path != group]
+PADDING = "which rows only fill arrays up"
 
 
 class Demo(NamedTuple):
@@ -149,6 +57,7 @@ class Listed(NamedTuple):  # a group of a file
     arrays: Stored
     left_out: dict[str, str]
     held: str = ""  # flags of last steps that hold for several rows
+    padded: str = ""  # what says that some rows only fill arrays up
 
 
 class Contents(NamedTuple):
@@ -193,7 +102,13 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
         findings.append(problems.UPSIDE_DOWN.finding())
     if held := next((each.held for each in listed if each.held), ""):
         findings.append(problems.HELD_ENDS.finding(flags=held))
-    findings += _unused(store, layout, demos, arrays)
+    if padded := next((each.padded for each in listed if each.padded), ""):
+        findings.append(problems.PADDED_ROWS.finding(mask=padded))
+    if stacked := [each for each in arrays if each.view == 0]:
+        views = [sum(each.path == one.path for each in arrays) for one in stacked]
+        shown = checks.listed(f"`{one.path}` ({count})" for one, count in zip(stacked, views, strict=True))
+        findings.append(problems.STACKED_CAMERAS.finding(arrays=shown))
+    findings += _unused(store, layout, demos, arrays, bool(padded))
     fps = file_texts.rate()
     robot = file_texts.robot()
     control = file_texts.value(layout.control) if layout.control else None
@@ -202,14 +117,16 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     )
 
 
-def _unused(store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: Stored) -> Iterator[Finding]:
+def _unused(
+    store: Store, layout: Layout, demos: Sequence[Demo | str], arrays: Stored, padded: bool
+) -> Iterator[Finding]:
     """Find rows that no episode has, pictures that are read as numbers, and chunks that are not there."""
     ends: dict[tuple[str, int], int] = {}
     for demo in demos:
         if isinstance(demo, Demo):
             group = demo.name, demo.rows - bool(layout.ahead)
             ends[group] = max(ends.get(group, 0), demo.first + demo.length)
-    if unused := sum(rows - end for (_, rows), end in ends.items()):
+    if (unused := sum(rows - end for (_, rows), end in ends.items())) and not padded:
         yield problems.ROWS_AFTER_ENDS.finding(rows=unused, ends=layout.ends[0])
     flat = [each for each in arrays if each.storage == "numbers"]
     kinds = ((problems.DEPTH_AS_NUMBERS, _is_depth), *((problems.PICTURES_AS_NUMBERS, like) for like in OF_PICTURES))
@@ -317,14 +234,21 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
             left_out |= {path: "the instruction" for path in layout.instruction if path in left_out}
             text, source = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
-            spans, held = episode_spans(found, layout.ends, length, where)
+            path = rows_of(found, layout)
+            whole, padded = whole_rows(found, path, attributes) if path else (rows, "")
+            if padded:
+                spans, held = [(0, whole - bool(layout.ahead))], ""
+                left_out[padded] = PADDING
+                arrays = tuple(each for each in arrays if each.path != padded)
+            else:
+                spans, held = episode_spans(found, layout.ends, length, where)
             failed = _failed(found, attributes)
             texts = _texts(found[source], rows) if source else None
             demos = [
                 Demo(store.path, group, rows, a, b - a, *_told(texts, source, text, a, b), longer, failed, acts)
                 for a, b in spans
             ]
-            return Listed([*demos], arrays, left_out, held)
+            return Listed([*demos], arrays, left_out, held, padded)
     except LattokError as error:
         return Listed([str(error)], (), {})
 
@@ -332,11 +256,6 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
 def _texts(array: Any, rows: int) -> list[str] | None:
     """Return the text of each row; None where an array has one for all."""
     return texts_of(array[:]) if array.shape in ((rows,), (rows, 1)) and rows > 1 else None
-
-
-def texts_of(rows: Any) -> list[str]:
-    """Return the texts of rows of an array [T] or [T, 1]."""
-    return [readable(_text(each).strip()) for each in np.asarray(rows).reshape(-1)]
 
 
 def _told(texts: list[str] | None, path: str, text: str, first: int, last: int) -> tuple[tuple[str, ...], str]:
@@ -377,10 +296,14 @@ def _offered(
         camera = (column or "").startswith(CAMERA)
         how = storage(array.dtype, array.shape[1:], camera) if array.shape else None
         how = "encoded" if not camera and column and may_be_encoded(array) else how
+        if column and is_film(array):
+            offered.append(StoredArray(path, column, "film", (), "film"))
+            continue
         if how is None:
             left_out[path] = OTHER_DEPTH if camera and array.dtype.kind in "fiu" else "it holds no numbers"
             continue
-        if camera and how == "numbers":
+        inner = of_views(array.dtype, tuple(array.shape[1:])) if column else None
+        if camera and how == "numbers" and inner is None:
             left_out[path] = f"it is no picture of RGB ({array.dtype} {list(array.shape[1:])})"
             continue
         claimed = array.dtype.itemsize * max(math.prod(array.shape), math.prod(getattr(array, "chunks", None) or ()))
@@ -395,6 +318,10 @@ def _offered(
             continue
         longer += [path] if array.shape[0] > rows else []
         dtype, shape = ("encoded", ()) if how == "encoded" else (array.dtype.name, tuple(array.shape[1:]))
+        if inner is not None:
+            views = range(array.shape[1])
+            offered += [StoredArray(path, f"{column}_{i}", dtype, shape[1:], inner, view=i) for i in views]
+            continue
         offered += [StoredArray(path, column, dtype, shape, how)] if column else []
         offered += [StoredArray(path, ahead, dtype, shape, how, 1)] if ahead else []
     return tuple(offered), left_out, tuple(longer)
@@ -405,103 +332,4 @@ def _splits(store: Store) -> dict[str, frozenset[str]]:
     if not store.is_group("mask"):
         return {}
     with store.reading(", mask"):
-        return {name: frozenset(map(_text, array[:])) for name, array in store.arrays("mask").items() if array.shape}
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-class Sources:
-    """What a file says of a group by itself: texts and numbers out of attributes, arrays, and files beside it."""
-
-    def __init__(self, store: Store, layout: Layout, group: str):
-        self.store, self.layout, self.group = store, layout, group
-
-    def instruction(self, found: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the first text of the layout's sources that is one, and its path if it is an array."""
-        for source in self.layout.instruction:
-            value = self._of_array(found, source) if source in found else self.value(source)
-            if isinstance(value, np.ndarray):  # of h5py: attributes that are lists
-                value = _text(value.reshape(-1)[0]) if value.size else None
-            words = " ".join(map(str, value)) if isinstance(value, list) else value
-            if isinstance(words, str) and words.strip():
-                return readable(words.strip()), source if source in found else ""
-        return readable(self.store.name), ""
-
-    def rate(self) -> float | None:
-        for source in (*self.layout.rate, *RATES):
-            value = self.value(source)
-            if value is None or (source in RATES and not checks.is_frame_rate(value)):
-                continue
-            if not checks.is_frame_rate(value):
-                name, where = source.rpartition(".")[2], source.strip("@").split(".")[0]
-                raise LattokError(
-                    f"{self.store.path}: `{name}` in {where}: expected a number greater than 0, got {value!r}."
-                )
-            return float(value)
-        return None
-
-    def robot(self) -> str | None:
-        for source in self.layout.robot:
-            value = self.value(source)
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            if isinstance(text, str) and text:
-                return text
-        return None
-
-    def value(self, source: str) -> Any:
-        """Return what a source holds, None if there is no such thing."""
-        source = OTHER.sub(lambda found: _text(self.attribute(found[1]) or ""), source)
-        if source.startswith("@"):
-            name, *members = source[1:].split(".")
-            value = self.attribute(name)
-            if members and value is not None:
-                text = value if isinstance(value, str | bytes) else ""
-                value = parse_json(text, f"{self.store.path}: the attribute {name}", nan=True)
-                if not isinstance(value, dict):
-                    got = type(value).__name__
-                    raise LattokError(f"{self.store.path}: expected a JSON object as attribute {name}, got {got}.")
-            return _member(value.decode(errors="replace") if isinstance(value, bytes) else value, members)
-        if source.startswith("json:"):
-            return self._beside(source.removeprefix("json:"))
-        if source == "file":
-            return without_split(self.store.name)
-        return instruction_of(self.store.path.resolve().parent.parts[-MOST_ABOVE:]) if source == "folder" else None
-
-    def attribute(self, name: str) -> Any:
-        """Return an attribute of the group, or of the nearest one above it that has it."""
-        group = self.group or (self.layout.episodes.rpartition("/")[0] if self.layout.episodes else "")
-        while True:
-            with self.store.reading(f", {group}" if group else ""):
-                attributes = self.store.attributes(group) if self.store.is_group(group) else {}
-                if name in attributes:
-                    return plain(attributes[name])
-            if not group:
-                return None
-            group = group.rpartition("/")[0]
-
-    def _beside(self, source: str) -> Any:
-        folder, _, members = source.rpartition(":")
-        above = self.store.path.parent
-        place = above / folder / self.store.path.with_suffix(".json").name
-        safe_path(above.parent if folder.startswith("..") else above, place, f"{self.store.path}: the file beside it")
-        return _member(read_json(place), members.split(".")) if place.is_file() else None
-
-    def _of_array(self, found: Mapping[str, Any], source: str) -> Any:
-        array = found[source]
-        if array.shape == ():
-            return _text(value) if isinstance(value := array[()], str | bytes) else None
-        rows = np.asarray(array[:1]).reshape(-1)
-        if not len(rows) or not isinstance(rows[0], str | bytes):
-            return None
-        return _text(rows[0]) if rows[0].strip() else next(filter(None, texts_of(array[:])), None)
-
-
-def _member(value: Any, members: list[str]) -> Any:
-    for member in filter(None, members):  # "@name." is all of the JSON
-        if isinstance(value, list) and member.isdecimal():
-            value = next(iter(value[int(member) :]), None)
-        else:
-            value = value.get(member) if isinstance(value, dict) else None
-    return value
+        return {name: frozenset(map(text_of, array[:])) for name, array in store.arrays("mask").items() if array.shape}

@@ -9,8 +9,10 @@ import numpy as np
 from lattok.data.images import BEGINNINGS, decode_image
 from lattok.utils.checks import LattokError
 
-Storage = Literal["numbers", "pixels", "planes", "floats", "encoded"]
+Storage = Literal["numbers", "pixels", "planes", "floats", "encoded", "film"]
 STANDARD = b"XPL-RGB1"  # comment of JPEGs by a writer that used to swap red and blue
+FILM_HEAD = 12  # bytes that tell a film
+MOST_VIEWS = 8  # cameras whose pictures are in one array
 LEAST_SIDE = 8  # pixels: [T, 3, 3, 3] are rotations
 
 
@@ -33,6 +35,13 @@ def storage(dtype: np.dtype[Any], shape: tuple[int, ...], camera: bool) -> Stora
     return None if camera and flat else "numbers"
 
 
+def of_views(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Storage | None:
+    """Tell how each camera is kept where rows of `shape` hold pictures of a few cameras; None where they do not."""
+    pictures = dtype == np.uint8 and len(shape) == 4 and shape[0] <= MOST_VIEWS and min(shape[1:3]) >= 3
+    how = storage(dtype, shape[1:], False) if pictures and sorted(shape[1:])[1] >= LEAST_SIDE else None
+    return how if how in ("pixels", "planes") else None
+
+
 def may_be_encoded(array: Any) -> bool:
     """Return whether rows of an array [T] or [T, N] are bytes whose first ones begin as a JPEG or PNG does."""
     rows = array.dtype.kind in "SO" and len(array.shape) == 1
@@ -41,6 +50,14 @@ def may_be_encoded(array: Any) -> bool:
     with suppress(ValueError):  # of numpy's pickles, which are not read
         return _begins(array[:1][0])
     return False
+
+
+def is_film(array: Any) -> bool:
+    """Return whether an array is the bytes of a film: mp4 or mov, Matroska or WebM."""
+    if array.dtype != np.uint8 or len(array.shape) != 1 or array.shape[0] <= FILM_HEAD:
+        return False
+    head = bytes(np.asarray(array[:FILM_HEAD]))
+    return head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3")
 
 
 def _begins(first: Any) -> bool:

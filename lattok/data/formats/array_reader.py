@@ -5,7 +5,7 @@ import math
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from statistics import mode
@@ -16,19 +16,24 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.array_draft import rates_of
-from lattok.data.formats.array_films import FEW, FILM, film_of_file, frame_rate, picture_shape, shown
-from lattok.data.formats.array_layouts import LAYOUTS, ROBOMIMIC, STATES, Layout, described
-from lattok.data.formats.array_listing import (
-    CAMERA,
-    Contents,
-    Demo,
-    Store,
-    list_contents,
-    natural,
-    texts_of,
+from lattok.data.formats.array_files import acting, frames_per_second, like, members, of_split, unlike
+from lattok.data.formats.array_films import (
+    FEW,
+    FILM,
+    film_of_bytes,
+    film_of_file,
+    films_of_episodes,
+    frame_rate,
+    picture_shape,
+    shown,
 )
+from lattok.data.formats.array_layouts import LAYOUTS, Layout, described
+from lattok.data.formats.array_listing import CAMERA, Contents, Demo, list_contents, natural
 from lattok.data.formats.array_pictures import picture_size, pictures
-from lattok.data.formats.array_rows import Stored, StoredArray, alike, difference, fits, has_actions, is_action
+from lattok.data.formats.array_rows import Stored, StoredArray, alike, difference, is_action
+from lattok.data.formats.array_sources import texts_of
+from lattok.data.formats.array_states import state_of
+from lattok.data.formats.array_store import Store
 from lattok.data.formats.folder_names import folder_splits
 from lattok.data.instructions import TASK
 from lattok.data.schema import (
@@ -55,7 +60,6 @@ from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 STATE = "observation.state"
 PLAIN_STATES = ("observation.observation", "observation.observations")  # of npz files, where there is no state
-MOST_ROBOTS = 4  # in a scene of robosuite
 CHANGED = "is not as it was when the dataset was opened. Open it again."
 NO_FILM = "expected {film}, as others have, got none. Download it, or leave it out."
 PACKED = "packed: unpack it ({typed} {file})"
@@ -121,28 +125,29 @@ class ArrayDataset(RobotDataset):
         demos_of = {file: (each,) if isinstance(each, str) else each.demos for file, each in found.items()}
         listed = [demo for file in files for demo in demos_of[file]]
         if alone:
-            arrays = mode(content.arrays for content in _acting(contents).values())
-            listed = [_unlike(demo, contents, arrays) for demo in listed]
-            contents = {file: contents[file] for file in files if file in contents and _fits(contents[file], arrays)}
+            arrays = mode(content.arrays for content in acting(contents).values())
+            listed = [unlike(demo, contents, arrays) for demo in listed]
+            contents = {file: contents[file] for file in files if file in contents and like(contents[file], arrays)}
         demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not demos:
             raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
-        first_file, first = next(iter(_acting(contents).items()))
+        first_file, first = next(iter(acting(contents).items()))
         for file, content in contents.items():
-            if not _fits(content, first.arrays):
+            if not like(content, first.arrays):
                 what = difference(first.arrays, content.arrays, content.left_out)
                 what = f"{file} differs from {first_file} in {what}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
-        self._demos = _of_split(demos, contents, split)
+        self._demos = of_split(demos, contents, split)
         features, self._parts = self._columns(first.arrays, first.layout)
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+        self._asked_rate = first.fps if fps is None else fps
         self._films = self._find_films()
         self._list_episodes()
-        rate = self._film_rate() if fps is None and first.fps is None else fps
-        self.fps = _frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
-        self.origin, self.control = first.layout.name, first.control
+        rate = self._film_rate() if self._asked_rate is None else fps
+        self.fps = frames_per_second(self.root, self.kind, contents) if rate is None else float(rate)
+        self.origin, self.control, self._found = first.layout.name, first.control, first.layout
         self.robot, self._swapped = first.robot, first.layout.swapped
         self._shares = dict[StoredArray, bool]()  # whether floats are shares of 255, of cameras that were read
         self.findings = tuple(dict.fromkeys(finding for each in contents.values() for finding in each.findings))
@@ -151,7 +156,7 @@ class ArrayDataset(RobotDataset):
             self.findings += (problems.FAILED.finding(failed, all=len(self._demos), sign="`success`"),)
         if split is None and first.splits:
             judge = next((name for name in HELD_OUT if name in first.splits), "")
-            self.held_out = tuple(_members(demos, contents, judge))
+            self.held_out = tuple(members(demos, contents, judge))
             counts = {name: len(each) for name, each in first.splits.items()}
             name = "train" if "train" in first.splits else next(iter(first.splits))
             way_out = in_a_description(self.root, f'"split": {json.dumps(name)}')
@@ -220,6 +225,15 @@ class ArrayDataset(RobotDataset):
         """Return films by episode and camera: where there is no other one, every file is an episode, and most have
         films that show its rows. Episodes without what most have are `damaged`."""
         files = [demo.file for demo in self._demos.values()]
+        if not self.cameras and len({*files}) == 1 < len(files):
+            rows = {i: demo.length for i, demo in self._demos.items()}
+            films = films_of_episodes(files[0], rows, self._asked_rate)
+            index, first = next(iter(films.items()), (0, dict[str, Path]()))
+            self.cameras = tuple(first)
+            for camera, film in first.items():
+                picture = next(shown(film, rows[index], np.arange(1), self._asked_rate))
+                self.features[camera] = Feature("video", picture.shape[1:], None)
+            return films
         if self.cameras or len({*files}) < len(files):
             return {}
         films, unreadable = dict[int, dict[str, Path]](), dict[int, str]()
@@ -256,6 +270,11 @@ class ArrayDataset(RobotDataset):
         films = (self.root / path for path in files if path.suffix.lower() in VIDEOS)
         return sum(not any(film.with_suffix(each).exists() for each in self.suffixes) for film in films)
 
+    @property
+    def _numbered(self) -> bool:
+        """Return whether films are of the numbers of episodes, at a rate of their own."""
+        return len({demo.file for demo in self._demos.values()}) == 1 < len(self._demos)
+
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Put episodes, each with its reason, among those that are `damaged`."""
         self._demos = {index: demo for index, demo in self._demos.items() if index not in reasons}
@@ -275,11 +294,23 @@ class ArrayDataset(RobotDataset):
         self.tasks = tuple(dict.fromkeys(text for demo in self._demos.values() for text in demo.instructions))
         self.episodes = tuple(Episode(i, demo.length, demo.instructions) for i, demo in self._demos.items())
 
+    @property
+    def whole(self) -> bool:
+        """Return whether every episode is all steps of its arrays."""
+        return all(demo.first == 0 and demo.length == demo.rows for demo in self._demos.values())
+
+    def described_ahead(self, key: str) -> str:
+        """Return the entry of a description with which a column is read a row earlier, written as JSON."""
+        single = {name: parts[0] for name, parts in self._parts.items() if len(parts) == 1 and parts[0].view is None}
+        columns = {part.path: name for name, part in single.items() if name != key}
+        layout = {"columns": columns, "ahead": {single[key].path: key}, "rows": single[key].path}
+        return f'"layout": {json.dumps({"episodes": self._found.episodes, **layout})}'
+
     # reading
 
     def file_findings(self) -> Iterator[Finding]:
         """Find that films, or a column of times, have another rate than the dataset, going by the first episode."""
-        film = self._film_rate() if self._films and self.rate is None else None
+        film = self._film_rate() if self._films and self.rate is None and not self._numbered else None
         if film is not None and abs(film / self.fps - 1) > OTHER_RATE:
             yield problems.OTHER_TIMES.finding(column=FILM, rate=film, fps=self.fps)
         keys = [key for key, feature in self.features.items() if feature.shape == (1,) and TIMES.search(key)]
@@ -324,9 +355,12 @@ class ArrayDataset(RobotDataset):
             if self.videos_at_rate:
                 yield from decode_at(film, indices / self.fps, self.fps)
             else:
-                yield from shown(film, demo.length, indices)
+                yield from shown(film, demo.length, indices, self.fps if self._numbered else None)
             return
         (stored,) = self._parts[camera]
+        if stored.storage == "film":
+            yield from self._in_film(episode_index, demo, stored, indices)
+            return
         size = self.features[camera].shape
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(size)))
         where = f"{demo.file}, `{stored.path}` (episode {episode_index})"
@@ -338,6 +372,14 @@ class ArrayDataset(RobotDataset):
                 got = "x".join(map(str, frames.shape[1:3]))
                 checks.refuse(where, f"pictures of {size[0]}x{size[1]}", got, "Put recordings of one size together.")
             yield frames
+
+    def _in_film(self, index: int, demo: Demo, stored: StoredArray, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield frames of a film that is in the file."""
+        where = f"{demo.file}, `{stored.path}` (episode {index})"
+        with self.opened(demo.file, where) as store:
+            data = bytes(np.asarray(store.array(f"{demo.name}/{stored.path}".lstrip("/"))[:]))
+        with film_of_bytes(data, where) as film:
+            yield from shown(film, demo.length, indices)
 
     def _has_shares(self, stored: StoredArray) -> bool:
         """Return whether floats of a camera are shares of 255, as far as a few frames of a few episodes show."""
@@ -376,7 +418,8 @@ class ArrayDataset(RobotDataset):
                 return np.full((len(rows), *stored.shape), np.nan, stored.dtype)
             array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
             encoded = stored.storage == "encoded"
-            there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[1:]))
+            axis = 1 if stored.view is None else 2
+            there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[axis:]))
             found = stored._replace(dtype=there[0], shape=there[1])
             rows_there = demo.rows + (stored.path in demo.longer)
             if not alike((found,), (stored,)) or array.shape[0] != rows_there:
@@ -384,8 +427,8 @@ class ArrayDataset(RobotDataset):
             rows = rows + demo.first + stored.ahead
             first, last = int(rows[0]), int(rows[-1]) + 1
             if last - first > SPARSE * len(rows):
-                return np.asarray(array[rows])
-            block = np.asarray(array[first:last])
+                return np.asarray(array[rows])[() if stored.view is None else (slice(None), stored.view)]
+            block = np.asarray(array[first:last] if stored.view is None else array[first:last, stored.view])
             return block if len(block) == len(rows) else block[rows - first]
 
         with self.opened(demo.file, where) as store:
@@ -432,13 +475,10 @@ class ArrayDataset(RobotDataset):
                 key = key if key.startswith(CAMERA) else CAMERA + name
                 cameras[key] = Feature("image", self._picture_size(stored), None)
             parts_of[key] = (stored,)
-        for names, dimensions in _states(parts_of):
-            parts = [part for name in names for part in parts_of.get(f"observation.{name}", ())]
-            flat = len(parts) == len(names) and all(len(part.shape) == 1 for part in parts)
-            if "observation.state" not in found and flat and sum(part.shape[0] for part in parts) == len(dimensions):
-                dtype = np.result_type(*(part.dtype for part in parts)).name
-                found["observation.state"] = Feature(dtype, (len(dimensions),), dimensions)
-                parts_of["observation.state"] = tuple(parts)
+        if STATE not in found and (state := state_of(parts_of)) is not None:
+            parts, dimensions = state
+            dtype = np.result_type(*(part.dtype for part in parts)).name
+            found[STATE], parts_of[STATE] = Feature(dtype, (len(dimensions),), dimensions), parts
         for key in PLAIN_STATES:
             if key in found and STATE not in found and found[key].shape != (1,):
                 found[STATE], parts_of[STATE] = found.pop(key), parts_of.pop(key)
@@ -450,9 +490,11 @@ class ArrayDataset(RobotDataset):
         """Return (H, W, 3) of a camera's pictures; of encoded ones the first that can be decoded tells."""
         if stored.storage == "planes":
             return (*stored.shape[1:], 3)
-        if stored.storage != "encoded":
+        if stored.storage not in ("encoded", "film"):
             return stored.shape
         demo_index, demo = next(iter(self._demos.items()))
+        if stored.storage == "film":
+            return next(self._in_film(demo_index, demo, stored, np.arange(1))).shape[1:]
         with self._arrays(demo_index, demo) as read:
             row = read(stored, np.arange(1))
         return picture_size(row, stored.storage, f"{demo.file}, `{stored.path}`")
@@ -460,66 +502,3 @@ class ArrayDataset(RobotDataset):
 
 def _leaf(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _states(columns: Collection[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Yield what a state is made of, with its dimensions; of several robots of robosuite those of all."""
-    for names, dimensions in STATES:
-        robots = [i for i in range(MOST_ROBOTS) if f"observation.robot{i}_eef_pos" in columns]
-        if len(robots) > 1 and names[0].startswith("robot0"):
-            whole = tuple(name.replace("robot0", f"robot{i}", 1) for i in robots for name in names)
-            yield whole, tuple(f"robot{i}_{each}" for i in robots for each in dimensions)
-        else:
-            yield names, dimensions
-
-
-def _acting(contents: Mapping[Path, Contents]) -> Mapping[Path, Contents]:
-    """Return the files with actions, if there are any."""
-    return {file: each for file, each in contents.items() if has_actions(each.arrays, each.layout)} or contents
-
-
-def _fits(content: Contents, arrays: Stored) -> bool:
-    return fits(content.arrays, arrays, content.layout)
-
-
-def _unlike(demo: Demo | str, contents: Mapping[Path, Contents], arrays: Stored) -> Demo | str:
-    """Return the reason instead of a demonstration whose file has other arrays than most."""
-    if isinstance(demo, str) or _fits(contents[demo.file], arrays):
-        return demo
-    content = contents[demo.file]
-    what = f"{demo.file}: {difference(arrays, content.arrays, content.left_out)}, unlike most files"
-    return f"{what}. Put those of one kind into a folder of their own."
-
-
-def _of_split(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], split: str | None) -> dict[int, Demo]:
-    """Take the demonstrations of one of the files' own splits, all by default."""
-    if split is None:
-        return dict(demos)
-    known = sorted({name for content in contents.values() for name in content.splits})
-    if split not in known:
-        checks.fail("split", f"one of {checks.listed(known)}" if known else "none: the files have no splits", split)
-    if not (chosen := _members(demos, contents, split)):
-        checks.fail("split", "a split with a demonstration that can be read", split)
-    return chosen
-
-
-def _members(demos: Mapping[int, Demo], contents: Mapping[Path, Contents], split: str) -> dict[int, Demo]:
-    members = {file: content.splits.get(split, frozenset()) for file, content in contents.items()}
-    return {index: demo for index, demo in demos.items() if demo.name.rpartition("/")[2] in members[demo.file]}
-
-
-def _frames_per_second(root: Path, kind: str, contents: Mapping[Path, Contents]) -> float:
-    file, first = next(iter(contents.items()))
-    hint = in_a_description(root, '"fps": 20')
-    if first.fps is None:
-        of = (
-            "control_freq of env_args"
-            if first.layout == ROBOMIMIC
-            else f"frames per second, which {kind} files rarely say"
-        )
-        checks.fail("fps", f"the {of}; {file} does not", "none", f"{hint} See docs/howto/own_dataset.md.")
-    for other, content in contents.items():
-        if content.fps != first.fps:
-            got = "none" if content.fps is None else f"{content.fps:g}"
-            checks.fail("fps", f"one for all, {first.fps:g} as in {file}", f"{got} in {other}", hint)
-    return first.fps

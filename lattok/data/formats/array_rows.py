@@ -25,18 +25,23 @@ class StoredArray(NamedTuple):  # an array of every demonstration: where it is, 
     shape: tuple[int, ...]  # () where pictures are encoded
     storage: Storage
     ahead: int = 0  # rows: of `Layout.ahead`, 1
+    view: int | None = None  # of a step that has pictures of several cameras
 
 
 Stored = tuple[StoredArray, ...]
 
 
+def rows_of(found: Mapping[str, Any], layout: Layout) -> str:
+    """Return the path of the array that has a row for each step, "" where there is none."""
+    return next((path for pattern in layout.rows for path in found if fnmatchcase(path, pattern)), "")
+
+
 def steps_of(found: Mapping[str, Any], layout: Layout, where: str, attributes: Mapping[str, Any]) -> int:
     """Count the steps of a group: the rows of its actions; where nobody recorded any, of most of its other columns."""
-    matches = (path for pattern in layout.rows for path in found if fnmatchcase(path, pattern))
-    path = next(matches, None)
-    if path is None:
-        rows_of = Counter(array.shape[0] for name, array in found.items() if array.shape and layout.column(name))
-        rows, _ = rows_of.most_common(1)[0] if rows_of else (0, 0)
+    path = rows_of(found, layout)
+    if not path:
+        counts = Counter(array.shape[0] for name, array in found.items() if array.shape and layout.column(name))
+        rows, _ = counts.most_common(1)[0] if counts else (0, 0)
         return rows if rows > 1 and _of_actions(layout) else no_rows(found, layout, where)
     rows = found[path].shape[0] if found[path].shape else 0
     if not rows:

@@ -20,8 +20,8 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.array_layouts import CALVIN, CALVIN_ABSOLUTE
-from lattok.data.formats.array_listing import Store
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.formats.array_store import Store
 from lattok.data.formats.npz import NpzDataset, NpzStore
 from lattok.utils.checks import LattokError, refuse
 from lattok.utils.files import read_json

@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lattok.data.formats.array_listing import Store
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.formats.array_store import Store
 from lattok.data.formats.hdf5_heaps import endless_heap
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import MISSING, copy_again
@@ -58,7 +58,8 @@ class HDF5Store(Store):
 
     def arrays(self, group: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        self._item(group).visititems(lambda name, item: found.update({name: item}) if hasattr(item, "dtype") else None)
+        kind = _h5py().Dataset  # a type that is stored by itself has a dtype, too
+        self._item(group).visititems(lambda name, item: found.update({name: item}) if isinstance(item, kind) else None)
         for item in found.values():
             if (place := endless_heap(self.path, item)) is not None:
                 raise LattokError(f"cannot read {self.path}, `{item.name}` (heap at {place}). {copy_again(self.path)}")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NEARLY_ALL, HALF = 0.95, 0.5  # of the episodes
+NEARLY_ALL, HALF, FEW = 0.95, 0.5, 0.1  # of the episodes
+FEWEST_BEGUN = 3  # episodes
 LEAST_EPISODES = 2
 ROWS = 4  # of the end of an episode that are looked at
 
@@ -29,6 +30,16 @@ def fills_rows(ends: Sequence[np.ndarray]) -> bool:
         return False
     before = np.mean([marks[:-1].any() for marks in said])
     return bool(np.mean([marks[-1] for marks in said]) >= NEARLY_ALL and before <= HALF)
+
+
+def begins_empty(starts: Sequence[np.ndarray]) -> bool:
+    """Tell from the first rows of actions [up to 4, m] of several episodes whether the first one of each is 0, in
+    nearly all of them, where in most the rows after it are not."""
+    zero = [(rows == 0).all(1) for rows in starts if len(rows) > 2]
+    if len(zero) < FEWEST_BEGUN:
+        return False
+    after = np.mean([marks[1:].any() for marks in zero])
+    return bool(np.mean([marks[0] for marks in zero]) >= NEARLY_ALL and after <= FEW)
 
 
 def all_equal(ends: Sequence[np.ndarray]) -> bool:

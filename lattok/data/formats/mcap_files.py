@@ -15,7 +15,7 @@ import numpy as np
 from lattok.data.formats.array_listing import natural
 from lattok.data.formats.ros_messages import JOINTS, ROSTopic, field_of
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
+from lattok.utils.checks import LattokError, first_line, is_our_fault
 from lattok.utils.untrusted import copy_again, parse_json, safe_path, walk
 from lattok.version import install_extra
 
@@ -54,6 +54,8 @@ def _reading(path: Path) -> Iterator[None]:
     except LattokError:
         raise
     except Exception as error:  # decoders of strangers' message definitions raise errors of many kinds
+        if is_our_fault(error):
+            raise
         mended = path.with_name(f"mended_{path.name}")
         way_out = copy_again(path, f"If the recorder was killed: mcap recover {path} -o {mended}")
         raise LattokError(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
-from lattok.data.formats.array_listing import FlatStore
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.formats.array_store import FlatStore
 from lattok.data.schema import ARRAYS, FAR_BELOW, TABLES, holds
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import MISSING, copy_again

@@ -20,8 +20,9 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from lattok.data.formats.array_layouts import UNITREE
-from lattok.data.formats.array_listing import CAMERA, FlatStore, Store, natural
+from lattok.data.formats.array_listing import CAMERA, natural
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.formats.array_store import FlatStore, Store
 from lattok.utils.checks import LattokError, refuse
 from lattok.utils.untrusted import JSON_BYTES, MISSING, copy_again, inside, parse_json, typed
 

@@ -4,16 +4,14 @@ When the frames of a file are shown is told from its packets: see `video_times`.
 Matroska and WebM have no frame count, recorders write no duration, and a variable frame rate has no header at all.
 """
 
-import glob
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import mode
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +19,8 @@ from lattok.data import problems
 from lattok.data.formats.captions import captions_in
 from lattok.data.formats.film_numbers import ACTION, FilmNumbers
 from lattok.data.formats.folder_names import folder_splits, instruction_of
-from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all, read_times
+from lattok.data.formats.frame_plan import Schedule, VideoFile, schedule
+from lattok.data.formats.video_times import read_all
 from lattok.data.formats.video_views import grouped, likely_views
 from lattok.data.schema import (
     FAR_BELOW,
@@ -35,7 +34,7 @@ from lattok.data.schema import (
     index_column,
     readable,
 )
-from lattok.data.video import EXACT_FPS, OTHER_SUFFIXES, SUFFIXES, decode_at
+from lattok.data.video import OTHER_SUFFIXES, SUFFIXES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -44,70 +43,8 @@ from lattok.utils.untrusted import walk
 
 NUMBERS = (".hdf5", ".h5", ".zarr")  # of one name with a film, which is then theirs
 NOT_OPENED = "of a kind that is not opened; convert it: ffmpeg -i FILE FILE.mp4"
-MIN_RESAMPLED, MAX_REPEATS = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 PREFIX = "observation.images."
 CAMERA = f"{PREFIX}video"
-
-
-class Schedule(NamedTuple):  # which frames of a file are the frames of an episode
-    length: int
-    start: float  # seconds
-    times: np.ndarray | None  # [length] when the frames are shown; None: at start + i / fps, to within IRREGULAR
-
-
-def schedule(video: VideoTimes, fps: float) -> Schedule:
-    """Frame by frame where the video keeps to `fps`; otherwise resampled in time. Resampled, there are floor(duration *
-    fps) frames (at least one), duration being from the first frame's start to the last one's end, to within a tick of
-    the file's clock and half a frame. Frame i is the one nearest to start + i / fps, the earlier of two that are
-    equally near. Far more of them than the file has are a `LattokError`."""
-    times = video.times
-    start = float(times[0])
-    if keeps_to(times, fps):
-        return Schedule(len(times), start, None)
-    span = (video.end - start + min(video.tick, 0.5 / fps)) * fps
-    if span > max(MIN_RESAMPLED, MAX_REPEATS * len(times)):
-        hint = "Give the rate of the videos."
-        checks.fail("fps", f"a rate at which {len(times):,} frames are not {span:.3g}", f"{fps:g}", hint)
-    length = max(1, int(span))
-    targets = start + np.arange(length) / fps
-    after = np.searchsorted(times, targets).clip(1, len(times) - 1)
-    nearest = np.where(targets - times[after - 1] <= times[after] - targets, after - 1, after)
-    return Schedule(length, start, times[nearest])
-
-
-class VideoFile(NamedTuple):
-    """One video file, read as an episode of a `VideoFolder` is."""
-
-    path: Path
-    fps: float
-    plan: Schedule
-
-    @property
-    def length(self) -> int:
-        """Count the frames T."""
-        return self.plan.length
-
-    def blocks(self, indices: np.ndarray | None = None) -> Iterator[np.ndarray]:
-        """Yield these frames, or all, in blocks uint8 [n, H, W, 3]: each is a view that the next one overwrites."""
-        wanted, times = np.arange(self.length) if indices is None else indices, self.plan.times
-        at, fps = (self.plan.start + wanted / self.fps, self.fps) if times is None else (times[wanted], EXACT_FPS)
-        yield from decode_at(self.path, at, fps)
-
-
-def read_video(path: str | os.PathLike[str], fps: float | None = None) -> VideoFile:
-    """Open one video file at `fps`, else at its own rate. Raises `LattokError` where there is none that can be read."""
-    place = Path(path).expanduser()
-    if not place.is_file():
-        near = [*Path().glob(f"*/{glob.escape(place.name)}")] if place.name else []
-        hint = f"Did you mean {near[0]}?" if near else ""
-        hint = "Videos in a folder are a dataset: lattok.annotate(FOLDER, MODEL, OUT)." if place.is_dir() else hint
-        checks.fail("frames", "a video file", f"{place}, {'a folder' if place.is_dir() else 'which is none'}", hint)
-    video = read_times(place)
-    if fps is None and not checks.is_frame_rate(video.rate):
-        checks.fail("fps", f"the frame rate, which {place} does not tell", "none", "Such as fps=30.")
-    rate = video.rate if fps is None else fps
-    checks.frame_rate(fps=rate)
-    return VideoFile(place, float(rate), schedule(video, rate))
 
 
 class VideoFolder(RobotDataset):
@@ -192,7 +129,8 @@ class VideoFolder(RobotDataset):
             tracks = max(video.tracks for video in read.values())
             found.append(problems.TRACKS.finding(sorted({*several}), count=len(several), tracks=tracks))
         self.held_out, splits = folder_splits({i: Path(self._files[i]).parent.parts for i in self._schedules})
-        self.findings = (*found, *splits, *self._numbers_beside(others))
+        told = [path for path in others if source is None or self.root / path != source]
+        self.findings = (*found, *splits, *self._numbers_beside(told))
 
     def _numbers_beside(self, others: Iterable[Path]) -> Iterator[Finding]:
         if count := len(self._numbers.files):
@@ -277,6 +215,24 @@ class VideoFolder(RobotDataset):
         if self.cameras == (CAMERA,) and (views := likely_views(lengths)):
             way_out = in_a_description(self.root, f'"views": {json.dumps(views)}')
             yield problems.FILES_AS_EPISODES.finding(names=checks.listed([*views]), way_out=way_out)
+        if smaller := self._smaller_copies():
+            one, other = (self._files[index] for index in next(iter(smaller.items())))
+            yield problems.SMALLER_COPIES.finding([*smaller], count=len(smaller), one=one, other=other)
+
+    def _smaller_copies(self) -> dict[int, int]:
+        """Return films that are called as another one in a folder above theirs, as long, smaller and of its shape; with
+        that one."""
+        places = {file: index for index, file in enumerate(self._files) if index in self._schedules}
+        found: dict[int, int] = {}
+        for file, index in places.items():
+            path, (height, width) = PurePosixPath(file), self._sizes[index]
+            above = (places[str(up / path.name)] for up in path.parent.parents if str(up / path.name) in places)
+            for other in above:
+                tall, wide = self._sizes[other]
+                alike = self._schedules[index][0].length == self._schedules[other][0].length
+                if alike and height < tall and abs(width * tall - wide * height) <= max(tall, wide):
+                    found[index] = other
+        return found
 
 
 def _video_files(root: Path) -> tuple[list[str], list[Path]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lattok.data.formats.array_listing import FlatStore, Store
 from lattok.data.formats.array_reader import ArrayDataset
+from lattok.data.formats.array_store import FlatStore, Store
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import FETCH, JSON_BYTES, copy_again, parse_json, safe_path, walk

@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import TypeIs
 
 from lattok.data.alike import GAPS_DIFFER, called, trained_rates
-from lattok.data.formats.video_folder import VideoFile, read_video
+from lattok.data.formats.frame_plan import VideoFile, read_video
 from lattok.latent_actions import LatentActions
 from lattok.types import Gap, VideoLabeller
 from lattok.utils import checks

@@ -18,7 +18,7 @@ from lattok.cli import main
 from lattok.data import inspect_dataset, open_dataset, split_by_task
 from lattok.data.formats.array_layouts import ALOHA, LAYOUTS
 from lattok.data.schema import depth_cameras
-from tests.data.formats.test_video_folder import write_video
+from tests.data.formats.test_video_folder import decoded, write_video
 from tests.errors import refused
 
 h5py = pytest.importorskip("h5py")
@@ -372,7 +372,7 @@ def test_what_looks_like_pictures_and_is_read_as_numbers_is_said(tmp_path: Path)
     [
         ({"action": wave(5, 3, 0)[:, None]}, []),  # an axis of one is none
         ({"action": np.ones((5, 2, 3), np.float32)}, ["not-vectors"]),
-        ({"stacked": np.ones((5, 2, 8, 8, 3), np.uint8)}, ["pictures-as-numbers"]),
+        ({"stacked": np.ones((5, 2, 8, 8, 3), np.float32)}, ["pictures-as-numbers"]),
         ({"film": None}, ["films-beside"]),
     ],
 )
@@ -576,6 +576,69 @@ def test_arrays_that_say_where_episodes_end(ends: dict[str, list], expected: Any
     assert [episode.length for episode in dataset.episodes] == expected
     assert not [key for key in dataset.features if key.removeprefix("observation.") in ends]
     assert ("held-ends" in {each.kind for each in dataset.findings}) == (sum(ends.get("dones", [])) > 2)
+
+
+@pytest.mark.parametrize(
+    ("told", "rows"),
+    [
+        ({"mask": np.arange(9) < 6}, 6),
+        ({"is_pad": np.arange(9) >= 6}, 6),
+        ({"length": np.array(6)}, 6),
+        ({"traj_length": np.array([6])}, 6),
+        ({"mask": np.arange(9) < 5}, 9),  # a row that it leaves out moves
+        ({"mask": np.arange(9) % 2 == 0}, 9),
+        ({"masks": np.ones(9)}, 9),
+        ({"num_steps": np.array(9)}, 9),
+    ],
+)
+def test_rows_that_only_fill_arrays_up(told: dict[str, np.ndarray], rows: int, tmp_path: Path):
+    action, frames = wave(9, 3, 0), film(9, 0)
+    action[6:] = 0
+    np.savez(tmp_path / "a.npz", action=action, image=frames, **told)
+    dataset = open_dataset(tmp_path, fps=10)
+    assert [episode.length for episode in dataset.episodes] == [rows]
+    assert [each.kind for each in dataset.findings] == ["padded-rows"] * (rows < 9)
+    np.testing.assert_array_equal(dataset.actions(0), action[:rows])
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], frames[:rows])
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3, 4), (0, 1, 4, 2, 3)])
+def test_pictures_of_several_cameras_in_one_array(axes: tuple[int, ...], tmp_path: Path):
+    films = [film(70, seed) for seed in range(3)]
+    np.savez(tmp_path / "a.npz", action=wave(70, 3, 0), rgb=np.stack(films, 1).transpose(axes))
+    dataset = open_dataset(tmp_path, fps=10)
+    assert [each.kind for each in dataset.findings] == ["stacked-cameras"]
+    for view, frames in enumerate(films):
+        np.testing.assert_array_equal(dataset.frames(0, [f"rgb_{view}"])[:, 0], frames)
+        np.testing.assert_array_equal(dataset.frames(0, [f"rgb_{view}"], indices=[2, 60])[:, 0], frames[[2, 60]])
+
+
+@pytest.mark.parametrize("zero", [(0,), (0, 1), ()], ids=["of dm_env", "at rest", "none"])
+def test_first_actions_that_are_none(zero: tuple[int, ...], tmp_path: Path):
+    """As in ExORL's and Dreamer's files; the way out works as it is printed."""
+    (tmp_path / "replay").mkdir()
+    for i in range(4):
+        action, frames = wave(9, 3, i), film(9, i)
+        action[[*zero]] = 0
+        flags = np.arange(9) == 8
+        np.savez(tmp_path / f"replay/{i}.npz", action=action, image=frames, observation=wave(9, 5, i), is_last=flags)
+    (tmp_path / "replay.json").write_text('{"dataset": "replay", "fps": 10}')
+    found = {each.kind: each for each in inspect_dataset(open_dataset(tmp_path / "replay.json")).findings}
+    assert ("first-action-zero" in found) == (zero == (0,))
+    if zero == (0,):
+        entry = found["first-action-zero"].advice.partition(".json: ")[2]
+        (tmp_path / "replay.json").write_text(f'{{"dataset": "replay", "fps": 10, {entry.rstrip(".")}}}')
+        dataset = open_dataset(tmp_path / "replay.json")
+        np.testing.assert_array_equal(dataset.actions(2), wave(9, 3, 2)[1:])
+        np.testing.assert_array_equal(dataset.frames(2)[:, 0], film(9, 2)[:-1])
+        assert {"observation.state", "observation.images.image"} < dataset.features.keys()
+
+
+def test_mistakes_of_our_own_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    np.savez(tmp_path / "a.npz", action=wave(5, 3, 0))
+    monkeypatch.delattr("lattok.data.formats.array_padding.LENGTHS")
+    with pytest.raises(NameError):
+        open_dataset(tmp_path, fps=10)
 
 
 def test_two_arrays_that_would_be_one_column_and_times_of_another_rate(tmp_path: Path):
@@ -811,6 +874,12 @@ FIELD_FILES = {  # of RoboSet, TeleVision, X-VLA, RoboNet, VD4RL and stable-worl
         {"action": (4,), "observation.images.observation": (16, 24, 3)},
         [3, 3],
     ),
+    "vlabench": (
+        {"data/20250101_1200/observation/rgb": np.stack([film(6, 0), film(6, 1)], 1)}
+        | {"data/20250101_1200/trajectory": wave(6, 8, 0), "data/20250101_1200/observation/ee_state": wave(6, 8, 1)},
+        {"action": (8,), "observation.state": (8,), "observation.images.rgb_1": (16, 24, 3)},
+        [6],
+    ),
     "worldmodel": (
         {"pixels": film(6, 0), "action": wave(6, 2, 0), "proprio": wave(6, 4, 0), "state": wave(6, 7, 0)}
         | {"ep_len": np.array([4, 2]), "episode_idx": np.array([0, 0, 0, 0, 1, 1]), "step_idx": np.arange(6)},
@@ -836,7 +905,7 @@ def test_drafts_of_files_of_the_field(name: str, tmp_path: Path):
 
 
 def _sent(arrays: dict[str, np.ndarray]) -> list[str]:
-    return [path for path in arrays if "action" in path or path.endswith("ctrl_arm")]
+    return [path for path in arrays if "action" in path or path.endswith(("ctrl_arm", "trajectory"))]
 
 
 def test_pictures_that_are_packed_or_shares(tmp_path: Path):
@@ -1047,3 +1116,41 @@ def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, 
             np.testing.assert_array_equal(dataset.frames(i)[[1, 6]], alone.frames(i)[[1, 6]])
     slow = inspect_dataset(open_dataset(tmp_path, format="npz", fps=5)).findings
     assert "other-times" in [each.kind for each in slow]
+
+
+@pytest.mark.parametrize(("times", "fps"), [(1, None), (3, 10), (4, 10)], ids=["a frame a row", "by time", "too long"])
+def test_films_beside_a_store_by_the_numbers_of_its_episodes(times: int, fps: float | None, tmp_path: Path):
+    """As Diffusion Policy records them on a robot: at 30 Hz, and actions at 10 Hz."""
+    diffusion_policy(tmp_path, pixels="uint8")
+    shutil.rmtree(tmp_path / "pusht.zarr/data/img")
+    for i, length in enumerate(LENGTHS):
+        for camera in (0, 1):
+            rows = 30 * length if times == 4 else times * length
+            write_video(tmp_path / f"videos/{i}/{camera}.mp4", length=rows, fps=10 if times == 1 else 30)
+    dataset = open_dataset(tmp_path, format="zarr", fps=fps)
+    kinds = {each.kind for each in dataset.findings} | {each.kind for each in dataset.file_findings()}
+    assert (dataset.fps, kinds) == (10, {"films-beside"} if times == 4 else set())
+    if times == 4:
+        return
+    assert dataset.cameras == ("observation.images.0", "observation.images.1")
+    _, film = decoded(tmp_path / "videos/1/0.mp4")
+    np.testing.assert_array_equal(dataset.frames(1, ["0"])[:, 0], film[::times])
+    np.testing.assert_array_equal(dataset.frames(1, ["0"], indices=[6, 2])[:, 0], film[[6 * times, 2 * times]])
+
+
+def test_films_that_are_in_the_file(tmp_path: Path):
+    """As RoboNet's; one that is cut off is damage of its episode alone, and named by its place."""
+    write_video(tmp_path / "film.mp4", length=7)
+    _, film = decoded(tmp_path / "film.mp4")
+    data = np.frombuffer((tmp_path / "film.mp4").read_bytes(), np.uint8)
+    with h5py.File(tmp_path / "traj.hdf5", "w") as file:
+        for i in range(2):
+            file[f"traj_{i}/policy/actions"], file[f"traj_{i}/env/state"] = wave(6, 4, i), wave(7, 5, i)
+            file[f"traj_{i}/env/cam0_video/frames"] = data if i == 0 else data[:-400]
+    message = refused("expected a layout of", open_dataset, tmp_path / "traj.hdf5")
+    (tmp_path / "draft.json").write_text(message.partition("Write ")[2].partition(" into a file")[0])
+    dataset = open_dataset(tmp_path / "draft.json")
+    assert dataset.features["observation.images.cam0"].shape == (32, 32, 3)
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], film[:6])
+    np.testing.assert_array_equal(dataset.frames(0, indices=[5, 2])[:, 0], film[[5, 2]])
+    refused(r"traj.hdf5, `env/cam0_video/frames` \(episode 1\)", dataset.frames, 1)

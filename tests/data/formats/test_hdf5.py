@@ -81,16 +81,20 @@ def write_robomimic(path: Path, demos: int = 12, **attributes: Any) -> Path:
     return path
 
 
-def test_the_state_of_two_arms_is_that_of_both(tmp_path: Path):
-    rng, parts = np.random.default_rng(0), {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}
+@pytest.mark.parametrize(("arms", "fingers"), [(("robot0_", "robot1_"), 2), (("robot0_right_", "robot0_left_"), 11)])
+def test_the_state_of_two_arms_is_that_of_both(arms: tuple[str, ...], fingers: int, tmp_path: Path):
+    """Of two robots, or of one with two arms and hands, as DexMimicGen's."""
+    rng, parts = np.random.default_rng(0), {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": fingers}
     path = write_robomimic(tmp_path / "two.hdf5", demos=1)
     with h5py.File(path, "a") as file:
         obs = file["data/demo_0/obs"]
-        obs.update({f"robot1_{name}": rng.standard_normal((4, size)) for name, size in parts.items()})
-        whole = np.hstack([obs[f"robot{i}_{name}"] for i in (0, 1) for name in parts])
+        for name in parts:
+            del obs[f"robot0_{name}"]
+        obs.update({f"{arm}{name}": rng.standard_normal((4, size)) for arm in arms for name, size in parts.items()})
+        whole = np.hstack([obs[f"{arm}{name}"] for arm in arms for name in parts])
     dataset = open_dataset(path)
     np.testing.assert_array_equal(dataset.columns(0, ["observation.state"])["observation.state"], whole)
-    assert dataset.features["observation.state"].names[::9] == ("robot0_x", "robot1_x")
+    assert dataset.features["observation.state"].names[:: 7 + fingers] == tuple(f"{arm}x" for arm in arms)
 
 
 @pytest.fixture

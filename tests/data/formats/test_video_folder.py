@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
-from lattok.data.formats import video_folder, video_times
+from lattok.data.formats import video_times
 from lattok.data.formats.captions import captions_of
-from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, schedule
-from lattok.data.formats.video_times import read_times
+from lattok.data.formats.frame_plan import schedule
+from lattok.data.formats.video_folder import CAMERA, VideoFolder
+from lattok.data.formats.video_times import VideoTimes, read_times
 from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
 from tests.errors import refused
@@ -558,6 +559,18 @@ def test_captions_as_others_write_them(clips: Path, name: str, text: str):
     assert VideoFolder(clips).tasks[0] == ("lifts a cup" if said else "lift")
 
 
+def test_smaller_copies_and_numbers_in_stores_are_said(tmp_path: Path):
+    """As of Ego-Exo4D, and of recorders that put films into a store."""
+    for name, size in (("take/cam1.mp4", 64), ("take/down/cam1.mp4", 32), ("take/down/cam2.mp4", 32)):
+        write_video(tmp_path / name, length=4, size=size)
+    (tmp_path / "arm.zarr/q").mkdir(parents=True)
+    for name in ("0.0", "1.0"):
+        (tmp_path / "arm.zarr/q" / name).write_bytes(b"numbers")
+    said = {each.kind: each for each in VideoFolder(tmp_path).findings}
+    assert said.keys() == {"smaller-copies", "numbers-beside"}
+    assert (said["smaller-copies"].episodes, "1 .zarr" in said["numbers-beside"].what) == ((1,), True)
+
+
 def test_captions_in_another_encoding_or_twice(clips: Path):
     (clips / "captions.csv").write_bytes("file,caption\n22,drückt\n".encode("latin-1"))
     refused("captions.csv is not UTF-8 text", VideoFolder, clips)
@@ -571,7 +584,7 @@ def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def no(*_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(video_folder, "decode_at", no)
+    monkeypatch.setattr("lattok.data.formats.frame_plan.decode_at", no)
     monkeypatch.setattr("lattok.data.video.decode_at", no)
     monkeypatch.setattr("lattok.data.video._decoded", no)
     assert VideoFolder(tmp_path).columns(0, ["frame_index"])["frame_index"][-1] == 19
