@@ -253,7 +253,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     strides, way_out = sorted({each.facts["stride_frames"] for each in candidates}), NOTHING
     if ranked[0].bootstrap.count < FEW_HELD_OUT:
         way_out = hold_out_more([each.case for each in candidates], judge)
-    elif len(strides) > 1:
+    elif len(strides) > 1 and not any(each.given for each in candidates):  # those belong to a stride of their own
         addresses = [each.case.model.address or MODEL for each in candidates]
         way_out = advise(
             "Ask all about the same stride", judge(addresses, "--stride", f"{strides[-1]}", *options.chosen)

@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_an_episode(pixels, tmp_path, monkeypatch):
 
 def test_damaged_episodes(stored, tmp_path):
     stored.broken = {0, 3}
-    refused(r"0.bin: wrong checksum. .*Nothing was exported. .*`skip_damaged`", export, stored, tmp_path / "out")
+    refused(r"0.bin: wrong checksum. .*Nothing was exported. .*skip_damaged=True", export, stored, tmp_path / "out")
     labels = labels_for(stored, tmp_path / "labels")
     stored.damaged = (Damage(7, "no end"),)
     stored.jpegs[2][1] = stored.jpegs[2][1][:-40]
@@ -267,7 +267,7 @@ def test_the_verb(videos, tmp_path, capsys):
     words = ["export", str(videos), "--out", str(tmp_path / "out"), "--labels", str(labels), "--size", "32", "32"]
     words += ["--video-codec", "h264"]
     assert main(words) == 2
-    assert "`skip_damaged`" in capsys.readouterr().err
+    assert "--skip-damaged" in capsys.readouterr().err
     assert main([*words, "--skip-damaged"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"Exported 3 episodes, 36 frames: {tmp_path / 'out'}\n"

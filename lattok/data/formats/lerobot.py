@@ -65,6 +65,7 @@ from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, col
 from lattok.data.video import BLOCK, decode_at, probe
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
+from lattok.utils import checks
 from lattok.utils.checks import LattokError, counted, is_number, listed, note, refuse
 from lattok.utils.files import read_json, write_json, write_text
 from lattok.utils.findings import Finding
@@ -275,6 +276,7 @@ class LeRobotV3(TableDataset):
         yield from super().columns_of(list(left.values()), keys)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        checks.names("keys", keys)
         path, first, last = self._rows(episode_index)
         listed = self._table[self._episode_row(episode_index)].tasks  # of an only one rows may say nothing
         lacks = TASK in keys and TASK not in self._reader.file(path).names and len(listed) == 1

@@ -191,7 +191,9 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome | None:
             cells = (image_tag(f"{camera}, {name}", images[i, v].numpy(), THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
         table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
-        panels.append(f'<div class="strip"><p>{_where(held_out, row)}</p>{table}</div>')
+        task = held_out.frames.tasks[held_out.frames.task_of[held_out.rows[row]]]
+        said = f"<br>instruction <b>{escape(task)}</b>" if model.reads_task else ""
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}{said}</p>{table}</div>')
     text = "Held-out pairs or clips from the middle of equal parts of the split."
     return Outcome((Section("Predicted frames", text, (), (Pictures(caption, tuple(panels)),)),))
 
