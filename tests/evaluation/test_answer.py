@@ -193,10 +193,8 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     assert alone.answer.text.startswith("Unclear: only one episode was held out, and fewer than five ")
     assert alone.answer.text.endswith("Run: lattok evaluate MODEL DATASET")
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
-    advice = "Hold out five episodes or more, with known actions where these are compared: record more, or train with "
-    advice += "episodes=0:N and evaluate with episodes=N:."
-    assert str(against.advice) == advice
-    assert advice.replace("episodes=", "--episodes ") in (tmp_path / "report.html").read_text()
+    assert str(against.advice).startswith("Hold out five episodes or more, with known actions where these are compared")
+    assert str(against.advice) in (tmp_path / "report.html").read_text()
     model.trained_on = {"dataset": "planted", "episodes": [[0, 14]], "loop": {}}
     again = evaluate(model, world, episodes=[15])
     expected = "Run: lattok train ... --episodes train && lattok evaluate MODEL-again DATASET"
