@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lattok.evaluation import evaluate
 from lattok.evaluation.evidence import Case, EvalOptions
@@ -41,7 +42,8 @@ TABLE = Table("From codes", ("mean", "x"), ROWS, better="higher", digits=".2f")
 def latent(decides: bool | None, *verdicts: Verdict, others: tuple[Decision, ...] = ()) -> Report:
     asked = (verdict("codes_against_controls", decides), *verdicts)
     own, best = (ProbeRow(key, key, {"linear": Score(None, (r2,), (None,))}) for key, r2 in RATED)  # type: ignore
-    found: Any = latent_decision(SimpleNamespace(space=[], names=()), own, best, asked)
+    draws = SimpleNamespace(r2=lambda probe: torch.zeros(2, 1), interval=lambda values: (-0.1, 0.2))
+    found: Any = latent_decision(SimpleNamespace(space=[], names=(), bootstrap=draws), own, best, asked)
     answered = answer("May I?", [found, *others], asked)
     sections, provenance = (Section("S", "", (TABLE,)),), {"dataset": {"name": "data"}}
     return Report("image-lam", "my-lam on data", "H.", asked, {}, sections, provenance, answered)

@@ -25,7 +25,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.page.episode import over_time
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import about_tasks
-from lattok.evaluation.questions.readout import comparison, decision, readout_figures, weakest
+from lattok.evaluation.questions.readout import apart, comparison, decision, readout_figures, weakest
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 from lattok.utils import checks
@@ -171,7 +171,7 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
     numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
     errors = (mean_squares(evidence.gaps(row), cells_of(evidence)) for row in (own, best))
-    numbers += "; systematic error {:.2f} against {:.2f}".format(*(float(each.mean().sqrt()) for each in errors))
+    other = "systematic error {:.2f} against {:.2f}".format(*(float(each.mean().sqrt()) for each in errors))
     share = f"{percent(value)} of how the robot's actions differ"
     texts = {
         True: f"Yes: on held-out episodes its actions explain {share}",
@@ -182,11 +182,12 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         where = "where the robot's state is recorded"
         texts[None] = f"It makes no clear difference {where}: a map of its changes gives actions about as good"
         texts[False] = f"No, {where}: a map of its changes gives better actions"
-    found = decision(evidence, against, texts, numbers, "held out with known actions")
+    told = (numbers, difference(apart(evidence, own, best)), other)
+    found = decision(evidence, against, texts, told, "held out with known actions")
     if wanted is PROPRIO and not found.holds:  # what else falls short says nothing of the map
         found = replace(found, caveats=False)
     if found.holds and value < HALF:
-        text = f"With care: it beats every control, but explains only {share} ({numbers})."
+        text = f"With care: it beats every control, but explains only {share} ({numbers}; {other})."
         return replace(found, holds=None, text=text)
     return found
 

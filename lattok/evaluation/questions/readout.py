@@ -162,7 +162,8 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
         text = f"No: {what} say next to nothing about the robot's action (R² {value}, at most "
         text += f"{printed(max(span[1], 0.0), '.2f')})."
         return Decision(20, False, text, by=against.about)
-    found = decision(evidence, against, texts, numbers, "held out")
+    shown = (numbers, difference(apart(evidence, own, best)))
+    found = decision(evidence, against, texts, shown, "held out")
     if found.holds and by_the_clock(verdicts, kind):
         text = f"With care: {what} say more about the robot's action than {best.plain} ({numbers}), but those of "
         text += "another episode of the task at the same moment say as much: they may hold no more than that moment."
@@ -230,16 +231,19 @@ def only(count: int) -> str:
     return "only one episode was" if count == 1 else f"only {count} episodes were"
 
 
-def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, judged: str) -> Decision:
-    """Decide as the verdict against the best control does; where too few episodes are `judged`, say how more are."""
+def decision(
+    evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: Sequence[str], judged: str
+) -> Decision:
+    """Decide as the verdict against the best control does, by `numbers`: R², its difference, others; where too few
+    episodes are `judged`, say how more are."""
     if FEW_EPISODES not in against.text:
-        r2, *others = numbers.split("; ")
-        numbers = "; ".join([f"{r2}, {against.text.rpartition('; ')[2]}", *others])
-        return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).", by=against.about)
+        r2, *others = numbers
+        shown = "; ".join([", ".join([r2, *others[:1]]), *others[1:]])
+        return Decision(20, against.holds, f"{texts[against.holds]} ({shown}).", by=against.about)
     case = evidence.case
     hold_out = hold_out_more([case], lambda found: case.fill(command("evaluate", MODEL, DATASET), found[0]))
     few = f"{only(evidence.bootstrap.count)} {judged}"
-    return Decision(20, None, f"Unclear: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
+    return Decision(20, None, f"Unclear: {few}, and {FEW_EPISODES} ({numbers[0]}).", way_out=hold_out)
 
 
 def _called(evidence: Any, kind: str) -> str:
@@ -332,6 +336,13 @@ def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRo
     return [verdict for verdict in found if verdict is not None]
 
 
+def apart(evidence: Any, own: ProbeRow, other: ProbeRow, probe: str = "linear", column: int = 0) -> Interval | None:
+    """Return the interval of the difference of two rows over the same draws of episodes."""
+    draws = [evidence.bootstrap.r2(row.scores[probe].probe) for row in (own, other)]
+    picked = evidence.space if column == 1 else slice(None)
+    return evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
+
+
 def comparison(
     evidence: Any, what: str, own: ProbeRow, other: ProbeRow, probe: str, column: int, about: Criterion
 ) -> Verdict | None:
@@ -339,9 +350,7 @@ def comparison(
     values = [row.value(probe, column) for row in (own, other)]
     if values[0] is None or values[1] is None:
         return None
-    draws = [evidence.bootstrap.r2(row.scores[probe].probe) for row in (own, other)]
-    picked = evidence.space if column == 1 else slice(None)
-    span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
+    span = apart(evidence, own, other, probe, column)
     holds = above_zero(values[0] - values[1], span)
     word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
