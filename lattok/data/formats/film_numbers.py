@@ -11,7 +11,7 @@ from lattok.data.formats.array_layouts import NAMED_ARRAYS
 from lattok.data.formats.array_listing import Demo, list_contents
 from lattok.data.formats.array_rows import REALS, StoredArray
 from lattok.data.formats.npz import NpzDataset
-from lattok.utils.checks import LattokError, refuse
+from lattok.utils.checks import LattokError, counted, listed, note, refuse
 
 ACTION = "action"
 
@@ -33,6 +33,11 @@ class FilmNumbers(NamedTuple):
             return cls({})
         width = mode(array.shape[0] for _, array in known.values())
         known = {index: each for index, each in known.items() if each[1].shape[0] == width}
+        if others := [str(place) for index, (place, _) in found.items() if index not in known]:
+            note(
+                f"{counted(len(others), 'file')} beside films not read, so these actions count as unknown: "
+                f"{listed(others)}. Each needs an array `{ACTION}` with a row of {width} for each frame of its film."
+            )
         dtype = np.result_type(*(array.dtype for _, array in known.values())).name
         return cls({index: place for index, (place, _) in known.items()}, width, dtype)
 

@@ -1086,7 +1086,9 @@ def test_egodex_is_read_with_its_films(tmp_path: Path):
 @pytest.mark.parametrize(
     ("more", "shown"), [((0, 0, 0), True), ((1, 1, 1), True), ((0, 4, 0), True), ((4, 4, 4), False)]
 )
-def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, ...], shown: bool, tmp_path: Path):
+def test_films_of_the_names_of_files_show_a_frame_for_each_row(
+    more: tuple[int, ...], shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for i, frames in enumerate(more):
         np.savez(tmp_path / f"{i}.npz", action=wave(8, 3, i))
         write_video(tmp_path / f"{i}.mp4", 8 + frames, 25)
@@ -1105,6 +1107,8 @@ def test_films_of_the_names_of_files_show_a_frame_for_each_row(more: tuple[int, 
     alone = open_dataset(tmp_path, format="video", fps=25)
     assert "npz" in alone.findings[-1].advice
     assert ("action" in alone.features) == (0 in more)  # a row for each frame
+    said = capsys.readouterr().err
+    assert all((f"{i}.npz" in said) == (0 in more and frames != 0) for i, frames in enumerate(more))
     for i in range(4) if 0 in more else ():  # the last is 4.mp4
         known = i < 3 and more[i] == 0
         expected = wave(8, 3, i) if known else np.full_like(alone.actions(i), np.nan)
