@@ -282,14 +282,7 @@ def real_video(kept, rows):
 
 
 REAL = real_robots, real_policies, real_tokenizers, real_video
-ROBOTS = (
-    "new",
-    "own",
-    "own-1",
-    "other",
-    "worlds",
-    "new-world",
-)  # parts of the study of several robots, as their tables follow one another
+ROBOTS = "new", "own", "own-1", "other", "worlds", "new-world"  # as the tables of several robots follow one another
 
 
 def read_robots():

@@ -240,10 +240,13 @@ class Cell:
         """Part 2: R² of a new robot from few known actions, with the encoder of the seven others, or without."""
         robot = self.seed % len(ROBOTS)
         others = {r: self.recordings.known(r, OTHERS_KNOWN, self.seed) for r in ROBOTS if r != robot}
-        mixed = self.each("others", others)
-        self.train("trunk", None, mix=mixed, **JOINT)
-        self.train("untrained", None, mix=mixed, **{**JOINT, "steps": 1, "lr": 1e-9})
+        self._encoders(None, mix=self.each("others", others))
         return self._from_few([robot])
+
+    def _encoders(self, data: Path | None, **mixed: Any) -> None:
+        """Train an encoder, and one that has learned nothing."""
+        self.train("trunk", data, **mixed, **JOINT)
+        self.train("untrained", data, **mixed, **{**JOINT, "steps": 1, "lr": 1e-9})
 
     def _from_few(self, tasks: Sequence[int]) -> dict[str, list[float]]:
         """Return R² of a new robot in its tasks, by models `trunk` and `untrained` and by its own."""
@@ -335,9 +338,7 @@ class Worlds(Cell):
         """Part 6: R² of the other world's robot from few known actions, with the encoder of the first one's."""
         first, second = WORLDS
         known = {task: self.recordings.known(task, OTHERS_KNOWN, self.seed) for task in first}
-        data = self.dataset("others", first, known)
-        self.train("trunk", data, **JOINT)
-        self.train("untrained", data, **{**JOINT, "steps": 1, "lr": 1e-9})
+        self._encoders(self.dataset("others", first, known))
         return self._from_few(second)
 
 

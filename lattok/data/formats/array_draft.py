@@ -18,9 +18,8 @@ NAMED_ACTION = re.compile(r"action", re.I)
 ACTION = re.compile(r"action|\bacts?\b|command|cmd|control|ctrl|target|master|leader", re.I)
 PLANNED = re.compile(r"(^|/)(trajectory|waypoints)$", re.I)  # what is sent, where nothing else is
 STATE = re.compile(r"state|qpos|joint|proprio|obs", re.I)
-PLAIN_STATE = re.compile(
-    r"(^|[/_.])(state|qpos|joints?|joint_pos(itions?)?|proprio)$", re.I
-)  # rather than others so named
+# taken rather than others that STATE finds
+PLAIN_STATE = re.compile(r"(^|[/_.])(state|qpos|joints?|joint_pos(itions?)?|proprio)$", re.I)
 PICTURE = re.compile(r"rgb|image|img|color|cam|frame", re.I)
 DEPTH = re.compile(r"depth", re.I)
 TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal|descri", re.I)
@@ -149,9 +148,8 @@ def _place(path: str, array: Any) -> tuple[int, int]:
 
 def _is_picture(path: str, array: Any) -> bool:
     """Return whether an array holds pictures, going by its shape, or by its name where they are encoded."""
-    if storage(array.dtype, array.shape[1:], False) in ("pixels", "planes") or of_views(array.dtype, array.shape[1:]):
-        return True
-    if is_film(array):
+    pixels = storage(array.dtype, array.shape[1:], False) in ("pixels", "planes")
+    if pixels or of_views(array.dtype, array.shape[1:]) or is_film(array):
         return True
     encoded = array.dtype.kind in "OSV" or (array.dtype.kind == "u" and len(array.shape) == 2)
     return PICTURE.search(path) is not None and (len(array.shape) == 4 or encoded)

@@ -143,6 +143,7 @@ class ArrayDataset(RobotDataset):
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
         self._asked_rate = first.fps if fps is None else fps
+        self._numbered = False  # whether films are of the numbers of episodes, at a rate of their own
         self._films = self._find_films()
         self._list_episodes()
         rate = self._film_rate() if self._asked_rate is None else fps
@@ -226,6 +227,7 @@ class ArrayDataset(RobotDataset):
         films that show its rows. Episodes without what most have are `damaged`."""
         files = [demo.file for demo in self._demos.values()]
         if not self.cameras and len({*files}) == 1 < len(files):
+            self._numbered = True
             rows = {i: demo.length for i, demo in self._demos.items()}
             films = films_of_episodes(files[0], rows, self._asked_rate)
             index, first = next(iter(films.items()), (0, dict[str, Path]()))
@@ -269,11 +271,6 @@ class ArrayDataset(RobotDataset):
         files = walk(self.root, lambda path: path.name.startswith("."), once=True)
         films = (self.root / path for path in files if path.suffix.lower() in VIDEOS)
         return sum(not any(film.with_suffix(each).exists() for each in self.suffixes) for film in films)
-
-    @property
-    def _numbered(self) -> bool:
-        """Return whether films are of the numbers of episodes, at a rate of their own."""
-        return len({demo.file for demo in self._demos.values()}) == 1 < len(self._demos)
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Put episodes, each with its reason, among those that are `damaged`."""
