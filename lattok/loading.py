@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | MotoLAM | PublishedLAM | LatentVLA
 
 LABELLER = "an action tokenizer or a latent action model"
+POLICIES = "Policies give no labels; what they do says lattok evaluate."
 
 
 def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Loaded:
@@ -81,10 +82,10 @@ def as_labeller(model: Any) -> Any:
             place = hub.resolve(model)
             family = hub.family_of(place.folder)
         if family.label_source is None:
-            checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
+            checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}", POLICIES)
         return family.from_place(place)
     if not isinstance(model, Labeller):
-        checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
+        checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__, POLICIES)
     return model
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lattok.data.actions.space import ActionSpace
 from lattok.data.schema import RobotDataset, described_by, dimension_names, short_name, vector_key
 from lattok.data.views import action_spaces, part_names, trained_space, unwrap
@@ -263,9 +265,20 @@ def check_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: s
     wanted = " or ".join(f"{rate:g}" for rate in rates)
     if any_rate:
         return f"{called(model)} learned from {wanted} frames a second, and {dataset.name} has {dataset.fps:g}"
-    hint = f"At another rate {steps}. Take a model or a dataset of the right rate, correct the dataset's where it is"
+    way_out = "Take a model or a dataset of the right rate, or say that it does not matter: any_rate=True."
+    if (told := _rate_of_times(dataset)) is not None and abs(told / dataset.fps - 1) > RATES_DIFFER:
+        way_out = f"Its `timestamp` says {told:.4g}: correct fps in meta/info.json."
     expected, got = f"{wanted} frames a second, as the model learned from", f"{dataset.fps:g} in {dataset.name}"
-    return checks.fail("dataset", expected, got, f"{hint} wrong, or say that it does not matter: any_rate=True.")
+    return checks.fail("dataset", expected, got, f"At another rate {steps}. {way_out}")
+
+
+def _rate_of_times(dataset: RobotDataset) -> float | None:
+    """Return the frames per second of which the times of the first episode speak; None where there are none."""
+    if "timestamp" not in dataset.features:
+        return None
+    times = dataset.columns(dataset.episodes[0].index, ["timestamp"])["timestamp"].astype(float).reshape(-1)
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return 1 / step if step > 0 else None
 
 
 def note_rate(model: Any, dataset: RobotDataset, any_rate: bool = False, key: str = "action") -> None:

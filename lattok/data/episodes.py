@@ -114,13 +114,20 @@ def unmeasured_in_turn(
                 yield index
 
 
-def none_known(dataset: RobotDataset, key: str) -> tuple[str, str]:
-    """Say that episodes have no known actions, and which have some, for an error."""
+def none_known(
+    dataset: RobotDataset, key: str, chosen: Collection[int] = (), acting: EpisodeSpec = None
+) -> tuple[str, str]:
+    """Say that episodes have no known actions, and which have some, for an error: of `chosen` ones, among which
+    `acting` named some, or of those that are not held out, before others."""
     every = [episode.index for episode in dataset.episodes]
-    known = sorted({*every} - unmeasured(dataset, key, every))
+    known = {*every} - unmeasured(dataset, key, every)
     if not known:
         return f"NaN in all of {dataset.name}", "Record some, or label them with a latent action model (image-lam)."
-    return "NaN in all of these", f"It is known elsewhere: episodes={as_episodes(index_runs(known))}."
+    if acting is not None and (inside := known.intersection(chosen)):
+        option, found = "action_episodes", inside
+    else:
+        option, found = "episodes", known.intersection(split_by_task(dataset)[0]) or known
+    return "NaN in all of these", f"It is known elsewhere: {option}={as_episodes(index_runs(sorted(found)))}."
 
 
 def any_unmeasured(dataset: RobotDataset, key: str) -> bool:
@@ -162,8 +169,9 @@ def select_episodes(
     spec: EpisodeSpec = None,
     skip_damaged: bool = False,
     drawn_from: Collection[int] | None = None,
+    argument: str = "episodes",
 ) -> list[Episode]:
-    """Episodes named by `spec`, in the dataset's order.
+    """Episodes named by `spec`, in the dataset's order. `argument` is what errors call it.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded), "0,3,5:9" a
     list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the training
@@ -173,22 +181,31 @@ def select_episodes(
     """
     if spec is None:
         return list(dataset.episodes)
-    numbers, ranges = _choice(dataset, spec, drawn_from)
-    wanted = numbers | _in_ranges(dataset, ranges, spec)
+    numbers, ranges = _choice(dataset, spec, drawn_from, argument)
+    wanted = numbers | _in_ranges(dataset, ranges, spec, argument)
     found = _find(dataset.episodes, sorted(wanted))
     missing = sorted(wanted - {episode.index for episode in found})
     damaged = {} if wanted and not missing else dict(damaged_among(dataset, spec))
     for index in missing or damaged:
         if index not in damaged:
             first, last = dataset.episodes[0].index, dataset.episodes[-1].index
-            checks.fail("episodes", f"indices from {first} to {last}", str(index))
+            checks.fail(argument, f"indices from {first} to {last}", str(index))
         if not skip_damaged:
-            checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
+            checks.fail(argument, "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
         equal = f"{copies}; " if spec == "test" and (copies := copies_text(dataset)) else ""
         hint = f"None can be held out: {equal}{MORE}." if spec == "test" else EMPTY if ranges else ""
-        checks.fail("episodes", "a choice of at least one episode", repr(spec), hint)
+        checks.fail(argument, "a choice of at least one episode", repr(spec), hint)
     return found
+
+
+def select_acting(dataset: RobotDataset, spec: EpisodeSpec, key: str | None) -> set[int]:
+    """Return the episodes that `action_episodes` names; shares of tasks are drawn from those whose `key` is known."""
+    known = None
+    if isinstance(spec, str) and _SHARE.fullmatch(spec.strip()) and key in dataset.features:
+        train = {*split_by_task(dataset)[0]}
+        known = (train - unmeasured(dataset, key, train)) or None  # then whoever reads them says which are known
+    return {each.index for each in select_episodes(dataset, spec, drawn_from=known, argument="action_episodes")}
 
 
 def damaged_among(dataset: RobotDataset, spec: EpisodeSpec = None) -> list[Damage]:
@@ -211,13 +228,16 @@ def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
 
 
 def _choice(
-    dataset: RobotDataset, spec: str | Sequence[int], drawn_from: Collection[int] | None = None
+    dataset: RobotDataset,
+    spec: str | Sequence[int],
+    drawn_from: Collection[int] | None = None,
+    argument: str = "episodes",
 ) -> tuple[set[int], list[tuple[int, float]]]:
     """Return episodes by number, and ranges [first, end) of those that there are."""
     if not isinstance(spec, str | Iterable):
-        checks.fail("episodes", f'their numbers, such as [{spec}], or "{spec} per task"', repr(spec))
+        checks.fail(argument, f'their numbers, such as [{spec}], or "{spec} per task"', repr(spec))
     if not isinstance(spec, str):
-        return {_whole(value) for value in spec}, []
+        return {_whole(value, argument) for value in spec}, []
     if spec.strip() in ("train", "test"):
         return set(split_by_task(dataset)[spec.strip() == "test"]), []
     share = _SHARE.fullmatch(spec.strip())
@@ -235,7 +255,7 @@ def _choice(
     for part in spec.split(","):
         if (match := _RANGE.fullmatch(part.strip())) is None:
             expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'
-            checks.fail("episodes", expected, repr(spec))
+            checks.fail(argument, expected, repr(spec))
         first, end, single = match.groups()
         if single:
             numbers.add(int(single))
@@ -244,7 +264,9 @@ def _choice(
     return numbers, ranges
 
 
-def _in_ranges(dataset: RobotDataset, ranges: list[tuple[int, float]], spec: str | Sequence[int]) -> set[int]:
+def _in_ranges(
+    dataset: RobotDataset, ranges: list[tuple[int, float]], spec: str | Sequence[int], argument: str
+) -> set[int]:
     """List the episodes in the ranges, which begin and end among the episodes, damaged ones included."""
     if not ranges:
         return set()
@@ -254,9 +276,7 @@ def _in_ranges(dataset: RobotDataset, ranges: list[tuple[int, float]], spec: str
     for first, last in ranges:
         if first >= end or (last > end and last != math.inf):
             hint = f'All of them are "0:{end}", or "0:".'
-            checks.fail(
-                "episodes", f"ranges among the {checks.counted(end, 'episode')} of the dataset", repr(spec), hint
-            )
+            checks.fail(argument, f"ranges among the {checks.counted(end, 'episode')} of the dataset", repr(spec), hint)
         found.update(known[bisect_left(known, first) : bisect_left(known, last)])
     return found
 
@@ -271,11 +291,11 @@ def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
         )
 
 
-def _whole(value: Any) -> int:
+def _whole(value: Any, argument: str) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        checks.fail("episodes", "whole numbers", repr(value))
+        checks.fail(argument, "whole numbers", repr(value))
 
 
 def missing_films(dataset: RobotDataset, indices: Iterable[int], cameras: Sequence[str]) -> dict[int, Path]:

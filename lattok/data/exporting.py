@@ -23,6 +23,7 @@ from lattok.data.instructions import instruction_of
 from lattok.data.modality import MODALITY, modality_of
 from lattok.data.opening import as_dataset
 from lattok.data.schema import (
+    EXPORTED,
     FORMATS,
     IMAGE_DTYPES,
     INDEX_KEYS,
@@ -45,7 +46,6 @@ from lattok.utils.output import Output
 from lattok.utils.runs import index_runs, run_of
 
 Size = tuple[int, int] | None  # height and width that all frames are resized to
-RECORD = "export.json"  # in meta/
 # of an entry of provenance and of its model: what is true of any part of the labels
 PORTABLE = ("spec", "options", "actions_as", "cameras", "columns", "fills")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
@@ -357,7 +357,9 @@ def _records(plan: Plan, pieces: Sequence[Piece]) -> Iterator[tuple[str, dict[st
     record: dict[str, Any] = {"source": source, "episodes": [piece.episode.index for piece in pieces]}
     if not all(piece.is_whole for piece in pieces):
         record["rows"] = [[piece.first, piece.last] for piece in pieces]
-    yield RECORD, record | {"frames": pictures}
+    if held_out := [number for number, piece in enumerate(pieces) if piece.episode.index in dataset.held_out]:
+        record["held_out"] = held_out
+    yield EXPORTED.name, record | {"frames": pictures}
     if spaces := action_spaces(dataset):
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     stored, known = dataset.provenance()

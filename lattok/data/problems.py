@@ -143,7 +143,7 @@ NUMBERS_BESIDE = note(
 )
 ACTIONS_BESIDE = note(
     "{count} of {all} films have actions, in npz files of their names.",
-    "Those of the others are unknown. Other arrays of the files are read with the film of their name (`format`: npz).",
+    "The others have none there. Other arrays of the files are read with the film of their name (`format`: npz).",
     kind="actions-beside",
 )
 FILMS_ALONE = note(

@@ -30,6 +30,7 @@ ManyColumns = Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]  # by ep
 NONE: Mapping[str, Any] = {}
 NONE_KNOWN: Mapping[int, Any] = {}
 IMAGE_DTYPES = ("video", "image")
+EXPORTED = Path("meta") / "export.json"  # what a dataset is an export of
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 SOURCE = Path("meta") / "source.json"  # which dataset labels in a folder of their own are of
 LABELS = "labels/file-*.parquet"  # of a dataset that is elsewhere, beside their PROVENANCE
@@ -444,8 +445,10 @@ def vector_key(
 ) -> Feature:
     """The feature `key`, which must be a numeric scalar or vector; otherwise an error that lists the candidates."""
     if key not in _vectors(dataset, kinds):
-        if not (own := own_vectors(dataset, kinds)):
-            what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
+        own = [name for name in own_vectors(dataset, kinds) if argument != "state_key" or not name.startswith("action")]
+        if not own:
+            other = "another vector that is no action" if argument == "state_key" else "any other vector"
+            what = f"{dataset.name} has no {key!r:.200}, nor {other}"
             raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
         way_out = how_to_join(dataset) if key in parts_of(dataset) else checks.did_you_mean(key, own)
         checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", f"{hint} {way_out}".strip())

@@ -18,7 +18,7 @@ from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.copies import copies_text, with_copies
-from lattok.data.episodes import MORE, split_by_task, split_text
+from lattok.data.episodes import MORE, select_acting, split_by_task, split_text
 from lattok.data.many import sample_of, sample_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import SOURCE, short_name
@@ -269,6 +269,8 @@ class Recipe(ABC, Generic[Model]):
         weighted = [entry | {"weight": s.weight} for entry, s in zip(records, sources, strict=True)]
         known = records[0] if self.dataset is not None else {"mixture": weighted}
         asked = getattr(self.data, "action_episodes", None)
+        if asked is not None and len(sources) == 1:  # which, as the dataset may have more known ones later
+            asked = as_episodes(index_runs(sorted(select_acting(sources[0].dataset, asked, self.data.action_key))))
         labels = {} if asked is None else {"labels": {"episodes": asked}}
         return {**known, "samples_per_step": samples_per_step, "loop": loop, **labels}
 
@@ -281,7 +283,7 @@ class Recipe(ABC, Generic[Model]):
         own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
         if own:
             declared["robot_spaces"] = own
-        acted = {each.index for each in select_episodes(dataset, getattr(self.data, "action_episodes", None))}
+        acted = select_acting(dataset, getattr(self.data, "action_episodes", None), self.data.action_key)
         known = [episode for episode in episodes if episode.index in acted]
         if len(sample := sample_of(dataset, episodes)) < len(episodes):
             declared["sample"] = {"episodes": len(sample), "of": len(episodes)}

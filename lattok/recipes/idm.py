@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, action_spaces, dimension_names, select_episodes
 from lattok.data.content import Content
-from lattok.data.episodes import any_unmeasured, check_strides_in
+from lattok.data.episodes import any_unmeasured, check_strides_in, select_acting
 from lattok.data.opening import Source, in_format, parse_source
 from lattok.data.problems import films_alone
 from lattok.data.schema import vector_key
@@ -188,7 +188,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
             for source, view, found, own in zip(sources, views, maps, known, strict=True):
                 if found is not None and first_process():
                     of = f"{source.dataset.name}: " if len(sources) > 1 else ""
-                    say(of + route_text(found, data, view.config, len(own), source.dataset))
+                    say(of + route_text(found, data, view.config, len(own), source.dataset, self._typed()))
             model.features.load()
             model.trained_on = self._learned(sources, contents, before)
             drawn = replace(batch_options(data, self.loop, samples, config.image_size), acted_share=share)
@@ -239,6 +239,17 @@ class InverseDynamicsRecipe(Recipe[Any]):
             record["earlier"] = [entry for entry in training_entries(before.trained_on) if entry not in now]
         return record
 
+    def _typed(self) -> list[str]:
+        """Return what was chosen of the preset, the state and episodes, as it is typed."""
+        data, usual = self.data, type(self.data)
+        chosen = (
+            ("--preset", self.preset, self.default_preset),
+            ("--state-key", self.model.state_key, type(self.model).state_key),
+            ("--episodes", data.episodes, usual.episodes),
+            ("--action-episodes", data.action_episodes, usual.action_episodes),
+        )
+        return [word for flag, own, default in chosen if own != default for word in (flag, str(own))]
+
     def next_step(self) -> str:
         source = self.dataset or parse_source(self.data.mix[0])[0]
         words = ["lattok", "annotate", source, "--model", self.out, "--as", "actions"]
@@ -287,7 +298,7 @@ class InverseDynamicsRecipe(Recipe[Any]):
         """Return the episodes that are trained on whose actions were measured, and may teach."""
         data = self.data
         chosen = select_episodes(dataset, data.episodes)
-        asked = {episode.index for episode in select_episodes(dataset, data.action_episodes)}
+        asked = select_acting(dataset, data.action_episodes, data.action_key)
         inferred = inferred_episodes(dataset, data.action_key, chosen)
         known = [episode for episode in chosen if episode.index in asked.difference(inferred)]
         if inferred and not known:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data import RobotDataset, dimension_names, read_vectors
+from lattok.data import RobotDataset, dimension_names, read_vectors, select_episodes
 from lattok.data.episodes import none_known
 from lattok.data.instructions import instruction_of
 from lattok.data.problems import films_alone
@@ -48,12 +48,15 @@ def fit_proprio(
     key, state = data.action_key, chosen.state_key
     if data.from_ == "video" and (state not in dataset.features or not known):
         return None
-    names, states = (
-        dimension_names(vector_key(dataset, argument, column))
-        for argument, column in (("action_key", key), ("state_key", state))
-    )
+    names = dimension_names(vector_key(dataset, "action_key", key))
+    stateless = "Without it actions are read from video: from_=video."
+    states = dimension_names(vector_key(dataset, "state_key", state, stateless))
+    if state == key:
+        checks.fail("state_key", "a column that is not `action_key`", repr(state))
     if not known:
-        checks.fail(key, "known actions in one of the episodes that are trained on", *none_known(dataset, key))
+        chosen_ones = [episode.index for episode in select_episodes(dataset, data.episodes)]
+        found = none_known(dataset, key, chosen_ones, data.action_episodes)
+        checks.fail(key, "known actions in one of the episodes that are trained on", *found)
     try:
         acts, moves = (_by_episode(dataset, *column, known) for column in (("action_key", key), ("state_key", state)))
     except checks.LattokError:
@@ -96,13 +99,21 @@ def map_text(found: KnownMap, key: str, episodes: int) -> str:
     return f"state: a map of its changes reads {what} with R² {found.r2:.2f} ({left})"
 
 
-def route_text(found: KnownMap, data: Any, config: InverseDynamicsConfig, episodes: int, dataset: RobotDataset) -> str:
-    """Say what the state is good for in a run that looks at video."""
+def route_text(
+    found: KnownMap,
+    data: Any,
+    config: InverseDynamicsConfig,
+    episodes: int,
+    dataset: RobotDataset,
+    typed: Sequence[str] = (),
+) -> str:
+    """Say what the state is good for in a run that looks at video, whose other options are `typed` again."""
     lines = [map_text(found, data.action_key, episodes)]
     if config.proprio_map is None and found.r2 >= HELPS and not films_alone(dataset):
-        words, key = ["lattok", "train", "idm", dataset.address or DATASET, "--out"], key_flags(data.action_key)
+        words = ["lattok", "train", "idm", dataset.address or DATASET, "--out"]
+        rest = [*key_flags(data.action_key), *typed]
         named = (("my-map", "proprio"), ("my-both", "both"))  # whoever types both keeps both
-        alone, both = (shlex.join([*words, unused(out), "--from", route, *key]) for out, route in named)
+        alone, both = (shlex.join([*words, unused(out), "--from", route, *rest]) for out, route in named)
         lines[0] += f". Trained in seconds: {alone}"
         lines[0] += f"\nWith video: {both}" * (episodes > 1)  # one alone cannot test video
     if any(place >= 0 for place in found.model.config.anchors) and not config.anchors and films_alone(dataset):

@@ -122,7 +122,7 @@ class FramePairs(Samples):
         self.states = np.empty((len(self), 0), dtype=np.float32) if states is None else states.all()[self.first]
         self.labelled = np.zeros(len(self), dtype=bool)
         if labels.action_key is not None:
-            acted = acted_episodes(dataset, chosen, labels.action_episodes).repeat(lengths) & there
+            acted = acted_episodes(dataset, chosen, labels.action_episodes, labels.action_key).repeat(lengths) & there
             if labels.labelled_fraction and not acted.any():
                 _fail_without_actions(labels.action_key, labels.action_episodes)
             self.draw(acted[keep], labels.labelled_fraction, labels.labelled, labels.seed)

@@ -137,11 +137,12 @@ class PolicyWindows(Samples):
         """Return which samples have a known action that may teach, bool [N]."""
         episodes = options.action_episodes
         lengths = np.array([e.length for e in self.episodes], dtype=np.int64)
-        acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
+        acting = acted_episodes(dataset, self.episodes, episodes, key).repeat(lengths)
+        acted = torch.from_numpy(acting) & self._windows.known
         if not acted.any() and options.acts:
             named = "" if episodes is None else f", of {episodes!r}"
             expected = f"known actions in one of the episodes that are trained on{named}"
-            checks.fail(key, expected, *none_known(dataset, key))
+            checks.fail(key, expected, *none_known(dataset, key, [e.index for e in self.episodes], episodes))
         return acted
 
     def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, options: WindowOptions) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.data import RobotDataset, dimension_names
-from lattok.data.episodes import EpisodeSpec, select_episodes
+from lattok.data.episodes import EpisodeSpec, select_acting, select_episodes
 from lattok.data.schema import vector_key
 from lattok.data.vectors import Vectors
 from lattok.nn.normalize import Normalizer
@@ -115,9 +115,11 @@ class MixedWindows(MixedSamples):
         return ActionBatch(torch.nn.functional.pad(chunks, (0, width - chunks.shape[2])), valid)
 
 
-def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
+def acted_episodes(
+    dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec, key: str | None = None
+) -> np.ndarray:
     """Return which of the chosen episodes have known actions, bool [E]; at least one."""
-    known = {episode.index for episode in select_episodes(dataset, action_episodes)}
+    known = select_acting(dataset, action_episodes, key)
     found = np.array([episode.index in known for episode in chosen])
     if not found.any():
         checks.fail("action_episodes", "at least one of the episodes that are trained on", repr(action_episodes))

@@ -56,13 +56,18 @@ def test_only_the_hidden_actions_change(version: str, tmp_path):
 @pytest.mark.parametrize("smallest", [1, 32], ids=["", "with an encoder that small frames end"])
 def test_other_formats_become_lerobot(tmp_path, monkeypatch, smallest):
     monkeypatch.setattr("lattok.data.video.SMALLEST_AV1", max(smallest, SMALLEST_AV1))
-    pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py")
     WRITERS["hdf5"](tmp_path / "data")
+    with h5py.File(next((tmp_path / "data").glob("*.hdf5")), "a") as file:
+        for name, demos in {"train": ["demo_0", "demo_2"], "valid": ["demo_1"]}.items():
+            file.require_group("mask").pop(name, None)
+            file[f"mask/{name}"] = np.array([each.encode() for each in demos])
     source = lattok.open_dataset(tmp_path / "data")
     done = lattok.hide(source, tmp_path / "few", [source.episodes[0].index])
     copy = lattok.open_dataset(tmp_path / "few")
     unknown = unmeasured(copy, "action", {episode.index for episode in copy.episodes})
     assert len(unknown) == len(done.hidden) == len(copy.episodes) - 1
+    assert copy.held_out == source.held_out != ()
     assert json.loads((tmp_path / "few/meta/hidden.json").read_text())["column"] == "action"
 
 

@@ -217,6 +217,9 @@ def test_films_without_numbers_are_filled_though_others_have_a_state(said: Said)
             state = rng.standard_normal((13, 2)).cumsum(0)
             np.savez(f"films/{number}.npz", action=state[1:], state=state[:-1])  # commands: where to be next
     small = ["--image-size", "16", "--steps", "2", "--batch-size", "4", "--device", "cpu"]
+    train = re.findall("lattok (train idm films.*)", said(["inspect", "films"]))[0].split()  # actions lie beside them
+    assert "unknown in 1 of 5" in said(after("Then fill in unknown actions with it", said([*train, *small])))
+    assert "`state_key`: films has no 'observation.state'" in said([*train[:4], "other", "--from", "proprio"], 2)
     trained = said(["train", "idm", "films", "--format", "npz", "--out", "idm", "--preset", "tiny", *small])
     fill = after("Then fill in the actions of all films with it", trained)
     assert "unknown in 1 of 5" in said(fill)  # the others have their own beside them

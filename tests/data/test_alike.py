@@ -210,6 +210,14 @@ def test_any_rate_is_what_the_labels_say(tmp_path, capsys):
     assert "  - the dataset had 30 frames a second, here 10" in verify(out, {"inferred": lattok.load(idm)}).lines
 
 
+def test_a_rate_that_times_contradict_is_not_taken_for_the_films(tmp_path):
+    fast, idm = write(tmp_path / "fast"), lattok.load(inverse(tmp_path / "idm"))
+    info = fast / "meta" / "info.json"
+    info.write_text(info.read_text().replace('"fps": 10', '"fps": 30'))
+    said = refused("expected 10 frames a second", lambda: check_rate(idm, open_dataset(fast)))
+    assert said.endswith("Its `timestamp` says 10: correct fps in meta/info.json.")
+
+
 def test_a_report_says_that_any_rate_was_asked_for(tmp_path, capsys):
     fast = write(tmp_path / "fast", fps=30.0)
     bins = lattok.load(tokenizer(tmp_path / "bins", fast))
@@ -226,7 +234,7 @@ def test_frames_that_lie_apart_fit_every_rate_that_has_their_gap(stride, rate, f
     """Of 10 frames a second: 0.2 s, up to a quarter of it."""
     frames = (lambda fps: round(0.2 * fps) or 1) if stride.endswith("s") else lambda fps: int(stride)
     model: Any = SimpleNamespace(config=SimpleNamespace(stride=stride), stride_frames=frames, trained_on={"fps": 10.0})
-    dataset: Any = SimpleNamespace(fps=rate, name="other")
+    dataset: Any = SimpleNamespace(fps=rate, name="other", features={})
     assert (abs(frames(rate) / rate - 0.2) <= 0.05) == fits
     if fits:
         assert check_rate(model, dataset) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattok.data import Feature, read_vectors, select_episodes, split_by_task, with_cameras
-from lattok.data.episodes import MORE, damaged_among, split_text
+from lattok.data.episodes import MORE, damaged_among, none_known, select_acting, split_text
 from lattok.data.schema import Damage
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -170,6 +170,15 @@ def test_lists_of_ranges_against_python_sets(parts):
         assert indices(dataset, spec) == sorted(expected)
     else:
         refused("`episodes`: expected a choice of at least one episode", indices, dataset, spec)
+
+
+def test_shares_of_acting_episodes_are_drawn_from_known_ones():
+    dataset = with_actions(["a"] * 9, dict.fromkeys((0, 1, 3, 5), np.full((5, 2), np.nan, np.float32)))
+    assert select_acting(dataset, "1 per task", "action") < select_acting(dataset, "9 per task", "action") == {2, 4}
+    assert select_acting(dataset, "0:2", "action") == {0, 1}
+    refused(r"`action_episodes`: expected .* got '1 per tsk'", select_acting, dataset, "1 per tsk", "action")
+    option = none_known(dataset, "action", [0, 1, 2], "0:2")[1]
+    assert option == "It is known elsewhere: action_episodes=2:3."
 
 
 @given(st.text(max_size=12))

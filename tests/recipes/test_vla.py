@@ -303,7 +303,7 @@ def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path)
         assert torch.equal(value, found[1][0][name]), name
     assert found[0][1] == found[1][1] != found[2][1]
     said = json.loads((tmp_path / "0/training.json").read_text())
-    assert said["labels"] == {"episodes": "1:"}
+    assert said["labels"] == {"episodes": "1:5"}
     assert not torch.equal(found[0][0]["action_normalizer.shift"], found[2][0]["action_normalizer.shift"])
 
 

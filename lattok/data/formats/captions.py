@@ -16,7 +16,7 @@ VIDEO_KEYS = ("file", "file_name", "video", "path", "id")  # the first of these 
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
 CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MAX_CAPTION_BYTES = 2**28
-ROWS = Rule("a list of objects, one for each video")
+ROWS = Rule("a list of objects, one for each video, or an object of captions by file")
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's VideoFolder, which may hold anything else
 TEXT_FOLDERS = ("metas", "captions")  # of Cosmos and others: metas/7.txt of videos/7.mp4
 MOST_TABLES, LARGEST_TABLE = 16, 2**26  # that are looked at; bytes
@@ -176,7 +176,10 @@ def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix.lower() == ".json":
-        rows = typed(parse_json(text, str(path)), Annotated[list[dict[str, Any]], ROWS], "", str(path))
+        value = parse_json(text, str(path))
+        if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
+            value = [{VIDEO_KEYS[0]: video, CAPTION_KEYS[0]: text} for video, text in value.items()]
+        rows = typed(value, Annotated[list[dict[str, Any]], ROWS], "", str(path))
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):

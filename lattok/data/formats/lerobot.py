@@ -47,6 +47,7 @@ from lattok.data.problems import (
 )
 from lattok.data.schema import (
     DEPTH,
+    EXPORTED,
     FAR_BELOW,
     IMAGE_DTYPES,
     JUDGES,
@@ -128,6 +129,7 @@ class LeRobotV3(TableDataset):
         spans = {name: SPLIT.fullmatch(str(span)) for name, span in (given if isinstance(given, dict) else {}).items()}
         splits = {readable(name): range(int(span[1]), int(span[2])) for name, span in spans.items() if span}
         if len(splits) < 2:
+            self.held_out = self._exported_split()
             return
         judge = next((name for name in JUDGES if name in splits), "")
         inside = [episode.index for episode in self.episodes if episode.index in splits.get(judge, ())]
@@ -136,6 +138,13 @@ class LeRobotV3(TableDataset):
         first, *_ = splits.values()
         way_out = f"`episodes` {first.start}:{first.stop}."
         self.findings += (problems.own_splits("meta/info.json", counts, judge if self.held_out else "", way_out),)
+
+    def _exported_split(self) -> tuple[int, ...]:
+        """Return what the dataset held out that this one is an export of; its splits may be no ranges."""
+        path = self.root / EXPORTED
+        said = read_json(path).get("held_out") if path.is_file() else None
+        inside = {each for each in said if checks.is_int(each)} if isinstance(said, list) else set()
+        return tuple(episode.index for episode in self.episodes if episode.index in inside)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:

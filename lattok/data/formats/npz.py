@@ -12,6 +12,7 @@ from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
 from lattok.data.formats.array_reader import ArrayDataset
 from lattok.data.formats.array_store import FlatStore
 from lattok.data.schema import ARRAYS, FAR_BELOW, TABLES, holds
+from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import MISSING, copy_again
 
@@ -69,7 +70,10 @@ class NpzDataset(ArrayDataset):
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
-        return [folder] if any(path.suffix.lower() in cls.suffixes for path in folder.iterdir()) else ()
+        files = [*folder.iterdir()]
+        arrays = {path.with_suffix("") for path in files if path.suffix.lower() in cls.suffixes}
+        films = {path.with_suffix("") for path in files if path.suffix.lower() in VIDEOS}
+        return [folder] if arrays and not arrays < films else ()  # films of which some have numbers: video reads both
 
     @classmethod
     def hint(cls, folder: Path) -> str:

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lattok.data import camera_keys, read_vectors, select_episodes
+from lattok.data import camera_keys, read_vectors
 from lattok.data.alike import check_actions, check_states
 from lattok.data.copies import with_copies
+from lattok.data.episodes import select_acting
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, measured, out_of, register_evidence
@@ -217,9 +218,9 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
     trained, dataset, key, chosen = case.model.trained_on or {}, case.dataset, str(source.action_key), set[int]()
     if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
         with suppress(checks.LattokError):  # of a dataset that has changed
-            asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
+            asked = select_acting(dataset, (trained.get("labels") or {}).get("episodes"), key)
             runs = trained.get("episodes", ())
-            chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in runs)}
+            chosen = {index for index in asked if any(low <= index <= high for low, high in runs)}
     judging = with_copies(dataset, case.split.held_out)
     found, what = measured(dataset, key, chosen - judging), "whose actions the model knew"
     if not found:

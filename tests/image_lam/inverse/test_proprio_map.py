@@ -285,6 +285,8 @@ def test_video_learns_what_commands_add_to_the_state(tmp_path: Path, capsys: pyt
     read, far = (model.infer_actions(frames, 1, states=each).actions for each in (states, states + 10))
     np.testing.assert_allclose(far - read, 10, atol=1e-4)
     refused("states", model.infer_actions, frames, 1)
+    train(data, tmp_path / "some", action_episodes="0:3", add_state=False)
+    assert "--out my-both --from both --preset tiny --episodes 0: --action-episodes 0:3" in capsys.readouterr().err
     assert train(data, tmp_path / "plain", add_state=False).config.anchors == ()
     changes = train(write(tmp_path / "delta"), tmp_path / "delta-idm")
     assert changes.config.anchors == ()
