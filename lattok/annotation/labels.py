@@ -213,6 +213,7 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
             "dataset",
             f"the {checks.counted(len(model.cameras), 'camera')} of the model ({own})",
             f"one with {there or 'none'}",
+            "Take a model of its cameras: lattok inspect DATASET says how to train one.",
         )
     try:
         keys = camera_keys(work.dataset, work.options.cameras or model.cameras)

@@ -318,5 +318,11 @@ def _named(shown: str) -> tuple[str, Any]:
 def as_typed(text: str, words: Sequence[Word]) -> str:
     """Write options of `words` that an error names for Python, such as head=flow or resume=True, as they are typed."""
     own = "|".join(each.name.rstrip("_") for each in words if not each.positional)
-    named = rf"(?<![^\s(])({own or '(?!)'})_?=(True\b)?(?=[\w'\"*]|(?<=True))"
-    return re.sub(named, lambda found: f"--{found[1].replace('_', '-')}{' ' * (found[2] is None)}", text)
+    named = rf"(?<![^\s(])({own or '(?!)'})_?=(True\b|False\b)?(?=[\w'\"*]|(?<=True)|(?<=False))"
+    before = {"True": ("--", ""), "False": ("--no-", ""), None: ("--", " ")}
+
+    def flag(found: re.Match[str]) -> str:
+        dashes, gap = before[found[2]]
+        return f"{dashes}{found[1].replace('_', '-')}{gap}"
+
+    return re.sub(named, flag, text)

@@ -40,13 +40,16 @@ def label(
         fps: Frames a second, where the file does not tell them.
         task: The instruction, for a model that reads it.
     """
+    from lattok.data.formats.lerobot_meta import INFO
     from lattok.image_lam.base.video_file import label_files
     from lattok.latent_actions import write_table
     from lattok.types import InfersActions, lacks
 
     for each in video:
-        if Path(each).expanduser().is_dir():
-            words = shlex.join(["lattok", "annotate", each, "--model", model, "--out", unused("my-labels")])
+        if (place := Path(each).expanduser()).is_dir():
+            inside = next((above for above in place.parents if (above / INFO).is_file()), None)  # of a LeRobot dataset
+            whole = each if inside is None else str(inside)
+            words = shlex.join(["lattok", "annotate", whole, "--model", model, "--out", unused("my-labels")])
             checks.fail("video", "a video file", f"{each}, a folder", f"All that is in it: {words}")
     loaded: Any = moved(lattok.load(model, revision), device)
     if getattr(loaded, "label_source", None) != "video" or not loaded.cameras:

@@ -102,7 +102,7 @@ def _named(
         if found_kinds not in ({kind} for kind in COMPARED):
             got = type(model).__name__ if place is None else f"{known.type!r} in {place.folder}"
             expected = "latent action models of frame pairs or clips, action tokenizers, or inverse models alone"
-            checks.fail("models", expected, got, "" if lacks(known, Acts) else BY_ROLLOUTS)
+            checks.fail("models", expected, got, "Compare each kind by itself." if lacks(known, Acts) else BY_ROLLOUTS)
         source = known.source if place is None else place.hub_id or place.folder.resolve().name
         name = str(name or source or known.type)
         if name in found:

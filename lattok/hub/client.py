@@ -121,7 +121,9 @@ def find_local_or_hub(argument: str, name: object, expected: str, hint: str = ""
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
         near = [] if argument.startswith("dataset") else [each.parent.name for each in folder.glob("*/config.json")]
         own = f"{shown} stands for your own: put its folder there." if _is_placeholder(str(shown)) else ""
-        meant = own or hint or checks.did_you_mean(shown, [*near, *SAMPLES])
+        models = [sample for sample in SAMPLES if sample != "sample/dataset"]
+        included = "" if argument.startswith("dataset") else f"Included are {', '.join(models)}."
+        meant = own or hint or checks.did_you_mean(shown, [*near, *SAMPLES]) or included
         checks.fail(argument, expected, f"{shown!r:.200}, which is neither", meant)
     return place
 

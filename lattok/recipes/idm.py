@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data import RobotDataset, action_spaces, dimension_names, select_episodes
+from lattok.data import RobotDataset, action_spaces, dimension_names, open_dataset, select_episodes
 from lattok.data.content import Content
 from lattok.data.episodes import any_unmeasured, check_strides_in, select_acting
 from lattok.data.opening import Source, in_format, parse_source
@@ -250,20 +250,26 @@ class InverseDynamicsRecipe(Recipe[Any]):
         )
         return [word for flag, own, default in chosen if own != default for word in (flag, str(own))]
 
+    def _may_lack(self, dataset: RobotDataset) -> bool:
+        """Return whether actions may be unknown in a dataset; of a large one nobody looks."""
+        cheap = dataset.columns_apart or dataset.num_frames <= FEW_FRAMES
+        return not cheap or any_unmeasured(dataset, self.data.action_key)
+
     def next_step(self) -> str:
-        source = self.dataset or parse_source(self.data.mix[0])[0]
-        words = ["lattok", "annotate", source, "--model", self.out, "--as", "actions"]
+        named = [self.dataset] if self.dataset else [parse_source(text)[0] for text in self.data.mix]
+        words = ["lattok", "annotate", named[0], "--model", self.out, "--as", "actions"]
         words += ["--out", unused("filled")]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         with suppress(checks.LattokError):  # it may be gone by now
-            dataset = self.open()[0].dataset
+            key, opened = self.data.action_key, [open_dataset(each, labels=self.data.labels) for each in named]
+            place = next((number for number, each in enumerate(opened) if self._may_lack(each)), None)
+            dataset, words[2] = opened[place or 0], named[place or 0]
             if films_alone(dataset):
-                words[2] = in_format(source.removeprefix(f"{dataset.kind}::"), "video")
+                words[2] = in_format(words[2].removeprefix(f"{dataset.kind}::"), "video")
                 return f"{super().next_step()}\nThen fill in the actions of all films with it: {shlex.join(words)}"
-            if fillers(dataset, self.data.action_key):  # as that which it was made from may be
+            if fillers(dataset, key):  # as that which it was made from may be
                 return super().next_step()
-            cheap = dataset.columns_apart or dataset.num_frames <= FEW_FRAMES
-            if cheap and not any_unmeasured(dataset, self.data.action_key):
+            if place is None:
                 words[2] = "DATASET"  # another one: here all are known
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"

@@ -137,7 +137,8 @@ class PolicyOptions(ActedOptions):
         if self.latent_head == "decoded" and self.decoder is None:
             checks.fail("decoder", "the inverse dynamics model that made the labels, with latent_head=decoded", "none")
         if self.stages != "joint" and self.decoder is None and not self.plan.losses:
-            checks.fail("stages", "joint with a strategy without a latent loss", f"{self.stages} with {self.strategy}")
+            got, hint = f"{self.stages} with {self.strategy}", "Name one that learns labels: strategy=la_direct."
+            checks.fail("stages", "joint with a strategy without a latent loss", got, hint)
         if self.stages != "joint" and self.decoder is not None and self.latent_head != "decoded":
             got = f"{self.latent_head}, with a decoder, which turns what is predicted into actions"
             checks.fail("latent_head", "decoded", got)

@@ -26,7 +26,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
 from lattok.vla.config import UNKNOWN
 
-STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
+STATELESS = "Without the robot's state: proprio=False."
 
 
 class PolicySource(NamedTuple):

@@ -202,6 +202,8 @@ for _strategy in (
 def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
     """Return a strategy by name, or itself; `changes` that are not None go into its only loss or its options."""
     if isinstance(name, str) and name not in STRATEGIES:
+        if (own := name.lower()) in ("lara", "latbot"):
+            checks.fail("strategy", f"one of {', '.join(STRATEGIES)}", repr(name), f"Train it by lattok train {own}.")
         checks.one_of("strategy", name, STRATEGIES)
     strategy = STRATEGIES[name] if isinstance(name, str) else name
     if not isinstance(strategy, Strategy):

@@ -470,6 +470,7 @@ def test_output_that_cannot_be_written_is_said_without_advice_about_folders(data
 
 def test_options_that_errors_name_are_those_that_are_typed():
     words = [flags.word_of(name, hint, "", None) for name, hint in (("from_", str), ("head", str), ("resume", bool))]
+    assert flags.as_typed("proprio=False.", [flags.word_of("proprio", bool, "", True)]) == "--no-proprio."
     said = "from_='video' goes with head=flow (resume=True), not with xhead=1"
     assert flags.as_typed(said, words) == "--from 'video' goes with --head flow (--resume), not with xhead=1"
     assert flags.word_of("stages", Literal["a", "b", "a,b"], "", "a").shown == "--stages {a|b|a,b}"

@@ -227,6 +227,16 @@ def test_films_without_numbers_are_filled_though_others_have_a_state(said: Said)
     assert "Add --no-add-state to `lattok train idm`" in plain(said(fill.replace(" idm ", " map ") + "-2", 2))
 
 
+def test_of_several_datasets_the_one_with_unknown_actions_is_filled(said: Said, tmp_path: Path):
+    write_filled(tmp_path / "whole", known={0, 1, 2, 3})
+    write_filled(tmp_path / "few")
+    small = ["--image-size", "16", "--channels", "8", "--steps", "1", "--batch-size", "8", "--device", "cpu"]
+    trained = said(["train", "idm", "whole", "few", "--out", "m", "--preset", "tiny", "--members", "1", *small])
+    assert "unknown in 2 of 4" in said(after("Then fill in unknown actions with it", trained))
+    lam = ["--model", "m", "--out"]
+    assert "lattok annotate whole --model m --out my-labels" in said(["label", "whole/videos", *lam, "x.html"], 2)
+
+
 def test_what_a_slow_dataset_and_a_head_of_tokens_need_is_typed(said: Said, make_dataset: Callable):
     robot = str(make_dataset([12, 15, 11, 14]).root)  # 10 frames a second, of which 0.2 s are two
     clips = ["train", "clip-lam", robot, "--out", "clips", "--preset", "tiny", "--steps", "1", "--batch-size", "4"]
