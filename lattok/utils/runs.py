@@ -13,8 +13,8 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
 
 
 def as_episodes(runs: Iterable[Sequence[int]]) -> str:
-    """Return what is typed for episodes: "0:2,3:19" for runs [[0, 1], [3, 18]]."""
-    return ",".join(f"{first}:{last + 1}" for first, last in runs)
+    """Return what is typed for episodes: "0,3:19" for runs [[0, 0], [3, 18]]."""
+    return ",".join(f"{first}" if first == last else f"{first}:{last + 1}" for first, last in runs)
 
 
 def run_of(index: int, runs: Sequence[Sequence[int]]) -> int | None:

@@ -178,7 +178,7 @@ def test_shares_of_acting_episodes_are_drawn_from_known_ones():
     assert select_acting(dataset, "0:2", "action") == {0, 1}
     refused(r"`action_episodes`: expected .* got '1 per tsk'", select_acting, dataset, "1 per tsk", "action")
     option = none_known(dataset, "action", [0, 1, 2], "0:2")[1]
-    assert option == "It is known elsewhere: action_episodes=2:3."
+    assert option == "It is known elsewhere: action_episodes=2."
 
 
 @given(st.text(max_size=12))

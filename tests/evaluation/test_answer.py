@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lattok.evaluation import evaluate
-from lattok.evaluation.evidence import Case, EvalOptions
+from lattok.evaluation.evidence import Case, EvalOptions, into_new_places
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.page import render
 from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
@@ -17,6 +17,7 @@ from lattok.evaluation.questions.dependence import Agreement, _transfer_verdict
 from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import codec_decision as tokenizer_decision
 from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
+from lattok.utils.commands import command
 from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
 
 FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
@@ -250,3 +251,11 @@ def test_advice_fits_the_model_it_is_about():
     )
     assert str(open_.advice) == "Hold out more episodes, or average several seeds."
     assert short.advice == criteria()["transfers"].advice
+
+
+def test_commands_write_into_places_that_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    given = command("train", "idm", "new", "--out", "new"), command("evaluate", "new", "data")
+    found = [*map(str, into_new_places(given))]
+    assert found == ["lattok train idm new --out new-2", "lattok evaluate new-2 data"]

@@ -2,7 +2,7 @@
 episodes that judge. Each kind of evidence is a class that registers itself."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from lattok.training import LoopOptions
 from lattok.types import Episode, HoldsLabels, LabelsVideo, lacks
 from lattok.utils import checks
 from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise
+from lattok.utils.output import unused
 from lattok.utils.registry import Registry
 from lattok.version import __version__
 
@@ -227,6 +228,17 @@ def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) ->
     return found
 
 
+def into_new_places(commands: Iterable[Command]) -> Iterator[Command]:
+    """Name a place that is not taken where a command writes, and so call it in those that follow."""
+    renamed = dict[str, str]()
+    for each in commands:
+        words = [renamed.get(word, word) for word in each.words]
+        if "--out" in words[:-1] and each.verb in ("annotate", "train"):
+            place = words[at := words.index("--out") + 1]
+            renamed[place] = words[at] = unused(place)
+        yield Command(each.verb, tuple(words))
+
+
 @dataclass(frozen=True)
 class Case:
     """One model on one dataset."""
@@ -250,7 +262,7 @@ class Case:
         """Put this dataset and model, with the case's options, into the commands of an advice."""
         if any(FILLS in each.words for each in advice.commands) and fillers(self.dataset, self.column or "action"):
             return advise(f"{advice.text}: annotate the dataset that this one was made from.")
-        return replace(advice, commands=tuple(map(self.fill, advice.commands)))
+        return replace(advice, commands=tuple(into_new_places(map(self.fill, advice.commands))))
 
     def fill(self, command: Command, model: str = "") -> Command:
         """Put this dataset and model, or a model elsewhere, with the case's options, into a command."""
