@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lattok.data import open_dataset
 from lattok.evaluation import evaluate
-from lattok.evaluation.evidence import Case, EvalOptions, into_new_places
+from lattok.evaluation.evidence import Case, EvalOptions, Split, into_new_places
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
+from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import render
 from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
 from lattok.evaluation.questions.dependence import Agreement, _transfer_verdict
@@ -18,6 +20,7 @@ from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import codec_decision as tokenizer_decision
 from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
 from lattok.utils.commands import command
+from tests.annotation.test_fill import write
 from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
 
 FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
@@ -259,3 +262,10 @@ def test_commands_write_into_places_that_are_not_taken(tmp_path, monkeypatch):
     given = command("train", "idm", "new", "--out", "new"), command("evaluate", "new", "data")
     found = [*map(str, into_new_places(given))]
     assert found == ["lattok train idm new --out new-2", "lattok evaluate new-2 data"]
+
+
+@pytest.mark.parametrize(("known", "verb"), [({0, 3}, "train"), ({0, 1, 2, 3}, "annotate")])
+def test_codes_are_not_proposed_for_actions_that_nobody_knows(known, verb, tmp_path):
+    tokenizer: Any = SimpleNamespace(label_source="actions", address="t")
+    case = Case(tokenizer, open_dataset(write(tmp_path / "data", known=known)), Split([], [], ""), EvalOptions())
+    assert [each.verb for each in case.filled(TokenizerEvidence.use).commands] == [verb]

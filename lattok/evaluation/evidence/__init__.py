@@ -21,7 +21,7 @@ from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
 from lattok.types import Episode, HoldsLabels, LabelsVideo, lacks
 from lattok.utils import checks
-from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise
+from lattok.utils.commands import DATASET, MODEL, NOTHING, Advice, Command, advise, command
 from lattok.utils.output import unused
 from lattok.utils.registry import Registry
 from lattok.version import __version__
@@ -262,7 +262,16 @@ class Case:
         """Put this dataset and model, with the case's options, into the commands of an advice."""
         if any(FILLS in each.words for each in advice.commands) and fillers(self.dataset, self.column or "action"):
             return advise(f"{advice.text}: annotate the dataset that this one was made from.")
+        if self._codes_unknown_actions(advice):
+            infer = command("train", "idm", self.dataset.address or DATASET, "--out", "my-idm", "--preset", "tiny")
+            advice = advise("Infer unknown actions before its codes are written beside them", infer)
         return replace(advice, commands=tuple(into_new_places(map(self.fill, advice.commands))))
+
+    def _codes_unknown_actions(self, advice: Advice) -> bool:
+        """Return whether an advice is to code actions of which some are unknown, where video may tell them."""
+        writes = any(each.verb == "annotate" for each in advice.commands) and bool(self.dataset.cameras)
+        codes = getattr(self.model, "label_source", None) == "actions"
+        return writes and codes and any_unmeasured(self.dataset, self.column or "action")
 
     def fill(self, command: Command, model: str = "") -> Command:
         """Put this dataset and model, or a model elsewhere, with the case's options, into a command."""
