@@ -273,7 +273,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     files.check_writable(out)
     moved(model, device)
     with ProgressBar("evaluate") as progress:
-        options |= {"out": out, "progress": progress.stage, "overwrite": _own(out, folder), "tasks": _tasks_of(model)}
+        options |= {"out": out, "progress": progress.stage, "overwrite": _own(out, folder), "tasks": tasks_of(model)}
         report = lattok.evaluate(model, source, **options)
     if folder is not None:
         model.evaluation, model.picture = files.finite(report.summary()), picture(report)
@@ -359,14 +359,31 @@ def _known_tasks(agent: Any) -> tuple[str, ...]:
     return found
 
 
-def _tasks_of(model: Any) -> list[str]:
-    """Return the tasks of simulators that a policy knows by their instructions; none of any other model."""
+def tasks_of(model: Any) -> list[str]:
+    """Return the tasks of simulators in which a policy can act, found by its instructions; none of any other model."""
     from lattok.sim.worlds import tasks_by_instructions
     from lattok.vla import LatentVLA
 
     if not isinstance(model, LatentVLA) or "{task}" not in model.config.prompt:
         return []
-    return tasks_by_instructions(model.config.instructions, model.config.fps)
+    found = tasks_by_instructions(model.config.instructions, model.config.fps)
+    return found if found and _can_act(model, found[0]) else []
+
+
+def _can_act(policy: Any, task: str) -> bool:
+    """Whether a task has the policy's cameras, state and actions; nothing is rendered."""
+    from lattok.sim import make
+    from lattok.sim.agents import PolicyAgent
+
+    env = make(task)
+    try:
+        env.start(seed=0)
+        PolicyAgent(policy).check(env.facts)
+    except checks.LattokError:
+        return False
+    finally:
+        env.close()
+    return True
 
 
 def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str) -> Any:

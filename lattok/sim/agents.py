@@ -61,7 +61,7 @@ class Agent(ABC):
         for key in self.cameras:
             if key not in there or len(there[key].shape) != 3:
                 has = ", ".join(key for key in there if len(there[key].shape) == 3)
-                raise LattokError(f"the policy looks at {key}, and {facts.name} has only {has}.")
+                raise LattokError(f"the policy looks at {key}, and {facts.name} has only {has}. {ON_ROBOT}")
         for key, count in (self.states or {}).items():
             if key not in there or there[key].shape != (count,):
                 has = f"{there[key].shape[0]} ({', '.join(there[key].names or ())})" if key in there else "none"

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from itertools import chain
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli import VERBS, Group, demo, doctor, flags, main, subjects
+from lattok.cli import VERBS, Group, demo, doctor, flags, judging, main, subjects
 from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset, problems
 from lattok.evaluation.evidence import EVIDENCE, Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
@@ -160,6 +161,14 @@ def test_the_command_line_reads_the_commands_of_findings(module: Any):
         (found,) = each.finding(**facts).commands
         assert parsed(shlex.split(str(found))[1:]), found
         assert [*lines([each.finding(**facts)])][-1].strip() == str(found)  # in a line of its own, to be copied
+
+
+def test_rollouts_are_proposed_only_in_tasks_with_the_policys_cameras():
+    pytest.importorskip("metaworld")
+    policy: Any = lattok.load("sample/policy")
+    assert judging.tasks_of(policy)
+    policy.config = replace(policy.config, cameras=tuple(f"{key}.mine" for key in policy.config.cameras))
+    assert judging.tasks_of(policy) == []
 
 
 def test_every_option_that_is_advised_is_one_of_a_recipe_or_a_verb():
