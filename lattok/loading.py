@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | MotoLAM | PublishedLAM | LatentVLA
 
 LABELLER = "an action tokenizer or a latent action model"
-POLICIES = "Policies give no labels; what they do says lattok evaluate."
+POLICIES = "Policies give no labels. To judge one: lattok evaluate MODEL DATASET."
 
 
 def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Loaded:

@@ -107,10 +107,8 @@ def evaluate(
     if dataset is None:
         flags.refuse("lattok evaluate", f" needs DATASET {flags.WHERE.rstrip('.')}, after MODEL.")
     if labels is not None:
-        flags.refuse(
-            "lattok evaluate",
-            f" takes no model beside labels. Both: lattok compare DATASET --models MODEL --labels {labels}",
-        )
+        words = shlex.join(["lattok", "compare", dataset, "--models", model, "--labels", labels])
+        flags.refuse("lattok evaluate", f" takes no model beside labels. Both: {words}.")
     given, second = find_local(model), find_local(dataset)
     if given and second and (second / CONFIG).is_file() and not (given / CONFIG).is_file():
         words = shlex.join(["lattok", "evaluate", dataset, model])
