@@ -29,6 +29,7 @@ class Group(NamedTuple):
     text: str
     names: Callable[[], Sequence[str]]
     find: Callable[[str, Sequence[str]], Verb]  # by one of these names, for the words that follow it
+    elsewhere: Callable[[str], str] = lambda word: ""  # where a word belongs that is none of these names
 
 
 VERBS: Mapping[str, Verb | Group] = {
@@ -40,6 +41,7 @@ VERBS: Mapping[str, Verb | Group] = {
         "Train an action tokenizer, a latent action model or a policy (vla).",
         lambda: import_module(EVERYTHING).kinds(),
         models.train_verb,
+        models.not_trained,
     ),
     "try": Group(
         "Try what something would be worth on a dataset (few-actions), before it is relied upon.",
@@ -145,7 +147,7 @@ def run_words(words: Sequence[str]) -> int | None:
     if not rest or rest[0].startswith("-"):
         flags.refuse(command, f" needs one of {', '.join(names)} right behind it.")
     if below not in names:
-        unknown_verb(command, rest[0], names)
+        unknown_verb(command, rest[0], names, verb.elsewhere)
     return run_verb(f"{command} {below}", verb.find(below, rest[1:]), rest[1:])
 
 

@@ -139,8 +139,11 @@ def column(key: str | None) -> str | None:
     return None if key is None or key.lower() == NONE else key
 
 
-def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
-    meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
+def unknown_verb(
+    command: str, word: str, known: Sequence[str], elsewhere: Callable[[str], str] = lambda word: ""
+) -> NoReturn:
+    """Refuse a word that is none of `known`, nor resembles one; `elsewhere` says where it belongs."""
+    meant = did_you_mean(word, known) or elsewhere(word) or f"There are {', '.join(known)}."
     refuse(command, f" has no `{word}`. {meant}")
 
 

@@ -115,6 +115,25 @@ def _defaults(recipe_class: Any, words: Sequence[str]) -> dict[str, Any]:
     return recipe_class.from_preset("DATASET", "OUT").options()
 
 
+def not_trained(word: str) -> str:
+    """How to get what a word names that is no kind: a preset, a strategy or a published model; "" where none is."""
+    from lattok.hub.checkpoint import IMPORTERS
+    from lattok.recipes import kinds, recipe_of
+    from lattok.vla import STRATEGIES
+
+    start = "lattok train {} path/to/dataset --out my-model"
+    having = [kind for kind in kinds() if word in getattr(recipe_of(kind), "presets", ())]
+    if having:
+        typed = f"{start.format(having[0])} --preset {word}"
+        return f"It is a preset of {', '.join(having)}: {typed}."
+    if (strategy := word.replace("-", "_")) in STRATEGIES:
+        return f"It is a strategy of vla: {start.format('vla')} --strategy {strategy}."
+    published = [name for name in IMPORTERS if name.startswith(f"{word}-")]
+    if published:
+        return f"It is a published model: lattok convert {published[0]} FILE my-model."
+    return ""
+
+
 def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) -> None:
     """Say which presets there are and what each of them sets.
 

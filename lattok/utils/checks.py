@@ -232,6 +232,7 @@ ELSEWHERE |= {"lr_scheduler": "schedule", "lam": "image_lam", "policy": "vla", "
 ELSEWHERE |= {"torch_dtype": "dtype", "map_location": "device", "device_map": "device", "use_auth_token": "token"}
 ELSEWHERE |= {"train_backbone": "backbone_train", "lora_rank": "backbone_lora_rank"}
 ELSEWHERE |= {"visualize": "view", "visualise": "view", "viz": "view", "show": "view", "info": "inspect"}
+ELSEWHERE |= {"inverse_dynamics": "idm", "latent_action": "image_lam", "rvq": "residual_vq", "tokenizer": "action_vq"}
 ELSEWHERE |= {"act": "vla", "diffusion": "vla", "smolvla": "vla", "pi0": "vla", "record": "collect"}
 ELSEWHERE |= {"known": "keep", "output": "out", "save_dir": "out", "checkpoint": "model", "ckpt": "model"}
 ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch_size", "heads": "backbone_heads"}
@@ -249,7 +250,7 @@ def nearest(word: object, known: Iterable[Any]) -> str:
         return ""
     names = {_plain(name): name for name in map(str, known)}
     plain = _plain(word)
-    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.8 if len(plain) < 5 else 0.7)  # LAPA is not LARA
     short = [name for name in names if "_" in name and _initials(name) == plain]
     reach = 2 if len(plain) == 2 else None  # of two letters, only the first two of a name
     part = [name for name in names if (len(plain) > 1 and plain in name[:reach]) or name in plain.split("_")]
