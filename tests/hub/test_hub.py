@@ -1,7 +1,7 @@
 """Artefacts: strict, whole, versioned; the Hub client is replaced by fakes. test_sharing.py has the real one."""
 
-import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,19 +216,6 @@ def test_proxies_are_passed_on_where_the_client_has_them(monkeypatch, folder):
     assert asked == {"proxies": {"https": "http://proxy:1"}}
 
 
-def http_error(name, status):
-    """The client's own exception of that name, with a response of the HTTP package that it is built on."""
-    bases = errors.HfHubHTTPError.__mro__
-    package = next(kind.__module__ for kind in bases if kind.__name__ == "HTTPError").split(".")[0]
-    module = importlib.import_module(package)
-    if module.__name__ == "requests":
-        response = module.Response()
-        response.status_code = status
-    else:
-        response = module.Response(status, request=module.Request("GET", "https://huggingface.co/api/models/org/name"))
-    return getattr(errors, name)(f"{status} Client Error.\n\nlong story", response=response)
-
-
 class RemoteProtocolError(Exception):
     """As httpx has it: neither an OSError nor one of the client's own."""
 
@@ -239,27 +226,21 @@ RemoteProtocolError.__module__ = "httpx2"
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (lambda: http_error("RevisionNotFoundError", 404), "it has no revision 'v9'. Its branches, tags and commits: "),
-        (lambda: http_error("GatedRepoError", 403), "it is gated. Accept the terms at https://huggingface.co/org/name"),
-        (lambda: http_error("RepositoryNotFoundError", 401), "or it is private and you are not logged in. Check the n"),
-        (lambda: http_error("HfHubHTTPError", 401), "you are not logged in. Check the name; for a private one log in"),
-        (lambda: http_error("HfHubHTTPError", 403), "your token does not allow it, or there is none (403). With a tok"),
-        (lambda: http_error("HfHubHTTPError", 503), "HfHubHTTPError: 503 Client Error. Check the network and run it"),
-        (lambda: RemoteProtocolError("peer closed connection"), "RemoteProtocolError: peer closed connection. Check"),
-        (lambda: errors.OfflineModeIsEnabled("x"), "downloads are switched off or the network failed. Check it. Wh"),
-        (lambda: errors.LocalEntryNotFoundError("outgoing traffic has been disabled"), "downloads are switched off"),
-        (lambda: OSError(28, "No space left on device", "/cache"), "its files cannot be written /cache"),
-        (lambda: RuntimeError("something\nlong"), "RuntimeError: something. Check the network and run it again"),
+        (RemoteProtocolError("peer closed connection"), "RemoteProtocolError: peer closed connection. Check"),
+        (errors.OfflineModeIsEnabled("x"), "downloads are switched off or the network failed. Check it. Wh"),
+        (errors.LocalEntryNotFoundError("outgoing traffic has been disabled"), "downloads are switched off"),
+        (OSError(28, "No space left on device", "/cache"), "its files cannot be written /cache"),
+        (RuntimeError("something\nlong"), "RuntimeError: something. Check the network and run it again"),
     ],
 )
-def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, text, hub):
-    hub.answer = error()
+def test_what_the_client_raises_is_one_line_with_the_reason_and_the_way_out(error, text, hub):
+    """What a Hub itself answers is in test_sharing.py."""
+    hub.answer = error
     for load in (lattok.load, lattok.open_dataset, lambda *a, **o: FAST.from_published(*a, **o)):
-        said = refused(None, load, "org/name", revision="v9")
-        assert text.replace("co/org", "co/datasets/org" if load is lattok.open_dataset else "co/org") in said
+        said = refused(re.escape(text), load, "org/name", revision="v9")
         assert "'org/name' at v9 could not be fetched" in said
         assert ".." not in said
-        unseen = any(part in text for part in ("private", "not logged in", "switched off", "Check"))
+        unseen = "switched off" in text or "Check" in text
         assert said.endswith(" There is no folder org/name here either.") == unseen
 
 
@@ -382,18 +363,6 @@ def test_a_card_that_somebody_wrote_stays_and_goes_along(folder, tmp_path, edit)
     assert (other / "README.md").read_text() == "# A folder of mine\n"
 
 
-def test_links_of_a_stranger_do_not_go_along(folder, tmp_path):
-    """A card is saved and pushed with the model: one that is a link would take a private file with it."""
-    (tmp_path / "key").write_text("secret")
-    (folder / "README.md").unlink()
-    (folder / "README.md").symlink_to(tmp_path / "key")
-    refused(r"README.md: expected a path below .*, but .* leads to .*key", lattok.load, folder)
-    (folder / "README.md").unlink()
-    (folder / "card.md").write_text("mine")
-    (folder / "README.md").symlink_to(folder / "card.md")
-    assert lattok.load(folder).own_card == "mine"
-
-
 def test_a_declared_action_space_is_read_back(folder):
     model = lattok.load(folder)
     space = [{"part": "gripper", "convention": "open_is_1"}]
@@ -455,11 +424,6 @@ def test_parts_of_a_model_are_not_written_before_it_is_checked(tmp_path):
     tokenizer.trained_on = {"loop": object()}
     refused("`training.json`: expected what JSON can", tokenizer.save_pretrained, tmp_path / "fast")
     assert not (tmp_path / "fast").exists()
-
-
-def test_texts_and_switches_are_of_their_types_from_the_start():
-    for options in ({"fft": 1}, {"action_names": "abc"}, {"action_names": (1, 2, 3)}, {"mask_detach_target": None}):
-        refused("expected a value of type", replace, SMALL, **options)
 
 
 def test_a_push_together_with_saving_takes_the_card_that_lies_there(folder, monkeypatch):

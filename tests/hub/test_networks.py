@@ -193,7 +193,7 @@ def test_nothing_outside_is_opened_by_loading(model, changes, tmp_path, evil):
 # Links.
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "parts/backbone/config.json"])
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors", "parts/backbone/config.json"])
 def test_a_file_that_is_a_link_to_elsewhere_is_refused(name, tmp_path):
     folder = edited(tmp_path / "model", "lam")
     path = folder / name

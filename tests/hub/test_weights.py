@@ -149,13 +149,9 @@ def changed(tensor: torch.Tensor, value: float) -> torch.Tensor:
     ("name", "change", "text"),
     [
         ("decoder.net.0.weight", lambda t: changed(t, torch.nan), "decoder.net.0.weight has 1 number that is not"),
-        ("decoder.net.0.bias", lambda t: changed(t, torch.inf), "decoder.net.0.bias has 1 number that is not finite"),
         ("quantizer.codebooks.0.vectors", lambda t: changed(t, -torch.inf), "vectors has 1 number that is not"),
         ("decoder.net.0.weight", lambda t: t.double(), "decoder.net.0.weight is float64, expected float32"),
-        ("decoder.net.0.weight", lambda t: t.half(), "decoder.net.0.weight is float16, expected float32"),
-        ("decoder.net.0.weight", lambda t: t.bfloat16(), "decoder.net.0.weight is bfloat16, expected float32"),
         ("decoder.net.0.weight", lambda t: t.to(torch.int64), "decoder.net.0.weight is int64, expected float32"),
-        ("decoder.net.0.weight", lambda t: t > 0, "decoder.net.0.weight is bool, expected float32"),
         ("quantizer.steps", lambda t: t.int(), "quantizer.steps is int32, expected int64"),
         ("normalizer.scale", lambda t: changed(t, 0), "normalizer.scale must be above 0 and at most 1e"),
         ("normalizer.scale", lambda t: changed(t, -1), "normalizer.scale must be above 0 and at most 1e"),
