@@ -12,7 +12,6 @@ import lattok
 from lattok import BEAST
 from lattok.action_vq.beast import LEAST_HALF, BEASTConfig, spline_basis
 from lattok.cli import main
-from lattok.hub import checkpoint
 from tests.action_vq.walks import NAMES, smooth
 from tests.errors import refused
 from tests.image_lam.published.parity import Case, close, open_case
@@ -225,32 +224,6 @@ def test_bounds_of_two_tokenizers_are_not_mixed(bounds):
 
 def test_settings_that_are_missing(bounds):
     refused("`config`: expected num_dof, num_basis, seq_len", lambda: lattok.convert.beast(bounds(), {"num_dof": 3}))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"bases": 4}, "`bases`"),
-        ({"bases": 300}, "`bases`"),
-        ({"bins": 1}, "`bins`"),
-        ({"ridge": 0}, "`ridge`"),
-        ({"ridge": float("nan")}, "`ridge`"),
-        ({"ridge": 1e-18}, "`ridge`"),
-        ({"stepped": ("*",) * 101}, "`number of stepped`: expected .*100, got 101"),
-        ({"stepped": (0,)}, "`stepped`"),
-        ({"stepped": ("z",)}, "`stepped`"),
-        ({"horizon": 4096, "bases": 250}, "`bases`"),
-    ],
-)
-def test_options_that_make_no_sense_are_named(options, text):
-    refused(text, BEASTConfig, 3, action_names=NAMES, **options)
-
-
-def test_a_published_file_is_read_once(bounds, monkeypatch):
-    read, times = checkpoint.read_pickled, []
-    monkeypatch.setattr(checkpoint, "read_pickled", lambda *given, **named: times.append(1) or read(*given, **named))
-    lattok.convert.beast(bounds(), SETTINGS)
-    assert len(times) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lattok
 from lattok.action_vq.base import ChunkTokenizer
@@ -84,7 +87,10 @@ def test_shapes_dtypes_and_sizes(tokenizer):
     labels = tokenizer.latent_actions(smooth(5))
     assert torch.equal(labels.codes, codes)
     assert labels.latents.shape == labels.quantized.shape
-    assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
+    chunks, info = tokenizer.decode(codes, return_info=True)
+    assert not info.repaired.any()
+    padded = torch.nn.functional.pad(codes, (0, 3), value=-1)
+    assert torch.equal(chunks, tokenizer.decode(padded))  # padding is no repair
 
 
 def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
@@ -98,8 +104,10 @@ def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
     assert tokenizer.decode(codes[:0]).shape == (0, 6, 3)
     assert torch.equal(tokenizer.decode(codes.to(torch.int32)), tokenizer.decode(codes))
     assert np.array_equal(tokenizer.decode(codes.numpy()), tokenizer.decode(codes.tolist()))
-    tokenizer.train()
+    before = tokenizer.train().describe()
     assert torch.equal(tokenizer.encode(chunks), codes)
+    assert tokenizer.training
+    assert tokenizer.describe() == before
 
 
 def test_absurd_actions_have_codes_and_absurd_codes_are_refused(tokenizer):
@@ -178,6 +186,25 @@ def test_wrong_input_is_named(tokenizer, call, text):
     refused(text, call, tokenizer)
 
 
+@settings(max_examples=30)
+@given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 20), max_size=30), max_size=5))
+def test_every_integer_sequence_decodes(rows):
+    for tokenizer in map(fitted, CASES):
+        chunks, info = tokenizer.decode(rows, return_info=True)
+        assert chunks.shape == (len(rows), 6, 3)
+        assert torch.isfinite(chunks).all()
+        assert [note != "" for note in info.notes] == info.repaired.tolist()
+        for row, repaired in zip(rows, info.repaired, strict=True):
+            if tokenizer.fixed_length:
+                own, rest = row[: tokenizer.tokens_per_chunk], row[tokenizer.tokens_per_chunk :]
+                legal = len(own) == tokenizer.tokens_per_chunk and all(0 <= code < tokenizer.vocab_size for code in own)
+                assert bool(repaired) == (not legal or not set(rest) <= {-1}), (tokenizer.type, row)
+            else:
+                reading = tokenizer.subwords.read(np.array(row, dtype=np.int64))
+                legal = len(reading.coefficients) == 18 and not reading.unknown and not reading.unreadable
+                assert bool(repaired) == (not legal), (tokenizer.type, row)
+
+
 @pytest.mark.parametrize("rows", [2000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_random_codes_decode(tokenizer, rows):
     """Rows of any length, ids far outside included."""
@@ -189,13 +216,18 @@ def test_random_codes_decode(tokenizer, rows):
         assert torch.isfinite(tokenizer.decode(codes, repair=True)).all()
 
 
-@pytest.mark.parametrize("verb", [name for name in kinds() if name in CASES and issubclass(recipe_of(name), FitRecipe)])
-def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
-    dataset = make_dataset([12, 15, 11, 14])
-    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5"]
+def words_to_train(verb: str, root: Path, out: Path) -> list[str]:
+    words = ["train", verb, str(root), "--out", str(out), "--horizon", "5"]
     for name, value in CASES[verb][1].items():
         values = value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+@pytest.mark.parametrize("verb", [name for name in kinds() if name in CASES and issubclass(recipe_of(name), FitRecipe)])
+def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
+    dataset = make_dataset([12, 15, 11, 14])
+    words = words_to_train(verb, dataset.root, tmp_path / "model")
     assert main(words) == 0, capsys.readouterr().err
     tokenizer = lattok.load(tmp_path / "model")
     assert (tokenizer.type, tokenizer.horizon, tokenizer.config.action_names) == (verb, 5, ("x", "y", "z"))
@@ -203,6 +235,12 @@ def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     lattok.annotate(dataset, {"tokens": tokenizer}, tmp_path / "annotated")
     rows = lattok.open_dataset(tmp_path / "annotated").columns(0, ["tokens.codes"])["tokens.codes"]
     assert rows.shape == (12, tokenizer.tokens_per_chunk)
+
+
+def test_a_fitted_family_resumes_and_is_made_again_from_its_recipe(make_dataset, tmp_path, capsys):
+    words = words_to_train("beast", make_dataset([12, 15, 11, 14]).root, tmp_path / "model")
+    assert main(words) == 0, capsys.readouterr().err
+    tokenizer = lattok.load(tmp_path / "model")
     assert main(words) == 2
     assert "or add --resume" in capsys.readouterr().err
     assert main([*words[:5], "--resume"]) == 0, capsys.readouterr().err
@@ -227,10 +265,6 @@ def test_every_family_takes_a_seed(name):
 def test_no_family_takes_another_seed(name, seed):
     family, options = CASES[name]
     refused("`seed`", lambda: family.fit(smooth(), action_names=NAMES, seed=seed, **options))
-
-
-def test_uniform_bins_are_at_least_two():
-    refused("`bins`", lambda: lattok.UniformBins.fit(smooth(), bins=1))
 
 
 @pytest.mark.parametrize("name", CASES)

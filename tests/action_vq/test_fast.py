@@ -6,8 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.action_vq.fast import FAST, CoefficientBPE, FASTConfig
@@ -80,14 +78,6 @@ def plain_ids(folder, actions: torch.Tensor) -> list[list[int]]:
 
 def rows(codes: torch.Tensor) -> list[list[int]]:
     return [[code for code in row if code >= 0] for row in codes.tolist()]
-
-
-def test_dct_is_the_orthonormal_cosine_sum():
-    for steps in (1, 2, 5, 8):
-        x = torch.randn(7, steps, 2)
-        ours = np.rint(dct_matrix(steps) * 1000 @ x.double().numpy()).reshape(7, -1)
-        np.testing.assert_array_equal(ours, coefficients(x, 1000))
-        np.testing.assert_allclose(dct_matrix(steps) @ dct_matrix(steps).T, np.eye(steps), atol=1e-12)
 
 
 def test_half_way_coefficients_go_to_the_even_number():
@@ -221,33 +211,6 @@ def test_few_and_many_rows_decode_alike(fitted, theirs):
         torch.testing.assert_close(tokenizer.decode(codes), one_by_one, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=100)
-@given(codes=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 260), max_size=60), max_size=4))
-def test_every_integer_sequence_decodes(fitted, codes):
-    chunks, info = fitted.decode(codes, return_info=True)
-    assert chunks.shape == (len(codes), H, M)
-    assert torch.isfinite(chunks).all()
-    for row, note in zip(codes, info.notes, strict=True):
-        reading = fitted.subwords.read(np.array(row, dtype=np.int64))
-        assert (note == "") == (len(reading.coefficients) == H * M and not reading.unknown and not reading.unreadable)
-
-
-@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_random_codes_decode_with_published_vocabularies(theirs, count):
-    generator = torch.Generator().manual_seed(0)
-    for length in (1, 7, 20, 24, 60):
-        codes = torch.randint(-3, theirs.vocab_size + 3, (count // 5, length), generator=generator)
-        assert all(torch.isfinite(theirs.decode(block, repair=True)).all() for block in codes.split(20_000))
-
-
-def test_the_hash_covers_the_vocabulary(fitted, tmp_path):
-    same = FAST.from_pretrained(fitted.save_pretrained(tmp_path / "fast")).describe()
-    assert same["weights_sha256"] == fitted.describe()["weights_sha256"]
-    other = FAST.fit(smooth(seed=3), vocab_size=256, action_names=NAMES)
-    other.normalizer.load_state_dict(fitted.normalizer.state_dict())
-    assert other.describe()["weights_sha256"] != same["weights_sha256"]
-
-
 def test_a_config_that_does_not_fit_its_vocabulary_is_refused(fitted, published, tmp_path):
     folder = fitted.save_pretrained(tmp_path / "fast")
     config = json.loads((folder / "config.json").read_text())
@@ -312,12 +275,6 @@ def test_published_tokenizers_come_from_the_hub(published, monkeypatch):
     assert asked == [("some/fast", "v1", ["processor_config.json", "tokenizer.json", "bpe_tokenizer/tokenizer.json"])]
     assert tokenizer.describe()["model"] == "some/fast"
 
-    def offline(repo, **options):
-        raise OSError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    refused("'some/fast' could not be fetched: OSError: no", FAST.from_published, "some/fast", action_dim=M, horizon=H)
-
 
 def saved_by_transformers_5(published, folder):
     """The published class's own `save_pretrained`: its tokenizer goes into a folder of its own."""
@@ -359,13 +316,6 @@ def test_what_the_published_class_saves_under_transformers_5_is_read(published, 
     refused(r"bpe_tokenizer/tokenizer.json`: expected a text that can be read, got", FAST.from_published, folder)
 
 
-def test_published_tokenizers_take_statistics(published, theirs):
-    statistics = {"q01": [-4.0] * M, "q99": [8.0] * M}
-    tokenizer = FAST.from_published(published, action_dim=M, horizon=H, statistics=statistics)
-    assert (tokenizer.config.normalize, theirs.config.normalize) == ("quantile", "identity")
-    assert torch.equal(tokenizer.encode(smooth(9)), theirs.encode((smooth(9) - 2) / 6))
-
-
 EVERY = {
     "mean": [0.0] * M,
     "std": [2.0] * M,
@@ -388,6 +338,7 @@ EVERY = {
 def test_the_normaliser_is_what_the_config_says(published, tmp_path, statistics, normalize, kind, shift, scale):
     (tmp_path / "stats.json").write_text(json.dumps(statistics))
     facts = {"action_dim": M, "horizon": H, "normalize": normalize}
+    assert FAST.from_published(published, action_dim=M, horizon=H).config.normalize == "identity"
     for source in (statistics, tmp_path / "stats.json"):
         tokenizer = FAST.from_published(published, statistics=source, **facts)
         assert tokenizer.config.normalize == kind
@@ -397,18 +348,14 @@ def test_the_normaliser_is_what_the_config_says(published, tmp_path, statistics,
 
 def test_a_normalisation_without_its_statistics_is_refused(published):
     facts = {"action_dim": M, "horizon": H}
-    refused("`normalize`", FAST.from_published, published, normalize="quantile", **facts)
-    refused(
-        "`normalize`",
-        FAST.from_published,
-        published,
-        normalize="mean_std",
-        statistics={"q01": [0] * M, "q99": [1] * M},
-        **facts,
-    )
-    refused("`options`", FAST.from_published, published, foo=1, **facts)
-    refused("`normalize_exceptions`", FAST.from_published, published, normalize_exceptions=("2=min_max",), **facts)
-    refused("normalizers", FAST.from_published, published, normalizers=("a", "b"), **facts)
+    for argument, options in {
+        "`normalize`": {"normalize": "quantile"},
+        "`normalize`:": {"normalize": "mean_std", "statistics": {"q01": [0] * M, "q99": [1] * M}},
+        "`options`": {"foo": 1},
+        "`normalize_exceptions`": {"normalize_exceptions": ("2=min_max",)},
+        "normalizers": {"normalizers": ("a", "b")},
+    }.items():
+        refused(argument, FAST.from_published, published, **options, **facts)
 
 
 def test_outliers_are_clipped_in_fitting_as_in_encoding():
@@ -495,16 +442,6 @@ def test_it_is_called_like_the_published_processor_for_chunks_of_any_shape(publi
         for row, chunk in zip(ids, decoded, strict=True):
             np.testing.assert_allclose(chunk, by_definition(row, published, steps, dims), atol=1e-4)
     assert isinstance(theirs.decode(ids), torch.Tensor)
-
-
-def test_rows_that_the_published_processor_gives_up_on_decode(theirs):
-    whole = theirs(smooth(1, seed=3).clamp(-8, 8))[0]
-    rows = [whole[:-2], [*whole, *whole], [10**6], [], torch.tensor(whole)]
-    decoded, info = theirs.decode(rows, time_horizon=H, action_dim=M, return_info=True)
-    assert decoded.shape == (5, H, M)
-    assert np.isfinite(decoded).all()
-    assert info.repaired.tolist() == [True, True, True, True, False]
-    np.testing.assert_allclose(decoded[1], decoded[4])  # of too many coefficients the first
 
 
 def test_other_shapes_share_a_normaliser_of_their_dimensions_alone(fitted):

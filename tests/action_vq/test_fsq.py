@@ -60,12 +60,6 @@ def test_gradient_passes_the_rounding_to_encoder_and_decoder():
     for part in (model.encoder.linear, model.decoder.linear, model.decoder.correction[-1]):
         assert part.weight.grad is not None
         assert part.weight.grad.abs().max() > 0
-    assert {name for name, _ in model.named_parameters()} == {
-        f"{part}.{layer}.{kind}"
-        for part in ("encoder", "decoder")
-        for layer in ("linear", "correction.0", "correction.2", "correction.4")
-        for kind in ("weight", "bias")
-    }
 
 
 def test_principal_axes_against_numpy():

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok.action_vq.oat import OAT, OATConfig, chances, key_map, oat, positions
+from lattok.action_vq.oat import OAT, OATConfig, chances, key_map, oat
 from lattok.types import ActionBatch
 from tests.errors import refused
 from tests.image_lam.parity import close_gradient
@@ -183,24 +183,6 @@ def test_a_register_sees_every_action_and_no_register_after_it():
         )
         assert bool((of_actions.abs().sum(-1) > 0).all())
         assert (of_registers.abs().sum(-1) > 0).tolist() == [j <= i for j in range(4)]
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_causal_decoder_is_causal_over_steps(causal):
-    torch.manual_seed(0)
-    config = OATConfig(action_dim=3, horizon=6, dim=16, heads=2, decoder_depth=2, causal_decoder=causal)
-    model = OAT(config).eval()
-    places = model.decoder.places.clone().requires_grad_()
-    model.decoder.places = places
-    out = model._actions(torch.zeros(1, 8, 4))
-    (moved,) = torch.autograd.grad(out[0, 2].square().sum(), places)
-    assert (moved.abs().sum(-1) > 0).tolist() == [not causal or j <= 2 for j in range(6)]
-
-
-def test_positions_are_sines_then_cosines():
-    i, place = torch.arange(4), torch.arange(5)[:, None]
-    angle = place / 10000.0 ** (i / 4)
-    torch.testing.assert_close(positions(5, 8), torch.cat([angle.sin(), angle.cos()], 1))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import p2t as losses
-from lattok.action_vq.p2t import Encoder, Spectrum
 from lattok.types import ActionBatch
 from tests.errors import refused
 
@@ -36,33 +35,6 @@ def test_a_code_is_decoded_alone_or_in_context(tokenizer):
     assert moved.tolist() == (alone if tokenizer.config.decoder == "step" else [True] * 6)
 
 
-def test_spectrum_equals_numpy_fft():
-    actions = np.random.default_rng(0).standard_normal((3, 8, 7)).astype("float32")
-    expected = np.fft.fft(actions, axis=1)
-    got = Spectrum()(torch.from_numpy(actions)).numpy()
-    np.testing.assert_allclose(got, np.concatenate([expected.real, expected.imag], -1), atol=1e-5)
-
-
-def test_fft_is_an_option():
-    config = ActionVQConfig(**SMALL, fft=False)
-    assert Encoder(config).project.in_features == 3
-    assert Encoder(ActionVQConfig(**SMALL)).project.in_features == 9
-    assert P2TActionVQ(config).encode(torch.randn(2, 6, 3)).shape == (2, 6)
-
-
-def test_codes_are_the_nearest_rows_and_decode_gives_the_decoder_of_those_rows(tokenizer):
-    chunks = batch().chunks
-    out = tokenizer.latent_actions(chunks)
-    book = tokenizer.quantizer.codebook_vectors[0]
-    expected = torch.cdist(out.latents.double(), book.double()[None]).argmin(-1)
-    assert torch.equal(out.codes, expected)
-    assert torch.equal(out.quantized, book[out.codes])
-    torch.testing.assert_close(
-        tokenizer.decode(out.codes), tokenizer.normalizer.inverse(tokenizer.decoder(book[out.codes]))
-    )
-    assert torch.equal(tokenizer.encode(chunks), out.codes)
-
-
 def test_padded_steps_do_not_change_codes_or_loss(tokenizer):
     chunks, valid = batch().chunks, torch.ones(32, 6, dtype=torch.bool)
     valid[:, 4:] = False
@@ -82,39 +54,6 @@ def test_shorter_chunks_repeat_the_last_action(tokenizer):
     chunks = batch().chunks
     padded = torch.cat([chunks[:, :2], chunks[:, 1:2].expand(-1, 4, -1)], 1)
     assert torch.equal(tokenizer.encode(chunks[:, :2], repair=True), tokenizer.encode(padded))
-
-
-def test_labels_do_not_depend_on_training_mode():
-    model = P2TActionVQ(ActionVQConfig(**{**SMALL, "dropout": 0.5}))
-    chunks = batch().chunks
-    expected = model.eval().encode(chunks)
-    before = model.quantizer.steps.clone()
-    assert torch.equal(model.train().encode(chunks), expected)
-    assert model.training
-    assert torch.equal(model.quantizer.steps, before)
-
-
-def test_reconstruction_reaches_the_encoder_but_not_the_codebook(tokenizer):
-    tokenizer.train()
-    terms = tokenizer(batch())
-    assert set(terms) == {"reconstruction", "commitment", "mask"} == set(tokenizer.config.loss_weights)
-    terms["reconstruction"].backward()
-    assert tokenizer.encoder.project.weight.grad.abs().sum() > 0
-    assert not tokenizer.quantizer.codebook_vectors[0].requires_grad
-
-
-def test_masked_pass_leaves_the_codebook_alone():
-    torch.manual_seed(0)
-    with_mask = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1)).train()
-    torch.manual_seed(0)
-    without = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.0)).train()
-    without.load_state_dict(with_mask.state_dict())
-    for model in (with_mask, without):
-        torch.manual_seed(5)
-        for _ in range(3):
-            torch.manual_seed(7)
-            model(batch())
-    assert torch.equal(with_mask.quantizer.codebook_vectors[0], without.quantizer.codebook_vectors[0])
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -149,15 +88,6 @@ def test_every_norm_of_eq_16_to_18_as_a_mean_and_as_a_printed_sum(rng):
             assert float(got) == pytest.approx(expected, rel=1e-5)
         assert losses.masked_consistency(one, other, torch.zeros_like(mask), reduction) == 0
         assert losses.reconstruction(one[:0], other[:0], wide[:0], reduction) == 0
-
-
-def test_reconstruction_counts_dimensions_that_are_there(rng):
-    a, b = torch.randn(2, 3, 4, 2).unbind()
-    valid = torch.ones(3, 4, 2, dtype=torch.bool)
-    valid[..., 1] = False  # a robot without it
-    expected = (a - b)[..., 0].square()
-    torch.testing.assert_close(losses.reconstruction(a, b, valid), expected.mean())
-    torch.testing.assert_close(losses.reconstruction(a, b, valid, "sum"), expected.sum() / 3)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -250,13 +180,13 @@ def test_padding_counts_in_no_statistic_and_commitment_uses_the_codebook_before_
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    ("change", "argument"),
     [
-        ({"horizon": 0}, "`horizon`"),
-        ({"dilations": (1, 0)}, "`dilations.1.`"),
-        ({"dropout": 1.0}, "`dropout`"),
-        ({"decoder": "x"}, "`decoder`"),
+        ({"horizon": 0}, "horizon"),
+        ({"dilations": (1, 0)}, "dilations.1."),
+        ({"dropout": 1.0}, "dropout"),
+        ({"decoder": "x"}, "decoder"),
     ],
 )
-def test_bad_config(change, text):
-    refused(text, ActionVQConfig, **{**SMALL, **change})
+def test_bad_config(change, argument):
+    refused(f"`{argument}`", ActionVQConfig, **{**SMALL, **change})

@@ -8,7 +8,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import lattok
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.p2t import key_map, p2t_action_vq
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
@@ -91,6 +90,7 @@ def test_stages(case):
 
 def test_codes_latents_and_reconstruction(case):
     model, values = case.converted(), case.values
+    assert model.quantizer.steps == 1
     out = model.latent_actions(values["actions"])
     assert torch.equal(out.codes, values["indices"])
     assert torch.equal(model.encode(values["actions"]), values["indices"])
@@ -103,10 +103,9 @@ def test_codes_latents_and_reconstruction(case):
     close(near, values["distance_top2"])
 
 
-@pytest.mark.parametrize("block", [1, 2])
-def test_codes_do_not_depend_on_the_batch(case, block):
+def test_codes_do_not_depend_on_the_batch(case):
     model = case.converted()
-    parts = [model.encode(part) for part in case.values["actions"].split(block)]
+    parts = [model.encode(part) for part in case.values["actions"].split(1)]
     assert torch.equal(torch.cat(parts), case.values["indices"])
 
 
@@ -258,10 +257,3 @@ def test_other_shapes_train(pair):
         after = plain.moving_average(pair.weights, latents)
     for ours, theirs in EMA.items():
         close(getattr(pair.model.quantizer.codebooks[0], ours), after[f"vq.{theirs}"].float())
-
-
-def test_saved_and_loaded_it_still_gives_the_same_codes(case, tmp_path):
-    case.converted().save_pretrained(tmp_path / "tokenizer")
-    model = lattok.load(tmp_path / "tokenizer")
-    assert torch.equal(model.encode(case.values["actions"]), case.values["indices"])
-    assert torch.equal(model.quantizer.steps, torch.tensor(1))

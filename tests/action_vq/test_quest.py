@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import lattok
 from lattok.action_vq.quest import LEVELS, QueST, QueSTConfig, key_map, quest
 from lattok.types import ActionBatch
 from tests.action_vq import published_quest
@@ -91,13 +90,6 @@ def test_losses_and_gradients(converted):
     assert len(stored) == 8
     for name, value in stored.items():
         close_gradient(model.get_parameter(names[name]).grad, value)
-
-
-def test_a_converted_model_is_saved_loaded_and_remains_as_published(converted, tmp_path):
-    converted.model.save_pretrained(tmp_path / "m")
-    loaded = lattok.load(tmp_path / "m")
-    assert loaded.config.published
-    assert torch.equal(loaded.encode(converted.case.values["actions"]), converted.case.values["tokens"].long())
 
 
 def test_the_full_size_file_has_the_published_sizes():
@@ -192,19 +184,6 @@ def changed(case: Case, **changes: Any) -> dict[str, Any]:
 )
 def test_settings_that_make_no_sense_are_named(first, changes, text):
     refused(re.escape(text), lambda: quest(first.folder / "weights.safetensors", changed(first, **changes)))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"downsample": 3}, "`downsample`"),
-        ({"downsample": 8192}, "`downsample`"),
-        ({"dim": 20, "heads": 2}, "`dim`"),
-        ({"decoder_heads": 5}, "`decoder_heads`"),
-    ],
-)
-def test_sizes_that_make_no_sense_are_named(options, text):
-    refused(re.escape(text), QueSTConfig, **{"action_dim": 3, **options})
 
 
 # What it is, with weights of our own.

@@ -17,8 +17,6 @@ from lattok.action_vq.residual import (
     search,
 )
 from lattok.nn.kmeans import residual_kmeans
-from tests.action_vq.families import learning
-from tests.action_vq.test_coarse_to_fine import error
 from tests.action_vq.walks import saturating, whole
 from tests.errors import refused
 
@@ -61,14 +59,6 @@ def test_one_beam_gives_the_codes_of_vector_quantize_pytorch():
     codes, found = search(targets, books, beams=1)
     assert torch.equal(codes[:, 0], indices[0])
     torch.testing.assert_close(found[:, 0], expected[0])
-
-
-def test_more_beams_reconstruct_better():
-    chunks, errors = saturating(), []
-    for beams in (1, 4, 16):
-        tokenizer = ResidualVQ.fit(chunks, **learning(ResidualVQ), beams=beams)
-        errors.append(error(tokenizer, chunks, tokenizer.encode(chunks)))
-    assert errors[2] < errors[1] < errors[0]
 
 
 def test_refitting_lowers_the_error_of_the_sums():
@@ -154,15 +144,6 @@ def test_wide_searches_take_fewer_chunks_at_a_time():
         most = max(len(valid[rows]) for rows, _ in by_mask(valid, MOST_SUMS // 4))
         assert most <= 4
     assert len([*by_mask(valid, 2 * MOST_SUMS)]) == len(valid)
-
-
-def test_datasets_of_other_shapes_are_fitted_together():
-    large, small = saturating(100), saturating(80, steps=4, dims=2, seed=3)
-    tokenizer = ResidualVQ.fit([large, small], **learning(ResidualVQ))
-    padded = torch.nn.functional.pad(small, (0, 1))
-    codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]), repair=True)
-    decoded = tokenizer.decode(codes)[:, :4, :2]
-    assert (decoded - small).square().mean() < 0.3 * small.var()
 
 
 @pytest.mark.parametrize(

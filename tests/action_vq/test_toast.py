@@ -75,11 +75,6 @@ def test_decoding_differs_by_rounding_alone_and_every_coefficient_in_range_can_b
     assert 0 < fitted.error_report(chunks * 1e4).clipped <= 1
 
 
-def test_a_vocabulary_is_the_same_in_every_run():
-    numbers = coefficients(smooth(), 10.0)
-    assert len({CoefficientUnigram.train(numbers, 256, 20.0) for _ in range(3)}) == 1
-
-
 def test_a_vocabulary_follows_from_counts_and_not_from_the_librarys_sums(monkeypatch):
     """Which differ from run to run, since it adds up in any order."""
     taught, numbers, draw = Corpus.taught, coefficients(smooth(), 10.0), np.random.default_rng(0)

@@ -231,14 +231,3 @@ def test_what_does_not_fit_is_said(saved, change, settings, text):
 
 def test_settings_that_are_missing(saved):
     refused("`config`: expected input_dim_h and", lambda: lattok.convert.vqbet(saved(), {"input_dim_h": 4}))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"tokens": 0}, "`tokens`"),
-        ({"codebook_size": 1}, "`codebook_size`"),
-    ],
-)
-def test_options_that_make_no_sense_are_named(options, text):
-    refused(text, VQBeTConfig, 3, **options)
