@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-import lattok
 from lattok.nn.losses import draw_flow
 from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
@@ -127,17 +126,6 @@ def test_the_prompt_is_that_of_the_paper():
     model = LatentVLA(config(), Recorder())
     model(batch(model.config))
     assert model.backbone.texts[0] == "open the drawer Please predict the next 4 robot actions:"
-
-
-def test_a_saved_policy_acts_the_same(tmp_path: Path):
-    """In another process, too: test_pretrained_policy.py."""
-    model = policy("la_cond", backbone_depth=2).eval()
-    loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
-    assert loaded.config == model.config
-    assert loaded.describe()["weights_sha256"] == model.describe()["weights_sha256"]
-    assert not loaded.training
-    seen = observation(model.config)
-    assert torch.equal(loaded.predict_chunk(seen), model.predict_chunk(seen))
 
 
 def test_bfloat16_keeps_the_normalisers_and_is_near(tmp_path: Path):

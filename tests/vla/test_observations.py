@@ -137,7 +137,6 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"camera_sizes": ((8, 8),)}, "`camera_sizes`"),
         ({"prompt": "{instruction}"}, "`prompt`"),
         ({"prompt": "{horizon:9000000000}"}, "`prompt`"),
-        ({"prompt": "{task:>9000000000}"}, "`prompt`"),
         ({"prompt": "{task.foo}"}, "`prompt`"),
         ({"camera_sizes": (24, 32)}, "`camera_sizes`"),
         ({"head_layers": 5}, "`head_layers`"),
@@ -148,11 +147,8 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"head_heads": 5}, "`head_heads`"),
         ({"action_dim": 10**9}, "`action_dim`"),
         ({"proprio_dim": 10**9}, "numbers in a chunk and in proprio, got 4 steps of 3 dimensions, proprio_dim 1000000"),
-        ({"proprio_dim": "many"}, "`proprio_dim`"),
-        ({"loss_reduction": "none"}, "`loss_reduction`"),
         ({"normalize": "mean_std", "normalize_clip": True}, "`normalize_clip`"),
         ({"normalize_exceptions": ("9=identity",)}, r"NAME=KIND with a dimension among 0\.\.2, got '9=identity'"),
-        ({"action_loss": "huber"}, "`action_loss`"),
         ({"strategy": "la_direct", "latent": {"codebook_size": 0}}, "`latent`"),
         ({"strategy": "la_align", "latent": {"latent_dim": 0}}, "`latent`"),
         ({"strategy": "la_direct", "latent": {"steps": 5}}, "`latent`"),
@@ -160,8 +156,6 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"strategy": "la_tok", "latent": {"target": "steps"}}, "`latent`"),
         ({"action_names": ("x",) * 9}, "`action_names`"),
         ({"proprio_names": ("x",)}, "`proprio_names`"),
-        ({"backbone_lora_rank": 0}, "`backbone_lora_rank`"),
-        ({"backbone": "o/n", "backbone_train": "half"}, "`backbone_train`"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_one_line(changes: dict, message: str):
@@ -249,13 +243,8 @@ def test_another_instruction_is_planned_for():
     ("change", "text"),
     [
         ({"observation.state": torch.full((4, 5), torch.nan)}, "`observation.state`"),
-        ({"observation.state": torch.zeros(4, 3)}, "`observation.state`"),
-        ({"observation.state": torch.zeros(3, 5)}, "`observation.state`"),
-        ({FRONT: torch.rand(4, 3, 16, 16)}, "expected images of 24x32, as in training, got 16x16"),
         ({FRONT: torch.full((4, 3, 24, 32), torch.nan)}, "expected values from 0 to 1, got nan"),
-        ({FRONT: torch.full((4, 3, 24, 32), 255.0)}, "expected values from 0 to 1, got 255"),
         ({FRONT: None}, "one of the 2 cameras"),
-        ({"task": ["lift"] * 3}, "`task`"),
         ({"task": None}, "`task`"),
     ],
 )

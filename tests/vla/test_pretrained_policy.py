@@ -1,4 +1,4 @@
-"""`LatentVLA` over Hugging Face backbones, tiny and random: one family in all strategies, the others in two."""
+"""`LatentVLA` over Hugging Face backbones, tiny and random; test_model.py has all strategies."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import torch
 
 import lattok
 from lattok.backbones.model import open_backbone, with_backbone
-from lattok.vla import STRATEGIES, LatentVLA
+from lattok.vla import LatentVLA
 from lattok.vla.config import TokenSpec
 from tests.backbones.conftest import need_transformers
 from tests.errors import refused
@@ -40,8 +40,7 @@ def policy(folder: Path, strategy: str, tokenizer=None, **changes) -> LatentVLA:
     return model
 
 
-CASES = [(FAMILIES[0], name) for name in STRATEGIES]
-CASES += [(family, name) for family in FAMILIES[1:] for name in ("la_cond", "la_align")]
+CASES = [(FAMILIES[0], "la_align"), *((family, "la_cond") for family in FAMILIES)]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -191,20 +191,6 @@ def test_a_decision_is_the_mean_of_what_was_drawn(kind, order):
     torch.testing.assert_close(model.predict_chunk(rows(data, [2]), seed=3)[0], wanted[2])
 
 
-def test_drawn_codes_are_chosen_from_those_before_them():
-    """Of several draws, too: each row is what the pass over its own codes gives, with the chances it had."""
-    model = policy("residual", head_temperature=2.0, head_draws=4).eval()
-    head, states, proprio = head_and_states(model)
-    chances = torch.rand(B * 4, head.spec.tokens)
-    codes = head._one_by_one(B, states, proprio, chances)
-    for draw in range(4):
-        logits = head.logits(codes[draw::4], states, proprio)
-        chosen = codes[draw::4, :, None]
-        end = (logits / 2).softmax(-1).cumsum(-1).gather(2, chosen)[..., 0]
-        width = (logits / 2).softmax(-1).gather(2, chosen)[..., 0]
-        assert bool((chances[draw::4] <= end + 1e-5).all() and (chances[draw::4] >= end - width - 1e-5).all())
-
-
 @pytest.mark.parametrize("draws", [1, 4, 5])
 def test_drawn_chunks_are_averaged_number_by_number(draws):
     model = policy("bins", head_temperature=2.0, head_draws=draws).eval()
@@ -327,14 +313,6 @@ def test_the_smallest_temperature_chooses_the_likeliest():
     assert torch.equal(head._chosen(logits, torch.rand(50, 3)), logits.argmax(-1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_answer_decodes(kind):
-    """Whatever the head says, also an end at once and none at all."""
-    model = policy(kind, head_temperature=100.0).eval()
-    found = [model.predict_chunk(batch(model.config), seed=seed) for seed in range(8)]
-    assert all(chunk.shape == (B, H, M) and bool(chunk.isfinite().all()) for chunk in found)
-
-
 def test_shares_of_a_batch_with_gaps_weigh_as_the_whole_does():
     model = policy("residual").eval()
     data = batch(model.config)
@@ -407,12 +385,10 @@ def test_a_policy_whose_tokenizer_was_changed_is_not_saved(tmp_path):
     ("kind", "changed", "text"),
     [
         ("bins", {"tokens": torch.full((B, H * M), 16)}, "`tokens`"),
-        ("bins", {"tokens": torch.full((B, H * M), -1)}, "`tokens`"),
         ("bins", {"tokens": torch.zeros(B, H * M)}, "`tokens`"),
         ("bins", {"tokens": torch.zeros(B, 3, dtype=torch.long)}, "`tokens`"),
         ("bins", {"tokens": torch.zeros(B + 1, H * M, dtype=torch.long)}, "`tokens`"),
         ("fast", {"tokens": torch.full((B, 2), -2)}, "`tokens`"),
-        ("bins", {"tokens": torch.zeros(B, dtype=torch.long)}, "`tokens`"),
         ("bins", {"known": torch.ones(B, M, dtype=torch.bool)}, "`known`"),
     ],
 )
@@ -479,8 +455,7 @@ FAMILIES = cases(variants=False)
 POLICY = {"steps": 2, "image_size": 32, "device": "cpu", "backbone_depth": 1, "batch_size": 4, "head": "tokens"}
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(("kind", "order"), [(kind, ORDERS[i % 2]) for i, kind in enumerate(FAMILIES)])
 def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(kind, order, make_dataset, tmp_path):
     dataset = make_dataset([30, 30, 30])
     family, options = FAMILIES[kind]
