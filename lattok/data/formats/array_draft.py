@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data import schema
+from lattok.data.formats.array_ends import tells_ends
 from lattok.data.formats.array_layouts import TOLD_ENDS
 from lattok.data.formats.array_pictures import is_film, of_views, storage
 from lattok.utils import checks
@@ -53,12 +54,12 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     named = _attributes(group, attributes)
     start = f"{episodes}/" if episodes else ""
     shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
-    told = (path for path, array in inner.items() if array.shape and path.rpartition("/")[2] in TOLD_ENDS)
-    ends = [] if episodes else [*told]
     sent = [path for path in inner if len(inner[path].shape) > 1 and ACTION.search(path)]
     named_sent = [path for path in sent if NAMED_ACTION.search(path)]
     counted = named_sent or sent or [path for path in inner if inner[path].shape]
     rows = Counter(inner[path].shape[0] for path in counted).most_common(1)
+    told = (path for path in inner if path.rpartition("/")[2] in TOLD_ENDS)
+    ends = [path for path in told if not episodes and rows and tells_ends(inner[path], path, rows[0][0])]
     known = {count + more for count, _ in rows for more in (0, 1)}  # observations may have one row more
     planned = [path for path in inner if PLANNED.search(path) and _column(path, inner[path]) != "action"]
     films = {path for path in inner if is_film(inner[path])}

@@ -23,16 +23,26 @@ LAST_ACTION = "the action before this one: a policy that sees it copies it"
 CAMERA_FACTS = "a fact about a camera"
 OBJECTS = "which object a pixel shows"
 ENDS = "where episodes end"
-# arrays that say where the episodes of a file with several end: steps so far, steps of each, the episode of each step,
-# flags of steps
-SO_FAR = ("episode_ends",)
+# arrays that say where episodes end: steps so far, steps of each, where each begins, the episode of each step, flags
+SO_FAR = ("episode_ends", "ep_ends", "traj_ends", "trajectory_ends")
 EACH_LENGTH = ("episode_lengths", "episode_lens", "ep_len", "ep_lens", "ep_lengths")
 EACH_LENGTH += ("traj_lengths", "traj_lens", "trajectory_lengths")
-EACH_NUMBER = ("episode_index", "episode_idx", "episode_id", "episode_ids", "ep_idx", "ep_id")
-EACH_NUMBER += ("traj_index", "traj_idx", "traj_id", "trajectory_id")
+FIRST_STEPS = ("is_first", "episode_starts", "episode_start", "ep_starts", "traj_starts")
+EPISODES = ("episode", "ep", "traj", "trajectory", "demo", "demonstration", "rollout", "trial")
+PLACES = ("scene", "run", "session", "recording", "sequence", "seq", "clip")  # that no episode leaves
+NUMBER_WORDS = ("index", "idx", "id", "ids", "num", "number", "token", "name")
+EACH_NUMBER = tuple(f"{thing}_{word}" for thing in EPISODES for word in NUMBER_WORDS)
+BARE_NUMBER = tuple(f"{thing}{end}" for thing in EPISODES for end in ("", "s"))  # which may also be something else
+EACH_PLACE = tuple(f"{thing}{end}" for thing in PLACES for end in ("", "s", *(f"_{word}" for word in NUMBER_WORDS)))
 LAST_STEPS = ("terminals", "terminal", "terminations", "terminated", "dones", "done", "is_last", "step_type")
+LAST_STEPS += ("episode_end", "is_episode_end")
 CUT_STEPS = ("timeouts", "timeout", "truncations", "truncated")
-TOLD_ENDS = (*SO_FAR, *EACH_LENGTH, *EACH_NUMBER, *LAST_STEPS, *CUT_STEPS)
+NOT_LAST = ("not_done", "not_dones", "nonterminal", "nonterminals")
+# that count the steps of each episode from its first on
+COUNTERS = ("step", "steps", "timestep", "timesteps", "time_step", "step_idx", "step_index", "step_id", "t")
+COUNTERS += ("frame_index", "frame_idx", "frame_id", "elapsed_steps", "timestamp", "timestamps")
+PLAIN_ENDS = (*SO_FAR, *EACH_LENGTH, *FIRST_STEPS, *EACH_NUMBER, *LAST_STEPS, *CUT_STEPS, *NOT_LAST)
+TOLD_ENDS = (*PLAIN_ENDS, *BARE_NUMBER, *EACH_PLACE, *COUNTERS)
 TEXTS = ("language_instruction", "instruction", "language", "lang", "task_description")
 RATES = ("@fps", "@frame_rate", "@control_freq", "@control_frequency", "@hz")  # sources that people add of the rate
 SAID = (*(f"@{name}" for name in TEXTS), *TEXTS)  # sources of the instruction that people add to any layout
@@ -340,7 +350,7 @@ NAMED_ARRAYS = Layout(
     },
     rows=("action", "actions"),
     ends=TOLD_ENDS,
-    left_out=dict.fromkeys(TOLD_ENDS, ENDS),
+    left_out=dict.fromkeys(PLAIN_ENDS, ENDS),
     instruction=(*TEXTS, "task", "folder"),
 )
 LAYOUTS = (ROBOMIMIC, MANISKILL, ALOHA_ACT, ROBOTWIN, ROBOMIND, EGODEX, D4RL, MINARI, REPLAY_BUFFER)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from lattok.data import problems
 from lattok.data.formats.array_draft import DEPTH, draft_of, plain
-from lattok.data.formats.array_ends import episode_spans
-from lattok.data.formats.array_layouts import Layout
+from lattok.data.formats.array_ends import Ends, episode_ends
+from lattok.data.formats.array_layouts import ENDS, Layout
 from lattok.data.formats.array_padding import whole_rows
 from lattok.data.formats.array_pictures import LEAST_SIDE, is_film, may_be_encoded, of_views, storage
 from lattok.data.formats.array_rows import (
@@ -237,18 +237,19 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
             path = rows_of(found, layout)
             whole, padded = whole_rows(found, path, attributes) if path else (rows, "")
             if padded:
-                spans, held = [(0, whole - bool(layout.ahead))], ""
+                ends = Ends([(0, whole - bool(layout.ahead))])
                 left_out[padded] = PADDING
-                arrays = tuple(each for each in arrays if each.path != padded)
             else:
-                spans, held = episode_spans(found, layout.ends, length, where)
+                ends = episode_ends(found, layout.ends, length, where)
+                left_out |= dict.fromkeys(ends.told, ENDS)
+            arrays = tuple(each for each in arrays if each.path not in (padded, *ends.told))
             failed = _failed(found, attributes)
             texts = _texts(found[source], rows) if source else None
             demos = [
                 Demo(store.path, group, rows, a, b - a, *_told(texts, source, text, a, b), longer, failed, acts)
-                for a, b in spans
+                for a, b in ends.spans
             ]
-            return Listed([*demos], arrays, left_out, held, padded)
+            return Listed([*demos], arrays, left_out, ends.held, padded)
     except LattokError as error:
         return Listed([str(error)], (), {})
 

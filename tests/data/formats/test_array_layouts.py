@@ -565,6 +565,20 @@ def test_rows_and_chunks_of_a_store_that_are_not_there_are_said(version: int, ho
         ({"terminated": [0] * 4 + [1] + [0] * 7, "truncated": [0] * 11 + [1]}, [5, 7]),
         ({"dones": [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1]}, [5, 7]),  # until the scene is reset
         ({"is_last": [0] * 13}, "`is_last`: expected a row for each of 12 steps, got 13"),
+        ({"trajectory": [7] * 5 + [9] * 7}, [5, 7]),
+        ({"clip_name": ["a"] * 5 + ["b"] * 7}, [5, 7]),
+        ({"scene_token": ["a"] * 5 + ["b"] * 7, "done": [0] * 7 + [1] + [0] * 4}, [5, 3, 4]),  # none is in two scenes
+        ({"episode_id": [0] * 3 + [1] * 2 + [0] * 7, "scene_id": [0] * 5 + [1] * 7}, [3, 2, 7]),
+        ({"scene": [0, 1, 0] * 4, "demo": np.arange(12) / 7}, [12]),  # other facts of each step
+        ({"episode_id": [0, 1, 2] * 4}, "numpy.argsort(episode_id, kind='stable')"),  # as simulated side by side
+        ({"is_first": [1, 1, 0, 0, 0, 1] + [0] * 6}, [5, 7]),
+        ({"episode_starts": [0, 5]}, [5, 7]),
+        ({"episode_starts": [1, 5]}, "the first row of each episode in episode_starts, from 0 on"),
+        ({"not_done": [1] * 4 + [0] + [1] * 6 + [0]}, [5, 7]),
+        ({"episode_ends": [0] * 4 + [1] + [0] * 6 + [1]}, [5, 7]),  # flags, by their number
+        ({"timestep": [*range(5), *range(7)]}, [5, 7]),
+        ({"timestamp": [0.01, 0.1, 0.2, 0.3, 0.4, 0, 0.1, 0.21, 0.3, 0.4, 0.5, 0.6]}, [5, 7]),
+        ({"timestamp": [0, 0.1, 0.2, 0.3, 0.4, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1]}, [12]),  # a clock that was set
     ],
 )
 def test_arrays_that_say_where_episodes_end(ends: dict[str, list], expected: Any, tmp_path: Path):
@@ -574,7 +588,8 @@ def test_arrays_that_say_where_episodes_end(ends: dict[str, list], expected: Any
         return
     dataset = open_dataset(tmp_path / "all.npz", fps=10)
     assert [episode.length for episode in dataset.episodes] == expected
-    assert not [key for key in dataset.features if key.removeprefix("observation.") in ends]
+    stays = {"timestep", "timestamp", "scene", "demo"}
+    assert not [key for key in dataset.features if key.removeprefix("observation.") in ends.keys() - stays]
     assert ("held-ends" in {each.kind for each in dataset.findings}) == (sum(ends.get("dones", [])) > 2)
 
 
