@@ -6,6 +6,7 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import p2t as losses
+from lattok.action_vq.p2t import Encoder
 from lattok.types import ActionBatch
 from tests.errors import refused
 
@@ -190,3 +191,8 @@ def test_padding_counts_in_no_statistic_and_commitment_uses_the_codebook_before_
 )
 def test_bad_config(change, argument):
     refused(f"`{argument}`", ActionVQConfig, **{**SMALL, **change})
+
+
+def test_the_spectrum_is_on_unless_it_is_switched_off():
+    widths = [Encoder(ActionVQConfig(**SMALL, **options)).project.in_features for options in ({}, {"fft": False})]
+    assert widths == [9, 3]

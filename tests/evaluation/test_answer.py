@@ -15,10 +15,9 @@ from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import render
 from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
-from lattok.evaluation.questions.dependence import Agreement, _transfer_verdict
 from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import codec_decision as tokenizer_decision
-from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
+from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict
 from lattok.utils.commands import command
 from tests.annotation.test_fill import write
 from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
@@ -165,28 +164,6 @@ def test_models_with_known_answers(tmp_path):
     assert fresh.answer.holds is not True
     blind = evaluate(tiny_lam(), world, episodes=[6, 7, 8, 9], action_key=None)
     assert blind.answer.holds is not True
-
-
-def test_text_is_no_wider_than_a_terminal_and_says_what_its_marks_mean():
-    report = latent(False, verdict("transfers", None, "word " * 80))
-    assert max(map(len, report.to_text().splitlines())) <= 96
-    assert "+ beats what learned nothing" in report.to_text()
-    assert max(map(len, report.overview().splitlines())) <= 96
-    lines = report.overview().splitlines()
-    assert lines[0] == "From codes (higher is better)"
-    assert any(line.startswith("* codes") and line.endswith("0.50") for line in lines)
-    assert any(line.startswith("k-means on block flow") and line.endswith("wins") for line in lines)
-
-
-def test_verdicts_are_counted_in_english():
-    assert tally([True, False, False, None]) == "1 holds up, 2 fall short, 1 is unclear"
-    assert tally([]) == "0 hold up, 0 fall short, 0 are unclear"
-
-
-def test_what_explains_less_than_nothing_is_said_in_words():
-    found = {key: Agreement(value, None, None) for key, value in (("model", -1.7), ("own", -1.2), ("same_scene", 0.07))}
-    text = _transfer_verdict(found).text
-    assert text.endswith("none of its variance (of the other clip's own latent none, in the same clip 7 %)")
 
 
 @pytest.mark.ci

@@ -1,16 +1,13 @@
 """Inverse models side by side: the figures of each alone, and an answer that follows from their differences."""
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate
 from lattok.image_lam.inverse import ProprioMap, ProprioMapConfig
-from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.evaluation.test_inferred import HELD_OUT, LENGTH, Knowing, small
 from tests.evaluation.worlds import World
@@ -112,16 +109,3 @@ def test_too_few_episodes_and_other_columns(world):
 
 def test_policies_are_compared_by_what_they_do(world):
     refused("lattok compare-rollouts one=one/rollouts other=other/rollouts", compare, world, ["sample/policy"])
-
-
-def test_the_command(tmp_path, capsys):
-    write_dataset(tmp_path / "d", [12] * 6)
-    words = ["--preset", "tiny", "--steps", "1", "--batch-size", "4", "--image-size", "16", "--members", "1"]
-    assert main(["train", "idm", str(tmp_path / "d"), "--out", str(tmp_path / "video"), "--device", "cpu", *words]) == 0
-    assert main(["train", "idm", str(tmp_path / "d"), "--out", str(tmp_path / "map"), "--from", "proprio"]) == 0
-    capsys.readouterr()
-    models = [str(tmp_path / name) for name in ("video", "map")]
-    out = tmp_path / "out"
-    assert main(["compare", str(tmp_path / "d"), "--models", *models, "--out", str(out), "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.startswith("Which of these models should infer unknown actions?")
-    assert {*json.loads((out / "report.json").read_text())["provenance"]["models"]} == {"video", "map"}

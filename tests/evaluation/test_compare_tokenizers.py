@@ -1,6 +1,5 @@
 """Action tokenizers side by side: the figures of `evaluate`, in the order of what a policy errs."""
 
-import json
 from functools import partial
 from typing import Any
 
@@ -8,12 +7,10 @@ import pytest
 import torch
 
 from lattok import UniformBins
-from lattok.cli import main
 from lattok.evaluation import compare, evaluate
 from lattok.evaluation.comparison_of_tokenizers import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.report import Answer
-from lattok.recipes import recipe_for, train
 from tests.errors import refused
 from tests.evaluation.worlds import World
 
@@ -87,22 +84,6 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
         assert answer.text.startswith("Unclear. Horizons differ (2, 8 steps)")
 
 
-def test_from_the_command_line(make_dataset, tmp_path, capsys):
-    dataset = make_dataset([12, 15, 11, 14])
-    for name, horizon in (("a", 2), ("b", 4)):
-        train(recipe_for(UniformBins).from_preset(dataset.root, tmp_path / name, horizon=horizon))
-    capsys.readouterr()
-    models = [str(tmp_path / name) for name in "ab"]
-    assert main(["compare", str(dataset.root), "--models", *models, "--out", str(tmp_path / "out")]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("Which of these tokenizers should a policy act by?")
-    assert "Frames per second" not in text
-    assert "Horizons differ (2, 4 steps)" in (tmp_path / "out" / "report.html").read_text()
-    found = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {"a/policy_error", "b/policy_error"} <= found["figures"].keys()
-    refused("a: `action_key`", compare, dataset, {"a": tmp_path / "a"}, action_key="nothing")
-
-
 def test_what_was_trained_on_these_episodes_or_for_a_trial_is_not_named(bins):
     world, models = bins
     models["2 bins"].trained_on = {"loop": {"steps": 2, "trial": True}}
@@ -124,3 +105,4 @@ def test_what_was_trained_on_these_episodes_or_for_a_trial_is_not_named(bins):
 def test_options_that_a_tokenizer_has_no_use_for_are_refused(bins):
     world, models = bins
     refused("2 bins: `cameras`: expected none for", compare, world, models, episodes=[2, 5], cameras=("front",))
+    refused("2 bins: `action_key`", compare, world, models, episodes=[2, 5], action_key="nothing")

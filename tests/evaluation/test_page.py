@@ -73,12 +73,6 @@ def test_bars_that_are_all_below_zero_are_as_long_as_their_values():
     assert widths[0] == pytest.approx(widths[1] / 50, rel=0.1)
 
 
-def test_long_names_and_large_numbers_are_written_out():
-    drawn = svg.bars("t", [("seventeen_letters", "model", 1.0), ("a", "rival", 0.5)], ".2f")
-    assert ">seventeen_letters<" in drawn
-    assert ">1000<" in svg.plot("t", [("truth", [0.0, 2000.0])])
-
-
 LOW = [("a", "model", -0.1), ("b", "control", -5.0)]
 
 

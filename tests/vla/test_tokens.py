@@ -69,8 +69,7 @@ def test_each_position_is_read_by_weights_and_a_bias_of_its_own():
         torch.testing.assert_close(head(states, first=2)[:, place], expected)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "order"), [*((kind, "autoregressive") for kind in KINDS), ("fast", "parallel")])
 def test_codes_are_learned_by_heart_and_decode_to_what_the_tokenizer_says(kind, order):
     model = policy(kind, order).train()
     data = model.prepared(batch(model.config))
@@ -168,11 +167,11 @@ def test_drawn_codes_follow_from_seed_and_sample_alone(order):
     assert torch.equal(chunks, model.predict_chunk(data, seed=3))
     assert not torch.equal(chunks, model.predict_chunk(data, seed=4))
     torch.testing.assert_close(model.predict_chunk(rows(data, [2]), seed=3)[0], chunks[2])
-    model = policy("residual", order, head_temperature=2.0).eval()
+    model = policy("residual", order, head_temperature=2.0, head_draws=50).eval()
     head, states, proprio = head_and_states(model, count=1)
     logits = head.logits(torch.zeros(1, head.spec.tokens, dtype=torch.long), states, proprio)[0, 0].detach()
     one = batch(model.config, count=1)
-    drawn = torch.cat([head.sample(states, proprio, one, seed)[:, 0] for seed in range(400)])
+    drawn = torch.cat([head.sample(states, proprio, one, seed)[:, 0] for seed in range(8)])
     drawn = torch.where(drawn < 0, head.spec.codes, drawn)
     wanted = (logits / 2).softmax(-1)
     assert float((torch.bincount(drawn, minlength=head.classes) / 400 - wanted).abs().max()) < 0.08
@@ -474,10 +473,9 @@ def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(kind, ord
     assert torch.isfinite(chunk).all()
 
 
-@pytest.mark.parametrize("kind", ["action-vq", "oat"])
-def test_policies_of_a_seed_begin_with_the_same_backbone_whatever_is_read_for_them(kind, make_dataset, tmp_path):
+def test_policies_of_a_seed_begin_with_the_same_backbone_whatever_is_read_for_them(make_dataset, tmp_path):
     dataset = make_dataset([30, 30, 30])
-    family, options = FAMILIES[kind]
+    family, options = FAMILIES["oat"]
     family.fit(*lattok.samples.ActionWindows(dataset, 4).all(), **options).save_pretrained(tmp_path / "tokenizer")
     policies = []
     for name, more in {"plain": {"head": "regression"}, "tokens": {"tokenizer": str(tmp_path / "tokenizer")}}.items():
