@@ -4,15 +4,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data import schema
 from lattok.data.formats.array_ends import tells_ends
-from lattok.data.formats.array_layouts import TOLD_ENDS
+from lattok.data.formats.array_episodes import are_numbered, arrays_of, is_likely, is_told, numbers_of
+from lattok.data.formats.array_layouts import ALL_EPISODES, TOLD_ENDS
 from lattok.data.formats.array_pictures import is_film, of_views, storage
+from lattok.data.formats.array_store import plain
 from lattok.utils import checks
 
 NAMED_ACTION = re.compile(r"action", re.I)
@@ -27,6 +29,9 @@ TEXT = re.compile(r"lang|instruct|task|prompt|caption|text|goal|descri", re.I)
 INDEX = re.compile(r"(^|[/_.])(idx|index|step_type|is_(first|last|terminal|pad))$", re.I)
 TIME = re.compile(f"(^|[/_.]){schema.TIME}$|timestamp", re.I)
 RATE = re.compile(r"fps|hz|rate|freq", re.I)
+# the word of a path that tells the arms of a robot, or several robots, apart
+SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])|(?<![a-z])(?:arm|robot|manipulator)_?(\d)(?!\d)", re.I)
+STEP = re.compile(r"(time_?)?(step|frame|t|tick)s?_?\d+", re.I)
 MOST, LONGEST = 8, 600  # columns, and characters of the entries
 FPS = 30
 UNITS = (1.0, 1e3, 1e6, 1e9)  # a second in what clocks count
@@ -51,9 +56,11 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
         if below := _below(path, episodes):
             group = group or path.removesuffix(below).rstrip("/")
             inner.setdefault(below, array)
+    if not episodes and _are_of_all(arrays):
+        episodes, inner = ALL_EPISODES, arrays_of(arrays, numbers_of(arrays)[0])
     named = _attributes(group, attributes)
-    start = f"{episodes}/" if episodes else ""
-    shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in inner.items())
+    start, listed = (f"{episodes}/", inner) if episodes not in ("", ALL_EPISODES) else ("", arrays)
+    shown = tuple(f"{start}{path} {array.dtype} {list(array.shape)}" for path, array in listed.items())
     sent = [path for path in inner if len(inner[path].shape) > 1 and ACTION.search(path)]
     named_sent = [path for path in sent if NAMED_ACTION.search(path)]
     counted = named_sent or sent or [path for path in inner if inner[path].shape]
@@ -65,9 +72,21 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     films = {path for path in inner if is_film(inner[path])}
     steps = [path for path in inner if path in films or (path not in ends and {*inner[path].shape[:1]} & known)]
     columns: dict[str, str] = {}
+    joined: dict[str, list[str]] = {}
     for path in sorted(steps, key=lambda path: _place(path, inner[path])):
         array = inner[path]
         column = "action" if not sent and path in planned[:1] else _column(path, array)
+        if path in columns:
+            continue
+        if column in ("action", "observation.state") and column not in {*columns.values(), *joined}:
+            arms = _arms(path, [each for each in steps if len(inner[each].shape) == len(array.shape)])
+            if len(arms) > 1:
+                whole = column.removesuffix(".state")
+                joined[column] = [f"{whole}.{arm}" for arm in arms]
+                columns |= {each: f"{whole}.{arm}" for arm, each in arms.items()}
+                continue
+        if column in joined:
+            column = f"{column.removesuffix('.state')}.{_leaf(path)}"
         if column in ("action", "observation.state") and column in columns.values():  # of several the widest
             below = re.sub(r"^(actions?|observations?|obs|states?)[._]", "", _leaf(path))
             column = f"{column.removesuffix('.state')}.{below}"
@@ -76,7 +95,9 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
         if len(json.dumps({**columns, path: column})) <= LONGEST:
             columns[path] = column
     others = [path for path, column in columns.items() if column != "action" and ".images." not in column]
-    if len(others) == 1 and inner[others[0]].shape[1:]:  # what is said beside actions and pictures is of the robot
+    if (
+        len(others) == 1 and not joined and inner[others[0]].shape[1:]
+    ):  # what is said beside actions and pictures is of the robot
         columns[others[0]] = "observation.state"
     layout: dict[str, Any] = {"episodes": episodes, "columns": columns or {"PATH": "action"}}
     if ends:
@@ -88,7 +109,44 @@ def draft_of(arrays: Mapping[str, Any], attributes: Callable[[str], Mapping[str,
     timed = (inner[path] for path in steps if len(inner[path].shape) == 1 and TIME.search(path))
     told_rates = [value for name, value in named.items() if RATE.search(name) and checks.is_frame_rate(value)]
     rates = iter(told_rates or [rate for times in timed for rate in rates_of(times[:])])
-    return Draft(shown, f'"fps": {float(next(rates, FPS)):g}, "layout": {json.dumps(layout)}')
+    sides = f', "columns": {json.dumps(joined)}' if joined else ""
+    return Draft(shown, f'"fps": {float(next(rates, FPS)):g}, "layout": {json.dumps(layout)}{sides}')
+
+
+def _are_of_all(arrays: Mapping[str, Any]) -> bool:
+    """Return whether arrays may be those of all episodes, each of them [N, T, ...] or with a number."""
+    sent = [
+        path for path in arrays if ACTION.search(path) and not SIDE.search(path) and arrays[path].dtype.kind in "fiu"
+    ]
+    named = [path for path in sent if NAMED_ACTION.search(path)] or sent
+    return are_numbered(arrays, named) or any(is_told(arrays, each) or is_likely(arrays, each) for each in named)
+
+
+def _arms(path: str, others: Sequence[str]) -> dict[str, str]:
+    """Return the paths that differ from one in the word for an arm alone, by that word: left before right, arm 1 before
+    arm 2; {} where there is one arm."""
+    for word in SIDE.finditer(path):
+        start, end = path[: word.start()], path[word.end() :]
+        pattern = re.compile(f"{re.escape(start)}({SIDE.pattern}){re.escape(end)}", re.I)
+        found = {match[1].lower(): each for each in others if (match := pattern.fullmatch(each))}
+        if len(found) > 1:
+            return dict(sorted(found.items()))
+    return {}
+
+
+def single_step(arrays: Mapping[str, Any]) -> str:
+    """Return the name of the first group, where groups are a step each, "" where they are not."""
+    episodes = _episodes(arrays)
+    groups: dict[str, dict[str, Any]] = {}
+    for path, array in arrays.items():
+        if below := _below(path, episodes) if episodes else "":
+            groups.setdefault(path.removesuffix(f"/{below}"), {})[below] = array
+    first, inner = next(iter(groups.items()), ("", dict[str, Any]()))
+    plain_numbers = [array for array in inner.values() if array.dtype.kind in "fiub" and len(array.shape) < 3]
+    named = STEP.fullmatch(first.rpartition("/")[2]) is not None
+    unlike = len({array.shape[0] for array in plain_numbers if array.shape}) > 1
+    alone = plain_numbers and all(len(array.shape) < 2 for array in plain_numbers)
+    return first if alone and len(groups) > 1 and (named or unlike) else ""
 
 
 def rates_of(times: np.ndarray) -> list[float]:
@@ -109,25 +167,36 @@ def _attributes(group: str, attributes: Callable[[str], Mapping[str, Any]]) -> d
     return {name: plain(value) for name, value in found.items()}
 
 
-def plain(value: Any) -> Any:
-    """Return a number of numpy, such as h5py reads, as one of Python."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _episodes(arrays: Mapping[str, Any]) -> str:
-    """Return the pattern of the most numbered groups, "" where there are none."""
-    found: Counter[str] = Counter()
-    for group in {"/".join(path.split("/")[:end]) for path in arrays for end in range(1, path.count("/") + 1)}:
-        if (numbered := re.fullmatch(r"((?:[^*\d]*/)?[^*/]*?)\d+", group)) is not None:
-            above, _, name = numbered[1].rpartition("/")
-            dated = name and not re.search(r"[a-z]", name, re.I)  # 20250101_120000
-            found[f"{above}/*".lstrip("/") if dated else f"{numbered[1]}*"] += 1
-    best = max(found, key=found.__getitem__, default="")
+    """Return the pattern of the most numbered groups that have the actions, "" where there are none."""
+    found: dict[str, set[str]] = {}  # groups by pattern
+    acting = set[str]()  # patterns of groups with actions
+    for path in arrays:
+        parts = path.split("/")
+        for end in range(1, len(parts)):
+            numbered = [_pattern(part) for part in parts[:end]]
+            if numbered[-1] != parts[end - 1]:
+                found.setdefault("/".join(numbered), set()).add("/".join(parts[:end]))
+                if ACTION.search(below := "/".join(parts[end:])) or PLANNED.search(below):
+                    acting.add("/".join(numbered))
+    if any(ACTION.search(path) and not PICTURE.search(path) for path in arrays):
+        found = {pattern: groups for pattern, groups in found.items() if pattern in acting}
+    best = max(found, key=lambda pattern: len(found[pattern]), default="")
     above, _, last = best.rpartition("/")
     alike = {each for each in found if each.rpartition("/")[2] == last and each.count("/") == best.count("/")}
     inner, _, name = above.rpartition("/")
     beside = {each.rpartition("/")[0].rpartition("/")[0] for each in alike} == {inner}
     return f"{inner}/*/{last}".lstrip("/") if name and len(alike) > 1 and beside else best
+
+
+def _pattern(name: str) -> str:
+    """Return the pattern of a numbered or dated name of a group, such as demo_* of demo_3; the name of any other one,
+    or of an arm or camera."""
+    numbered = re.fullmatch(r"([^*\d]*?)\d+", name)
+    if numbered and not SIDE.fullmatch(name) and not PICTURE.search(name):
+        return f"{numbered[1]}*"
+    dated = re.fullmatch(r"[^*a-z]*\d", name, re.I)  # 20250101_120000
+    return "*" if dated else name
 
 
 def _below(path: str, episodes: str) -> str:

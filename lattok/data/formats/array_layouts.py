@@ -23,6 +23,8 @@ LAST_ACTION = "the action before this one: a policy that sees it copies it"
 CAMERA_FACTS = "a fact about a camera"
 OBJECTS = "which object a pixel shows"
 ENDS = "where episodes end"
+DESCRIBED = "layout"  # the name of those that users describe
+ALL_EPISODES = "[]"  # instead of groups, where arrays are of all episodes
 # arrays that say where episodes end: steps so far, steps of each, where each begins, the episode of each step, flags
 SO_FAR = ("episode_ends", "ep_ends", "traj_ends", "trajectory_ends")
 EACH_LENGTH = ("episode_lengths", "episode_lens", "ep_len", "ep_lens", "ep_lengths")
@@ -70,7 +72,7 @@ class Layout(NamedTuple):
 
     name: str  # for messages
     columns: Mapping[str, str]  # path: column
-    episodes: str = ""  # groups, such as data/*; "" is the file itself
+    episodes: str = ""  # groups, such as data/*; "" is the file itself; `ALL_EPISODES`
     marks: tuple[str, ...] = ()  # paths that tell this layout from others
     rows: tuple[str, ...] = ("action",)  # the array with one row a step: the first of these paths that is there
     ends: tuple[str, ...] = ()  # arrays that tell where episodes end, see `array_ends`
@@ -107,6 +109,7 @@ ROBOMIMIC = Layout(
     "robomimic",
     {
         "actions": "action",
+        "actions/*": "action.*",  # of several arms
         "actions_*": "action_*",
         "processed_actions": "action_processed",  # Isaac Lab's, after scale and offset
         "rewards": "next.reward",
@@ -114,7 +117,7 @@ ROBOMIMIC = Layout(
         "obs/*": "observation.*",
     },
     episodes="data/*",
-    rows=("actions", "actions_*"),
+    rows=("actions", "actions_*", "actions/*"),
     left_out={
         "obs/actions": LAST_ACTION,
         "states": "the simulator's own state, of another size for every scene; robomimic's dataset_states_to_obs.py "
@@ -379,13 +382,13 @@ def described(given: Any) -> Layout:
         checks.fail("layout.columns", "one array a column", f"several as {twice[0]}", "Join columns with `columns`.")
     episodes = given.get("episodes", "")
     if not isinstance(episodes, str) or any(part.count("*") > 1 for part in episodes.split("/")):
-        checks.fail("layout.episodes", "groups such as run_* or data/*/demo_*", f"{episodes!r:.60}")
+        checks.fail("layout.episodes", "groups such as run_* or data/*/demo_*, or []", f"{episodes!r:.60}")
     actions = tuple(path for path, column in columns.items() if column == "action")
     rows = _list(given, "rows") or actions or tuple(columns)
     instruction = _list(given, "instruction") or ("folder",)
     if any(".." in source for source in instruction):
         checks.fail("layout.instruction", "sources without `..`", checks.listed(instruction))
-    return Layout("layout", columns, episodes, (), rows, _list(given, "ends"), ahead, EMPTY, instruction)
+    return Layout(DESCRIBED, columns, episodes, (), rows, _list(given, "ends"), ahead, EMPTY, instruction)
 
 
 def _texts(given: Mapping[str, Any], key: str) -> dict[str, str]:

@@ -9,13 +9,15 @@ from statistics import mode
 from typing import Any, NamedTuple, NoReturn
 
 from lattok.data import problems
-from lattok.data.formats.array_draft import DEPTH, draft_of, plain
+from lattok.data.formats.array_draft import DEPTH, draft_of, single_step
 from lattok.data.formats.array_ends import Ends, episode_ends
-from lattok.data.formats.array_layouts import ENDS, Layout
-from lattok.data.formats.array_padding import whole_rows
+from lattok.data.formats.array_episodes import by_episode, is_likely, is_told
+from lattok.data.formats.array_layouts import ALL_EPISODES, DESCRIBED, ENDS, Layout
+from lattok.data.formats.array_padding import is_plain_mask, whole_rows
 from lattok.data.formats.array_pictures import LEAST_SIDE, is_film, may_be_encoded, of_views, storage
 from lattok.data.formats.array_rows import (
     SHOWN,
+    STEPS_TOGETHER,
     Stored,
     StoredArray,
     difference,
@@ -27,7 +29,7 @@ from lattok.data.formats.array_rows import (
     steps_of,
 )
 from lattok.data.formats.array_sources import Sources, text_of, texts_of
-from lattok.data.formats.array_store import Store
+from lattok.data.formats.array_store import Store, plain
 from lattok.data.schema import OTHER_DEPTH, in_a_description, readable
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -77,6 +79,8 @@ def list_contents(store: Store, layouts: Sequence[Layout], root: Path) -> Conten
     where episodes end."""
     store.check()
     layout = layouts[0] if len(layouts) == 1 else _recognised(store, layouts) or _unknown(store, layouts, root)
+    layout = layout if layout.episodes else _of_all_episodes(store, layout, root)
+    store = by_episode(store, layout)
     groups = episode_groups(store, layout)
     if not groups:
         expected = f"demonstrations as groups {layout.episodes}"
@@ -187,11 +191,37 @@ def _recognised(store: Store, layouts: Sequence[Layout]) -> Layout | None:
 def _unknown(store: Store, layouts: Sequence[Layout], root: Path) -> NoReturn:
     """Show what is in a file of another layout, and how one is described."""
     with store.reading(""):
-        arrays, entries = draft_of(store.arrays(""), store.attributes)
+        found = store.arrays("")
+        if group := single_step(found):
+            checks.refuse(
+                store.path, "the steps of an episode together", f"a group for each, `{group}`", STEPS_TOGETHER
+            )
+        arrays, entries = draft_of(found, store.attributes)
     known = checks.listed(layout.name for layout in layouts)
     got = checks.few_of(arrays, SHOWN) or "no arrays"
     way_out = f"This draft guesses by names; correct what is wrong. {in_a_description(root, entries)}"
     checks.refuse(store.path, f"a layout of {known}", got, way_out)
+
+
+def _of_all_episodes(store: Store, layout: Layout, root: Path) -> Layout:
+    """Return a layout of files that are an episode each, or of one whose arrays are of all episodes.
+
+    Raises:
+        LattokError: they may be, and nothing says so.
+    """
+    with store.reading(""):
+        found = store.arrays("")
+        path = rows_of(found, layout)
+        if path and is_told(found, path):
+            return layout._replace(episodes=ALL_EPISODES)
+        if path and layout.name != DESCRIBED and is_likely(found, path):
+            _, entries = draft_of(found, store.attributes)
+            way_out = (
+                f"If the first axis counts episodes: {in_a_description(root, entries)} If it counts steps, swap both."
+            )
+            got = f"episodes or steps side by side: {list(found[path].shape)}"
+            checks.refuse(store.path, f"the steps of an episode as rows of `{path}`", got, way_out)
+    return layout
 
 
 def _is_numbered(name: str) -> bool:
@@ -200,8 +230,8 @@ def _is_numbered(name: str) -> bool:
 
 def episode_groups(store: Store, layout: Layout) -> list[str]:
     """List the members that are the episodes of a file, demo_2 before demo_10."""
-    if not layout.episodes:
-        return [""]
+    if layout.episodes in ("", ALL_EPISODES):
+        return [""] if not layout.episodes else store.members("")
     found = [""]
     for pattern in layout.episodes.split("/"):
         inner = ((above, store.members(above)) for above in found if store.is_group(above))
@@ -235,14 +265,15 @@ def _list_group(store: Store, layout: Layout, group: str) -> Listed:
             text, source = Sources(store, layout, group).instruction(found)
             rows = length + bool(layout.ahead)
             path = rows_of(found, layout)
-            whole, padded = whole_rows(found, path, attributes) if path else (rows, "")
+            whole, padded = whole_rows(found, path, attributes, layout.episodes == ALL_EPISODES) if path else (rows, "")
             if padded:
                 ends = Ends([(0, whole - bool(layout.ahead))])
                 left_out[padded] = PADDING
             else:
                 ends = episode_ends(found, layout.ends, length, where)
                 left_out |= dict.fromkeys(ends.told, ENDS)
-            arrays = tuple(each for each in arrays if each.path not in (padded, *ends.told))
+            left_out |= {each: PADDING for each in found if is_plain_mask(found[each], each, rows)}
+            arrays = tuple(each for each in arrays if each.path not in left_out)
             failed = _failed(found, attributes)
             texts = _texts(found[source], rows) if source else None
             demos = [
@@ -308,7 +339,7 @@ def _offered(
             left_out[path] = f"it is no picture of RGB ({array.dtype} {list(array.shape[1:])})"
             continue
         claimed = array.dtype.itemsize * max(math.prod(array.shape), math.prod(getattr(array, "chunks", None) or ()))
-        stored = store.stored_bytes(array, f"{where}, `{path}`")
+        stored = sum(store.stored_bytes(part, f"{where}, `{path}`") for part in getattr(array, "parts", (array,)))
         if claimed > max(MIN_CHECKED_BYTES, MAX_EXPANSION * stored):
             expected = f"what {stored:,} bytes can hold"
             checks.refuse(f"{where}, `{path}`", expected, f"{claimed:,}", "Copy the file again.")

@@ -5,19 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from lattok.data.formats.array_draft import plain
+from lattok.data.formats.array_layouts import EACH_LENGTH
+from lattok.data.formats.array_store import plain
 
 MASKS = ("mask", "masks", "valid", "is_valid", "valid_mask", "attention_mask", "existence_mask")
 MASKS += ("pad_mask", "padding_mask", "is_pad", "padding")
 LENGTHS = ("length", "ep_len", "episode_len", "episode_length", "traj_len", "traj_length", "trajectory_length")
+LENGTHS += ("lengths", "lens", *EACH_LENGTH)
 LENGTHS += ("num_steps", "n_steps", "num_frames", "n_frames", "seq_len", "sequence_length")
 
 
-def whole_rows(found: Mapping[str, Any], path: str, attributes: Mapping[str, Any]) -> tuple[int, str]:
+def whole_rows(
+    found: Mapping[str, Any], path: str, attributes: Mapping[str, Any], sure: bool = False
+) -> tuple[int, str]:
     """Return how many rows of the array at `path` are an episode, and what says so: all rows and "" where nothing does.
 
     `found` are arrays by path, `attributes` those of their group. A mask that changes once, or a number of rows, is
-    believed where the action is 0 in all further rows, or stays as it was, and is not so before.
+    believed where the action is 0 in all further rows, or stays as it was, and is not so before; or where it is `sure`
+    that all episodes have rows up to the longest.
     """
     rows = found[path].shape[0]
     told = [each for each in found if each != path and each.rpartition("/")[2] in (*MASKS, *LENGTHS)]
@@ -28,9 +33,21 @@ def whole_rows(found: Mapping[str, Any], path: str, attributes: Mapping[str, Any
         values = np.asarray(found[path][:]).reshape(rows, -1)
         for name, end in ends.items():
             tail, last = values[end:], values[end - 1]
-            if (tail == last).all() or (not tail.any() and values[:end].any()):
+            if sure or (tail == last).all() or (not tail.any() and values[:end].any()):
                 return end, name
     return rows, ""
+
+
+def is_plain_mask(array: Any, path: str, rows: int) -> bool:
+    """Return whether a mask says that all rows count, or none."""
+    if (
+        path.rpartition("/")[2] not in MASKS
+        or array.shape not in ((rows,), (rows, 1))
+        or array.dtype.kind not in "biuf"
+    ):
+        return False
+    values = np.asarray(array[:])
+    return bool(np.all(values == values.flat[0]) and values.flat[0] in (0, 1))
 
 
 def _end(told: Any, name: str, rows: int) -> int:

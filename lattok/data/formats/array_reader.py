@@ -16,6 +16,7 @@ import numpy as np
 
 from lattok.data import problems
 from lattok.data.formats.array_draft import rates_of
+from lattok.data.formats.array_episodes import array_of
 from lattok.data.formats.array_files import acting, frames_per_second, like, members, of_split, unlike
 from lattok.data.formats.array_films import (
     FEW,
@@ -374,7 +375,7 @@ class ArrayDataset(RobotDataset):
         """Yield frames of a film that is in the file."""
         where = f"{demo.file}, `{stored.path}` (episode {index})"
         with self.opened(demo.file, where) as store:
-            data = bytes(np.asarray(store.array(f"{demo.name}/{stored.path}".lstrip("/"))[:]))
+            data = bytes(np.asarray(array_of(store, demo.name, stored.path)[:]))
         with film_of_bytes(data, where) as film:
             yield from shown(film, demo.length, indices)
 
@@ -395,7 +396,7 @@ class ArrayDataset(RobotDataset):
         """Read which instruction each row of an episode has [T]."""
         where = f" (episode {episode_index})"
         with self.opened(demo.file, where) as store:
-            array = store.array(f"{demo.name}/{demo.texts}".lstrip("/"))
+            array = array_of(store, demo.name, demo.texts)
             texts = texts_of(array[demo.first : demo.first + demo.length])
         if len(texts) != demo.length or not {*texts} <= {*demo.instructions}:
             raise LattokError(f"{demo.file}{where}: `{demo.texts}` {CHANGED}")
@@ -413,7 +414,7 @@ class ArrayDataset(RobotDataset):
         def read(stored: StoredArray, rows: np.ndarray) -> np.ndarray:
             if not demo.acts and is_action(stored.column):
                 return np.full((len(rows), *stored.shape), np.nan, stored.dtype)
-            array = store.array(f"{demo.name}/{stored.path}".lstrip("/"))
+            array = array_of(store, demo.name, stored.path)
             encoded = stored.storage == "encoded"
             axis = 1 if stored.view is None else 2
             there = (stored.dtype, ()) if encoded else (array.dtype.name, tuple(array.shape[axis:]))

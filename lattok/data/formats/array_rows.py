@@ -15,6 +15,7 @@ from lattok.utils.checks import LattokError
 REALS = ("float16", "float32", "float64")
 SHOWN = 12  # arrays in a message
 FEWEST_STEPS = 5  # of an episode beside others: second axes that are shorter are arms, or poses as matrices
+MOST_WIDE = 32  # numbers of a step, in arrays of several widths alike
 STEPS_TOGETHER = "Write the steps of each episode together, with lattok.data.LeRobotWriter: docs/howto/own_dataset.md."
 
 
@@ -50,7 +51,12 @@ def steps_of(found: Mapping[str, Any], layout: Layout, where: str, attributes: M
     if len(found[path].shape) == 1 and (picture := next(pictures, None)) is not None:
         got = f"one step: {rows} numbers and one picture, `{picture}` {list(found[picture].shape)}"
         checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, STEPS_TOGETHER)
-    if (other := _of_episodes(found, path)) is not None:
+    if (other := _turned(found, path)) is not None:
+        got = f"columns: {list(found[path].shape)}, and `{other}` {list(found[other].shape)}"
+        checks.refuse(
+            where, f"the steps of an episode as rows of `{path}`", got, "Write the transpose of each (array.T)."
+        )
+    if (other := in_episodes(found, path)) is not None:
         got = f"episodes: {list(found[path].shape)}, and `{other}` {list(found[other].shape)}"
         checks.refuse(where, f"the steps of an episode as rows of `{path}`", got, "Write a file for each episode.")
     if storage(found[path].dtype, found[path].shape[1:], False) is None:
@@ -64,7 +70,17 @@ def steps_of(found: Mapping[str, Any], layout: Layout, where: str, attributes: M
     return steps
 
 
-def _of_episodes(found: Mapping[str, Any], path: str) -> str | None:
+def _turned(found: Mapping[str, Any], path: str) -> str | None:
+    """Return another array that has as many columns as that at `path`, many more than rows, where none has its rows."""
+    flat = {name: each.shape for name, each in found.items() if len(each.shape) == 2 and each.dtype.kind in "fiu"}
+    shape = flat.get(path, (0, 0))
+    others = {name: each for name, each in flat.items() if name != path}
+    with_rows = any(name != path and each.shape[:1] == shape[:1] for name, each in found.items())
+    turned = (name for name, each in others.items() if each[1] == shape[1] and each[0] != shape[0])
+    return None if with_rows or shape[1] < max(MOST_WIDE, 2 * shape[0]) else next(turned, None)
+
+
+def in_episodes(found: Mapping[str, Any], path: str) -> str | None:
     """Return another array that has episodes and steps as its first axes, as that at `path` has, if one has."""
     steps = found[path].shape
     several = (name for name, each in found.items() if name != path and each.shape[:2] == steps[:2])

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lattok.data.formats.array_draft import plain
 from lattok.data.formats.array_layouts import RATES, Layout
-from lattok.data.formats.array_store import Store
+from lattok.data.formats.array_store import Store, plain
 from lattok.data.formats.folder_names import instruction_of, without_split
 from lattok.data.schema import readable
 from lattok.utils import checks

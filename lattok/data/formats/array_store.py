@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from lattok.data.formats.array_frames import with_frames
 from lattok.utils.checks import LattokError, first_line, is_our_fault
 from lattok.utils.untrusted import copy_again
 
@@ -56,13 +59,17 @@ class Store(ABC):
     def is_group(self, path: str) -> bool:
         """Return whether there is a group."""
 
-    @abstractmethod
     def arrays(self, group: str) -> dict[str, Any]:
         """Arrays below a group, at any depth, by path from it: with `shape`, `dtype` and rows by slice or indices."""
+        return with_frames(self.single_arrays(group))
+
+    @abstractmethod
+    def single_arrays(self, group: str) -> dict[str, Any]:
+        """Return the arrays as they are stored."""
 
     @abstractmethod
     def array(self, path: str) -> Any:
-        """Return the array at a path from the top."""
+        """Return the array that is stored at a path from the top."""
 
     @abstractmethod
     def attributes(self, path: str) -> Mapping[str, Any]:
@@ -91,10 +98,15 @@ class FlatStore(Store):
         nodes = self.nodes()
         return not nodes[path] if path in nodes else not path or any(each.startswith(f"{path}/") for each in nodes)
 
-    def arrays(self, group: str) -> dict[str, Any]:
+    def single_arrays(self, group: str) -> dict[str, Any]:
         start = f"{group}/" if group else ""
         return {path: self.array(start + path) for path in self._below(group) if self.nodes()[start + path]}
 
     def _below(self, group: str) -> list[str]:
         start = f"{group}/" if group else ""
         return [path.removeprefix(start) for path in self.nodes() if path.startswith(start) and path != group]
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy, such as h5py reads, as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value

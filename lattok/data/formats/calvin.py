@@ -89,7 +89,7 @@ class StepsStore(Store):
     def is_group(self, path: str) -> bool:
         return not path or path in self._texts
 
-    def arrays(self, group: str) -> dict[str, Any]:
+    def single_arrays(self, group: str) -> dict[str, Any]:
         first, last = _span(group)
         start, end = np.searchsorted(self._steps, [first, last + 1])
         if end - start != last - first + 1:

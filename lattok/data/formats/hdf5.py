@@ -56,7 +56,7 @@ class HDF5Store(Store):
     def is_group(self, path: str) -> bool:
         return isinstance(self._item(path), _h5py().Group)
 
-    def arrays(self, group: str) -> dict[str, Any]:
+    def single_arrays(self, group: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         kind = _h5py().Dataset  # a type that is stored by itself has a dtype, too
         self._item(group).visititems(lambda name, item: found.update({name: item}) if isinstance(item, kind) else None)

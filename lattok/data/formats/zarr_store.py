@@ -74,7 +74,8 @@ class ZarrArray:
         self.shape, self.dtype, self.chunks = array.shape, array.dtype, array.chunks
 
     def __getitem__(self, rows: Any) -> Any:
-        return self._array.oindex[rows] if isinstance(rows, np.ndarray) else self._array[rows]
+        chosen = rows if isinstance(rows, tuple) else (rows,)
+        return (self._array.oindex if any(isinstance(each, np.ndarray) for each in chosen) else self._array)[rows]
 
 
 class ZarrStore(FlatStore):
@@ -123,6 +124,8 @@ class ZarrStore(FlatStore):
         return found if isinstance(found, dict) else {}
 
     def chunks_not_stored(self, path: str) -> int:
+        if not self.is_array(path):
+            return 0
         array = self._top[path]
         stored, each = int(array.nchunks_initialized), getattr(array, "shards", None)
         if not each:

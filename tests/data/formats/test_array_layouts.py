@@ -17,7 +17,8 @@ from PIL import Image
 from lattok.cli import main
 from lattok.data import inspect_dataset, open_dataset, split_by_task
 from lattok.data.formats.array_layouts import ALOHA, LAYOUTS
-from lattok.data.schema import depth_cameras
+from lattok.data.schema import RobotDataset, depth_cameras, parts_of
+from lattok.utils.checks import LattokError
 from tests.data.formats.test_video_folder import decoded, write_video
 from tests.errors import refused
 
@@ -668,10 +669,106 @@ def test_two_arrays_that_would_be_one_column_and_times_of_another_rate(tmp_path:
     assert not [*open_dataset(tmp_path, fps=9.5).file_findings()]
 
 
-def test_an_axis_of_episodes_is_none_of_steps(tmp_path: Path):
-    np.savez(tmp_path / "all.npz", actions=np.ones((3, 5, 2)), images=np.ones((3, 5, 8, 8, 3), np.uint8))
-    said = re.escape("got episodes: [3, 5, 2], and `images` [3, 5, 8, 8, 3]. Write a file for each episode")
-    refused(said, open_dataset, tmp_path, fps=10)
+STEPS = [wave(20, 4, seed) for seed in range(3)]
+BOTH_ARMS = [np.hstack([wave(9, 7, seed), wave(9, 7, seed + 9)]) for seed in range(2)]
+
+
+def of_arms(one: str, other: str) -> dict[str, np.ndarray]:
+    return {one.format(i): wave(9, 7, i) for i in range(2)} | {other.format(i): wave(9, 7, i + 9) for i in range(2)}
+
+
+FORMS: dict[str, tuple[dict[str, Any], list[np.ndarray] | str]] = {  # arrays, and actions of each episode
+    "axis, lengths": (
+        {"actions": np.stack(STEPS), "observations": np.ones((3, 20, 5)), "lengths": np.array([20, 9, 12])},
+        [STEPS[0], STEPS[1][:9], STEPS[2][:12]],
+    ),
+    "axis, mask": (
+        {"actions": np.stack(STEPS), "mask": np.arange(20) < np.array([[20], [9], [12]])},
+        [STEPS[0], STEPS[1][:9], STEPS[2][:12]],
+    ),
+    "axis, pictures": ({"actions": np.stack(STEPS), "images": np.ones((3, 20, 8, 8, 3), np.uint8)}, STEPS),
+    "an array each": (
+        {f"{key}/{i}": each[: 9 + i] for i, each in enumerate(STEPS) for key in ("actions", "states")},
+        [each[: 9 + i] for i, each in enumerate(STEPS)],
+    ),
+    "numbered arrays": (
+        {f"{key}_{i}": each[: 9 + i] for i, each in enumerate(STEPS) for key in ("action", "state")},
+        [each[: 9 + i] for i, each in enumerate(STEPS)],
+    ),
+    "groups of arms": (of_arms("run_{}/robot_left/action", "run_{}/robot_right/action"), BOTH_ARMS),
+    "arms below actions": (of_arms("run_{}/actions/arm1", "run_{}/actions/arm2"), BOTH_ARMS),
+    "numbered robots": (of_arms("data/demo_{}/actions/robot0", "data/demo_{}/actions/robot1"), BOTH_ARMS),
+    "numbered arms": ({"arm_0/action": wave(9, 7, 0), "arm_1/action": wave(9, 7, 9)}, BOTH_ARMS[:1]),
+    "numbered cameras": ({"action": STEPS[0]} | {f"camera_{i}/rgb": film(20, i) for i in range(3)}, STEPS[:1]),
+    "tasks of episodes": (
+        {f"task_{i // 2}/episode_{i % 2}/action": wave(9, 4, i) for i in range(4)},
+        [wave(9, 4, i) for i in range(4)],
+    ),
+    "a group for each step": (
+        {f"{i}/{key}": np.ones(n) for i in range(9) for key, n in (("action", 7), ("q", 8))},
+        "a group for each, `0`",
+    ),
+    "turned": (
+        {"action": wave(50, 7, 0).T, "state": wave(50, 8, 0).T},
+        r"got columns: \[7, 50\], and `state` \[8, 50\]",
+    ),
+    "turned not": ({"action": wave(3, 7, 0), "state": wave(4, 7, 0)}, [wave(3, 7, 0)]),
+}
+
+
+def read(path: Path) -> RobotDataset:
+    """Open a file as it is, or as the draft in the error describes it."""
+    try:
+        return open_dataset(path, fps=10)
+    except LattokError as error:
+        if not (drafted := str(error).partition("Write {")[2].partition(" into a file")[0]):
+            raise
+    (path.parent / "draft.json").write_text("{" + drafted)
+    return open_dataset(path.parent / "draft.json")
+
+
+@pytest.mark.parametrize("ending", ["h5", "npz", "zarr"])
+@pytest.mark.parametrize("name", FORMS)
+def test_actions_of_each_episode(name: str, ending: str, tmp_path: Path):
+    """Read, or read by the draft of the error, which has no arm or episode less."""
+    arrays, expected = FORMS[name]
+    path = tmp_path / f"all.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        zarr = pytest.importorskip("zarr") if ending == "zarr" else None
+        top = zarr.open_group(str(path), mode="w") if zarr else h5py.File(path, "w")
+        for key, values in arrays.items():
+            top.create_array(key, data=values) if zarr else top.create_dataset(key, data=values)
+        if not zarr:
+            top.close()
+    if isinstance(expected, str):
+        refused(expected, read, path)
+        return
+    dataset = read(path)
+    if "action" not in dataset.features:  # of robomimic's layout: parts, which the next command joins
+        parts = parts_of(dataset)["action"]
+        dataset = open_dataset(path, fps=10, columns={"action": parts})
+    assert len(dataset.episodes) == len(expected)
+    for index, action in enumerate(expected):
+        np.testing.assert_array_equal(dataset.actions(index), action)
+    assert len(dataset.cameras) == {"numbered cameras": 3, "axis, pictures": 1}.get(name, 0)
+    assert not dataset.damaged
+
+
+@pytest.mark.parametrize("stored", ["pixels", "bytes", "void"])
+def test_pictures_that_are_an_array_each(stored: str, tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for demo in range(2):
+            file[f"data/demo_{demo}/actions"] = wave(12, 7, demo)
+            for row, frame in enumerate(film(12, demo)):
+                packed = np.frombuffer(jpeg(frame), np.uint8)
+                kinds = {"pixels": frame, "bytes": packed, "void": np.void(packed.tobytes())}
+                file[f"data/demo_{demo}/obs/cam/{row}"] = kinds[stored]
+    dataset = open_dataset(tmp_path / "a.h5", fps=10)
+    near = np.abs(dataset.frames(1)[:, 0].astype(int) - film(12, 1))
+    assert near.max() <= (0 if stored == "pixels" else 4)
+    np.testing.assert_array_equal(dataset.frames(1, indices=[11, 2]), dataset.frames(1)[[11, 2]])
 
 
 @pytest.mark.parametrize("layout", ["robomimic", "ALOHA / ACT"])
