@@ -74,7 +74,9 @@ def _report(found: Mapping[str, ActionEvidence], options: EvalOptions, split: An
     verdicts, doubt = list[Verdict](), dict[str, Sequence[Verdict]]()
     for each in ranked:
         doubt[each.name] = doubts(overlap(each.evidence.case), each.evidence.case.model.trained_on)
-        against = None if best is None else comparison(judge, "Inferred actions", each.row, best, "linear", 0, ALL)
+        against = (
+            None if best is None else comparison(judge, "Inferred actions", each.row, best, "linear", 0, ALL, best=True)
+        )
         told = [*doubt[each.name], *([] if against is None else [against])]
         verdicts += [replace(verdict, text=f"{each.name}: {verdict.text}") for verdict in told]
     moves = _movements(ranked, judge)

@@ -140,7 +140,7 @@ def test_every_number_stands_beside_a_control(quick: tuple[Report, Path]):
 def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
     world = World(episodes=4, state=False)
     report = evaluate(lam, world, episodes=[3])
-    assert "not run: the dataset has no states" in render(report)
+    assert "not run: no state was read" in render(report)
     report = evaluate(lam, world, episodes=[3], action_key=None)
     assert not any(key.startswith("r2") for key in report.figures)
     assert "joint_entropy_bits/residual_kmeans" in report.figures

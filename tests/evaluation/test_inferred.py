@@ -352,7 +352,7 @@ def test_only_measured_actions_judge_and_teach():
 
 def test_without_states_only_what_is_seen_counts():
     report = evaluate(small(), World(episodes=11, length=LENGTH, state=False), episodes=HELD_OUT)
-    assert "not run: the dataset has no states" in report.sections[0].tables[0].to_text()
+    assert "not run: no state was read" in report.sections[0].tables[0].to_text()
     assert "r2_actions/proprio_map" not in report.figures
 
 

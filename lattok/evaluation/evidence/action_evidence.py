@@ -32,7 +32,7 @@ from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.evaluation.evidence import Case, Evidence, evenly, judged_episodes, measured, out_of, register_evidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
-from lattok.evaluation.evidence.probe_rows import MOMENT, ProbeRow, Score
+from lattok.evaluation.evidence.probe_rows import MOMENT, NO_STATES, ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
 from lattok.evaluation.evidence.unlearned import Coordinates, ResidualKMeans, Target
@@ -328,7 +328,7 @@ def _controls(
     moments = [(a[:, :, None] * b[:, None]).flatten(1) for a, b in zip(one_hot_tasks(*both), tenths, strict=True)]
     found.append(ProbeRow(MOMENT, "task and tenth of the episode alone", {"linear": judge(target.probe(*moments))}))
     if train.states is None or judged.states is None:
-        return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
+        return [*found, ProbeRow("proprio", "state and instruction", not_run=NO_STATES)]
     known = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
     probe = target.probe(*[torch.cat(each, 1) for each in known])
     found.append(ProbeRow("proprio", "state and instruction, without looking", {"linear": judge(probe)}))

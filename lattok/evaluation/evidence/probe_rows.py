@@ -37,6 +37,7 @@ OF_LABELS = {  # controls that are made of the labels
     "label_before": "label of the pair before",
 }
 APART = (LABELS_ONLY, NO_LATER, *OF_LABELS)  # controls that say something else than whether to take the model
+NO_STATES = "not run: no state was read (--state-key)"
 MOMENT = "moment"  # task and share of the episode that has passed
 AS_THEY_ARE = "as_actions"  # labels as wide as actions, of one frame each, compared without a probe
 PLAIN = {  # controls in words for a reader who has not met them, and in such that fit next to a bar
@@ -225,7 +226,7 @@ def _controls(evidence: Probed, target: Target) -> dict[str, list[Input]]:
     ]
     row = ProbeRow("proprio", "proprioception at t")
     if train.state_change is None or held_out.state_change is None:
-        continuous.append((row._replace(not_run="not run: the dataset has no states"), ()))
+        continuous.append((row._replace(not_run=NO_STATES), ()))
     else:
         moved = ProbeRow("proprio_change", "change of proprioception (reads the robot's own sensors)", reference=True)
         continuous += [(row, (train.states, held_out.states)), (moved, (train.state_change, held_out.state_change))]

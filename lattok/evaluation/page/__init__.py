@@ -11,11 +11,12 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape, unescape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import DECIDES, Pictures, Report, Section, Table, TableRow
+from lattok.evaluation.report import DECIDES, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.commands import Advice, in_a_row
@@ -128,20 +129,28 @@ def sheet(groups: Sequence[Pictures]) -> str:
 
 
 def _verdicts(report: Report) -> Iterator[str]:
-    """Show the verdicts of a report in groups, if it has any; those that hold up are folded."""
+    """Show the verdicts of a report in groups, if it has any; those that hold up are folded. What to do about several
+    in a row stands below the last."""
     groups = ""
     for holds, (name, mark, kind) in GROUPS.items():
         lines = []
-        for verdict in (each for each in report.verdicts if each.holds is holds):
-            todo = f'<span class="todo">{_advice(verdict.advice)}</span>' if verdict.advice else ""
-            said = escape(verdict.text) + DECIDES * verdict.decides
-            lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{said}{todo}</span></li>')
+        found = [verdict for verdict in report.verdicts if verdict.holds is holds]
+        for advice, verdicts in groupby(found, lambda verdict: verdict.advice):
+            *others, last = verdicts
+            lines += [_line(verdict, mark, kind, joined=True) for verdict in others]
+            lines.append(_line(last, mark, kind, todo=f'<span class="todo">{_advice(advice)}</span>' if advice else ""))
         if lines:
             title, body = f"{name} ({len(lines)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
             groups += f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
     if groups:
         yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{groups}</div>'
         yield f'<p class="note">{LEGEND}</p>'
+
+
+def _line(verdict: Verdict, mark: str, kind: str, todo: str = "", joined: bool = False) -> str:
+    said = escape(verdict.text) + DECIDES * verdict.decides
+    attribute = ' class="joined"' if joined else ""
+    return f'<li{attribute}><span class="mark {kind}">{mark}</span><span>{said}{todo}</span></li>'
 
 
 def _section(section: Section) -> str:

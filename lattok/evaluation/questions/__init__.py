@@ -112,8 +112,8 @@ class Subject(NamedTuple):
             revive, robust = f"Train with the robust preset: {preset}", ", or with the robust preset"
         change = NOTHING
         if not self.changes:
-            said = ", and so do decoder_predict_change and {decoder_conditioning}"
-            change = advise(said, decoder_conditioning="add")
+            said = ", and so do {decoder_predict_change} and {decoder_conditioning}"
+            change = advise(said, decoder_predict_change="True", decoder_conditioning="add")
         capital = replace(label, text=label.text[:1].upper() + label.text[1:])
         parts = {"label": label, "Label": capital, "Revive": Advice(revive), "robust": Advice(robust), "change": change}
         return advice.with_fields(parts)

@@ -90,7 +90,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     if evidence.space:
         pairs[2:2] = [(strongest(rivals, "linear", 1), 1, SPACE), (mapped, 1, PROPRIO_SPACE)]
     compared = (
-        comparison(evidence, JUDGED[column], own, row, "linear", column, about)
+        comparison(evidence, JUDGED[column], own, row, "linear", column, about, best=about in (ALL, SPACE))
         for row, column, about in pairs
         if row is not None
     )

@@ -329,7 +329,7 @@ def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRo
         best = strongest(rivals_of(rows), probe, column)
         if best is not None and (evidence.space or column == 0):
             about = BY_KEY[f"{kind}_{key}"]
-            found.append(comparison(evidence, what.format(kind), rows[0], best, probe, column, about))
+            found.append(comparison(evidence, what.format(kind), rows[0], best, probe, column, about, best=True))
     for key, name in ((OTHER_EPISODE, "other_episode"), (LABELS_ONLY, "labels_alone")):
         other, about = next(row for row in rows if row.key == key), BY_KEY[f"{kind}_against_{name}"]
         found.append(comparison(evidence, COMPARED[0][2].format(kind), rows[0], other, "linear", 0, about))
@@ -344,9 +344,17 @@ def apart(evidence: Any, own: ProbeRow, other: ProbeRow, probe: str = "linear", 
 
 
 def comparison(
-    evidence: Any, what: str, own: ProbeRow, other: ProbeRow, probe: str, column: int, about: Criterion
+    evidence: Any,
+    what: str,
+    own: ProbeRow,
+    other: ProbeRow,
+    probe: str,
+    column: int,
+    about: Criterion,
+    best: bool = False,
 ) -> Verdict | None:
-    """Compare two rows of evidence, with the interval of their difference over the same draws of episodes."""
+    """Compare two rows of evidence, of which the other may be the `best` control, with the interval of their difference
+    over the same draws of episodes."""
     values = [row.value(probe, column) for row in (own, other)]
     if values[0] is None or values[1] is None:
         return None
@@ -354,4 +362,5 @@ def comparison(
     holds = above_zero(values[0] - values[1], span)
     word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
-    return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {difference(span)}", holds, about)
+    against = f"the best control, {other.plain}" if best else other.plain
+    return Verdict(f"{what}: R² {mine}, {word} {against} ({theirs}); {difference(span)}", holds, about)
