@@ -94,8 +94,8 @@ def is_our_fault(error: BaseException) -> bool:
     own, trace = False, error.__traceback__
     while trace is not None:
         own, trace = trace.tb_frame.f_globals.get("__name__", "").startswith("lattok."), trace.tb_next
-    wrong_call = isinstance(error, TypeError) and "argument" in str(error)
-    return own and (wrong_call or isinstance(error, NameError | AssertionError | NotImplementedError))
+    ours = LookupError | TypeError | AttributeError | NameError | AssertionError | NotImplementedError
+    return own and isinstance(error, ours)
 
 
 def reason(error: BaseException) -> str:

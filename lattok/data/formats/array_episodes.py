@@ -12,7 +12,7 @@ import numpy as np
 from lattok.data.formats.array_layouts import ALL_EPISODES, Layout
 from lattok.data.formats.array_padding import LENGTHS, MASKS
 from lattok.data.formats.array_rows import FEWEST_STEPS, in_episodes
-from lattok.data.formats.array_store import Store
+from lattok.data.formats.array_store import Store, known
 
 NUMBERED = re.compile(r"(.+)[/_](\d+)")  # actions/3 or actions_3, of episode 3
 
@@ -59,7 +59,7 @@ class EpisodeStore(Store):
 
     def array(self, path: str) -> Any:
         group, _, inner = path.partition("/")
-        return self.arrays(group)[inner]
+        return known(self.arrays(group), inner, self.path)
 
     def attributes(self, path: str) -> Mapping[str, Any]:
         return self._store.attributes("")
@@ -72,8 +72,10 @@ class EpisodeStore(Store):
 
 def array_of(store: Store, group: str, path: str) -> Any:
     """Return the array at a path below a group, either of which may be made of others."""
-    seen, place = EpisodeStore(store) if group.startswith("[") else store, f"{group}/{path}".lstrip("/")
-    return seen.arrays(group)[path] if not group.startswith("[") and store.is_group(place) else seen.array(place)
+    place = f"{group}/{path}".lstrip("/")
+    if group.startswith("["):
+        return EpisodeStore(store).array(place)
+    return known(store.arrays(group), path, store.path) if store.is_group(place) else store.array(place)
 
 
 def numbers_of(found: Mapping[str, Any]) -> Sequence[int]:

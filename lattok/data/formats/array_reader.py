@@ -34,7 +34,7 @@ from lattok.data.formats.array_pictures import picture_size, pictures
 from lattok.data.formats.array_rows import Stored, StoredArray, alike, difference, is_action
 from lattok.data.formats.array_sources import texts_of
 from lattok.data.formats.array_states import state_of
-from lattok.data.formats.array_store import Store
+from lattok.data.formats.array_store import CHANGED, Store
 from lattok.data.formats.folder_names import folder_splits
 from lattok.data.instructions import TASK
 from lattok.data.schema import (
@@ -61,7 +61,6 @@ from lattok.utils.untrusted import UNPACK, safe_path, walk
 
 STATE = "observation.state"
 PLAIN_STATES = ("observation.observation", "observation.observations")  # of npz files, where there is no state
-CHANGED = "is not as it was when the dataset was opened. Open it again."
 NO_FILM = "expected {film}, as others have, got none. Download it, or leave it out."
 PACKED = "packed: unpack it ({typed} {file})"
 TIMES = re.compile(rf"(^|[._]){TIME}$")

@@ -12,6 +12,8 @@ from lattok.data.formats.array_frames import with_frames
 from lattok.utils.checks import LattokError, first_line, is_our_fault
 from lattok.utils.untrusted import copy_again
 
+CHANGED = "is not as it was when the dataset was opened. Open it again."
+
 
 class Store(ABC):
     """A file, or a folder, that holds arrays by path, open for reading. Paths have "/" between names; "" is the top."""
@@ -110,3 +112,10 @@ class FlatStore(Store):
 def plain(value: Any) -> Any:
     """Return a number of numpy, such as h5py reads, as one of Python."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def known(found: Mapping[str, Any], path: str, file: Path) -> Any:
+    """Return the array at a path that was listed before."""
+    if path not in found:
+        raise LattokError(f"{file}: `{path}` {CHANGED}")
+    return found[path]

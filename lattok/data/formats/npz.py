@@ -10,7 +10,7 @@ import numpy as np
 
 from lattok.data.formats.array_layouts import D4RL, NAMED_ARRAYS
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.data.formats.array_store import FlatStore
+from lattok.data.formats.array_store import FlatStore, known
 from lattok.data.schema import ARRAYS, FAR_BELOW, TABLES, holds
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.utils.checks import LattokError
@@ -48,7 +48,7 @@ class NpzStore(FlatStore):
         return dict.fromkeys(self._members, True)
 
     def array(self, path: str) -> Any:
-        return NpzArray(self._archive, self._members[path])
+        return NpzArray(self._archive, known(self._members, path, self.path))
 
     def attributes(self, path: str) -> Mapping[str, Any]:
         return {}

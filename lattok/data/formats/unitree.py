@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from lattok.data.formats.array_layouts import UNITREE
 from lattok.data.formats.array_listing import CAMERA, natural
 from lattok.data.formats.array_reader import ArrayDataset
-from lattok.data.formats.array_store import FlatStore, Store
+from lattok.data.formats.array_store import FlatStore, Store, known
 from lattok.utils.checks import LattokError, refuse
 from lattok.utils.untrusted import JSON_BYTES, MISSING, copy_again, inside, parse_json, typed
 
@@ -106,7 +106,7 @@ class TeleopStore(FlatStore):
     def array(self, path: str) -> Any:
         if path in self.recording.pictures:
             return PictureFiles(self.path.parent, self.recording.pictures[path])
-        return self.recording.arrays[path]
+        return known(self.recording.arrays, path, self.path)
 
     def attributes(self, path: str) -> Mapping[str, Any]:
         return self.recording.about

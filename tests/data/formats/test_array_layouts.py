@@ -650,11 +650,18 @@ def test_first_actions_that_are_none(zero: tuple[int, ...], tmp_path: Path):
         assert {"observation.state", "observation.images.image"} < dataset.features.keys()
 
 
-def test_mistakes_of_our_own_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    np.savez(tmp_path / "a.npz", action=wave(5, 3, 0))
-    monkeypatch.delattr("lattok.data.formats.array_padding.LENGTHS")
-    with pytest.raises(NameError):
-        open_dataset(tmp_path, fps=10)
+@pytest.mark.parametrize("error", [KeyError, IndexError, TypeError, AttributeError])
+@pytest.mark.parametrize("write", [npz, isaac_lab, diffusion_policy, unitree, calvin], ids=lambda write: write.__name__)
+def test_mistakes_of_our_own_are_no_damage(
+    write: Callable[[Path], Truth], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write(tmp_path)
+    names: dict[str, Any] = {"__name__": "lattok.mistaken", "error": error}
+    exec("def mistaken(*_):\n    raise error('of ours')", names)
+    dataset = open_dataset(tmp_path, fps=10)
+    monkeypatch.setattr("lattok.data.formats.array_reader.alike", names["mistaken"])
+    with pytest.raises(error, match="of ours"):
+        dataset.actions(0)
 
 
 def test_two_arrays_that_would_be_one_column_and_times_of_another_rate(tmp_path: Path):
