@@ -206,16 +206,12 @@ def test_advice_fits_the_model_it_is_about():
     assert "robust preset" in said("codes_in_use", labels={"fraction": 0.0})
     assert "robust preset" not in said("codes_in_use", labels={"fraction": 0.0}, robust=True)
     assert "robust preset" not in said("codes_in_use", "moto-lam", labels={"fraction": 0.0})  # which has none
-    hub = Subject.of("image-lam", {}, {"loop": {}}, "org/lam")  # somebody else's, whose training cannot be changed
-    assert (
-        str(hub.advice(criteria()["codes_against_controls"], False, ""))
-        == "Train one on this dataset: lattok train image-lam DATASET --out new"
-    )
-    other = Subject.of("residual-vq", {}, {"loop": {}}, "tok")  # which has no decoder to choose
-    assert (
-        str(other.advice(criteria()["error_against_kmeans"], False, ""))
-        == "Train one on this dataset: lattok train action-vq DATASET --out new"
-    )
+    for kind, place, key, verb in (
+        ("image-lam", "org/lam", "codes_against_controls", "image-lam"),  # whose training cannot be changed
+        ("residual-vq", "tok", "error_against_kmeans", "action-vq"),  # which has no decoder to choose
+    ):
+        text = str(Subject.of(kind, {}, {"loop": {}}, place).advice(criteria()[key], False, ""))
+        assert text == f"Train one on this dataset: lattok train {verb} DATASET --out new"
     told = {"decoder": {"predict_change": True, "conditioning": "add"}}  # what the advice would be is there already
     for config, there in (({"decoder": {"predict_change": False}}, False), (told, True), ({}, True)):
         text = str(Subject.of("image-lam", config, {"loop": {}}).advice(criteria()["decoder_depends"], False, ""))

@@ -13,14 +13,13 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, T
 from lattok.labels import LatentSpec
 from lattok.nn.losses import draw_flow
 from lattok.nn.quantize import Codebook
-from lattok.types import LossTerms, PairBatch, PolicyBatch, Shares
+from lattok.types import PairBatch, PolicyBatch, Shares
 from lattok.vla import Supervised
 from lattok.vla.frame_supervision import FRAMES, VALID, keep_pairs
 from lattok.vla.head import HeadBlock
 from lattok.vla.lara import Alignment, JointLARA, LARALoss, LiveLAM
 from tests.errors import refused
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.learning import learn
 from tests.recipes.policies import LAM as SMALL_LAM
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy, rows
 from tests.vla.stand_in import B, Policy, hooks, make_batch
@@ -164,19 +163,6 @@ def test_the_alignment_knows_the_actions_and_teaches_the_action_head():
         before.backward()
         taught = {name.split(".")[0] for name in learning(model.policy.head)}
         assert taught == ({"queries", "blocks", "proprio", "noisy", "time"} if acts else set())
-
-
-def test_any_block_can_be_aligned():
-    """The released code has one tree with the last block, and one with block 14 of 16."""
-    states = []
-    for layer, block in ((1, 0), (0.5, 0), (2, 1), (1.0, 1)):
-        model = joint()
-        model = JointLARA(model.policy, model.lam, layer=layer)
-        data = joint_batch(model, free=False)
-        _, state = model.policy.learn(data, **model.at)
-        torch.testing.assert_close(state.detach(), tapped(model, data)[1][block][range(4), [3, 3, 3, 1]])
-        states.append(state)
-    assert not torch.equal(states[0], states[2])
 
 
 @pytest.mark.parametrize("case", ["lara_lam_a", "lara_lam_b"])
@@ -461,14 +447,6 @@ def test_a_policy_acts_without_any_of_it(head: str):
     model.policy.select_action(observation(model.policy.config))
 
 
-def test_futures_of_the_latent_action_model_are_those_of_the_policy():
-    """A model that was trained on several futures sees pairs here."""
-    model = joint(lam={"extra_strides": ("4", "6"), "loss_additivity": 0.1})
-    terms = model(joint_batch(model))
-    assert "lam_additivity" not in terms
-    assert bool(terms["lam_prediction"].isfinite())
-
-
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -578,26 +556,6 @@ def test_who_learns_in_somebody_elses_policy(detach: str):
     moved = 0.0 if gradient is None else float(gradient[-1].abs().max())
     assert (moved > 1e-8) == (detach != "policy")
     assert "loss.align.project.weight" in found
-
-
-def test_it_acts_and_is_saved_as_before(tmp_path):
-    model, loss = supervised()
-    expected = model.policy.predict_action_chunk(make_batch())
-    assert torch.equal(model.predict_action_chunk(make_batch()).isfinite(), expected.isfinite())
-    given, seen = frames_batch(), list[dict[str, float]]()
-
-    def whole() -> LossTerms:
-        loss, logs = model(given)
-        seen.append(logs)
-        return {"loss": loss}
-
-    learn(model, whole, 12, 1e-2)
-    assert seen[-1]["latent_cosine"] > seen[0]["latent_cosine"] + 0.1
-    assert seen[-1]["lam_prediction"] < seen[0]["lam_prediction"]
-    loss.lam.eval().save_pretrained(tmp_path / "lam")
-    loaded = ImageLAM.from_pretrained(tmp_path / "lam")
-    pair = given[FRAMES][:, :2]
-    assert torch.equal(loaded.encode(pair).codes, loss.lam.encode(pair).codes)
 
 
 @pytest.mark.parametrize(
