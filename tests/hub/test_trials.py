@@ -20,7 +20,6 @@ from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.nn import kmeans
 from lattok.nn.levels import LevelGrid
-from tests import golden
 from tests.action_vq.families import cases, fitted
 from tests.conftest import CAMERAS
 from tests.errors import refused
@@ -187,12 +186,6 @@ def test_a_record_for_a_model_without_codes_is_refused(tmp_path):
     folder = lam("none").save_pretrained(tmp_path)
     rewrite(folder, {"packages": {}, "places": [0], "codes": [0]})
     refused("expected a code for each place, of 0 places", lattok.load, folder)
-
-
-def test_models_without_a_record_load_as_before():
-    folder = golden.HERE / "0.1" / "fsq"
-    assert read_metadata(folder / "model.safetensors") == {}
-    lattok.load(folder)
 
 
 def test_of_two_equal_rows_no_code_is_recorded(tmp_path):
