@@ -25,21 +25,6 @@ def plain_fsq(latents: np.ndarray, levels: tuple[int, ...]) -> tuple[np.ndarray,
     return values, codes
 
 
-@pytest.mark.parametrize("sizes", [(8, 5, 5, 5), (7, 6, 5), (3,), (27, 26, 39), (1000, 1000)])
-def test_codes_number_the_grid_with_the_first_level_fastest_and_are_rounded_not_cut(sizes):
-    """Cut, as published, ids of some sizes from 26 on are too small."""
-    model = OAT(OATConfig(**SMALL, levels=sizes))
-    latents = 3 * torch.randn(5000, len(sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values, codes = plain_fsq(latents.numpy(), sizes)
-    quantized = model.grid.quantize(latents)
-    assert np.allclose(quantized, values, atol=1e-9)
-    quantized = quantized.float()[None]
-    assert np.array_equal(model.grid.codes(quantized)[0], codes)
-    torch.testing.assert_close(model.grid.lookup(torch.from_numpy(codes)[None]), quantized)
-    middle = torch.zeros(1, 1, len(sizes))
-    assert int(model.grid.codes(middle)) == plain_fsq(middle[0].numpy(), sizes)[1]
-
-
 @pytest.mark.parametrize("config", [OATConfig, QueSTConfig])
 @pytest.mark.parametrize(
     ("options", "text"),

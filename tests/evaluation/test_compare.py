@@ -23,6 +23,7 @@ from tests.evaluation.drawn import drawn_codes, drawn_curves
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, rows, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
 HELD_OUT = [1, 2, 3, 6, 7]
 CHOSEN: dict[str, Any] = {"episodes": HELD_OUT}
 

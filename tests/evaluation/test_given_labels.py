@@ -20,6 +20,7 @@ from tests.conftest import write_dataset
 from tests.errors import refused
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, tiny_lam
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
 HELD_OUT: dict[str, Any] = {"episodes": [1, 2, 3, 6, 7]}
 
 
@@ -201,7 +202,6 @@ def test_the_way_out_holds_out_others(world, codes):
     assert [command.words[-2:] for command in found.way_out.commands] == [("--stride", "3")]
 
 
-@pytest.mark.usefixtures("short_mlps")
 def test_codes_are_judged_as_they_are_through_their_model(world, oracle, codes):
     through, alone = evaluate(oracle, world, **HELD_OUT), evaluate(world, labels=codes, stride=STRIDE, **HELD_OUT)
     same = [

@@ -13,6 +13,8 @@ from lattok.training import LoopOptions
 from tests.evaluation.test_inferred import HELD_OUT, LENGTH, Knowing, small
 from tests.evaluation.worlds import STRIDE, World
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_the_curve_ends_at_the_probe_of_all_and_says_where_it_is_flat(noise):
