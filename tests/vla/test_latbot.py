@@ -218,7 +218,6 @@ def test_inside_a_policy_that_is_not_ours():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({FRAMES: None}, "`batch`"),
         ({FRAMES: pixels(B, 2, 2)}, "`pairs.frames`"),
         ({VALID: torch.ones(B, 3).bool()}, "`pairs.valid`"),
         ({"task": "lift"}, "`task`"),

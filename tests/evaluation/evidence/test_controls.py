@@ -24,24 +24,6 @@ def test_residual_kmeans_reconstructs_sums_of_two_grids():
     assert (one_level.decode(one_level.encode(vectors)) - vectors).square().mean() > 0.1
 
 
-def test_residual_kmeans_is_a_function_of_its_seed():
-    vectors = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
-    books = [ResidualKMeans.fit(vectors, 16, 2, seed).books for seed in (0, 0, 1)]
-    assert all(torch.equal(a, b) for a, b in zip(books[0], books[1], strict=True))
-    assert not torch.equal(books[0][0], books[2][0])
-
-
-@pytest.mark.parametrize(
-    ("dims", "size", "expected"),
-    [(4, 256, (4, 4, 4, 4)), (7, 256, (3, 2, 2, 2, 2, 2, 2)), (3, 1, (1, 1, 1)), (2, 12, (4, 3)), (1, 16, (16,))],
-)
-def test_levels_are_as_equal_as_the_bits_allow(dims: int, size: int, expected: tuple[int, ...]):
-    levels = level_allocation(dims, size)
-    assert levels == expected
-    assert math.prod(levels) <= size
-    assert max(levels) - min(levels) <= 1
-
-
 def test_levels_are_those_that_are_raised_one_by_one():
     sizes = [*range(1, 300), *(root**dims + more for root in (3, 7, 100) for dims in (2, 3, 5) for more in (-1, 0, 1))]
     for dims in (1, 2, 3, 5, 7, 12):
