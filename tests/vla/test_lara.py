@@ -276,18 +276,6 @@ def test_every_parameter_takes_part_in_every_step(detach: str, inside, features:
     assert all(p.grad is None for p in model.lam.lam.features.parameters())
 
 
-def test_samples_without_actions_teach_by_the_alignment_alone():
-    """Exact means over what is there: each term is that of the samples that have it."""
-    model = joint().eval()
-    data = joint_batch(model)  # samples 2 and 3 have actions, 0, 1 and 3 pairs
-    acted = data._replace(valid=data.valid.clone())
-    with torch.no_grad():
-        terms = model(data)
-        torch.testing.assert_close(terms["action"], model.policy(rows(data, [2, 3]))["action"])
-        acted.actions[:2] = torch.nan
-        assert model(acted) == terms
-
-
 def test_shares_of_a_batch_add_up():
     """Whatever the samples of a share have: pairs, actions, or neither."""
     model = joint()
