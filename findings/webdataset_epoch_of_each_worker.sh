@@ -15,29 +15,24 @@ if ! borrow venv; then
     install venv torch==2.15.0
 fi
 install venv --no-deps braceexpand==0.1.7 numpy==2.5.5 pyyaml==6.0.4 webdataset==1.0.2
-cat >count.py <<'PY'
+venv/bin/python -W ignore - <<'PY'
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-
-def main():
-    shards = [f"shard{number}.tar" for number in range(4)]
-    for number, shard in enumerate(shards):
-        with wds.TarWriter(shard) as file:
-            for row in range(10):
-                file.write({"__key__": f"{number}{row}", "row.txt": str(row)})
-
-    def repeated():
-        return wds.WebDataset(shards, shardshuffle=False, resampled=True)
-
-    workers = (0, 1, 2, 4)
-    inside = [sum(1 for _ in DataLoader(repeated().with_epoch(12), batch_size=None, num_workers=count)) for count in workers]
-    behind = [sum(1 for _ in wds.WebLoader(repeated(), batch_size=None, num_workers=count).with_epoch(12)) for count in workers]
-    print("with_epoch(12) with 0, 1, 2, 4 workers", inside, "behind the workers", behind)
-    assert inside == [12, 12, 24, 48] and behind == [12] * 4
+shards = [f"shard{number}.tar" for number in range(4)]
+for number, shard in enumerate(shards):
+    with wds.TarWriter(shard) as file:
+        for row in range(10):
+            file.write({"__key__": f"{number}{row}", "row.txt": str(row)})
 
 
-if __name__ == "__main__":
-    main()
+def repeated():
+    return wds.WebDataset(shards, shardshuffle=False, resampled=True)
+
+
+workers = (0, 1, 2, 4)
+inside = [sum(1 for _ in DataLoader(repeated().with_epoch(12), batch_size=None, num_workers=count)) for count in workers]
+behind = [sum(1 for _ in wds.WebLoader(repeated(), batch_size=None, num_workers=count).with_epoch(12)) for count in workers]
+print("with_epoch(12) with 0, 1, 2, 4 workers", inside, "behind the workers", behind)
+assert inside == [12, 12, 24, 48] and behind == [12] * 4
 PY
-venv/bin/python -W ignore count.py
