@@ -23,6 +23,7 @@ from lattok.data.schema import (
     LONGEST_NAME,
     PROVENANCE,
     SOURCE,
+    TABLES,
     RobotDataset,
     camera_keys,
     holds,
@@ -267,7 +268,8 @@ def _recognise(place: Path, named: str | None, options: Collection[str]) -> tupl
     known = formats(named)
     if place.is_file():
         for each in known:
-            if named or place.suffix.lower() in each.suffixes:
+            part = place.suffix.lower() in TABLES and _dataset_of(place) is not None
+            if named or (place.suffix.lower() in each.suffixes and not part):
                 return each, place
         single = "".join(f", a {' or '.join(each.suffixes)} file" for each in known if each.suffixes)
         checks.fail("dataset", f"a folder{single}, or a description file *.json", f"the file {place}", _whole_of(place))
@@ -377,9 +379,8 @@ def _whole_of(file: Path) -> str:
         return f"Unpack it first: {typed} {shlex.quote(str(file))}"
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    for folder in file.parents[:4]:
-        if (folder / "meta" / "info.json").is_file():
-            return f"Give the whole dataset, {folder}."
+    if (folder := _dataset_of(file)) is not None:
+        return f"Give the whole dataset, {folder}."
     with suppress(OSError):
         if any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
             inner = (file.parent.glob(f"{below}/meta/info.json") for below in ("*", "*/*"))  # a home is large
@@ -387,6 +388,11 @@ def _whole_of(file: Path) -> str:
                 return "Put it into a folder of its own, and give that: others lie here."
             return f"Give the whole dataset, {file.parent}."
     return "Give the folder of the dataset that it belongs to."
+
+
+def _dataset_of(file: Path) -> Path | None:
+    """Return the LeRobot dataset that a file is in, None where it is in none."""
+    return next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
 
 
 def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:

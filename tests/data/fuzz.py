@@ -35,7 +35,7 @@ CHILD = "from tests.data.fuzz import child; child()"
 FILLS = 3  # of so many cases in one, unknown actions are filled in as well
 OPTIONS: dict[str, dict[str, Any]] = {
     "sidecar": {"fps": 5},
-    **{name: {"fps": 5} for name in (*LAYOUTS, "zarr", "npz", "pictures")},
+    **{name: {"fps": 5} for name in (*LAYOUTS, "zarr", "npz", "parquet", "pictures")},
     "mcap": {"fps": 5, "topics": {"observation.images.front": "/front/image/compressed", "action": "/command"}},
 }
 
@@ -257,6 +257,7 @@ UNCHECKED = (
     ("zarr", "*", "*", "zarr has no checksum, and takes a chunk that is missing for one of fill values"),
     ("lance", "*", "*", "Lance has no checksum, nor have videos"),
     ("npz", "*", "*", "nothing lists the files of a folder"),
+    *(("parquet", "*.parquet", damage, "nothing lists the rows of a file") for damage in ("swap", "double", "replace")),
     ("calvin", "*", "*", "nothing says what is in the file of a step"),
     ("unitree", "*", "*", "nothing lists the recordings, and JPEG has no checksum"),
     ("mcap", "*", "*", "MCAP has checksums only on request, and nothing lists the files of a folder"),

@@ -85,6 +85,12 @@ def npz() -> tuple[str, ...]:
     return described('{"dataset": "wipe", "format": "npz", "fps": 10}')
 
 
+def parquet() -> tuple[str, ...]:
+    Path("steps").mkdir()
+    arrays.parquet(Path("steps"))
+    return described('{"dataset": "steps", "fps": 10}')
+
+
 def mcap() -> tuple[str, ...]:
     for name in ("a", "b"):
         ros.record(Path("runs") / "pour" / f"{name}.mcap")
@@ -131,6 +137,7 @@ WAYS = (
     unitree,
     zarr,
     npz,
+    parquet,
     mcap,
     pictures,
     agibot,

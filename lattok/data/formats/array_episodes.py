@@ -22,7 +22,8 @@ class RowOfArray:
 
     def __init__(self, array: Any, row: int):
         self.whole, self._row = array, row
-        self.shape, self.dtype = tuple(array.shape[1:]), array.dtype
+        of_row = getattr(array, "shape_of", None)  # of arrays whose rows differ in length
+        self.shape, self.dtype = of_row(row) if of_row else tuple(array.shape[1:]), array.dtype
 
     def __getitem__(self, rows: Any) -> Any:
         return self.whole[(self._row, *(rows if isinstance(rows, tuple) else (rows,)))]

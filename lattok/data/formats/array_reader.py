@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import mode
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -164,7 +164,7 @@ class ArrayDataset(RobotDataset):
             self.findings += (problems.own_splits("mask", counts, judge if self.held_out else "", way_out),)
         elif split is None and self.root.is_dir():
             files = {i: demo.file.relative_to(self.root) for i, demo in self._demos.items()}
-            self.held_out, own = folder_splits({i: file.parts[:-1] for i, file in files.items()}, files)
+            self.held_out, own = folder_splits({i: self.split_of(file) for i, file in files.items()}, files)
             self.findings += own
         self.left_out = {path.name: PACKED.format(typed=UNPACK[path.suffix], file=path.name) for path in packed}
         used = {stored for parts in self._parts.values() for stored in parts}
@@ -190,6 +190,11 @@ class ArrayDataset(RobotDataset):
     def is_file(cls, path: Path) -> bool:
         """Return whether `path` is one of the files, rather than a folder of them. Looks at names, opens nothing."""
         return path.is_file()
+
+    @classmethod
+    def split_of(cls, file: PurePath) -> tuple[str, ...]:
+        """Return the names that may say of which split a file is, given from the dataset's folder on."""
+        return file.parts[:-1]
 
     @classmethod
     def files_in(cls, folder: Path) -> list[Path]:

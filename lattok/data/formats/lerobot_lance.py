@@ -69,6 +69,7 @@ def _opened(root: Path, path: Path) -> Any:
         pass
     with _reading(path):
         table = _lance().dataset(str(path))
+        _ = table.schema.names  # of a damaged one Rust gives up at the first look
         for fragment in table.get_fragments():
             for file in fragment.data_files():
                 if getattr(file, "base_id", None) is not None or Path(file.path).name != file.path:

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -251,6 +253,29 @@ def npz_of_many(folder: Path) -> Truth:
     return truth
 
 
+def parquet(folder: Path) -> Truth:
+    """As `datasets` writes them: files are cut by rows, here within the second episode."""
+    truth = Truth(4, ("do 0", "do 1"))
+    truth.cameras, truth.exact = ("image",), False
+    rows = [
+        {
+            "episode_index": i,
+            "frame_index": row,
+            "action": truth.action[i][row],
+            "observation.state": truth.state[i][row],
+            "image": {"bytes": jpeg(truth.frames[i][row]), "path": None},
+            "instruction": truth.tasks[i],
+        }
+        for i, length in enumerate(LENGTHS)
+        for row in range(length)
+    ]
+    (folder / "data").mkdir()
+    for number, part in enumerate((rows[:7], rows[7:])):
+        place = folder / f"data/train-{number:05d}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(part), place, row_group_size=4, write_page_checksum=True)
+    return truth
+
+
 def calvin(folder: Path) -> Truth:
     """A file a step; recordings are apart, the last for validation. Who only reads numbers may open no pickle."""
     truth = Truth(7, ("",))
@@ -301,6 +326,7 @@ def unitree(folder: Path) -> Truth:
 
 
 WRITERS = (
+    parquet,
     calvin,
     unitree,
     npz,
@@ -761,6 +787,44 @@ def test_actions_of_each_episode(name: str, ending: str, tmp_path: Path):
         np.testing.assert_array_equal(dataset.actions(index), action)
     assert len(dataset.cameras) == {"numbered cameras": 3, "axis, pictures": 1}.get(name, 0)
     assert not dataset.damaged
+
+
+def table(rows: list[dict[str, Any]], path: Path) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+EACH_ROW = [{"action": wave(5 + i, 2, i).tolist(), "state": wave(5 + i, 3, i).tolist()} for i in range(3)]
+
+
+def test_tables_of_episodes_splits_and_unknown_columns(tmp_path: Path):
+    """A row may be a whole episode; files of a split judge; a draft names what it guesses."""
+    dataset = read(table(EACH_ROW, tmp_path / "all.parquet"))
+    assert [episode.length for episode in dataset.episodes] == [5, 6, 7]
+    np.testing.assert_array_equal(dataset.actions(2), wave(7, 2, 2))
+    (tmp_path / "split").mkdir()
+    for split in ("train", "test"):
+        rows = [{"action": [i, 2.0], "traj_id": i // 4} for i in range(9)]
+        table(rows, tmp_path / f"split/{split}-00000-of-00001.parquet")
+    parts = open_dataset(tmp_path / "split", fps=5)
+    judged = [parts.files_of(index)[0].name[:4] for index in parts.held_out]
+    assert (len(parts.episodes), judged) == (6, ["test"] * 3)
+    rows = [{"cmd": [i, 2.0], "qpos": [i, 1.0, 2.0], "traj_id": i // 5, "prompt": "go"} for i in range(10)]
+    drafted = read(table(rows, tmp_path / "own.parquet"))
+    assert ([episode.length for episode in drafted.episodes], drafted.tasks) == ([5, 5], ("go",))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"action": [1.0, 2.0], "image": {"bytes": None, "path": "a.png"}}] * 9, "got names of files"),
+        ([{"action": [1.0] * (2 + (i > 3))} for i in range(9)], r"lists of 2 values .*, got one of 3"),
+        ([{"action": [1.0, 2.0]}] * 9, "none called train-00001-of-00002.parquet"),
+    ],
+)
+def test_tables_that_are_refused(rows: list[dict[str, Any]], said: str, tmp_path: Path):
+    table(rows, tmp_path / f"train-00000-of-0000{1 + said.startswith('none')}.parquet")
+    refused(said, lambda: open_dataset(tmp_path, fps=10).actions(0))
 
 
 @pytest.mark.parametrize("stored", ["pixels", "bytes", "void"])
