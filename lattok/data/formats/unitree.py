@@ -200,7 +200,11 @@ def _numbers(frames: Sequence[Mapping[str, Any]], kind: str, path: Path) -> dict
         if odd := next((i for i, size in enumerate(sizes) if size is None or size != sizes[0]), 0):
             wanted = f"{list(sizes[0] or ())} numbers in `{kind}.{name.replace('/', '.')}` of frame {odd}, as before"
             refuse(path, wanted, f"{values[odd]!r:.60}", "Leave the recording out.")
-        found[name] = np.array(values, dtype=np.float64)
+        try:
+            found[name] = np.array(values, dtype=np.float64)
+        except (TypeError, ValueError):  # objects or texts in lists
+            wanted = f"numbers in `{kind}.{name.replace('/', '.')}` of each frame"
+            refuse(path, wanted, "others", "Leave the recording out.")
     return found
 
 
@@ -215,6 +219,8 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _pictures(frames: Sequence[Mapping[str, Any]], kind: str, path: Path) -> dict[str, list[str]]:
     """Return the files of each camera."""
     rows = [frame.get(kind) or {} for frame in frames]
+    if (odd := next((i for i, row in enumerate(rows) if not isinstance(row, Mapping)), None)) is not None:
+        refuse(path, f"`{kind}` of frame {odd} by camera", f"{rows[odd]!r:.60}", "Leave the recording out.")
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         files = [row.get(name) for row in rows]

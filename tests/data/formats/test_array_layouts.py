@@ -517,6 +517,15 @@ def outside(frames: list[Any], place: Path) -> None:
     frames[2]["colors"]["color_1"] = "../../wipe/episode_0001/colors/000000_color_1.jpg"
 
 
+def object_among_numbers(frames: list[Any], place: Path) -> None:
+    for frame in frames:
+        frame["states"]["left_arm"]["qpos"][3] = {"a": None}
+
+
+def listed(frames: list[Any], place: Path) -> None:
+    frames[2]["colors"] = ["colors/0.jpg"]
+
+
 def without(frames: list[Any], place: Path) -> None:
     (place / frames[2]["colors"]["color_1"]).unlink()
 
@@ -527,6 +536,8 @@ def without(frames: list[Any], place: Path) -> None:
         (unnamed, r"expected a picture of 'color_1' in frame 2, got None"),
         (fewer, r"expected \[7\] numbers in `states.left_arm.qpos` of frame 2, as before, got \[1, 2\]"),
         (outside, "expected a path below"),
+        (object_among_numbers, "expected numbers in `states.left_arm.qpos` of each frame, got others"),
+        (listed, r"expected `colors` of frame 2 by camera, got \['colors/0.jpg'\]"),
         (without, "expected the picture colors/000002_color_1.jpg, which a frame names, got none"),
     ],
 )
