@@ -5,33 +5,42 @@ python -m benchmarks.speed.compiled --device cuda --out benchmarks/results/compi
 
 Seconds of a step (forward, backward) and of labelling a video at published sizes, as they are and compiled, one after
 the other; of the CPU there, of the clock on an accelerator, where steps are in bfloat16. Seconds of the first compiled
-call; graphs, and graph breaks, of which there should be none. `lattok.for_inference` had the option to compile; it went
-because of these results.
+call; graphs, and graph breaks, of which there should be none. `launches`: operations of a step of the loop in mixed
+precision, of compiled parts the generated kernels and library calls, counted on the CPU. `lattok.for_inference` had the
+option to compile; it went because of these results.
 """
 
 import argparse
 import copy
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 from torch.utils._pytree import tree_map_only
 
 from benchmarks.common import environment, finish, name_of, write_results
+from benchmarks.speed.counts import launched
 from benchmarks.speed.gpu import learners
+from benchmarks.speed.memory import placed
 from lattok.image_lam.base.labelling import VideoEncoder
 from lattok.inference import for_inference
-from lattok.training.loop import compiled
+from lattok.training import LoopOptions, loop
+from lattok.training.loop import Trainer, compiled
 from lattok.utils.devices import device_called
 
 ROUNDS, FRAMES, STRIDE = 7, 64, 8
-PARTS = ("action-vq", "image-lam", "float32", "bfloat16")
+PARTS = ("action-vq", "image-lam", "float32", "bfloat16", "launches")
 
 
 def compared(plain: Callable[[], Any], fast: Callable[[], Any], device: torch.device) -> dict[str, float]:
@@ -72,6 +81,26 @@ def training(kind: str, quick: bool, device: torch.device) -> dict[str, float]:
         return compared(lambda: step(module), lambda: step(other), device)
 
 
+def launches(quick: bool) -> dict[str, int]:
+    """Operations of a step of the loop of the small image model, with its optimiser, as it is and compiled."""
+    module, given, weights = learners(quick)["image-lam"]
+    found = dict[str, int]()
+    for name, compiling in (("plain", False), ("compiled", True)):
+        model, _ = placed(copy.deepcopy(module), "cpu")
+        options = LoopOptions(
+            steps=9, batch_size=len(given[0]), optimizer="adamw", precision="bf16", device="cpu", compile=compiling
+        )
+        fused = patch.object(loop, "FUSED", (*loop.FUSED, "cpu"))  # as on a GPU, one call for all parameters
+        seen = inductor.patch({"cpp.enable_kernel_profile": True})
+        with tempfile.TemporaryDirectory() as folder, fused, seen:
+            trainer = Trainer(model, {}, options, weights, Path(folder))
+            with compiled(trainer.module) if compiling else nullcontext():
+                for number in range(3):
+                    trainer.step(number, lambda *_: given)
+                found[name] = launched(partial(trainer.step, 3, lambda *_: given))
+    return found
+
+
 def labelling(precision: str, quick: bool, device: torch.device) -> dict[str, float]:
     """A video by the small image model; graphs are for blocks of any length."""
     lam = learners(quick)["image-lam"][0].lam.eval().to(device)
@@ -94,8 +123,11 @@ def main() -> None:
     device = device_called(args.device)
     results = json.loads(args.out.read_text()) if args.out is not None and args.out.exists() else {}
     for part in args.only:
-        measure = training if part in ("action-vq", "image-lam") else labelling
-        found = measure(part, args.quick, device)
+        if part == "launches":
+            found: dict[str, Any] = launches(args.quick)
+        else:
+            measure = training if part in ("action-vq", "image-lam") else labelling
+            found = measure(part, args.quick, device)
         results[part] = {"environment": environment(), "device": name_of(device), **found}
         print(json.dumps({part: results[part]}), flush=True)
         if args.out is not None:

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 aten = torch.ops.aten
+GENERATED = "cpp_fused"  # in the names of inductor's kernels
 COPIES = {aten.copy_, aten._foreach_copy_}
 READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal}  # the host must know the result
 FREE = {  # give memory, or say something about a tensor
@@ -66,6 +68,11 @@ class _Counting(TorchDispatchMode):
     def __init__(self, counts: Counts):
         super().__init__()
         self.counts = counts
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """What is compiled runs as it is, and the library's functions that it calls are counted."""
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, packet, counts = func(*args, **(kwargs or {})), func.overloadpacket, self.counts
@@ -152,3 +159,14 @@ def counted(call: Callable[[], object]) -> Counts:
     with counting() as counts:
         call()
     return counts
+
+
+def launched(call: Callable[[], object]) -> int:
+    """Count operations of a call on the CPU, of compiled parts the generated kernels and the library's functions.
+    They must have been compiled with `cpp.enable_kernel_profile`."""
+    counts = Counts()
+    with torch.autograd.set_multithreading_enabled(False), _Counting(counts):
+        call()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        call()
+    return counts.operations + sum(GENERATED in event.name for event in seen.events() or ())

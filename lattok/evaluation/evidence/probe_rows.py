@@ -37,7 +37,7 @@ OF_LABELS = {  # controls that are made of the labels
     "label_before": "label of the pair before",
 }
 APART = (LABELS_ONLY, NO_LATER, *OF_LABELS)  # controls that say something else than whether to take the model
-NO_STATES = "not run: no state was read (--state-key)"
+NO_STATES = "not run: no state was read (state_key)"
 MOMENT = "moment"  # task and share of the episode that has passed
 AS_THEY_ARE = "as_actions"  # labels as wide as actions, of one frame each, compared without a probe
 PLAIN = {  # controls in words for a reader who has not met them, and in such that fit next to a bar
