@@ -17,7 +17,7 @@ from tests.data.specimens import LAYOUTS, write_originals
 
 WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "lerobot_v20", "lerobot_v21", "rlds", "hdf5")
 # these go through every verb in tests/data/test_every_verb.py
-OF_ARRAYS = (*LAYOUTS, "zarr", "npz", "calvin", "unitree", "mcap", "pictures")
+OF_ARRAYS = (*LAYOUTS, "zarr", "npz", "parquet", "calvin", "unitree", "mcap", "pictures")
 SMALL = ["--image-size", "16", "--channels", "8", "8", "--latent-dim", "4", "--hidden", "8", "--members", "2"]
 
 

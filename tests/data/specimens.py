@@ -164,6 +164,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "d4rl": _write_layout("d4rl"),
     "zarr": _write_layout("diffusion_policy"),
     "npz": _write_layout("npz"),
+    "parquet": _write_layout("parquet"),
     "calvin": _write_layout("calvin"),
     "unitree": _write_layout("unitree"),
     "mcap": _write_mcap,

@@ -18,7 +18,7 @@ def report(outcomes: list[fuzz.Outcome]) -> str:
 
 @pytest.mark.ci
 def test_some_damaged_datasets(tmp_path: Path):
-    outcomes = list(fuzz.run(42, 7000, tmp_path))
+    outcomes = list(fuzz.run(42, 9000, tmp_path))
     assert not [o for o in outcomes if o.verdict in fuzz.FAILURES], report(outcomes)
     assert {o.case.format for o in outcomes} == WRITERS.keys()
 

@@ -169,8 +169,9 @@ def test_a_folder_of_what_is_not_read_says_how_to_get_it_in(tmp_path, name, says
 
 def test_a_pointer_of_git_lfs_is_called_so_by_every_format(tmp_path):
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 123456\n"
-    originals = write_originals(tmp_path, ("rlds", "hdf5", "zarr", "npz", "mcap", "video"))
+    originals = write_originals(tmp_path, ("rlds", "hdf5", "zarr", "npz", "parquet", "mcap", "video"))
     files = {"rlds": "*.tfrecord*", "hdf5": "*.hdf5", "zarr": "*/data/img/*", "npz": "*.npz", "mcap": "*.mcap"}
+    files["parquet"] = "data/*.parquet"
     for name, root in originals.items():
         for path in [each for each in root.rglob(files.get(name, "*.m*")) if each.name[0] != "."]:
             path.write_text(pointer)
