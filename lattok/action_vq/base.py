@@ -67,7 +67,7 @@ class ChunkConfig(NormalizedActions):
         normalize_exceptions: dimensions with another normalisation (name, pattern or index): "gripper=min_max"
         normalize_clip: clips normalised actions to [-1, 1], for kinds of normalisation with such a range
         action_kind: meaning of actions; with "relative", errors add up over a chunk, and a missing step is no motion
-        normalizers: datasets with a normaliser of their own; none: one normaliser for all
+        normalizers: datasets that have their own normaliser; empty: one normaliser for all
         spaces: where these have other actions: names of each one's, which are the first of `action_dim` numbers
     """
 

@@ -37,7 +37,7 @@ class BEASTConfig(ChunkConfig):
 
     Attributes:
         bases: coefficients of each dimension
-        degree: degree of the splines, the higher the smoother; 0: steps
+        degree: degree of the splines; higher degrees are smoother, and 0 gives steps
         bins: bins of each coefficient
         stepped: dimensions of degree 0, by name, pattern (*) or index
         ridge: ridge of the least-squares fit, which keeps poorly determined coefficients small

@@ -41,7 +41,7 @@ class TrainedFit(FitOptions):
         steps: training steps
         lr: learning rate
         batch_size: samples in a step, over all processes
-        device: where it computes; "auto" takes a GPU where there is one
+        device: where it computes; "auto" takes a GPU if there is one
         log_every: steps between two lines of the log, in a run folder
         save_every: steps between checkpoints, in a run folder; a stopped run continues from the last one
     """

@@ -32,7 +32,7 @@ class QueSTConfig(LevelsConfig):
     Attributes:
         downsample: steps that a code describes, a power of two
         causal_encoder: codes do not depend on later steps
-        decoder_heads: attention heads of the decoder; `heads` are those of the encoder
+        decoder_heads: attention heads of the decoder; `heads` sets those of the encoder
         published: like the published code: norms over all steps, so no code is causal, and none sees the last action
     """
 
@@ -158,7 +158,7 @@ def quest(
         path: The checkpoint, .pt, .pth or .safetensors.
         config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: skill_block_size,
             encoder_heads, decoder_heads, use_causal_encoder, use_causal_decoder, fsq_level or codebook_size, and
-            attn_pdrop where it is not 0.1. vq_type must be fsq.
+            attn_pdrop if it is not 0.1. vq_type must be fsq.
         entry: Name under which a pickled training state holds the weights, such as state_dicts.ema_model.
         prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.

@@ -151,7 +151,7 @@ def open_backbone(config: Any, folder: Path | None = None) -> Backbone:
         views = getattr(config, "views", 0) or len(config.cameras)
         return ScratchBackbone(base, views, config.image_size, getattr(config, "frames", 1))
     if base.name == MERGED and folder is None:  # on the Hub that is a stranger's
-        checks.fail("backbone", "the model's folder, where its base model lies", "none")
+        checks.fail("backbone", "the model's folder, which contains its base model", "none")
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and base.name == MERGED else base.name

@@ -339,7 +339,7 @@ def annotate(
         precision: With bfloat16 models of video label faster, and a few codes differ;
             bfloat16-all also rounds what layers hand on.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
-        any_rate: Label a dataset of another frame rate than a model learned from; what was labelled says so.
+        any_rate: Label a dataset whose frame rate differs from the model's training data; the labels record this.
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
@@ -478,7 +478,7 @@ def verify(
 
     Args:
         model: The models (folders or Hub ids), in the order of --prefix.
-        prefix: Column prefix of each model (default: that of the only labels).
+        prefix: Column prefix of each model (default: the only one in the dataset).
         sample: Episodes to label again.
         seed: Which episodes are drawn.
     """

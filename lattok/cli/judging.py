@@ -36,10 +36,11 @@ class EvalFlags:
 
     Attributes:
         seed: Seed of the controls.
-        action_key: Column with the actions, or none; of a policy or an inverse dynamics model its own by default.
+        action_key: Column with the actions, or none (default for a policy or an inverse dynamics model: its own
+            column).
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in order (default: own).
-        any_rate: Also evaluate at another frame rate than a model learned from; the report says so.
+        any_rate: Also evaluate if the frame rate differs from the model's training data; the report says so.
         max_episodes: Most episodes that controls learn from, evenly spaced; at most half as many judge. Fewer are
             faster, and intervals wider.
     """
@@ -319,7 +320,7 @@ def rollout(
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held (default: the world's own).
         ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
-        instruction: Instruction of the task, that of the other task in the scene (swapped), or none (blank).
+        instruction: The task's own instruction (own), the other task's in the scene (swapped), or an empty one (blank).
         variation: What changes in the scene with each episode: background, light, camera, distractors=N, layout.
         batch: Environments that run side by side; the policy plans for all at once.
         workers: Processes for the environments; 0: only this one.

@@ -37,7 +37,7 @@ def label(
     Args:
         out: FILE.parquet, the table, FILE.html, the page, or both (default: both, named after the video).
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s") (default: the model's own).
-        fps: Frames a second, where the file does not tell them.
+        fps: Frames a second, if the file does not say them.
         task: The instruction, for a model that reads it.
     """
     from lattok.data.formats.lerobot_meta import INFO
@@ -111,17 +111,17 @@ def import_labels(
     Args:
         out: New folder: a copy with more columns, or labels alone if the dataset is not LeRobot.
         as_: With latents, whole numbers are codes and floats are vectors, a row for each frame, or for every k-th.
-        stride: Over which gap a latent action tells the motion, frames ("4") or seconds ("0.2s") (default: until the
-            next row).
+        stride: Over how much time a latent action describes the motion, in frames ("4") or seconds ("0.2s") (default:
+            until the next row).
         fps: Rows a second, if there are fewer than frames.
         between: What a row is for its frames, if there are fewer rows: hold (targets) or divide (increments).
         names: Names of an action's numbers.
         unit: Their unit, for the record.
         made_by: What inferred them, such as "Cosmos3-Nano", for the record.
-        every: All actions are inferred ones, whatever the column holds, as in generated videos.
+        every: Count all actions of the column as inferred, as in generated videos.
         scale: By what a row's numbers are multiplied to have the dataset's unit: one for all, or one for each.
         offset: What is added to them then, in the dataset's unit.
-        action_key: Column to fill; another name gives them a column of their own.
+        action_key: Column to fill; another name writes them into a separate column.
         prefix: Of the columns that are added (default: inferred, or latent).
     """
     from lattok.annotation.importing import INFERRED, import_actions

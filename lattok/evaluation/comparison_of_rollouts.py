@@ -101,7 +101,11 @@ def compare_rollouts(
             if {*one} & {*other}:
                 found.append(Comparison(first, second, group, compare(one, other, paired or alike, draws)))
     if not found:
-        checks.fail("results", "two methods with rollouts of the same task", "none of a task that another has, too")
+        checks.fail(
+            "results",
+            "two methods with rollouts of the same task",
+            "no rollouts of a task that another method also has",
+        )
     report = _report(found, groups, sources, difference, notes)
     if place is not None:
         write(report, place, overwrite=False)

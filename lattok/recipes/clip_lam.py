@@ -57,7 +57,7 @@ class ClipOptions(ActedOptions):
     """What a model of clips learns from.
 
     Attributes:
-        horizon: actions that are decoded, from the first frame on (default: those of the clip)
+        horizon: actions that are decoded, from the first frame on (default: one for each step of the clip)
     """
 
     horizon: int | None = None

@@ -71,7 +71,7 @@ class InverseOptions(ImageOptions, MixOptions):
             loss_forward or loss_reversal
         acted_share: share of a batch from episodes with known actions, if others teach too
         init: inverse model whose encoder is used, a folder or a Hub id; of several robots, or of one
-        freeze: "encoder": that of init stays as it is, and a head is fitted to known actions in closed form
+        freeze: "encoder": the encoder of init is not trained, and a head is fitted to known actions in closed form
     """
 
     from_: Literal["video", "proprio", "both"] = "video"

@@ -53,8 +53,8 @@ class LARAOptions(PolicyOptions):
         align_weight: weight of the alignment, 1 - cos(W h, e)
         lam_weight: weight of the latent action model's own loss
         detach: which model gets no gradient of the alignment: "none", the latent action model ("lam"), or the "policy"
-        lam_rate: learning rate of the latent action model, times lr; 0: it stays as it is
-        backbone_rate: learning rate of the backbone, times lr; 0: it stays as it is
+        lam_rate: learning rate of the latent action model, times lr; 0 freezes it
+        backbone_rate: learning rate of the backbone, times lr; 0 freezes it
     """
 
     lam: str | None = None

@@ -49,8 +49,8 @@ class PolicyOptions(ActedOptions):
         pretrain_steps: steps of the first stage; 0: as many as `steps`
         latent_head: in the second stage the latent loss goes on ("kept"), has no weight ("dropped"), or latents are
             what is predicted in both stages, and `decoder` turns them into actions ("decoded")
-        heads: "each": datasets of `mix` may have other actions and states, and each has a head of its own, or codes of
-            one `tokenizer`; with "shared" all have the same
+        heads: "each": datasets of `mix` may have other actions and states, and each has its own head, or codes of one
+            `tokenizer`; "shared": all have the same actions and states
         latents_only: datasets of `mix`, by name, whose actions do not teach: only their labels do
         prefix: prefix of the label columns; left out: the only one that fits the strategy
         tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by, and the
@@ -60,7 +60,7 @@ class PolicyOptions(ActedOptions):
         latent_stride: stride that labels must have
         proprio: the policy sees the robot's state; --no-proprio: it does not
         any_rate: what the policy learns by may have learned at another frame rate than the dataset's
-        eval_key: column with held-out actions to compare with; left out: that of action_key
+        eval_key: column with held-out actions to compare with (default: action_key)
     """
 
     state_key: str = "observation.state"

@@ -205,7 +205,7 @@ def _check_plan(data: PolicyOptions, dataset: RobotDataset) -> None:
         got = f"proprio, which {dataset.name} may lack"
         checks.fail(
             "decoder",
-            "none where a dataset has no actions, or a policy without proprio",
+            "no decoder if a dataset has no actions, or a policy without proprio",
             got,
             "Leave proprio out: proprio=False.",
         )

@@ -50,8 +50,8 @@ class WindowOptions:
         confident_share: share of the actions that a model inferred (annotate --as actions) that teaches, the most
             confident first
         extra_keys: other columns like actions, which `PolicyWindows.targets` gives
-        gaps: so many frames later (earlier where they are negative) a batch looks again
-        states_around: proprio is that of all these frames, [B, s * (1 + gaps)] in order of time
+        gaps: batches also have the frames this much later (earlier if negative)
+        states_around: proprio has the state at all these frames, [B, s * (1 + gaps)] in order of time
         subtasks: batches have the text of each frame's sub-task, where there is one
         latent: label columns (of `latent_spec`) that latent actions come from
         parts: which of these columns are read

@@ -61,7 +61,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", precision):
-        checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
+        checks.fail("precision", f"{asked}, as set for accelerate", precision, "Set precision=bf16.")
     if shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
 

@@ -47,7 +47,8 @@ class LoopOptions:
     Attributes:
         steps: training steps
         batch_size: samples in a step, over all processes and accumulated parts
-        accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see one part alone
+        accumulate: number of parts of a batch, computed one after the other; batch statistics and moving codebooks
+            see one part at a time
         lr: learning rate
         schedule: course of the learning rate: "constant", after a warm-up if there is one; "one_cycle": 10 % warm-up,
             cosine to zero; "step": times decay_factor after every decay_every steps; "cosine": warm-up, then down to
@@ -62,15 +63,15 @@ class LoopOptions:
         clip_norm: greatest norm of the gradient
         ema: decay per step of a moving average of the weights, which the model gets; 0: the last weights
         seed: seed of everything random
-        device: where it computes; "auto" takes a GPU where there is one; also another that torch knows, such as cuda:1
+        device: where it computes; "auto" takes a GPU if there is one; any device that torch knows works, such as cuda:1
         precision: "bf16" computes in mixed precision, "no" in float32
         compile: compiles encoders, decoders, features, backbones and heads by torch.compile, which takes a minute or
-            more and rounds in another way; see the documentation for where that pays
+            more and rounds in another way; the documentation says when it saves time
         log_every: steps between two lines of the log
         save_every: steps between checkpoints; a stopped run continues from the last one
         threads: torch's threads on a CPU, which the result depends on; 0: torch's own choice
-        tracker: where figures go besides metrics.jsonl: "wandb", "tensorboard" or "none"; files of TensorBoard are
-            written with each of them where its package is installed, which "tensorboard" requires
+        tracker: where figures go besides metrics.jsonl: "wandb", "tensorboard" or "none"; files for TensorBoard are
+            always written if its package is installed; "tensorboard" requires it
         trial: marks a run of a few steps to see that it works: every report on the model says so
     """
 

@@ -29,7 +29,7 @@ def as_tensor(name: str, values: object) -> Tensor:
     if isinstance(values, np.ndarray):
         if isinstance(values, np.ma.MaskedArray):
             hint = "Use .filled(0), and valid= for what counts."
-            checks.fail(name, "an array without a mask of its own", "a masked array", hint)
+            checks.fail(name, "an array that is not masked", "a masked array", hint)
         if values.dtype.kind not in "biuf" or values.dtype.itemsize > WIDEST:
             checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
         values = torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))

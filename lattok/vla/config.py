@@ -63,10 +63,11 @@ class HeadConfig:
         layers: hidden states that the head sees; left out: ⌈N/2⌉..N
         flow_steps: Euler steps from noise to a chunk, of a flow head
         order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
-        temperature: temperature at which a tokens head draws codes; 0: the likeliest
+        temperature: temperature at which a tokens head draws codes; 0: it takes the likeliest
         draws: chunks that a tokens head draws for a decision, which is their average; more than 1 with a temperature
         average: of drawn chunks, of each number for itself: their mean, or their median
-        codes: codes of a chunk that a tokens head predicts to act, where the first ones decode alone; 0: all
+        codes: codes of a chunk that a tokens head predicts to act, if the tokenizer can decode the first codes alone;
+            0: all
     """
 
     name: Literal["regression", "flow", "tokens"] = "regression"
@@ -88,7 +89,7 @@ class HeadConfig:
         checks.counts(1, MOST_DRAWS, head_draws=self.draws)
         checks.whole(head_codes=self.codes)
         if self.draws > 1 and not self.temperature:
-            checks.fail("head_draws", "1 where head_temperature is 0, as all draws would be the same", self.draws)
+            checks.fail("head_draws", "1 if head_temperature is 0, since all draws would be the same", self.draws)
         checks.counts(head_dim=self.dim)
         checks.divides(self.dim, f"head_dim {self.dim}", head_heads=self.heads)
         checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)
@@ -118,15 +119,16 @@ class VLAConfig(NormalizedActions):
         instructions: those it was trained on; empty: not listed
         normalizers: datasets of a mixture, each with its own normaliser
         absent: for each of these, action dimensions that its robot lacks
-        action_widths: numbers of each dataset's own actions, one after the other, where each has a head of its own
-        proprio_widths: the same of proprio; 0: that robot's state is not known
+        action_widths: number of action dimensions of each dataset, in order, if each has its own head
+        proprio_widths: the same for proprio; 0: the robot's state is not known
         robot_cameras: each dataset's own camera in each place of `cameras`, where each has a head; "": a black picture
         robot_camera_sizes: (H, W) of these, without those that are not there
-        views: pictures that the backbone sees, where others than these `cameras` are black; 0: as many as cameras
+        views: number of pictures that the backbone sees; those without one of these `cameras` are black; 0: as many
+            as cameras
         places: of each camera among these
         image_size: side of the images in pixels
         interpolation: how frames are resized
-        prompt: prompt, in which {task} is the instruction; without {task} the policy knows none
+        prompt: prompt, in which {task} is the instruction; without {task} the policy gets no instruction
         pool: what the head reads of the hidden states of a step's codes: their mean, or each one ("none")
         action_loss: how errors of actions are measured: "l2" (Eq. 4); "l1" (published code), which a flow head cannot
             take; "l2_bce", grippers by cross-entropy

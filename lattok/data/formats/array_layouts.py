@@ -399,7 +399,9 @@ def _texts(given: Mapping[str, Any], key: str) -> dict[str, str]:
         )
     for path, column in value.items():
         if path.count("*") > 1 or column.count("*") > path.count("*"):
-            checks.fail(f"layout.{key}", "at most one * in a path, and in its column only where the path has it", path)
+            checks.fail(
+                f"layout.{key}", "at most one * in a path, and a * in its column only if the path has one", path
+            )
         if not is_file_name(column.replace("*", "x")):
             checks.fail(f"layout.{key}", "names of columns that a file can have", f"{column!r:.60}")
     return dict(value)

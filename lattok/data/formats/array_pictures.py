@@ -90,7 +90,7 @@ def pictures(rows: np.ndarray, how: Storage, swapped: bool, where: str, shares: 
         return np.rint(rows * 255 if shares else rows).astype(np.uint8)
     frames = [_decoded(row, swapped, where) for row in rows]
     if len({frame.shape for frame in frames}) > 1:
-        raise LattokError(f"{where}: expected pictures of one size, got several. Resize them before.")
+        raise LattokError(f"{where}: expected pictures of one size, got several. Resize them first.")
     return np.stack(frames)
 
 

@@ -73,7 +73,7 @@ def _opened(root: Path, path: Path) -> Any:
         for fragment in table.get_fragments():
             for file in fragment.data_files():
                 if getattr(file, "base_id", None) is not None or Path(file.path).name != file.path:
-                    raise LattokError(f"{path}: its rows are in another place. Give a copy that holds them itself.")
+                    raise LattokError(f"{path}: its rows are in another place. Give a copy that contains them.")
         return table
 
 

@@ -30,8 +30,8 @@ LITTLE = 0.05  # R^2 below which labels say next to nothing, if it is surely not
 MOVEMENT = "x, y and z"
 FAR = 1000  # times the distance between quartiles: so far off a label moves the mean and deviation of all
 CLOCK = advise(
-    "How far the task has come may be all that they hold: judge on episodes that differ in pace and start, or look at "
-    "tasks that were not seen."
+    "They may only encode how far the task has progressed: evaluate on episodes that differ in pace and start, or on "
+    "tasks that were not trained on."
 )
 STORE = "Store the raw frame change (PCA) instead of latents, or "
 EXACT = 0.9995  # R^2 from which labels are the actions themselves: those of video never say all

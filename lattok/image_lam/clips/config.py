@@ -57,7 +57,7 @@ class ClipDecoderConfig:
         sees_now: the decoder sees the first frame
         exchange: streams of scene and motion attend to each other in every layer of the decoder
         output: what the decoder predicts: the "change" of the frame, the "frame" itself, or its "velocity"
-        width: width of the decoder; with SANA that of its motion stream
+        width: width of the decoder; with SANA, width of its motion stream
         depth: layers of the compact decoder; SANA has its own
         heads: attention heads of the decoder
         flow_steps: Euler steps from noise to a frame and actions
@@ -101,7 +101,7 @@ class ClipLAMConfig(NormalizedActions):
         frames: frames of a clip (k), evenly spaced
         stride: time from the first frame of a clip to the last, in frames ("15") or seconds ("0.5s")
         horizon: actions from the first frame on that are decoded
-        scene_tokens: latents of what changes around the robot; 0: motion latents decode the frame, too
+        scene_tokens: latents of what changes around the robot; 0: motion latents also decode the frame
         motion_tokens: latents of what the robot does
         latent_dim: width of a latent (d)
         latent_norm: how latents are normalised: "layer", each by itself, or "none"
@@ -175,7 +175,7 @@ class ClipLAMConfig(NormalizedActions):
         checks.at_least_zero(frame_weight=self.frame_weight, action_weight=self.action_weight)
         checks.at_least_zero(separation_weight=self.separation_weight)
         if self.frame_weight == self.action_weight == 0:
-            checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
+            checks.fail("frame_weight", "more than 0 if action_weight is 0", "0", "Nothing would be learned.")
         if self.separation_weight > 0 and not self.scene_tokens:
             checks.fail("separation_weight", "0 with scene_tokens=0: there are no two streams", self.separation_weight)
         try:

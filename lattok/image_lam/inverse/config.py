@@ -28,7 +28,7 @@ class InverseDynamicsConfig(NormalizedActions):
         state_dim: dimensions of proprio in a frame, with proprio
         state_names: what they are called
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
-        offsets: frames to read, counted from that of the action: 0 and others, in order
+        offsets: frames to read, relative to the frame of the action: 0 and others, in order
         smooth: frames to each side, in units of `stride`, over which the actions of a video are averaged
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
         features_revision: commit of features from the Hub
@@ -60,9 +60,9 @@ class InverseDynamicsConfig(NormalizedActions):
         normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
         normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
         state_key: column with the proprio
-        anchors: for each dimension of the action, that of the state to which the output is added; -1: none
+        anchors: for each dimension of the action, the dimension of the state to which the output is added; -1: none
         proprio_map: map from changes of the state, to which the output is added
-        robots: datasets that share the encoder, and what each has of its own
+        robots: datasets that share the encoder, and the settings of each
         views: cameras that the encoder knows; 0: `cameras`
         places: index of each of `cameras` among these
     """

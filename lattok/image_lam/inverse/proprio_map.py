@@ -48,8 +48,8 @@ class ProprioMapConfig(SavedConfig):
         action_names: what they are called
         state_dim: dimensions of the state
         state_names: what they are called
-        anchors: for each dimension of the action, that of the state to which it is added; -1: none
-        offsets: frames whose state is read, counted from that of the action: 0 and others, in order
+        anchors: for each dimension of the action, the dimension of the state to which it is added; -1: none
+        offsets: frames whose state is read, relative to the frame of the action: 0 and others, in order
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         action_key: column with the actions
         state_key: column with the robot's state

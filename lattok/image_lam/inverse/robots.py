@@ -24,9 +24,9 @@ class RobotConfig(SavedConfig):
         places: index of each of these among the cameras that the encoder knows
         action_dim: dimensions of an action
         action_names: what they are called
-        state_dim: dimensions of the state, where it is read
+        state_dim: dimensions of the state, if it is read
         state_names: what they are called
-        anchors: for each dimension of the action, that of the state to which the output is added; -1: none
+        anchors: for each dimension of the action, the dimension of the state to which the output is added; -1: none
     """
 
     name: str

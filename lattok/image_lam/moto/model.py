@@ -113,8 +113,8 @@ class FeatureDecoderConfig:
     """A second decoder, of features, which loss_features asks for; what is left out is as in that of pixels.
 
     Attributes:
-        depth: blocks of the second decoder, that of features (default of this and its other options: the first
-            decoder's)
+        depth: blocks of the second decoder, which predicts features (default of this and its other options: as in the
+            first decoder)
         heads: attention heads of the second decoder
         hidden: width inside the MLPs of the second decoder
         conditioning: how the second decoder sees latents

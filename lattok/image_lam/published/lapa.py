@@ -272,8 +272,8 @@ def lapa_laq(
 
     Args:
         path: The checkpoint.
-        tokens: Codes of a pair, where the file fits two numbers: 4 or 16, 64 or 256 (default: the smaller one).
-        image_size: Side of the frames in pixels (default: as in published training for so many codes).
+        tokens: Codes of a pair, if two numbers fit the file: 4 or 16, 64 or 256 (default: the smaller one).
+        image_size: Side of the frames in pixels (default: as in the published training with this number of codes).
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds ("1.6s").
     """

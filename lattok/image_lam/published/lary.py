@@ -88,7 +88,7 @@ def lary_laq(
 
     Args:
         path: The checkpoint.
-        features: Frozen features the model was trained on (default: timm's DINOv3-L, or DINOv2-L where the file holds a
+        features: Frozen features the model was trained on (default: timm's DINOv3-L, or DINOv2-L if the file has a
             backbone without register tokens).
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.

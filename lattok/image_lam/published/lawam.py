@@ -227,9 +227,9 @@ def lawam_lam(
 
     Args:
         path: The checkpoint, or the folder that it lies in.
-        config: What shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml file
-            (default: config.json in the folder of model.safetensors, or the only .yaml file next to another
-            checkpoint, or published values).
+        config: Settings that do not follow from shapes, with LeRobot's or the authors' names: a dictionary, or a
+            .json or .yaml file (default: config.json in the folder of model.safetensors, or the only .yaml file next
+            to another checkpoint, or published values).
         wide_frames: Frames wider than 4:3: crop (cut in the middle, as in training) or squeeze (as LeRobot does).
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).

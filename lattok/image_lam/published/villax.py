@@ -215,8 +215,8 @@ def villax_lam(
 
     Args:
         path: The checkpoint, or the folder that it lies in.
-        config: What shapes do not tell, the published model_config.json: a dictionary or a file (default: the one next
-            to the weights).
+        config: Settings that do not follow from shapes, as in the published model_config.json: a dictionary or a file
+            (default: the one next to the weights).
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: seconds ("0.5s") or frames, by default consecutive ones, as published.
     """
