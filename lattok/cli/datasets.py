@@ -517,7 +517,7 @@ def export(
         images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
             stores all without loss.
         video_codec: Codec of the videos.
-        size: Height and width to resize all frames to; needed where they differ in size.
+        size: Height and width to resize all frames to; needed if they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """
     source = lattok.open_dataset(dataset, labels=labels)

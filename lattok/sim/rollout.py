@@ -90,8 +90,8 @@ def rollout(
         seed: Seed of the first episode. Demonstrations begin at 0, so the default shares no episode with them.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held; by default as many as the world sets.
-        ensemble: Plan at every decision, and carry out the mean of all that was planned for it, the i-th oldest
-            weighed by exp(-ensemble i), as ACT does.
+        ensemble: Plan at every decision, and execute the mean of all actions planned for it, the i-th oldest with
+            weight exp(-ensemble i), as ACT does.
         instruction: own; swapped, the instruction of the other task in the scene; or blank, an empty one.
         variation: Changes of the scene, drawn for each episode from its seed.
         batch: Environments side by side.

@@ -46,7 +46,7 @@ class LossConfig:
         action: weight of the loss of labelled pairs
         decorrelation: weight of the loss that makes the tokens of a pair say different things
         additivity: weight of the loss that makes latents of consecutive strides add up; needs extra_strides
-        flow: weight of a loss by which the codes alone say how the pixels move; with two streams, the codes of `env`
+        flow: weight of a loss that predicts from codes alone how pixels move; with two streams, the codes of `env`
         kl: weight of a variational bottleneck, for quantizer "none"
     """
 
