@@ -32,14 +32,17 @@ from torch.utils._pytree import tree_map_only
 from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.counts import launched
 from benchmarks.speed.gpu import learners
-from benchmarks.speed.memory import placed
+from benchmarks.speed.launches import SAMPLES
+from benchmarks.speed.memory import FAMILIES, placed
 from lattok.image_lam.base.labelling import VideoEncoder
 from lattok.inference import for_inference
+from lattok.recipes import recipe_of
 from lattok.training import LoopOptions, loop
 from lattok.training.loop import Trainer, compiled
 from lattok.utils.devices import device_called
 
 ROUNDS, FRAMES, STRIDE = 7, 64, 8
+PRESET = "small+robust+flow"  # as launches.json has it
 PARTS = ("action-vq", "image-lam", "float32", "bfloat16", "launches")
 
 
@@ -83,12 +86,18 @@ def training(kind: str, quick: bool, device: torch.device) -> dict[str, float]:
 
 def launches(quick: bool) -> dict[str, int]:
     """Operations of a step of the loop of the small image model, with its optimiser, as it is and compiled."""
-    module, given, weights = learners(quick)["image-lam"]
+    if quick:
+        module, given, weights = learners(quick)["image-lam"]
+        samples = len(given[0])
+    else:
+        recipe: Any = recipe_of("image-lam")
+        module, batches, weights = FAMILIES["image-lam"][0](recipe.from_preset("data", "out", PRESET))
+        given, samples = batches(SAMPLES), SAMPLES
     found = dict[str, int]()
     for name, compiling in (("plain", False), ("compiled", True)):
         model, _ = placed(copy.deepcopy(module), "cpu")
         options = LoopOptions(
-            steps=9, batch_size=len(given[0]), optimizer="adamw", precision="bf16", device="cpu", compile=compiling
+            steps=9, batch_size=samples, optimizer="adamw", precision="bf16", device="cpu", compile=compiling
         )
         fused = patch.object(loop, "FUSED", (*loop.FUSED, "cpu"))  # as on a GPU, one call for all parameters
         seen = inductor.patch({"cpp.enable_kernel_profile": True})
