@@ -77,8 +77,3 @@ def test_each_row_of_the_table_is_shown_by_what_exists():
             assert (ROOT / path).is_file(), each
             if path.startswith("tests/"):
                 assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), each
-
-
-def test_each_script_is_in_the_table():
-    page = PAGE.read_text(encoding="utf-8")
-    assert [each.name for each in SCRIPTS if f"`findings/{each.name}`" not in page] == []
