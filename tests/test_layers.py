@@ -7,6 +7,7 @@ serves lazily, `lattok.x` as an attribute, and `import_module("lattok.x")`.
 import ast
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,14 @@ def top_modules() -> set[str]:
     return files | folders
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def sources() -> tuple[tuple[str, ast.Module], ...]:
     """Dotted name and syntax tree of every file; packages end in `.__init__`."""
+    found = []
     for path in sorted(ROOT.rglob("*.py")):
         name = ".".join(("lattok", *path.relative_to(ROOT).with_suffix("").parts))
-        yield name, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        found.append((name, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))))
+    return tuple(found)
 
 
 def targets(name: str, tree: ast.Module, homes: dict[str, str]) -> Iterator[tuple[int, str]]:
@@ -214,6 +218,7 @@ def _reached(start: str, graph: Mapping[str, set[str]]) -> set[str]:
     return seen
 
 
+@cache
 def import_graph() -> dict[str, set[str]]:
     """What every module imports, as modules; a package stands for its `__init__`."""
     trees = {name.removesuffix(".__init__"): (name, tree) for name, tree in sources()}

@@ -14,10 +14,14 @@ from lattok.evaluation.evidence.policy_evidence import policy_errors
 from lattok.samples.policy import PolicyWindows, WindowOptions
 from lattok.types import (
     ActionTokenizer,
+    Acts,
+    EncodesFeatures,
+    InfersActions,
     LabelsVideo,
     LatentActions,
     Policy,
     PredictsFrames,
+    TokenizesActions,
     VideoLabeller,
     lacks,
 )
@@ -33,6 +37,8 @@ GROUPS = {
     "lattok.evidence": {"steadiness": "steadiness"},
     "lattok.questions": {"steady": "steady", "agreement": "agreement"},
 }
+FILES = [name for group in GROUPS.values() for name in group.values()]
+MOST_LINES = 60
 CAMERA = "observation.images.front"
 
 JUDGE = """
@@ -94,6 +100,11 @@ assert 0.9 < found["figures"]["action_error"] < 1.2, found["figures"]  # always 
 assert main(["doctor", "policy"]) == 0
 assert main(["annotate", "data", "--model", "policy", "--out", "none"]) == 2
 """
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_takes_few_lines(name):
+    assert len(source(name).splitlines()) <= MOST_LINES
 
 
 def source(name: str) -> str:
@@ -248,3 +259,24 @@ def test_a_model_can_what_it_has_all_methods_for():
     half = type("Half", (), {"predict": lambda self, *_: None, "frame_targets": None})  # what nobody can call
     assert lacks(half(), PredictsFrames) == lacks(half, PredictsFrames) == ["frame_targets"]
     assert lacks(half, PredictsFrames, LabelsVideo) == ["frame_targets", "label_video", "resize", "stride_frames"]
+
+
+def test_families_of_lattok_can_what_they_are_judged_for():
+    from lattok.action_vq import UniformBins
+    from lattok.evaluation.evidence import kinds_of
+    from lattok.image_lam import ImageLAM
+    from lattok.image_lam.clips import ClipLAM
+    from lattok.image_lam.inverse import InverseDynamics
+    from lattok.vla import LatentVLA
+
+    kinds = {
+        ImageLAM: "labels",
+        ClipLAM: "labels",
+        InverseDynamics: "actions",
+        UniformBins: "chunks",
+        LatentVLA: "policy",
+    }
+    assert {family: [kind.name for kind in kinds_of(family)] for family in kinds} == {k: [v] for k, v in kinds.items()}
+    needs = {ImageLAM: LabelsVideo, ClipLAM: PredictsFrames, InverseDynamics: InfersActions, LatentVLA: Acts}
+    assert not any(lacks(family, need) for family, need in {**needs, UniformBins: TokenizesActions}.items())
+    assert lacks(ClipLAM, EncodesFeatures) == ["encode_features"]
